@@ -1,0 +1,54 @@
+"""Pretrained diffusion models as feature extractors for recognition.
+
+    backbone = diffeat.load("unet-cifar10")
+    spec = diffeat.ExtractSpec(timesteps=(20, 60), blocks=("up.0", "up.1"), pool="2x2")
+    features = diffeat.extract(backbone, images, spec)
+    features["up.1", 20]
+
+Names are imported when they are first used, so `import diffeat` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from diffeat._version import __version__
+
+if TYPE_CHECKING:
+    from diffeat.backbones import Backbone, load
+    from diffeat.blocks import BlockInfo
+    from diffeat.errors import DiffeatError
+    from diffeat.extraction import Features, extract
+    from diffeat.hooks import HookManager
+    from diffeat.images import open_source
+    from diffeat.jobs import extract_to_file
+    from diffeat.specs import ExtractSpec
+    from diffeat.store import FeatureStore
+
+_HOMES = {
+    "Backbone": "diffeat.backbones",
+    "BlockInfo": "diffeat.blocks",
+    "DiffeatError": "diffeat.errors",
+    "ExtractSpec": "diffeat.specs",
+    "FeatureStore": "diffeat.store",
+    "Features": "diffeat.extraction",
+    "HookManager": "diffeat.hooks",
+    "extract": "diffeat.extraction",
+    "extract_to_file": "diffeat.jobs",
+    "load": "diffeat.backbones",
+    "open_source": "diffeat.images",
+}
+__all__ = [*sorted(_HOMES), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diffeat' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,7 @@
+"""Pretrained diffusion models as feature extractors; one short file per family."""
+
+from diffeat.backbones.base import Backbone, Latents
+from diffeat.backbones.loading import FAMILIES, load
+from diffeat.backbones.locate import bundled_models
+
+__all__ = ["FAMILIES", "Backbone", "Latents", "bundled_models", "load"]

@@ -1,0 +1,225 @@
+"""From a pipeline folder to a `Backbone`, by diffusers' own loading code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffeat.backbones.base import Backbone, Parts
+from diffeat.backbones.dit import DiT
+from diffeat.backbones.locate import ModelName, locate, read_json
+from diffeat.backbones.pixel_unet import PixelUNet
+from diffeat.backbones.stable_diffusion import StableDiffusion
+from diffeat.errors import DeviceError, ModelError, NumericsError, SpecError
+from diffeat.noise import Schedule
+
+FAMILIES: tuple[type[Backbone], ...] = (PixelUNet, StableDiffusion, DiT)
+# classes are fixed here and not taken from model_index.json, which anybody may have written
+COMPONENTS = {
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load(
+    name: str, device: str = "auto", dtype: str = "auto", allow_pickle: bool = False
+) -> Backbone:
+    """Load a pretrained diffusion model.
+
+    Args:
+        name: a bundled model, a diffusers pipeline folder or a hub id. "@random" or
+            "@random:SEED" behind it gives the same architecture with seeded random weights.
+        device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one; "meta"
+            builds the architecture without weights.
+        dtype: "float32", "float16" or "bfloat16"; "auto" is float32 on a CPU and bfloat16 on
+            a GPU. Schedules stay in fp64.
+        allow_pickle: also load pickled weights (.bin), which can run code; only for files
+            that you trust.
+
+    Returns:
+        The backbone, in evaluation mode, without gradients.
+
+    Raises:
+        ModelError: unknown, incomplete or unsupported model, or pickled weights.
+        DeviceError: the device does not exist here.
+        NumericsError: the weights hold inf or nan.
+    """
+    target = pick_device(device)
+    precision = pick_dtype(dtype, target)
+    wanted = ModelName.parse(name)
+    folder = locate(wanted, allow_pickle)
+    index = read_json(folder / "model_index.json")
+    family, config = _family(name, folder, index)
+    loader = _Loader(folder, wanted.random_seed, target, precision, allow_pickle)
+    denoiser = loader.denoiser(config["_class_name"], family, config)
+    extras = {}
+    for component in (*family.needs, *family.may_need):
+        present = (index.get(component) or [None])[0] is not None
+        if present and (folder / component).is_dir():
+            extras[component] = loader.component(component)
+        elif component in family.needs:
+            raise ModelError(
+                f"{name}: {component}/ is missing in {folder}; a {family.family} model needs it"
+            )
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    loader.files.append(folder / "scheduler" / "scheduler_config.json")
+    return family(
+        Parts(
+            name=name,
+            denoiser=denoiser,
+            schedule=Schedule.from_config(scheduler),
+            device=target,
+            files=tuple(loader.files),
+            random_seed=wanted.random_seed,
+            extras=extras,
+        )
+    )
+
+
+def pick_device(device: str) -> torch.device:
+    """The torch device that a user means; DeviceError if this machine has no such device."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise DeviceError(f"device {device!r} is unknown; expected auto, cpu or cuda[:N]") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if target.type == "cuda" and (target.index or 0) >= count:
+        raise DeviceError(
+            f"device {device!r} was asked for, but torch sees {count} CUDA devices here; "
+            "use --device cpu, or check the driver and torch's CUDA build"
+        )
+    return target
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise SpecError(f"dtype {dtype!r} is unknown; expected auto or {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _family(
+    name: str, folder: Path, index: dict[str, Any]
+) -> tuple[type[Backbone], dict[str, Any]]:
+    """The family whose denoiser lies in the folder, with the denoiser's configuration."""
+    for family in FAMILIES:
+        path = folder / family.component / "config.json"
+        if index.get(family.component) and path.is_file():
+            config = read_json(path)
+            if config.get("_class_name") in family.denoiser_classes and family.accepts(config):
+                return family, config
+    known = sorted({cls for family in FAMILIES for cls in family.denoiser_classes})
+    raise ModelError(
+        f"{name}: pipeline class {index.get('_class_name')!r} is not supported; expected a "
+        f"pipeline whose denoiser is one of {', '.join(known)} in a configuration that "
+        "diffeat knows (`diffeat models` lists the families)"
+    )
+
+
+class _Loader:
+    """Loads, or randomly initialises, the components of one pipeline folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        seed: int | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        allow_pickle: bool,
+    ):
+        self.folder, self.seed, self.device, self.dtype = folder, seed, device, dtype
+        self.allow_pickle = allow_pickle
+        self.files: list[Path] = []
+
+    def denoiser(self, class_name: str, family: type[Backbone], config: dict) -> nn.Module:
+        import diffusers
+
+        # old DiT repositories name a class that later became DiTTransformer2DModel
+        class_name = family.denoiser_classes[0] if class_name else class_name
+        model = self._module(getattr(diffusers, class_name), family.component)
+        return self._place(model, family.component, self.device)
+
+    def component(self, name: str) -> Any:
+        """One of COMPONENTS; only what encodes is kept of a VAE."""
+        import importlib
+
+        package, class_name = COMPONENTS[name]
+        cls = getattr(importlib.import_module(package), class_name)
+        if name == "tokenizer":
+            self.files += sorted((self.folder / name).glob("*.*"))
+            return cls.from_pretrained(str(self.folder / name))
+        module = self._module(cls, name)
+        if name == "vae":
+            module.decoder, module.post_quant_conv = nn.Identity(), None
+        # a text encoder goes to the device only for the moment in which it runs
+        home = torch.device("cpu") if name == "text_encoder" else self.device
+        return self._place(module, name, home)
+
+    def _module(self, cls: type, component: str) -> nn.Module:
+        folder = self.folder / component
+        self.files.append(folder / "config.json")
+        if self.device.type == "meta" or self.seed is not None:
+            return self._architecture(cls, folder)
+        options = self._weight_files(component, folder)
+        options["torch_dtype"] = self.dtype
+        try:
+            return cls.from_pretrained(str(folder), **options)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(
+                f"{folder}: weights cannot be loaded ({error}); restore the folder"
+            ) from error
+
+    def _architecture(self, cls: type, folder: Path) -> nn.Module:
+        """The module of a configuration, without weights or with seeded random ones."""
+        config = read_json(folder / "config.json")
+        device = "meta" if self.device.type == "meta" else "cpu"
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            torch.manual_seed(self.seed or 0)
+            if hasattr(cls, "from_config"):
+                return cls.from_config(config)
+            return cls(cls.config_class(**config))
+
+    def _weight_files(self, component: str, folder: Path) -> dict[str, Any]:
+        """Options for from_pretrained; ModelError if only pickled weights, or none, are there."""
+        files = sorted(folder.glob("*.safetensors"))
+        plain = [path for path in files if ".fp16." not in path.name]
+        if files:
+            self.files += plain or files
+            return {"use_safetensors": True, **({} if plain else {"variant": "fp16"})}
+        pickled = sorted(folder.glob("*.bin"))
+        if not pickled:
+            raise ModelError(f"{folder}: no weights (*.safetensors) found; restore the folder")
+        if not self.allow_pickle:
+            raise ModelError(
+                f"{folder}: only pickled weights ({pickled[0].name}), which can run code when "
+                "loaded; expected *.safetensors. Convert them, or pass --allow-pickle "
+                "(allow_pickle=True) if you trust their author"
+            )
+        self.files += pickled
+        return {"use_safetensors": False}
+
+    def _place(self, module: nn.Module, component: str, home: torch.device) -> nn.Module:
+        if self.device.type == "meta":
+            home = self.device
+        else:
+            _check_finite(module, f"{self.folder / component}")
+        # torch's own `to`: diffusers' refuses nothing, but logs a warning for every cast
+        module = nn.Module.to(module, device=home, dtype=self.dtype)
+        return module.requires_grad_(False).eval()
+
+
+def _check_finite(module: nn.Module, where: str) -> None:
+    for name, weight in module.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise NumericsError(
+                f"{where}: weight {name!r} holds inf or nan; the file is damaged or training "
+                "diverged, so no feature of it can be used: restore the weights"
+            )

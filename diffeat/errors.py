@@ -1,0 +1,78 @@
+"""Every error that diffeat raises on purpose.
+
+Each class also inherits the builtin that a caller would catch anyway, so `except ValueError`
+keeps working. A message names the thing, says what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DiffeatError(Exception):
+    """Base of all errors raised by diffeat; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class SpecError(DiffeatError, ValueError):
+    """A request that cannot be meant: an unknown block, a t out of range, a bad option value."""
+
+    exit_code = 2
+
+
+class ModelError(DiffeatError, OSError):
+    """A model that cannot be found or loaded, or whose weights are unusable."""
+
+
+class DeviceError(DiffeatError, RuntimeError):
+    """A device that this machine does not have."""
+
+
+class SourceError(DiffeatError, ValueError):
+    """A set of pictures that is missing, empty or contradictory."""
+
+
+class PictureError(DiffeatError, ValueError):
+    """One picture that cannot be used.
+
+    Args:
+        picture: id of the picture.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, picture: str, reason: str):
+        super().__init__(f"picture {picture!r}: {reason}")
+        self.picture = picture
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.picture, self.reason)
+
+
+class HookError(DiffeatError, KeyError):
+    """A tap that names no module, or that never fired."""
+
+    def __str__(self) -> str:  # KeyError would show the repr of the message
+        return str(self.args[0])
+
+
+class StoreError(DiffeatError, OSError):
+    """A feature file that is not ours, is damaged, or cannot be written."""
+
+
+class SpecMismatch(StoreError):
+    """An existing output that was made with another spec."""
+
+
+class NumericsError(DiffeatError, ArithmeticError):
+    """inf or nan where finite numbers are required."""
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
+    """Say which known names look like `word`: " (did you mean 'up.1'?)", or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
+    if not close:
+        return ""
+    return " (did you mean " + " or ".join(repr(name) for name in close) + "?)"

@@ -1,0 +1,18 @@
+"""Where pictures come from and how they become pixels."""
+
+from diffeat.images.decode import FITS, RESAMPLING, decode, fit_picture
+from diffeat.images.loader import PictureBatch, load_batches
+from diffeat.images.sources import ArraySource, FileSource, Source, open_source
+
+__all__ = [
+    "FITS",
+    "RESAMPLING",
+    "ArraySource",
+    "FileSource",
+    "PictureBatch",
+    "Source",
+    "decode",
+    "fit_picture",
+    "load_batches",
+    "open_source",
+]

@@ -1,0 +1,150 @@
+"""Named data sets, read from where they lie on disk. Nothing is ever downloaded.
+
+Data sets are looked for below $DIFFEAT_DATA, ./data and /usr/share/datasets (where Debian's
+package `dataset-fashion-mnist` puts its files).
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from diffeat.errors import SourceError
+from diffeat.images.sources import ArraySource, FileSource, Source, from_folder
+
+CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+FASHION_CLASSES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle-boot",
+)  # fmt: skip
+
+
+def data_roots() -> list[Path]:
+    """Folders in which named data sets are looked for, first match wins."""
+    chosen = os.environ.get("DIFFEAT_DATA")
+    roots = [Path(chosen)] if chosen else []
+    return [*roots, Path("data"), Path("/usr/share/datasets")]
+
+
+def _find(name: str, wanted: str, how_to_get: str) -> Path:
+    for root in data_roots():
+        if (root / name).is_dir():
+            return root / name
+    looked = ", ".join(str(root / name) for root in data_roots())
+    raise SourceError(
+        f"data set {name!r} is not on this machine (looked for {looked}). Expected {wanted}. "
+        f"{how_to_get} Set DIFFEAT_DATA to the folder that contains {name!r}."
+    )
+
+
+def _digits(split: str) -> Source:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pixels = np.round(data.images * (255 / 16)).astype(np.uint8)
+    return ArraySource(
+        name="digits",
+        ids=tuple(f"digit-{index:04d}" for index in range(len(pixels))),
+        labels=data.target.astype(np.int64),
+        class_names=tuple(str(k) for k in range(10)),
+        pixels=pixels,
+    )
+
+
+def _photos(split: str) -> Source:
+    import sklearn.datasets
+
+    folder = Path(sklearn.datasets.__file__).parent / "images"
+    return replace(from_folder(folder), name="photos")
+
+
+def _fashion_mnist(split: str) -> Source:
+    folder = _find(
+        "fashion-mnist",
+        "the four IDX files, plain or .gz",
+        "Debian: apt install dataset-fashion-mnist.",
+    )
+    prefix = {"train": "train", "test": "t10k"}[split]
+    pixels = _read_idx(folder / f"{prefix}-images-idx3-ubyte")
+    labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte")
+    return _arrays("fashion-mnist", split, pixels, labels, FASHION_CLASSES)
+
+
+def _cifar10(split: str) -> Source:
+    folder = _find(
+        "cifar10",
+        "train/<class>/*.jpg|png and test/<class>/*, or the files of the 'binary version' "
+        "(data_batch_1.bin … test_batch.bin)",
+        "It is at https://www.cs.toronto.edu/~kriz/cifar.html (the pickled 'python version' is "
+        "not read, because pickles can run code).",
+    )
+    if (folder / split).is_dir():
+        files = from_folder(folder / split)
+        ids = tuple(f"{split}/{name}" for name in files.ids)
+        return FileSource(
+            name=f"cifar10:{split}",
+            ids=ids,
+            labels=files.labels,
+            class_names=files.class_names,
+            paths=files.paths,
+        )
+    names = ["test_batch.bin"] if split == "test" else [f"data_batch_{k}.bin" for k in range(1, 6)]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise SourceError(f"{folder}: expected a folder {split}/ or the file {missing[0]}")
+    records = np.concatenate(
+        [np.fromfile(folder / name, np.uint8).reshape(-1, 1 + 3 * 32 * 32) for name in names]
+    )
+    pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return _arrays("cifar10", split, pixels, records[:, 0], CIFAR10_CLASSES)
+
+
+def _arrays(name: str, split: str, pixels: np.ndarray, labels: np.ndarray, classes) -> Source:
+    return ArraySource(
+        name=f"{name}:{split}",
+        ids=tuple(f"{split}-{index:05d}" for index in range(len(pixels))),
+        labels=labels.astype(np.int64),
+        class_names=classes,
+        pixels=pixels,
+    )
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """An IDX file of bytes: magic 0, 0, 8, dims; then big-endian sizes; then the data."""
+    zipped = path.with_name(path.name + ".gz")
+    if not path.is_file() and not zipped.is_file():
+        raise SourceError(f"{path}: missing; expected it there, plain or as .gz")
+    raw = path.read_bytes() if path.is_file() else gzip.decompress(zipped.read_bytes())
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+        raise SourceError(f"{path}: not an IDX file of bytes; expected it to begin 00 00 08")
+    dims = raw[3]
+    shape = tuple(np.frombuffer(raw, ">u4", count=dims, offset=4).astype(int))
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
+    if values.size != np.prod(shape):
+        raise SourceError(f"{path}: truncated; expected {np.prod(shape)} bytes, has {values.size}")
+    return values.reshape(shape)
+
+
+DATASETS: dict[str, tuple[Callable[[str], Source], tuple[str, ...]]] = {
+    "digits": (_digits, ("all",)),
+    "photos": (_photos, ("all",)),
+    "fashion-mnist": (_fashion_mnist, ("train", "test")),
+    "cifar10": (_cifar10, ("train", "test")),
+}
+
+
+def open_dataset(text: str) -> Source:
+    """Open "name" or "name:split"; the first split is the default."""
+    name, _, split = text.partition(":")
+    opener, splits = DATASETS[name]
+    split = split or splits[0]
+    if split not in splits:
+        raise SourceError(
+            f"data set {name!r} has no split {split!r}; expected {' or '.join(splits)}"
+        )
+    return opener(split)

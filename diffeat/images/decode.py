@@ -1,0 +1,110 @@
+"""One picture file → one RGB picture of the size that the backbone wants."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from diffeat.errors import PictureError, SpecError
+
+MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
+FITS = ("squash", "crop", "pad")
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def decode(opener: Callable[[], BinaryIO | str], picture: str) -> Image.Image:
+    """Read one picture as 8-bit RGB, turned upright by its EXIF orientation.
+
+    CMYK and grey become RGB; 16-bit samples are scaled to 8 bits (not clipped); transparency
+    is laid over white; of an animation the first frame is taken, with a warning.
+
+    Args:
+        opener: returns a path or an open binary file.
+        picture: id of the picture, for messages.
+
+    Raises:
+        PictureError: the file is empty, truncated, no picture, or larger than 179 megapixels.
+    """
+    try:
+        with Image.open(opener()) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if getattr(image, "n_frames", 1) > 1:
+                warnings.warn(
+                    f"picture {picture!r} is animated: its first frame is used", stacklevel=2
+                )
+            image.seek(0)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError:
+        raise PictureError(
+            picture,
+            f"more than {MAX_PIXELS:,} pixels, which could exhaust memory; shrink it first",
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise PictureError(
+            picture, "not a picture, or empty: expected PNG, JPEG, WebP, …; remove or replace it"
+        ) from None
+    except FileNotFoundError:
+        raise PictureError(picture, "no such file; correct the list or restore the file") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise PictureError(
+            picture, f"cannot be decoded ({error}); replace it, or skip it with --on-error skip"
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow's own conversion clips 16-bit samples at 255 instead of scaling them
+        samples = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.clip(samples / 257.0 + 0.5, 0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point samples have no agreed range; save it as 8 or 16 bit")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def fit_picture(
+    image: Image.Image, size: tuple[int, int], fit: str = "squash", resample: str = "bicubic"
+) -> np.ndarray:
+    """Bring a picture to `size` and return it as uint8 of shape (3, H, W).
+
+    Args:
+        image: RGB picture of any size.
+        size: (height, width) in pixels.
+        fit: "squash" ignores the aspect ratio; "crop" scales the shorter side and cuts the
+            centre out; "pad" scales the longer side and centres the picture on black.
+        resample: name of Pillow's (anti-aliased) filter.
+
+    Raises:
+        SpecError: unknown `fit` or `resample`.
+    """
+    if fit not in FITS:
+        raise SpecError(f"fit={fit!r} is unknown; expected one of {', '.join(FITS)}")
+    if resample not in RESAMPLING:
+        raise SpecError(
+            f"resample={resample!r} is unknown; expected one of {', '.join(RESAMPLING)}"
+        )
+    height, width = size
+    if image.size != (width, height):
+        method = RESAMPLING[resample]
+        if fit == "squash":
+            image = image.resize((width, height), method)
+        elif fit == "crop":
+            image = ImageOps.fit(image, (width, height), method)
+        else:
+            image = ImageOps.pad(image, (width, height), method, color=(0, 0, 0))
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))

@@ -1,0 +1,232 @@
+"""Sets of pictures: folders, globs, list files and named data sets, all seen as one `Source`.
+
+An id is the path below the folder that the user named, with forward slashes. It seeds the
+picture's noise, so it must not depend on the machine or on where the folder lies.
+"""
+
+from __future__ import annotations
+
+import glob as globbing
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diffeat.errors import SourceError, nearest
+from diffeat.hashing import fingerprint, unit_interval
+from diffeat.images.decode import decode
+
+SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .jp2 .avif".split())
+
+
+@dataclass(frozen=True)
+class Source:
+    """A fixed, ordered set of pictures.
+
+    Attributes:
+        name: what the user typed.
+        ids: N distinct strings.
+        labels: (N,) int64 class indices, or None.
+        class_names: names of the classes, by index.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise SourceError(
+                f"{self.name}: no pictures found; expected files ending in "
+                f"{', '.join(sorted(SUFFIXES))}, flat or in one subfolder per class"
+            )
+        twice = [name for name, count in Counter(self.ids).items() if count > 1]
+        if twice:
+            raise SourceError(
+                f"{self.name}: {len(twice)} pictures occur more than once, first {twice[0]!r}; "
+                "every picture needs its own id, so list each file once"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load(self, index: int) -> Image.Image:
+        """Decode picture `index` as RGB; raises PictureError."""
+        raise NotImplementedError
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> Source:
+        """The pictures at `indices`, in that order."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Hash of the ids and labels, in order. The pixels are not read."""
+        labels = None if self.labels is None else self.labels.tolist()
+        return fingerprint(self.ids, labels, self.class_names)
+
+    def limit(self, count: int, seed: int = 0) -> Source:
+        """A subset of `count` pictures chosen by a stable hash of their ids, in source order.
+
+        With labels it is class-balanced: every class gives count / K pictures (the first
+        classes one more where that does not divide), so no class may have fewer.
+
+        Raises:
+            SourceError: there are fewer pictures (in total, or in a class) than asked for.
+        """
+        if not 0 < count <= len(self):
+            raise SourceError(f"{self.name}: {count} pictures asked for, it has {len(self)}")
+        order = sorted(range(len(self)), key=lambda i: unit_interval("limit", seed, self.ids[i]))
+        if self.labels is None:
+            return self.take(sorted(order[:count]))
+        share, rest = divmod(count, len(self.class_names))
+        quota = {k: share + (k < rest) for k in range(len(self.class_names))}
+        chosen = []
+        for index in order:
+            label = int(self.labels[index])
+            if quota[label] > 0:
+                quota[label] -= 1
+                chosen.append(index)
+        short = [self.class_names[k] for k, left in quota.items() if left > 0]
+        if short:
+            raise SourceError(
+                f"{self.name}: class {short[0]!r} has too few pictures for a class-balanced "
+                f"subset of {count}; ask for fewer"
+            )
+        return self.take(sorted(chosen))
+
+    def _selection(self, indices: Sequence[int] | np.ndarray) -> dict:
+        picked = [int(index) for index in indices]
+        return {
+            "name": self.name,
+            "ids": tuple(self.ids[i] for i in picked),
+            "labels": None if self.labels is None else self.labels[picked],
+            "class_names": self.class_names,
+        }
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """Pictures that are files. `paths` runs parallel to `ids`."""
+
+    paths: tuple[Path, ...] = field(default=(), repr=False)
+
+    def load(self, index: int) -> Image.Image:
+        return decode(lambda: str(self.paths[index]), self.ids[index])
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> FileSource:
+        paths = tuple(self.paths[int(index)] for index in indices)
+        return FileSource(**self._selection(indices), paths=paths)
+
+
+@dataclass(frozen=True)
+class ArraySource(Source):
+    """Pictures that lie in memory or in a memory-mapped file: uint8, (N, H, W) or (N, H, W, 3)."""
+
+    pixels: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+
+    def load(self, index: int) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(self.pixels[index])).convert("RGB")
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> ArraySource:
+        return ArraySource(**self._selection(indices), pixels=self.pixels[np.asarray(indices)])
+
+
+def open_source(name: str | Path | Sequence[str | Path]) -> Source:
+    """Find the pictures that `name` stands for.
+
+    Args:
+        name: a folder (class subfolders become labels), a glob, a text file with one path a
+            line (relative to that file), one picture, a sequence of paths, or a named data
+            set with an optional split, such as "digits" or "cifar10:test".
+
+    Raises:
+        SourceError: nothing is there, or it holds no pictures.
+    """
+    from diffeat.images.datasets import DATASETS, open_dataset
+
+    if not isinstance(name, (str, Path)):
+        return from_paths(name)
+    text = str(name)
+    path = Path(text)
+    if path.is_dir():
+        return from_folder(path)
+    if path.is_file():
+        if path.suffix.lower() in SUFFIXES:
+            return _files(text, [path], path.parent)
+        return from_list(path)
+    if globbing.has_magic(text):
+        return from_glob(text)
+    if text.partition(":")[0] in DATASETS:
+        return open_dataset(text)
+    raise SourceError(
+        f"{text!r} is no folder, file, glob or data set{nearest(text, DATASETS)}; "
+        f"named data sets: {', '.join(sorted(DATASETS))}"
+    )
+
+
+def from_folder(folder: Path) -> FileSource:
+    """All pictures below a folder; the first folder level becomes the label if all lie in one."""
+    found = sorted(
+        (path for path in folder.rglob("*") if _is_picture(path.relative_to(folder))),
+        key=lambda path: path.relative_to(folder).as_posix(),
+    )
+    depths = {len(path.relative_to(folder).parts) > 1 for path in found}
+    if depths == {True, False}:
+        warnings.warn(
+            f"{folder}: pictures lie both in it and in its subfolders, so no labels are taken",
+            stacklevel=3,
+        )
+    return _files(str(folder), found, folder, labelled=depths == {True})
+
+
+def from_glob(pattern: str) -> FileSource:
+    """Pictures that match a glob (`**` goes down); ids start at its first wildcard folder."""
+    fixed = []
+    for part in Path(pattern).parts:
+        if globbing.has_magic(part):
+            break
+        fixed.append(part)
+    found = [Path(hit) for hit in sorted(globbing.glob(pattern, recursive=True))]
+    pictures = [path for path in found if path.is_file() and _is_picture(Path(path.name))]
+    return _files(pattern, pictures, Path(*fixed))
+
+
+def from_list(path: Path) -> FileSource:
+    """A text file with one path a line, relative to its folder; '#' starts a comment line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise SourceError(
+            f"{path}: not a list of pictures ({error}); expected UTF-8 text, one path a line"
+        ) from error
+    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    paths = tuple(path.parent / name for name in names)
+    return FileSource(name=str(path), ids=tuple(names), paths=paths)
+
+
+def from_paths(paths: Sequence[str | Path]) -> FileSource:
+    """Paths given from Python; each is its own id, as it was written."""
+    paths = tuple(Path(path) for path in paths)
+    return FileSource(name="paths", ids=tuple(path.as_posix() for path in paths), paths=paths)
+
+
+def _is_picture(relative: Path) -> bool:
+    hidden = any(part.startswith(".") for part in relative.parts)
+    return relative.suffix.lower() in SUFFIXES and not hidden
+
+
+def _files(name: str, paths: list[Path], root: Path, labelled: bool = False) -> FileSource:
+    relative = [path.relative_to(root) for path in paths]
+    labels, class_names = None, ()
+    if labelled and paths:
+        class_names = tuple(sorted({path.parts[0] for path in relative}))
+        index = {name: k for k, name in enumerate(class_names)}
+        labels = np.array([index[path.parts[0]] for path in relative], dtype=np.int64)
+    ids = tuple(path.as_posix() for path in relative)
+    return FileSource(
+        name=name, ids=ids, labels=labels, class_names=class_names, paths=tuple(paths)
+    )

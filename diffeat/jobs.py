@@ -1,0 +1,154 @@
+"""A whole extraction: pictures from a source, through a backbone, into a feature file."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from diffeat.backbones.base import Backbone
+from diffeat.errors import SpecError
+from diffeat.extraction import Extractor, Plan
+from diffeat.images import PictureBatch, Source, load_batches
+from diffeat.specs import ExtractSpec
+from diffeat.store import Request, StoreWriter
+from diffeat.store.writer import Column
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job did.
+
+    Attributes:
+        path: the feature file.
+        status: "done", "resumed" (finished what an earlier run began) or "already complete".
+        pictures: rows in the file.
+        computed: pictures that went through the model in this run.
+        skipped: pictures left out in this run because they could not be read.
+        seconds: time from the first picture to the finished file.
+    """
+
+    path: Path
+    status: str
+    pictures: int
+    computed: int
+    skipped: int
+    seconds: float
+
+
+def extract_to_file(
+    backbone: Backbone,
+    source: Source,
+    spec: ExtractSpec,
+    path: str | Path,
+    batch_size: int | None = None,
+    workers: int = 2,
+    on_error: str = "fail",
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> JobResult:
+    """Extract features of a source into an HDF5 file; continues what a killed run began.
+
+    Decoding runs ahead in threads and writing behind in another, so the model never waits for
+    either; memory depends on the batch and the shard, not on the number of pictures.
+
+    Args:
+        backbone: from `diffeat.load`.
+        source: from `diffeat.open_source`.
+        spec: what to extract.
+        path: the feature file.
+        batch_size: rows of one forward, and pictures per batch.
+        workers: decoding threads.
+        on_error: "fail" stops at the first unreadable picture; "skip" leaves it out and
+            records its id and the reason in the file.
+        overwrite: replace what lies at `path`.
+        progress: show a bar; None shows it where the output is a terminal.
+
+    Raises:
+        DiffeatError: see the parts; finished pictures are kept whatever happens.
+    """
+    if on_error not in ("fail", "skip"):
+        raise SpecError(f"on_error={on_error!r}; expected 'fail' or 'skip'")
+    if spec.dtype == "bfloat16":
+        raise SpecError("HDF5 has no bfloat16; store as float16 or float32")
+    plan = Plan(backbone, spec)
+    columns = {
+        (block.name, level.t): Column(
+            f"features/{block.name}/{level.label}",
+            plan.shape(block),
+            plan.spec.dtype,
+            plan.describe(block, level),
+        )
+        for block in plan.blocks
+        for level in plan.levels
+    }
+    began = time.monotonic()
+    computed = skipped = 0
+    with StoreWriter(path, request_of(plan, source), source, columns.values(), overwrite) as writer:
+        if writer.complete:
+            return JobResult(Path(path), "already complete", len(source), 0, 0, 0.0)
+        status = "resumed" if writer.done else "done"
+        extractor = Extractor(plan, batch_size)
+        spans = writer.remaining(extractor.batch_size)
+        hide = None if progress is None else not progress
+        with tqdm(
+            total=len(source), initial=writer.done, desc="extract", unit="img", disable=hide
+        ) as bar:
+            for batch in load_batches(
+                source, spans, plan.size, plan.spec.fit, plan.spec.resample, workers, on_error
+            ):
+                values = _batch_values(extractor, source, batch, columns)
+                errors = _errors(batch, source)
+                writer.add(batch.span, batch.indices, values, errors)
+                computed += len(batch.indices)
+                skipped += len(errors)
+                bar.update(batch.span[1] - batch.span[0])
+        writer.finish(lambda shards: tqdm(shards, desc="merge", unit="shard", disable=hide))
+    seconds = time.monotonic() - began
+    return JobResult(Path(path), status, _rows(path), computed, skipped, seconds)
+
+
+def request_of(plan: Plan, source: Source) -> Request:
+    """What the feature file of a plan and a source is made of."""
+    backbone = plan.backbone
+    return Request(
+        spec=plan.spec.to_dict(),
+        model={
+            "name": backbone.name,
+            "family": backbone.family,
+            "fingerprint": backbone.fingerprint,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+        },
+        pictures={
+            "name": source.name,
+            "count": len(source),
+            "fingerprint": source.fingerprint(),
+        },
+    )
+
+
+def _batch_values(
+    extractor: Extractor, source: Source, batch: PictureBatch, columns: dict
+) -> dict[str, np.ndarray]:
+    if not batch.indices:
+        return {}
+    ids = [source.ids[index] for index in batch.indices]
+    features = extractor(torch.from_numpy(batch.pixels), ids)
+    return {columns[key].name: values.numpy() for key, values in features.items()}
+
+
+def _errors(batch: PictureBatch, source: Source) -> list[tuple[int, str]]:
+    known = set(batch.indices)
+    missing = [index for index in range(*batch.span) if index not in known]
+    return [(index, error.reason) for index, error in zip(missing, batch.errors, strict=True)]
+
+
+def _rows(path: str | Path) -> int:
+    from diffeat.store import FeatureStore
+
+    with FeatureStore(path) as store:
+        return len(store)

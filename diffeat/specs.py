@@ -1,0 +1,147 @@
+"""The frozen description of an extraction."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from diffeat.errors import SpecError, nearest
+from diffeat.hashing import fingerprint
+from diffeat.images.decode import FITS, RESAMPLING
+from diffeat.noise import NOISES, Level
+
+DTYPES = ("float16", "float32", "bfloat16")
+LATENTS = ("mean", "sample")
+
+
+@dataclass(frozen=True)
+class ExtractSpec:
+    """What is extracted, from which noise levels and blocks, and how.
+
+    Two extractions with equal specs from the same model and pictures give equal features.
+
+    Attributes:
+        timesteps: noise levels: native t, "sigma=…", "snr=…", flow times (see Schedule.resolve).
+        blocks: names, wildcards or groups (see resolve_blocks).
+        pool: "none" keeps maps (N, C, H, W); "KxK" averages to a K×K grid and flattens it to
+            (N, C·K·K), channel-major; "1x1" is global average pooling.
+        ensemble: noise samples per picture whose features are averaged, in fp32.
+        seed: seeds the noise, together with the picture's id and the ensemble member.
+        noise: "per-image"; "shared", the same noise for every picture; "none", the clean
+            latent with only the label t.
+        prompt: text for text-conditional models.
+        label: class index for class-conditional models; None is the null class.
+        latent: for models with a VAE, the posterior's "mean" or a seeded "sample".
+        size: (H, W) in pixels, or one number for both; None is the model's own size.
+        fit: how a picture is brought to that size: "squash", "crop" or "pad".
+        resample: filter: "nearest", "bilinear", "bicubic" or "lanczos".
+        dtype: of the stored features: "float16", "float32" or "bfloat16" (not in files).
+
+    Raises:
+        SpecError: a field has a value that cannot be meant.
+    """
+
+    timesteps: tuple[Level, ...]
+    blocks: tuple[str, ...]
+    pool: str = "none"
+    ensemble: int = 1
+    seed: int = 0
+    noise: str = "per-image"
+    prompt: str = ""
+    label: int | None = None
+    latent: str = "mean"
+    size: tuple[int, int] | int | None = None
+    fit: str = "squash"
+    resample: str = "bicubic"
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        for name in ("timesteps", "blocks"):
+            value = getattr(self, name)
+            value = (value,) if isinstance(value, (str, int, float)) else tuple(value)
+            object.__setattr__(self, name, value)
+        if isinstance(self.size, (int, list)):
+            size = (self.size,) * 2 if isinstance(self.size, int) else tuple(self.size)
+            object.__setattr__(self, "size", size)
+        object.__setattr__(self, "pool", self.pool or "none")
+        _one_of("noise", self.noise, NOISES)
+        _one_of("latent", self.latent, LATENTS)
+        _one_of("fit", self.fit, FITS)
+        _one_of("resample", self.resample, RESAMPLING)
+        _one_of("dtype", self.dtype, DTYPES)
+        if self.ensemble < 1:
+            raise SpecError(f"ensemble={self.ensemble}; expected at least 1")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise SpecError(f"size={self.size}; expected height and width in pixels")
+        pool_size(self.pool)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ExtractSpec:
+        """Build a spec from plain values; SpecError names unknown and missing fields."""
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise SpecError(f"a spec has no field {name!r}{nearest(name, known)}")
+        for name in ("timesteps", "blocks"):
+            if name not in values:
+                raise SpecError(f"the spec has no {name}; expected a list")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> ExtractSpec:
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> ExtractSpec:
+        """Read a .toml or .json file of the fields."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except (OSError, ValueError) as error:
+            raise SpecError(f"spec file {path}: {error}; expected TOML or JSON") from error
+        return cls.from_dict(values)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all fields."""
+        return fingerprint(self.to_dict())
+
+
+def pool_size(pool: str) -> tuple[int, int] | None:
+    """Grid of a pooling: "2x2" → (2, 2), "none" → None; SpecError for anything else."""
+    if pool == "none":
+        return None
+    parts = pool.lower().split("x")
+    if len(parts) == 2 and all(part.isdigit() and int(part) > 0 for part in parts):
+        return int(parts[0]), int(parts[1])
+    raise SpecError(f"pool={pool!r}; expected 'none' or rows×columns such as '1x1' or '2x2'")
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The fields in which two plain descriptions differ, as "name: found → wanted"."""
+    names = [*wanted, *(name for name in found if name not in wanted)]
+    return [
+        f"{name}: {found.get(name)!r} → {wanted.get(name)!r}"
+        for name in names
+        if found.get(name) != wanted.get(name)
+    ]
+
+
+def _one_of(name: str, value: Any, allowed) -> None:
+    if value not in allowed:
+        raise SpecError(
+            f"{name}={value!r} is unknown; expected {' or '.join(map(repr, allowed))}"
+            f"{nearest(str(value), allowed)}"
+        )

@@ -1,0 +1,179 @@
+"""The read side: lazy, sliceable, safe on files from strangers."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from diffeat.errors import SpecError, StoreError, nearest
+from diffeat.noise import format_t
+from diffeat.specs import ExtractSpec
+from diffeat.store.safety import open_checked
+
+
+class FeatureStore:
+    """A finished feature file.
+
+    `store["up.1", 20]` is an h5py dataset of shape (N, …): nothing is read before it is
+    sliced. Use it as a context manager, or call `close`.
+
+    Args:
+        path: a file written by `diffeat extract`.
+
+    Raises:
+        StoreError: missing, damaged, not ours, incomplete, or with links out of its folder.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.file = open_checked(path)
+        if not self.file.attrs.get("complete", False):
+            self.file.close()
+            raise StoreError(f"{path}: not complete; run the same `diffeat extract` to finish it")
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.file.close()
+
+    def __len__(self) -> int:
+        return len(self.file["ids"])
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """N picture ids."""
+        return list(self.file["ids"].asstr()[:])
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """(N,) int64 class indices, or None."""
+        return self.file["labels"][:] if "labels" in self.file else None
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes, by index; empty without labels."""
+        if "labels" not in self.file:
+            return []
+        return [_text(name) for name in self.file["labels"].attrs["names"]]
+
+    @cached_property
+    def skipped(self) -> dict[str, str]:
+        """id → reason of the pictures that were left out."""
+        if "skipped" not in self.file:
+            return {}
+        group = self.file["skipped"]
+        return dict(zip(group["ids"].asstr()[:], group["reasons"].asstr()[:], strict=True))
+
+    @cached_property
+    def spec(self) -> ExtractSpec:
+        return ExtractSpec.from_json(_text(self.file.attrs["spec"]))
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """What is known of the model: name, family, fingerprint, dtype."""
+        return json.loads(_text(self.file.attrs["model"]))
+
+    @cached_property
+    def pictures(self) -> dict[str, Any]:
+        """What is known of the pictures: the source as it was typed, count, fingerprint."""
+        return json.loads(_text(self.file.attrs["pictures"]))
+
+    @property
+    def fingerprint(self) -> str:
+        return _text(self.file.attrs["fingerprint"])
+
+    @cached_property
+    def blocks(self) -> list[str]:
+        """Block names in the order of execution."""
+        return list(self.spec.blocks)
+
+    @cached_property
+    def timesteps(self) -> list[int | float]:
+        """Native timesteps in the order of the spec."""
+        return list(self.spec.timesteps)
+
+    def __getitem__(self, key: tuple[str, int | float]) -> h5py.Dataset:
+        block, t = key
+        if block not in self.blocks:
+            raise SpecError(
+                f"{self.path} has no block {block!r}{nearest(block, self.blocks)}; it has "
+                f"{', '.join(self.blocks)}"
+            )
+        name = f"features/{block}/t{format_t(t)}"
+        if name not in self.file:
+            have = ", ".join(format_t(step) for step in self.timesteps)
+            raise SpecError(f"{self.path} has no t={t}; it has {have}")
+        return self.file[name]
+
+    def torch_dataset(self, block: str, t: int | float):
+        """A map-style torch dataset of (feature (…) float32, label int64 or -1)."""
+        from diffeat.store.torch_data import FeatureDataset
+
+        return FeatureDataset(self.path, block, t, self.labels, len(self))
+
+
+def verify(path: str | Path) -> list[str]:
+    """Read a whole feature file and compare it with the contract.
+
+    Every chunk carries a Fletcher-32 checksum, so flipped bits are found too.
+
+    Returns:
+        What is wrong, one sentence each; empty if the file is sound.
+
+    Raises:
+        StoreError: it cannot be opened as a feature file at all.
+    """
+    problems: list[str] = []
+    with FeatureStore(path) as store:
+        count = len(store)
+        if len(set(store.ids)) != count:
+            problems.append("ids are not unique")
+        if store.labels is not None:
+            if store.labels.shape != (count,):
+                problems.append(f"labels have shape {store.labels.shape}; expected ({count},)")
+            elif count and not 0 <= store.labels.min() <= store.labels.max() < len(
+                store.class_names
+            ):
+                problems.append("labels lie outside their names")
+        for block in store.blocks:
+            for t in store.timesteps:
+                problems += _verify_features(store, block, t, count)
+    return problems
+
+
+def _verify_features(store: FeatureStore, block: str, t: int | float, count: int) -> list[str]:
+    where = f"features/{block}/t{format_t(t)}"
+    try:
+        data = store[block, t]
+    except (SpecError, KeyError):
+        return [f"{where} is missing"]
+    missing = [
+        name
+        for name in ("block", "t", "alpha", "sigma", "log_snr", "layout", "stride", "channels")
+        if name not in data.attrs
+    ]
+    problems = [f"{where} lacks the attribute {name!r}" for name in missing]
+    if not isinstance(data, h5py.Dataset) or data.shape[:1] != (count,):
+        return [*problems, f"{where} has shape {data.shape}; expected ({count}, …)"]
+    rows = max(1, (data.chunks or (1,))[0])
+    for start in range(0, count, rows):
+        try:
+            values = data[start : start + rows]
+        except OSError as error:
+            return [*problems, f"{where}, rows from {start}: cannot be read ({error})"]
+        if not np.isfinite(values).all():
+            return [*problems, f"{where}, rows from {start}: inf or nan"]
+    return problems
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

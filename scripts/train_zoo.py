@@ -1,0 +1,390 @@
+"""Train a small diffusion model from scratch and write it as a diffusers pipeline folder.
+
+    python scripts/train_zoo.py runs/dit --arch dit --data cifar10:train --minutes 80
+    accelerate launch scripts/train_zoo.py runs/unet --arch unet --data cifar10:train --epochs 100
+
+The run folder holds `run.json` (what was asked for), `log.csv`, `samples/*.png`, the newest
+checkpoint and, at the end, `model/`. The same command again continues a run that was stopped,
+also by `kill -9`; a finished run is only exported again.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+from zoo_card import write_card
+from zoo_models import (
+    OBJECTIVES,
+    build_dit,
+    build_unet,
+    pipeline_of,
+    predict,
+    sample_grid,
+)
+
+from diffeat.images import load_batches, open_source
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What defines a run. A folder is only continued with the same one (budgets may grow)."""
+
+    arch: str
+    objective: str
+    data: str
+    size: int
+    widths: tuple[int, ...]
+    layers: int
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    batch: int
+    lr: float
+    warmup: int
+    ema: float
+    flip: bool
+    bf16: bool
+    seed: int
+
+    def build(self, classes: int) -> torch.nn.Module:
+        torch.manual_seed(self.seed)
+        if self.arch == "unet":
+            return build_unet(self.size, self.widths, self.layers, classes)
+        return build_dit(self.size, self.width, self.depth, self.heads, self.patch, classes)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Where training ends: after `steps`, or after `minutes` of training, whichever is first."""
+
+    steps: int | None
+    minutes: float | None
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Fraction of the budget that is used, in [0, 1]; it drives the cosine schedule."""
+        by_steps = step / self.steps if self.steps else 0.0
+        by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+
+def load_pixels(source, size: int, folder: Path, workers: int) -> np.ndarray:
+    """All pictures as one uint8 array (N, 3, size, size), memory-mapped from a cache file.
+
+    Decoding happens once per run folder; afterwards any number of ranks shares the pages.
+    """
+    path = folder / f"pixels-{source.fingerprint()[:8]}-{size}.npy"
+    if not path.exists():
+        spans = [(i, min(i + 256, len(source))) for i in range(0, len(source), 256)]
+        partial = path.with_suffix(f".{os.getpid()}.tmp")
+        shape = (len(source), 3, size, size)
+        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+        batches = load_batches(source, spans, (size, size), fit="crop", workers=workers)
+        for batch in tqdm(batches, total=len(spans), desc="decode", disable=None):
+            pixels[slice(*batch.span)] = batch.pixels
+        pixels.flush()
+        os.replace(partial, path)
+    return np.load(path, mmap_mode="r")
+
+
+def training_batch(pixels, labels, config: RunConfig, step: int, rank: int, ranks: int):
+    """The pictures of one step on one rank; depends on (seed, step, rank) alone.
+
+    Each epoch is a fresh permutation, cut into global batches of `batch` pictures; a resumed
+    run sees exactly the pictures that an undisturbed one would.
+
+    Returns:
+        x (B, 3, S, S) float32 in [-1, 1] and labels (B,) int64.
+    """
+    count = len(pixels)
+    positions = np.arange(step * config.batch, (step + 1) * config.batch)[rank::ranks]
+    indices = np.empty(len(positions), np.int64)
+    for epoch in np.unique(positions // count):
+        order = np.random.default_rng([config.seed, int(epoch)]).permutation(count)
+        here = positions // count == epoch
+        indices[here] = order[positions[here] % count]
+    x = torch.from_numpy(pixels[indices]).float().div_(127.5).sub_(1)
+    if config.flip:
+        flips = np.random.default_rng([config.seed, step, rank, 7]).random(len(x)) < 0.5
+        x[flips] = x[flips].flip(-1)
+    return x, torch.from_numpy(labels[indices])
+
+
+class Run:
+    """One training run in one folder: model, EMA, optimizer, and where they are saved."""
+
+    def __init__(self, folder: Path, config: RunConfig, budget: Budget, workers: int):
+        self.folder, self.config, self.budget = folder, config, budget
+        self.accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no")
+        self.source = open_source(config.data)
+        self.classes = len(self.source.class_names)
+        if config.arch == "dit" and not self.classes:
+            raise click.UsageError("a DiT is class-conditional: --data needs class subfolders")
+        with self.accelerator.main_process_first():
+            self.pixels = load_pixels(self.source, config.size, folder, workers)
+        self.labels = (
+            self.source.labels
+            if self.source.labels is not None
+            else np.zeros(len(self.source), np.int64)
+        )
+        self.objective = OBJECTIVES[config.objective]
+        model = config.build(self.classes)
+        self.ema = EMAModel(model.parameters(), decay=config.ema, use_ema_warmup=False)
+        self.ema.to(self.accelerator.device)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.step, self.seconds, self.loss = 0, 0.0, math.nan
+        self.stopping = False
+
+    @property
+    def bare(self) -> torch.nn.Module:
+        return self.accelerator.unwrap_model(self.model)
+
+    def resume(self) -> None:
+        """Load the newest checkpoint, if there is one, and cut the log back to it."""
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.bare.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.ema.to(self.accelerator.device)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.loss = state["step"], state["seconds"], state["loss"]
+        log = self.folder / "log.csv"
+        if self.accelerator.is_main_process and log.exists():
+            rows = list(csv.DictReader(log.open()))
+            kept = [row for row in rows if int(row["step"]) <= self.step]
+            _write_rows(log, kept)
+        self.accelerator.print(f"resumed at step {self.step} ({self.seconds / 60:.1f} min)")
+
+    def save(self) -> None:
+        """Write the checkpoint beside the old one, sync it, then rename it into place."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "model": self.bare.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss": self.loss,
+        }
+        partial = self.folder / (CHECKPOINT + ".tmp")
+        with open(partial, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.folder / CHECKPOINT)
+
+    def train(self, save_every: float, sample_every: float, log_every: int) -> bool:
+        """Train until the budget is used; False when a signal asked for an earlier stop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: setattr(self, "stopping", True))
+        saved = sampled = time.monotonic()
+        bar = tqdm(
+            initial=self.step, total=self.budget.steps, desc=self.config.arch, unit="step",
+            disable=None if self.accelerator.is_main_process else True,
+        )  # fmt: skip
+        while (progress := self.budget.progress(self.step, self.seconds)) < 1.0:
+            began = time.monotonic()
+            row = self.one_step(progress)
+            self.seconds += time.monotonic() - began
+            bar.update()
+            if self.step % log_every == 0 and self.accelerator.is_main_process:
+                _append_row(self.folder / "log.csv", row)
+                bar.set_postfix(loss=f"{self.loss:.4f}", used=f"{progress:.1%}")
+            now = time.monotonic()
+            if now - sampled > 60 * sample_every:
+                self.samples(f"step-{self.step:07d}")
+                sampled = now
+            if self.stopping or now - saved > 60 * save_every:
+                self.save()
+                saved = now
+            if self.stopping:
+                self.accelerator.print(f"stopped at step {self.step}; run again to continue")
+                return False
+        self.save()
+        return True
+
+    def one_step(self, progress: float) -> dict[str, float]:
+        accelerator, config = self.accelerator, self.config
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        x, labels = training_batch(self.pixels, self.labels, config, self.step, rank, ranks)
+        x, labels = x.to(accelerator.device), labels.to(accelerator.device)
+        generator = torch.Generator().manual_seed(hash((config.seed, self.step, rank)) % 2**63)
+        eps = torch.randn(x.shape, generator=generator).to(x.device)
+        noisy, t, target = self.objective.loss_inputs(x, eps, generator)
+        lr = config.lr * min(1.0, (self.step + 1) / config.warmup)
+        lr *= 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with _attention(x.device), accelerator.autocast():
+            output = predict(self.model, noisy, t, labels)
+        loss = F.mse_loss(output.float(), target)
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        # a short average at the start, else the EMA would remember the initial weights
+        self.ema.decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        self.ema.step(self.bare.parameters())
+        self.step += 1
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"loss is {value} at step {self.step}; lower --lr")
+        self.loss = value if math.isnan(self.loss) else 0.99 * self.loss + 0.01 * value
+        return {
+            "step": self.step,
+            "pictures": self.step * config.batch,
+            "seconds": round(self.seconds, 2),
+            "loss": round(value, 5),
+            "running_loss": round(self.loss, 5),
+            "lr": lr,
+            "grad_norm": round(float(norm), 4),
+        }
+
+    def with_ema(self):
+        """Context in which the model carries the averaged weights."""
+        run = self
+
+        class _Swap:
+            def __enter__(self):
+                run.ema.store(run.bare.parameters())
+                run.ema.copy_to(run.bare.parameters())
+                run.bare.eval()
+
+            def __exit__(self, *exc):
+                run.ema.restore(run.bare.parameters())
+                run.bare.train()
+
+        return _Swap()
+
+    def samples(self, name: str) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        (self.folder / "samples").mkdir(exist_ok=True)
+        with self.with_ema():
+            grid = sample_grid(
+                self.bare, self.objective, 32, self.classes, self.config.size,
+                self.accelerator.device,
+            )  # fmt: skip
+        Image.fromarray(grid).save(self.folder / "samples" / f"{name}.png")
+
+    def export(self, probe: tuple[str, str] | None) -> Path:
+        """Write the EMA weights as an fp16 pipeline folder, with samples, log and card."""
+        target = self.folder / "model"
+        with self.with_ema():
+            copy = type(self.bare).from_config(self.bare.config)
+            copy.load_state_dict(self.bare.state_dict())
+            pipeline_of(copy.half().eval(), self.objective).save_pretrained(
+                target, safe_serialization=True
+            )
+        self.samples("final")
+        (target / "samples.png").write_bytes((self.folder / "samples/final.png").read_bytes())
+        (target / "log.csv").write_bytes((self.folder / "log.csv").read_bytes())
+        write_card(target, self, probe)
+        return target
+
+
+def _attention(device: torch.device):
+    """On a CPU the fused kernel's backward is slower than plain matrix products at this size."""
+    return sdpa_kernel([SDPBackend.MATH]) if device.type == "cpu" else nullcontext()
+
+
+def _append_row(path: Path, row: dict) -> None:
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _write_rows(path: Path, rows: list[dict]) -> None:
+    path.unlink()
+    for row in rows:
+        _append_row(path, row)
+
+
+def _check_config(folder: Path, config: RunConfig) -> None:
+    """Store the configuration in a new folder; refuse to continue with another one."""
+    path, wanted = folder / "run.json", json.loads(json.dumps(asdict(config)))
+    if path.exists():
+        found = json.loads(path.read_text())
+        differ = [f"{k}: {found.get(k)} → {wanted[k]}" for k in wanted if found.get(k) != wanted[k]]
+        if differ:
+            raise click.UsageError(
+                f"{folder} holds another run ({'; '.join(differ)}); choose another folder"
+            )
+    else:
+        path.write_text(json.dumps(wanted, indent=1) + "\n")
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--arch", type=click.Choice(["unet", "dit"]), required=True)
+@click.option("--objective", type=click.Choice(list(OBJECTIVES)), default="ddpm", show_default=True)
+@click.option("--data", required=True, help="Folder, glob, list file or named data set.")
+@click.option("--size", default=32, show_default=True, help="Picture size in pixels.")
+@click.option("--widths", default="32,96,192", show_default=True, help="U-Net: channels per stage.")
+@click.option("--layers", default=1, show_default=True, help="U-Net: resnets per stage.")
+@click.option("--width", default=192, show_default=True, help="DiT: channels.")
+@click.option("--depth", default=8, show_default=True, help="DiT: blocks.")
+@click.option("--heads", default=3, show_default=True, help="DiT: attention heads.")
+@click.option("--patch", default=4, show_default=True, help="DiT: patch size in pixels.")
+@click.option("--batch", default=128, show_default=True, help="Pictures per step, all ranks.")
+@click.option("--lr", default=1e-3, show_default=True)
+@click.option("--warmup", default=300, show_default=True, help="Steps of linear warm-up.")
+@click.option("--ema", default=0.999, show_default=True)
+@click.option("--flip/--no-flip", default=True, show_default=True)
+@click.option("--bf16/--fp32", default=True, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--steps", type=int, help="Stop after so many steps.")
+@click.option("--epochs", type=float, help="Stop after so many passes over the pictures.")
+@click.option("--minutes", type=float, help="Stop after so many minutes of training.")
+@click.option("--save-every", default=5.0, show_default=True, help="Minutes between checkpoints.")
+@click.option("--sample-every", default=15.0, show_default=True, help="Minutes between samples.")
+@click.option("--log-every", default=50, show_default=True, help="Steps between log rows.")
+@click.option("--workers", default=2, show_default=True, help="Decoding threads.")
+@click.option("--probe", nargs=2, metavar="TRAIN TEST", help="Sources for the card's probe.")
+def main(folder: Path, steps, epochs, minutes, save_every, sample_every, log_every, workers, probe,
+         **options):  # fmt: skip
+    options["widths"] = tuple(int(width) for width in options["widths"].split(","))
+    config = RunConfig(**options)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_config(folder, config)
+    if epochs:
+        steps = math.ceil(epochs * len(open_source(config.data)) / config.batch)
+    if not steps and not minutes:
+        raise click.UsageError("give a budget: --steps, --epochs or --minutes")
+    run = Run(folder, config, Budget(steps, minutes), workers)
+    run.resume()
+    finished = run.train(save_every, sample_every, log_every)
+    if finished and run.accelerator.is_main_process:
+        click.echo(f"wrote {run.export(probe)}")
+
+
+if __name__ == "__main__":
+    main()
