@@ -1,0 +1,1 @@
+"""Predictions in, tables out: recipes, baselines, the speed suite, the report."""

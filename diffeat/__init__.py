@@ -11,20 +11,9 @@ Names are imported when they are first used, so `import diffeat` is quick.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffeat._version import __version__
-
-if TYPE_CHECKING:
-    from diffeat.backbones import Backbone, load
-    from diffeat.blocks import BlockInfo
-    from diffeat.errors import DiffeatError
-    from diffeat.extraction import Features, extract
-    from diffeat.hooks import HookManager
-    from diffeat.images import open_source
-    from diffeat.jobs import extract_to_file
-    from diffeat.specs import ExtractSpec
-    from diffeat.store import FeatureStore
 
 _HOMES = {
     "Backbone": "diffeat.backbones",
@@ -39,7 +28,7 @@ _HOMES = {
     "load": "diffeat.backbones",
     "open_source": "diffeat.images",
 }
-__all__ = [*sorted(_HOMES), "__version__"]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,2 +1,59 @@
-def main():
-    pass
+"""The `diffeat` command. Heavy imports happen inside the commands that need them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+
+import click
+
+from diffeat._version import __version__
+from diffeat.cli.extract import extract
+from diffeat.cli.files import info, verify, view
+from diffeat.cli.models import blocks, models
+from diffeat.cli.probe import probe
+from diffeat.errors import DiffeatError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Pretrained diffusion models as feature extractors for recognition.
+
+    \b
+    diffeat extract unet-cifar10 digits -o features.h5 -t 20,60 -b up.0,up.1 --pool 2x2
+    diffeat probe features.h5
+
+    PICTURES is a folder (class subfolders become labels), a glob, a list file, or a named
+    data set: digits, photos, fashion-mnist[:test], cifar10[:test].
+    """
+
+
+for command in (models, blocks, extract, info, verify, view, probe):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command; exit codes: 0 done, 1 failed or interrupted, 2 wrong usage."""
+    warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DiffeatError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: finished pictures are kept; run the same command again", err=True)
+        sys.exit(1)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    click.echo(f"warning: {message}", err=True)

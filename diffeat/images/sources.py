@@ -20,7 +20,10 @@ from diffeat.errors import SourceError, nearest
 from diffeat.hashing import fingerprint, unit_interval
 from diffeat.images.decode import decode
 
-SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .jp2 .avif".split())
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+     ".jp2", ".avif")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

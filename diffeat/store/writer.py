@@ -392,7 +392,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _locked(path: Path, output: Path):
     """An open, exclusively locked file; the system lets go of it when the process dies."""
-    file = open(path, "w")
+    file = open(path, "w")  # noqa: SIM115 (stays open as long as the lock is held)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

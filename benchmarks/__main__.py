@@ -1,0 +1,90 @@
+"""python -m benchmarks list | run | report"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from diffeat.errors import DiffeatError
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Measure what diffusion features are worth, and how fast they are extracted."""
+
+
+@cli.command("list")
+def list_() -> None:
+    """List the benchmarks."""
+    from benchmarks.recipes import Recipe, recipe_names
+
+    for name in recipe_names():
+        click.echo(f"{name:<14} {Recipe.open(name).title}")
+    click.echo(f"{'speed':<14} Extraction to a file against the bare truncated forwards")
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for features and tables "
+              "(default runs/NAME).")  # fmt: skip
+@click.option("--record", is_flag=True, help="Also copy table and pictures to benchmarks/results/.")
+@click.option("--device", default="auto", show_default=True)
+def run(name: str, out: Path | None, record: bool, device: str) -> None:
+    """Run the benchmark NAME; `list` shows the names."""
+    out = out or Path("runs") / name
+    if name == "speed":
+        from benchmarks.speed import run_speed, speed_table
+
+        click.echo(speed_table(run_speed(out, device)))
+    else:
+        from benchmarks.recipes import Recipe
+        from benchmarks.surface import run_recipe, summary
+        from diffeat.search import Cell, Surface
+
+        result = run_recipe(Recipe.open(name), out, device)
+        click.echo(f"\n{result['recipe']['title']}")
+        for stored in result["surfaces"][:2]:
+            cells = [Cell(**cell) for cell in stored["cells"]]
+            surface = Surface(stored["name"], cells, tuple(stored["counts"]), stored["classes"])
+            click.echo(f"\n{surface.name}: linear probe, validation accuracy in %\n")
+            click.echo(surface.table())
+        click.echo("\n" + summary(result))
+        for line in result["recipe"]["published"]:
+            click.echo(f"published, other weights and set-up: {line}")
+        click.echo(f"\nwrote {', '.join(str(path) for path in sorted(out.glob(name + '*')))}")
+    if record:
+        for path in out.glob(f"{name}*"):
+            if path.suffix in (".json", ".csv", ".png"):
+                (RESULTS / path.name).write_bytes(path.read_bytes())
+
+
+@cli.command()
+@click.option("--results", type=click.Path(path_type=Path, exists=True), default=RESULTS,
+              help="Folder with the JSON files of earlier runs.")  # fmt: skip
+def report(results: Path) -> None:
+    """Print the recorded results as Markdown."""
+    from benchmarks.report import markdown
+
+    click.echo(markdown(results))
+
+
+def main() -> None:
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DiffeatError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: run the same command again to continue", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

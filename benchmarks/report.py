@@ -1,0 +1,74 @@
+"""Recorded results as Markdown tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffeat.noise import format_t
+
+
+def markdown(folder: Path) -> str:
+    """All result files of a folder as one Markdown page; figures come from the files alone."""
+    parts = ["# Results", "", "Printed by `python -m benchmarks report` from the JSON beside it."]
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        parts += ["", *(_recipe(path, result) if "recipe" in result else _speed(path, result))]
+    return "\n".join(parts)
+
+
+def _recipe(path: Path, result: dict[str, Any]) -> list[str]:
+    recipe, spec, machine = result["recipe"], result["spec"], result["environment"]
+    train, held, test = result["surfaces"][0]["counts"]
+    lines = [
+        f"## {recipe['title']}",
+        "",
+        f"`python -m benchmarks run {recipe['name']}`; [{path.name}]({path.name}). "
+        f"{train:,} training, {held:,} validation and {test:,} test pictures; pool {spec['pool']}, "
+        f"noise {spec['noise']}, seed {spec['seed']}, size {spec['size'][0]}×{spec['size'][1]}. "
+        f"Linear probe; block, t and penalty chosen on validation, refitted on training and "
+        f"validation, test scored once. {result['seconds']:.0f} s on {machine['cores']} cores "
+        f"({machine['processor']}).",
+        "",
+        "| features | block | t | validation % | test % |",
+        "|---|---|---|---|---|",
+    ]
+    for surface in result["surfaces"]:
+        lines.append(_row(surface["name"], surface["best"], surface["name"] == "raw pixels"))
+    lines.append(f"| chance | | | | {100 * result['chance']:.1f} |")
+    model = result["surfaces"][0]
+    lines += ["", f"Best block of {model['name']} at each t:", "",
+              "| block | t | validation % | test % |", "|---|---|---|---|"]  # fmt: skip
+    for t in dict.fromkeys(cell["t"] for cell in model["cells"]):
+        cells = [cell for cell in model["cells"] if cell["t"] == t]
+        best = max(cells, key=lambda cell: cell["validation"])
+        lines.append(_row(None, best, False))
+    for published in recipe["published"]:
+        lines += ["", f"Published, with other weights and set-up, not comparable: {published}."]
+    return lines
+
+
+def _row(name: str | None, cell: dict[str, Any], without_t: bool) -> str:
+    first = f"| {name} " if name else ""
+    t = "" if without_t else format_t(cell["t"])
+    return (
+        f"{first}| {cell['block']} | {t} | {100 * cell['validation']:.1f} | "
+        f"{100 * cell['test']:.1f} |"
+    )
+
+
+def _speed(path: Path, result: dict[str, Any]) -> list[str]:
+    machine = result["environment"]
+    return [
+        "## Speed",
+        "",
+        f"`python -m benchmarks run speed`; [{path.name}]({path.name}). {result['device']}, "
+        f"{machine['cores']} cores ({machine['processor']}), {machine['torch_threads']} threads.",
+        "",
+        "| extraction of JPEG files to HDF5 against bare truncated forwards | |",
+        "|---|---|",
+        f"| median ratio of {result['repeats']} pairs | {result['median_ratio']:.3f} |",
+        f"| smallest and largest | {min(result['ratios']):.3f}, {max(result['ratios']):.3f} |",
+        f"| target | ≤ {result['target']} |",
+    ]

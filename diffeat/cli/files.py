@@ -1,0 +1,161 @@
+"""`diffeat info`, `diffeat verify` and `diffeat view`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+
+from diffeat.cli.options import comma_list, json_option, print_json
+from diffeat.errors import SourceError, SpecError, StoreError
+
+feature_file = click.argument("file", type=click.Path(path_type=Path))
+
+
+@click.command()
+@feature_file
+@json_option
+def info(file: Path, as_json: bool) -> None:
+    """Show what a feature FILE holds and how it was made."""
+    from diffeat.noise import format_t
+    from diffeat.store import FeatureStore
+
+    shown_attrs = ("alpha", "sigma", "log_snr", "stride")
+    with FeatureStore(file) as store:
+        rows = [
+            {"block": block, "t": t, "shape": list(store[block, t].shape),
+             "dtype": str(store[block, t].dtype),
+             **{name: store[block, t].attrs[name].item() for name in shown_attrs}}
+            for block in store.blocks for t in store.timesteps
+        ]  # fmt: skip
+        facts = {
+            "file": str(file),
+            "pictures": {**store.pictures, "rows": len(store), "classes": store.class_names},
+            "model": store.model,
+            "spec": store.spec.to_dict(),
+            "fingerprint": store.fingerprint,
+            "skipped": store.skipped,
+            "features": rows,
+        }
+    if as_json:
+        print_json(facts)
+        return
+    model, spec = facts["model"], facts["spec"]
+    click.echo(f"{file}: {len(rows)} feature sets of {facts['pictures']['rows']} pictures")
+    click.echo(
+        f"  pictures  {facts['pictures']['name']}, {len(facts['pictures']['classes'])} classes"
+    )
+    click.echo(f"  model     {model['name']} ({model['family']}, {model['dtype']})")
+    shown = ("pool", "size", "fit", "resample", "noise", "ensemble", "seed", "latent", "dtype")
+    click.echo("  spec      " + ", ".join(f"{name}={spec[name]}" for name in shown))
+    for name, reason in list(facts["skipped"].items())[:10]:
+        click.echo(f"  skipped   {name}: {reason}")
+    click.echo(f"  {'block':<14} {'t':>6} {'alpha':>7} {'sigma':>7} {'log SNR':>8}  shape")
+    for row in rows:
+        shape = "×".join(map(str, row["shape"]))
+        click.echo(f"  {row['block']:<14} {format_t(row['t']):>6} {row['alpha']:7.4f} "
+                   f"{row['sigma']:7.4f} {row['log_snr']:8.2f}  {shape} {row['dtype']}")  # fmt: skip
+
+
+@click.command()
+@feature_file
+@json_option
+def verify(file: Path, as_json: bool) -> None:
+    """Read the whole FILE: checksums, shapes, attributes, inf and nan. Exit code 1 if unsound."""
+    from diffeat.store import verify as check
+
+    problems = check(file)
+    if as_json:
+        print_json({"file": str(file), "sound": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            click.echo(f"{file}: {problem}")
+        click.echo(f"{file}: " + (f"{len(problems)} problems" if problems else "sound"))
+    sys.exit(1 if problems else 0)
+
+
+@click.command()
+@feature_file
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("view.png"),
+    show_default=True,
+    help="The PNG.",
+)
+@click.option("-n", "--number", default=4, show_default=True, help="How many pictures.")
+@click.option("--ids", callback=comma_list, help="Which pictures, by id.")
+@click.option("-t", "--timesteps", callback=comma_list, help="Only these t.")
+@click.option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
+@click.option("--pictures", help="Where the originals lie, if not where they were extracted from.")
+def view(file: Path, output: Path, number: int, ids, timesteps, blocks, pictures) -> None:
+    """Show feature maps of FILE as colours beside the originals, as a PNG.
+
+    The first three principal components over all cells of the shown pictures become red,
+    green and blue. FILE must hold maps (extracted without --pool).
+    """
+    from diffeat.noise import format_t
+    from diffeat.store import FeatureStore
+    from diffeat.viz import feature_sheet
+
+    with FeatureStore(file) as store:
+        rows = _chosen_rows(store.ids, ids, number)
+        steps = [t for t in store.timesteps if not timesteps or format_t(t) in timesteps]
+        wanted = [b for b in store.blocks if not blocks or b in blocks]
+        missing = set(blocks or ()) - set(wanted) | set(timesteps or ()) - set(map(format_t, steps))
+        if missing:
+            raise SpecError(
+                f"{file} has no {', '.join(sorted(missing))}; see `diffeat info {file}`"
+            )
+        columns = {}
+        for block in wanted:
+            for t in steps:
+                data = store[block, t]
+                if data.ndim != 4:
+                    raise SpecError(
+                        f"{file} holds pooled vectors, which have no picture; extract with "
+                        "--pool none (into another file)"
+                    )
+                columns[f"{block}, t={format_t(t)}"] = np.stack([data[row] for row in rows])
+        names = [store.ids[row] for row in rows]
+        originals = _originals(store, names, pictures)
+        feature_sheet(
+            originals, columns, names, output, title=f"{store.model['name']}: {file.name}"
+        )
+    click.echo(f"wrote {output}")
+
+
+def _chosen_rows(known: list[str], ids, number: int) -> list[int]:
+    if not ids:
+        return list(range(min(number, len(known))))
+    index = {name: row for row, name in enumerate(known)}
+    missing = [name for name in ids if name not in index]
+    if missing:
+        raise SpecError(f"no picture {missing[0]!r} in the file; ids look like {known[0]!r}")
+    return [index[name] for name in ids]
+
+
+def _originals(store, names: list[str], pictures: str | None) -> list[np.ndarray]:
+    """The shown pictures as the model saw them."""
+    from diffeat.images import fit_picture, open_source
+
+    where = pictures or store.pictures["name"]
+    try:
+        source = open_source(where)
+    except SourceError as error:
+        raise StoreError(f"{error}. Say with --pictures where the originals lie") from error
+    index = {name: i for i, name in enumerate(source.ids)}
+    missing = [name for name in names if name not in index]
+    if missing:
+        raise StoreError(
+            f"{where} has no picture {missing[0]!r}; say with --pictures where it lies"
+        )
+    spec = store.spec
+    shown = [source.load(index[name]) for name in names]
+    return [
+        fit_picture(picture, spec.size, spec.fit, spec.resample).transpose(1, 2, 0)
+        for picture in shown
+    ]

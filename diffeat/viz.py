@@ -1,0 +1,130 @@
+"""Pictures of results: feature maps in colours, and heat maps of a (t, block) surface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffeat.noise import format_t
+
+if TYPE_CHECKING:
+    from diffeat.search import Surface
+
+
+def pca_rgb(maps: np.ndarray) -> np.ndarray:
+    """Show feature maps as colours: their first three principal components as R, G and B.
+
+    The components are fitted on the cells of all maps together, so that one colour means the
+    same in every picture; each is scaled so that its 1st to 99th percentile fills [0, 1].
+
+    Args:
+        maps: (N, C, H, W) floating point.
+
+    Returns:
+        (N, H, W, 3) float32 in [0, 1].
+    """
+    from sklearn.decomposition import PCA
+
+    count, channels, height, width = maps.shape
+    cells = maps.astype(np.float32).transpose(0, 2, 3, 1).reshape(-1, channels)
+    wanted = min(3, channels, len(cells))
+    solver = "full" if min(cells.shape) < 500 else "covariance_eigh"
+    parts = PCA(wanted, svd_solver=solver).fit_transform(cells)
+    # signs of components are arbitrary: the longer tail is made positive
+    parts *= np.where(np.abs(parts.max(0)) >= np.abs(parts.min(0)), 1, -1)
+    low, high = np.percentile(parts, [1, 99], axis=0)
+    scaled = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1)
+    colours = np.full((len(cells), 3), 0.5, np.float32)
+    colours[:, :wanted] = scaled
+    return colours.reshape(count, height, width, 3)
+
+
+def feature_sheet(
+    originals: Sequence[np.ndarray],
+    columns: dict[str, np.ndarray],
+    names: Sequence[str],
+    path: str | Path,
+    title: str = "",
+) -> None:
+    """Write a PNG with one row per picture: the original, then each block in colours.
+
+    Args:
+        originals: N pictures (H, W, 3) uint8.
+        columns: heading → (N, C, H, W) maps.
+        names: N picture names.
+        path: the PNG.
+        title: headline.
+    """
+    figure, axes = _subplots(len(originals), 1 + len(columns), cell=2.0)
+    for row, (picture, name) in enumerate(zip(originals, names, strict=True)):
+        axes[row, 0].imshow(picture)
+        axes[row, 0].set_ylabel(_shorten(name), fontsize=8)
+    for column, (heading, maps) in enumerate(columns.items(), start=1):
+        for row, colours in enumerate(pca_rgb(maps)):
+            axes[row, column].imshow(colours, interpolation="nearest")
+        axes[0, column].set_title(f"{heading}\n{maps.shape[1]}@{maps.shape[2]}×{maps.shape[3]}",
+                                  fontsize=8)  # fmt: skip
+    axes[0, 0].set_title("picture", fontsize=8)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def heat_map(surfaces: Sequence[Surface], path: str | Path, title: str = "") -> None:
+    """Write a PNG with one heat map per surface, all on one colour scale.
+
+    Rows are blocks in the order of execution, columns noise levels; each cell carries its
+    validation accuracy in per cent, and the best is framed.
+    """
+    rows = max(len(surface.blocks) for surface in surfaces)
+    widths = [0.75 * len(surface.timesteps) + 1.6 for surface in surfaces]
+    figure, axes = _subplots(1, len(surfaces), size=(sum(widths) + 1, 0.32 * rows + 1.7),
+                             width_ratios=widths)  # fmt: skip
+    grids = [100 * surface.grid() for surface in surfaces]
+    low, high = min(map(np.nanmin, grids)), max(map(np.nanmax, grids))
+    for axis, surface, grid in zip(axes[0], surfaces, grids, strict=True):
+        image = axis.imshow(grid, vmin=low, vmax=high, cmap="viridis", aspect="auto")
+        axis.set_xticks(range(len(surface.timesteps)), [format_t(t) for t in surface.timesteps])
+        axis.set_yticks(range(len(surface.blocks)), surface.blocks, fontsize=8)
+        axis.set_xlabel("t")
+        axis.set_title(surface.name, fontsize=9)
+        for (i, j), value in np.ndenumerate(grid):
+            dark = value < (low + high) / 2
+            axis.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7,
+                      color="white" if dark else "black")  # fmt: skip
+        i, j = surface.blocks.index(surface.best.block), surface.timesteps.index(surface.best.t)
+        frame = {"fill": False, "edgecolor": "red", "linewidth": 2}
+        axis.add_patch(_rectangle((j - 0.5, i - 0.5), 1, 1, **frame))
+    figure.colorbar(image, ax=list(axes[0]), label="validation accuracy, %", pad=0.02)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _subplots(rows: int, columns: int, cell: float = 2.0, size=None, width_ratios=None):
+    # not pyplot: it keeps global state, and may look for a display
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size or (cell * columns, cell * rows + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, width_ratios=width_ratios)
+    return figure, axes
+
+
+def _rectangle(*args, **kwargs):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(*args, **kwargs)
+
+
+def _save(figure, path: str | Path) -> None:
+    figure.savefig(path, dpi=120, format="png", metadata={"Software": "diffeat"})
+
+
+def _shorten(name: str, most: int = 24) -> str:
+    return name if len(name) <= most else "…" + name[1 - most :]

@@ -1,0 +1,198 @@
+"""The linear probe: multinomial logistic regression on standardised features."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+
+class LinearProbe(ClassifierMixin, BaseEstimator):
+    """Multinomial logistic regression, fitted by L-BFGS in torch.
+
+    With z the standardised features (mean 0, variance 1 on the training set; constant
+    features are left at 0), n pictures and K classes, it minimises
+
+        1/(2·C·n)·||W||² + 1/n · sum_i CE(softmax(W z_i + b), y_i)
+
+    which has the minimiser of scikit-learn's `LogisticRegression(C=C)` behind a
+    `StandardScaler` for K > 2. (For K = 2 both classes keep their own row of W, as in a
+    softmax layer; scikit-learn's single row is penalised twice as much.)
+
+    Args:
+        C: inverse strength of the penalty, > 0. Wide features want little: 0.001 to 0.1.
+        max_iter: iterations of L-BFGS at most.
+        tol: it stops when no entry of the gradient is larger than this.
+        device: "cpu", "cuda", …; "auto" is where X lies, if it is a torch tensor, else the
+            CPU.
+        warm_start: begin at the last solution, for a path over C.
+
+    Attributes:
+        classes_: (K,) the labels, sorted.
+        coef_: (K, D) float64 weights for features as they come, not standardised.
+        intercept_: (K,) float64.
+        n_features_in_: D.
+        n_iter_: iterations that the last fit took.
+
+    Source: Bishop 2006, section 4.3.4; Liu & Nocedal 1989 (L-BFGS).
+    """
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        max_iter: int = 500,
+        tol: float = 1e-4,
+        device: str = "auto",
+        warm_start: bool = False,
+    ):
+        self.C = C
+        self.max_iter = max_iter
+        self.tol = tol
+        self.device = device
+        self.warm_start = warm_start
+
+    def fit(self, X: Any, y: Any) -> LinearProbe:
+        """Fit the probe.
+
+        Args:
+            X: (N, D) features: numpy array, torch tensor or h5py dataset, any float dtype.
+            y: (N,) labels of any kind that scikit-learn takes.
+
+        Returns:
+            self.
+
+        Raises:
+            ValueError: wrong shapes, inf or nan, fewer than two classes, C not positive.
+        """
+        if not self.C > 0:
+            raise ValueError(f"C={self.C}; expected a positive number")
+        device = self._device(X)
+        X, y = validate_data(self, _as_numpy(X), _as_numpy(y), dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        old_classes = getattr(self, "classes_", None)
+        self.classes_, targets = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y has one class only ({self.classes_[0]!r}); expected at least two classes"
+            )
+        mean, scale = _moments(X)
+        z = torch.from_numpy(((X - mean) / scale).astype(X.dtype, copy=False)).to(device)
+        start = torch.zeros(z.shape[1] + 1, len(self.classes_), dtype=z.dtype, device=device)
+        if self.warm_start and old_classes is not None and self._fits_start(old_classes, X):
+            weights = self.coef_ * scale
+            biases = self.intercept_ + self.coef_ @ mean
+            start = torch.tensor(np.vstack([weights.T, biases]), dtype=z.dtype, device=device)
+        solution, self.n_iter_ = _minimise(
+            z, torch.from_numpy(targets).to(device), start, self.C, self.max_iter, self.tol
+        )
+        if self.n_iter_ >= self.max_iter:
+            warnings.warn(
+                f"L-BFGS stopped after max_iter={self.max_iter}; raise it or lower C",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        solution = solution.double().cpu().numpy()
+        self.coef_ = solution[:-1].T / scale
+        self.intercept_ = solution[-1] - self.coef_ @ mean
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits (N, K); for two classes their difference (N,), as scikit-learn has it."""
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(N,) the likeliest class of each row."""
+        logits = self._logits(X)
+        return self.classes_[logits.argmax(1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(N, K) probabilities: softmax of the logits."""
+        logits = self._logits(X)
+        shifted = np.exp(logits - logits.max(1, keepdims=True))
+        return shifted / shifted.sum(1, keepdims=True)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy in [0, 1]."""
+        return super().score(_as_numpy(X), _as_numpy(y), sample_weight)
+
+    def _logits(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        X = validate_data(self, _as_numpy(X), reset=False, dtype=[np.float64, np.float32])
+        return X @ self.coef_.T + self.intercept_
+
+    def _fits_start(self, old_classes: np.ndarray, X: np.ndarray) -> bool:
+        return np.array_equal(old_classes, self.classes_) and self.coef_.shape[1] == X.shape[1]
+
+    def _device(self, X: Any) -> torch.device:
+        if self.device != "auto":
+            return torch.device(self.device)
+        return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")
+
+
+def _as_numpy(values: Any) -> Any:
+    """Torch tensors and h5py datasets as numpy; half precision becomes float32."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    elif type(values).__module__.startswith("h5py"):
+        values = values[:]
+    if isinstance(values, np.ndarray) and values.dtype == np.float16:
+        values = values.astype(np.float32)
+    return values
+
+
+def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation in float64; 1 where a feature is constant."""
+    mean = X.mean(0, dtype=np.float64)
+    scale = X.std(0, dtype=np.float64)
+    return mean, np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
+
+
+def _minimise(
+    z: torch.Tensor,
+    targets: torch.Tensor,
+    start: torch.Tensor,
+    C: float,
+    max_iter: int,
+    tol: float,
+) -> tuple[torch.Tensor, int]:
+    """L-BFGS on the probe's objective.
+
+    Args:
+        z: (N, D) standardised features.
+        targets: (N,) int64 class indices.
+        start: (D + 1, K) weights, with the intercepts as the last row.
+
+    Returns:
+        The solution, shaped like `start`, and the number of iterations.
+    """
+    theta = start.clone().requires_grad_(True)
+    optimizer = torch.optim.LBFGS(
+        [theta],
+        max_iter=max_iter,
+        max_eval=2 * max_iter,
+        tolerance_grad=tol,
+        tolerance_change=1e-9 if z.dtype == torch.float64 else 1e-7,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
+    penalty = 0.5 / (C * len(z))
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = torch.addmm(theta[-1], z, theta[:-1])
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        loss = loss + penalty * theta[:-1].square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return theta.detach(), int(optimizer.state[theta]["n_iter"])

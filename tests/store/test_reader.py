@@ -1,0 +1,289 @@
+"""The read side: FeatureStore, its torch dataset, and verify."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from diffeat.errors import SpecError, StoreError
+from diffeat.specs import ExtractSpec
+from diffeat.store import FeatureStore, verify
+
+ROW = (128, 16, 16)  # 64 KiB in float16, so that 10 pictures take several chunks
+
+
+def damage_last_chunk(path, name: str) -> int:
+    """Flip one bit in the last chunk of a data set; returns the first row of that chunk."""
+    with h5py.File(path) as file:
+        data = file[name]
+        last = data.id.get_num_chunks() - 1
+        info = data.id.get_chunk_info(last)
+        offset = info.byte_offset + info.size // 2
+        row = info.chunk_offset[0]
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x10]))
+    return row
+
+
+def edit(path, change) -> None:
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def test_what_a_store_knows(job):
+    made = job(labels=np.arange(10) % 3, class_names=("a", "b", "ç"))
+    with FeatureStore(made.write()) as store:
+        assert len(store) == 10
+        assert store.ids == list(made.source.ids)
+        np.testing.assert_array_equal(store.labels, made.labels)
+        assert store.class_names == ["a", "b", "ç"]
+        assert store.blocks == ["mid", "up.1"]
+        assert store.timesteps == [20, 60]
+        assert store.spec == ExtractSpec(timesteps=(20, 60), blocks=("mid", "up.1"))
+        assert store.model["fingerprint"] == "m0"
+        assert store.pictures["name"] == "made-up"
+        assert store.fingerprint == made.request.fingerprint
+        assert store.skipped == {}
+
+
+def test_without_labels(job):
+    with FeatureStore(job().write()) as store:
+        assert store.labels is None
+        assert store.class_names == []
+
+
+def test_skipped_pictures_and_reasons(job):
+    made = job()
+    with FeatureStore(made.write(skip=(1, 7))) as store:
+        assert len(store) == 8
+        assert store.skipped == {
+            "class/001.png": "reason 1",
+            "class/007.png": "reason 7",
+        }
+
+
+@pytest.mark.parametrize("rows", [slice(2, 5), slice(None), slice(None, None, 3), 7, [1, 4, 8]])
+def test_slices(job, rows):
+    made = job()
+    with FeatureStore(made.write()) as store:
+        expected = made.values["features/up.1/t60"][rows]
+        np.testing.assert_array_equal(store["up.1", 60][rows], expected)
+
+
+@pytest.mark.parametrize("t", [20, 20.0, np.int64(20)])
+def test_t_may_be_any_number_type(job, t):
+    with FeatureStore(job().write()) as store:
+        assert store["mid", t].name == "/features/mid/t20"
+
+
+def test_slicing_reads_only_what_is_asked_for(job):
+    made = job(shape=ROW)
+    path = made.write()
+    row = damage_last_chunk(path, "features/mid/t20")
+    assert row > 0
+    with FeatureStore(path) as store:
+        data = store["mid", 20]
+        np.testing.assert_array_equal(data[:row], made.values["features/mid/t20"][:row])
+        with pytest.raises(OSError, match="filter returned failure"):
+            data[row:]
+
+
+def test_an_unknown_block_names_the_nearest(sound):
+    with (
+        FeatureStore(sound) as store,
+        pytest.raises(SpecError, match=r"no block 'up\.2'.*did you mean 'up\.1'"),
+    ):
+        store["up.2", 20]
+
+
+def test_an_unknown_t_names_those_there_are(sound):
+    with FeatureStore(sound) as store, pytest.raises(SpecError, match="no t=30; it has 20, 60"):
+        store["mid", 30]
+
+
+@pytest.mark.parametrize("key", [("mid", "often"), ("mid", None), "mid", ("mid", 20, 1), (7, 20)])
+def test_keys_that_make_no_sense(sound, key):
+    with FeatureStore(sound) as store, pytest.raises(SpecError):
+        store[key]
+
+
+def test_closed_by_the_context_manager(sound):
+    with FeatureStore(sound) as store:
+        pass
+    assert not store.file
+
+
+def test_two_readers_at_once(sound):
+    with FeatureStore(sound) as one, FeatureStore(sound) as two:
+        np.testing.assert_array_equal(one["mid", 20][:], two["mid", 20][:])
+
+
+# --- torch ----------------------------------------------------------------------------------
+
+
+def test_torch_dataset_in_a_loader(job):
+    made = job(labels=np.arange(10) % 2, class_names=("cat", "dog"))
+    with FeatureStore(made.write()) as store:
+        dataset = store.torch_dataset("up.1", 20)
+        assert len(dataset) == 10
+        features, labels = zip(*DataLoader(dataset, batch_size=4, num_workers=0), strict=True)
+    assert features[0].dtype == torch.float32
+    expected = made.values["features/up.1/t20"].astype(np.float32)
+    np.testing.assert_array_equal(torch.cat(features).numpy(), expected)
+    np.testing.assert_array_equal(torch.cat(labels).numpy(), made.labels)
+
+
+def test_torch_dataset_without_labels(job):
+    with FeatureStore(job().write()) as store:
+        assert store.torch_dataset("mid", 60)[3][1] == -1
+
+
+@pytest.mark.parametrize("index", [10, -11])
+def test_torch_dataset_ends(sound, index):
+    with FeatureStore(sound) as store:
+        dataset = store.torch_dataset("mid", 20)
+    assert torch.equal(dataset[-1][0], dataset[9][0])
+    with pytest.raises(IndexError):
+        dataset[index]
+
+
+def test_torch_dataset_outlives_the_store_and_a_pickle(sound):
+    import pickle
+
+    with FeatureStore(sound) as store:
+        dataset = store.torch_dataset("mid", 20)
+    first = dataset[0][0]
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0][0], first)
+
+
+@pytest.mark.parametrize(("block", "t"), [("up.2", 20), ("mid", 30)])
+def test_torch_dataset_of_what_is_not_there(sound, block, t):
+    with FeatureStore(sound) as store, pytest.raises(SpecError):
+        store.torch_dataset(block, t)
+
+
+def test_torch_dataset_says_which_file_is_damaged(job):
+    path = job(shape=ROW).write()
+    row = damage_last_chunk(path, "features/mid/t20")
+    with FeatureStore(path) as store:
+        dataset = store.torch_dataset("mid", 20)
+    assert dataset[0][0].shape == ROW
+    with pytest.raises(StoreError, match=path.name):
+        dataset[row]
+
+
+# --- files that are not ready ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nothing.h5", "no/such/folder.h5", "x" * 300 + ".h5"])
+def test_a_missing_file(tmp_path, name):
+    with pytest.raises(StoreError, match=name[:5]):
+        FeatureStore(tmp_path / name)
+
+
+def test_an_unfinished_extraction_is_named(job):
+    made = job()
+    made.begin((0, 4))
+    with pytest.raises(StoreError, match="unfinished extraction"):
+        FeatureStore(made.path)
+
+
+@pytest.mark.parametrize("reader", [FeatureStore, verify])
+def test_an_incomplete_file(sound, reader):
+    edit(sound, lambda file: file.attrs.__setitem__("complete", False))
+    with pytest.raises(StoreError, match="not complete"):
+        reader(sound)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(StoreError):
+        FeatureStore(tmp_path)
+
+
+# --- verify ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("skip", [(), (0, 9)])
+def test_a_sound_file(job, skip):
+    made = job(labels=np.arange(10) % 2, class_names=("cat", "dog"))
+    assert verify(made.write(skip=skip)) == []
+
+
+@pytest.mark.parametrize("name", ["features/mid/t20", "features/up.1/t60"])
+def test_a_flipped_bit_is_found(job, name):
+    path = job(shape=ROW).write()
+    row = damage_last_chunk(path, name)
+    (problem,) = verify(path)
+    assert name in problem
+    assert f"rows from {row}" in problem
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite(sound, value):
+    edit(sound, lambda file: file["features/mid/t60"].__setitem__((3, 0, 1, 1), value))
+    (problem,) = verify(sound)
+    assert "features/mid/t60" in problem
+    assert "inf or nan" in problem
+
+
+def test_a_missing_dataset(sound):
+    edit(sound, lambda file: file.__delitem__("features/up.1/t60"))
+    (problem,) = verify(sound)
+    assert problem.startswith("features/up.1/t60 is missing")
+
+
+def test_a_missing_block(sound):
+    edit(sound, lambda file: file.__delitem__("features/mid"))
+    problems = verify(sound)
+    assert [problem.split(";")[0] for problem in problems] == [
+        "features/mid/t20 is missing",
+        "features/mid/t60 is missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["block", "t", "alpha", "sigma", "log_snr", "layout", "stride", "channels"]
+)
+def test_a_missing_attribute(sound, name):
+    edit(sound, lambda file: file["features/mid/t20"].attrs.__delitem__(name))
+    (problem,) = verify(sound)
+    assert "features/mid/t20" in problem
+    assert repr(name) in problem
+
+
+def replace(name: str, value):
+    """A change that puts `value` in the place of a data set, with its attributes."""
+
+    def change(file):
+        attrs = dict(file[name].attrs)
+        del file[name]
+        file[name] = value
+        file[name].attrs.update(attrs)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (replace("features/mid/t20", np.zeros((9, 3, 2, 2), np.float16)), "shape"),
+        (replace("features/mid/t20", 1.0), "shape"),
+        (replace("labels", np.zeros(9, np.int64)), "labels"),
+        (replace("labels", np.full(10, 2)), "labels"),
+        (replace("labels", np.full(10, -1)), "labels"),
+        (replace("ids", ["same"] * 10), "unique"),
+    ],
+)
+def test_contradictions(sound, change, word):
+    edit(sound, change)
+    try:
+        problems = verify(sound)
+    except StoreError as error:  # refused at the door is as good
+        problems = [str(error)]
+    assert any(word in problem for problem in problems)

@@ -1,0 +1,73 @@
+import copy
+import pickle
+
+import pytest
+
+from diffeat import errors
+from diffeat.errors import DiffeatError, HookError, PictureError, SpecError, nearest
+
+
+@pytest.mark.parametrize(
+    ("name", "builtin", "exit_code"),
+    [
+        ("SpecError", ValueError, 2),
+        ("ModelError", OSError, 1),
+        ("DeviceError", RuntimeError, 1),
+        ("SourceError", ValueError, 1),
+        ("PictureError", ValueError, 1),
+        ("HookError", KeyError, 1),
+        ("StoreError", OSError, 1),
+        ("SpecMismatch", OSError, 1),
+        ("NumericsError", ArithmeticError, 1),
+    ],
+)
+def test_errors_are_also_the_builtin_that_a_caller_would_catch(name, builtin, exit_code):
+    kind = getattr(errors, name)
+    assert issubclass(kind, DiffeatError)
+    assert issubclass(kind, builtin)
+    assert kind.exit_code == exit_code
+
+
+def test_every_error_is_covered_above():
+    kinds = {
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, Exception) and kind is not DiffeatError
+    }
+    assert len(kinds) == 9
+
+
+def test_spec_mismatch_is_a_store_error():
+    assert issubclass(errors.SpecMismatch, errors.StoreError)
+
+
+@pytest.mark.parametrize("again", [copy.copy, lambda e: pickle.loads(pickle.dumps(e))])
+def test_picture_error_survives_being_sent_to_another_process(again):
+    error = again(PictureError("cat/1.png", "truncated"))
+    assert type(error) is PictureError
+    assert (error.picture, error.reason) == ("cat/1.png", "truncated")
+    assert str(error) == "picture 'cat/1.png': truncated"
+
+
+@pytest.mark.parametrize("kind", [SpecError, HookError, errors.StoreError])
+def test_other_errors_survive_pickling(kind):
+    error = pickle.loads(pickle.dumps(kind("what to do")))
+    assert type(error) is kind
+    assert str(error) == "what to do"
+
+
+def test_hook_error_shows_its_message_without_quotes():
+    assert str(HookError("no tap 'a'")) == "no tap 'a'"
+
+
+def test_nearest_says_what_was_probably_meant():
+    assert nearest("up.l", ["up.1", "down.0"]) == " (did you mean 'up.1'?)"
+    hint = nearest("block.1x", ["block.1", "block.2", "block.11", "block.12", "mid"])
+    assert hint.count(" or ") == 2
+    assert "'block.1'" in hint
+    assert "mid" not in hint
+
+
+def test_nearest_is_silent_where_nothing_is_like_it():
+    assert nearest("qqq", ["up.1", "mid"]) == ""
+    assert nearest("up", []) == ""
