@@ -56,7 +56,7 @@ def resolve_blocks(patterns: Iterable[str], blocks: Sequence[BlockInfo]) -> tupl
     Raises:
         SpecError: a pattern selects nothing (names the nearest blocks), or none is given.
     """
-    patterns = tuple(patterns)
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not patterns:
         raise SpecError("no block given; expected at least one, such as 'up.1', or 'all'")
     chosen: set[str] = set()

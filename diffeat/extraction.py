@@ -41,12 +41,16 @@ class Features(Mapping[Key, torch.Tensor]):
         self._plan, self._values = plan, values
 
     def __getitem__(self, key: tuple[str, Any]) -> torch.Tensor:
+        if key in self._values:  # native t, before a flow time is thought of
+            return self._values[key]
         block, t = key
-        native = self._plan.backbone.schedule.resolve(t).t
-        if (block, native) not in self._values:
+        try:
+            return self._values[block, self._plan.backbone.schedule.resolve(t).t]
+        except (KeyError, SpecError):
             have = ", ".join(f"({name}, {format_t(t)})" for name, t in self._values)
-            raise KeyError(f"no features of block {block!r} at t={t}; expected one of {have}")
-        return self._values[block, native]
+            raise KeyError(
+                f"no features of block {block!r} at t={t}; expected one of {have}"
+            ) from None
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._values)
@@ -86,7 +90,7 @@ class Plan:
         self.spec = replace(
             spec,
             blocks=tuple(block.name for block in self.blocks),
-            timesteps=tuple(_plain(level.t) for level in self.levels),
+            timesteps=tuple(backbone.schedule.spell(level) for level in self.levels),
             size=self.size,
         )
 
@@ -140,9 +144,11 @@ class Extractor:
 
     def __init__(self, plan: Plan, batch_size: int | None = None):
         self.plan, self.backbone = plan, plan.backbone
-        self.batch_size = batch_size or plan.default_batch()
+        self.batch_size = plan.default_batch() if batch_size is None else batch_size
         if self.batch_size < 1:
             raise SpecError(f"batch size {batch_size}; expected at least 1")
+        if self.backbone.device.type == "meta":
+            raise SpecError("a backbone on device 'meta' has no weights; load it on cpu or cuda")
         spec = plan.spec
         condition = self.backbone.condition(spec.prompt, spec.label)
         device = self.backbone.device

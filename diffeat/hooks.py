@@ -57,13 +57,14 @@ class HookManager:
         self.edits = dict(edits or {})
         self._captured: dict[str, Any] = {}
         self._handles: list[Any] = []
-        known = dict(module.named_modules())
+        known = _modules(module)
         for path in (*self.taps.values(), *self.edits):
             if path not in known:
                 raise HookError(f"no submodule {path!r}{nearest(path, known)}")
 
     def __enter__(self) -> HookManager:
-        modules = dict(self.module.named_modules())
+        modules = _modules(self.module)
+        self._captured.clear()
         try:
             self._handles.append(self.module.register_forward_pre_hook(self._begin))
             for path, edit in self.edits.items():
@@ -75,16 +76,22 @@ class HookManager:
             raise
         return self
 
-    def __exit__(self, kind: type | None, *exc: Any) -> bool:
+    def __exit__(self, kind: type | None, error: BaseException | None, _trace: Any) -> bool:
         self._detach()
-        return kind is _StopForward
+        return self._is_mine(error)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module; its output, or None when the forward was stopped early."""
         try:
             return self.module(*args, **kwargs)
-        except _StopForward:
+        except _StopForward as stop:
+            if not self._is_mine(stop):
+                raise
             return None
+
+    def _is_mine(self, error: BaseException | None) -> bool:
+        """Whether this manager stopped the forward, and not another one around or inside it."""
+        return isinstance(error, _StopForward) and error.args[0] is self
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.taps:
@@ -113,9 +120,14 @@ class HookManager:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             self._captured[name] = self.transform(name, first_tensor(output))
             if self.stop_after_last and len(self._captured) == len(self.taps):
-                raise _StopForward
+                raise _StopForward(self)
 
         return hook
+
+
+def _modules(module: nn.Module) -> dict[str, nn.Module]:
+    """Path → submodule, with every path of a module that is shared."""
+    return dict(module.named_modules(remove_duplicate=False))
 
 
 def first_tensor(output: Any) -> torch.Tensor:

@@ -71,8 +71,6 @@ def extract_to_file(
     Raises:
         DiffeatError: see the parts; finished pictures are kept whatever happens.
     """
-    if on_error not in ("fail", "skip"):
-        raise SpecError(f"on_error={on_error!r}; expected 'fail' or 'skip'")
     if spec.dtype == "bfloat16":
         raise SpecError("HDF5 has no bfloat16; store as float16 or float32")
     plan = Plan(backbone, spec)

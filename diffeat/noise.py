@@ -99,8 +99,15 @@ class Schedule:
         # every DDPM-like scheduler of diffusers derives its betas from the same few fields
         keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
                 "rescale_betas_zero_snr")  # fmt: skip
-        scheduler = DDPMScheduler(**{key: config[key] for key in keys if key in config})
+        try:
+            scheduler = DDPMScheduler(**{key: config[key] for key in keys if key in config})
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"scheduler {name or '?'}: {error}; expected the betas of a DDPM-like scheduler"
+            ) from error
         abar = scheduler.alphas_cumprod.double().numpy()
+        if len(abar) != steps:
+            raise ModelError(f"scheduler {name or '?'} has {len(abar)} betas; expected {steps}")
         prediction = str(config.get("prediction_type", "epsilon"))
         return cls(np.sqrt(abar), np.sqrt(1 - abar), steps, prediction)
 
@@ -150,15 +157,20 @@ class Schedule:
             if kind is None:
                 return self.resolve(value)
             return self._nearest(level, value if kind == "snr" else self._snr(value))
-        if isinstance(level, bool) or not isinstance(level, (int, float, np.integer, np.floating)):
+        numbers = (int, float, np.integer, np.floating)
+        if isinstance(level, bool) or not isinstance(level, numbers) or not math.isfinite(level):
             raise SpecError(f"t={level!r} is not a number; expected a native timestep such as 20")
-        if self.flow and isinstance(level, float) and 0 <= level <= 1:
-            return self.at(level * self.steps)
+        if self.flow and isinstance(level, (float, np.floating)) and 0 <= level <= 1:
+            return self.at(round(float(level) * self.steps, 9))
         return self.at(level)
+
+    def spell(self, level: NoiseLevel) -> int | float:
+        """A plain number that resolves to `level` again: native t, or else the flow time."""
+        return int(level.t) if level.t.is_integer() else level.t / self.steps
 
     @staticmethod
     def _snr(ratio: float) -> float:
-        return ratio**-2 if ratio > 0 else math.nan
+        return 1 / ratio**2 if 1e-100 < ratio < 1e100 else math.nan
 
     def _nearest(self, asked: str, snr: float) -> NoiseLevel:
         if not (math.isfinite(snr) and snr > 0):
@@ -168,9 +180,10 @@ class Schedule:
         with np.errstate(divide="ignore"):
             log_snr = 2 * (np.log(self.alphas) - np.log(self.sigmas))
         wanted, lowest, highest = math.log(snr), log_snr[-1], log_snr[0]
-        # half a step beyond the ends still rounds to them
-        slack = max(abs(log_snr[0] - log_snr[1]) / 2, 1e-6)
-        if not lowest - slack <= wanted <= highest + slack:
+        # half a step beyond an end still rounds to it
+        above = max((log_snr[0] - log_snr[1]) / 2, 1e-6)
+        below = max((log_snr[-2] - log_snr[-1]) / 2, 1e-6)
+        if not lowest - below <= wanted <= highest + above:
             raise SpecError(
                 f"t={asked!r} is out of range; this model's sigma/alpha goes from "
                 f"{math.exp(-highest / 2):.3g} (t=0) to {math.exp(-lowest / 2):.3g} "

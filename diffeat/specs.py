@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diffeat.errors import SpecError, nearest
 from diffeat.hashing import fingerprint
@@ -60,24 +64,28 @@ class ExtractSpec:
     dtype: str = "float16"
 
     def __post_init__(self) -> None:
-        for name in ("timesteps", "blocks"):
-            value = getattr(self, name)
-            value = (value,) if isinstance(value, (str, int, float)) else tuple(value)
-            object.__setattr__(self, name, value)
-        if isinstance(self.size, (int, list)):
-            size = (self.size,) * 2 if isinstance(self.size, int) else tuple(self.size)
-            object.__setattr__(self, "size", size)
-        object.__setattr__(self, "pool", self.pool or "none")
+        set_field = partial(object.__setattr__, self)  # the dataclass is frozen
+        set_field("timesteps", _tuple_of("timesteps", self.timesteps, (int, float, str)))
+        set_field("blocks", _tuple_of("blocks", self.blocks, (str,)))
+        for name in ("ensemble", "seed", "label"):
+            value = _plain(getattr(self, name))
+            optional = name == "label" and value is None
+            if not optional and (not isinstance(value, int) or isinstance(value, bool)):
+                raise SpecError(f"{name}={value!r}; expected a whole number")
+            set_field(name, value)
+        if self.ensemble < 1:
+            raise SpecError(f"ensemble={self.ensemble}; expected at least 1")
+        if not isinstance(self.prompt, str):
+            raise SpecError(f"prompt={self.prompt!r}; expected a text")
+        set_field("size", _size(self.size))
+        pool = "none" if self.pool in (None, "") else self.pool
+        set_field("pool", pool.lower() if isinstance(pool, str) else pool)
+        pool_size(self.pool)
         _one_of("noise", self.noise, NOISES)
         _one_of("latent", self.latent, LATENTS)
         _one_of("fit", self.fit, FITS)
         _one_of("resample", self.resample, RESAMPLING)
         _one_of("dtype", self.dtype, DTYPES)
-        if self.ensemble < 1:
-            raise SpecError(f"ensemble={self.ensemble}; expected at least 1")
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise SpecError(f"size={self.size}; expected height and width in pixels")
-        pool_size(self.pool)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -89,6 +97,8 @@ class ExtractSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExtractSpec:
         """Build a spec from plain values; SpecError names unknown and missing fields."""
+        if not isinstance(values, Mapping):
+            raise SpecError(f"a spec is a table of fields, not {values!r}")
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:
@@ -100,7 +110,10 @@ class ExtractSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ExtractSpec:
-        return cls.from_dict(json.loads(text))
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise SpecError(f"spec: {error}; expected a JSON object") from error
 
     @classmethod
     def from_file(cls, path: str | Path) -> ExtractSpec:
@@ -123,10 +136,10 @@ def pool_size(pool: str) -> tuple[int, int] | None:
     """Grid of a pooling: "2x2" → (2, 2), "none" → None; SpecError for anything else."""
     if pool == "none":
         return None
-    parts = pool.lower().split("x")
-    if len(parts) == 2 and all(part.isdigit() and int(part) > 0 for part in parts):
-        return int(parts[0]), int(parts[1])
-    raise SpecError(f"pool={pool!r}; expected 'none' or rows×columns such as '1x1' or '2x2'")
+    match = re.fullmatch(r"([1-9][0-9]*)[xX]([1-9][0-9]*)", pool) if isinstance(pool, str) else None
+    if match is None:
+        raise SpecError(f"pool={pool!r}; expected 'none' or rows×columns such as '1x1' or '2x2'")
+    return int(match[1]), int(match[2])
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -139,8 +152,39 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     ]
 
 
+def _plain(value: Any) -> Any:
+    """A Python number for a numpy one, so that a spec is always plain JSON."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _tuple_of(name: str, value: Any, kinds: tuple[type, ...]) -> tuple:
+    """A tuple of plain values; one value counts as a tuple of one."""
+    single = isinstance(_plain(value), kinds)
+    try:
+        items = (_plain(value),) if single else tuple(_plain(item) for item in value)
+    except TypeError:
+        raise SpecError(f"{name}={value!r}; expected a list") from None
+    for item in items:
+        if not isinstance(item, kinds) or isinstance(item, bool):
+            words = " or ".join(kind.__name__ for kind in kinds)
+            raise SpecError(f"{name}: {item!r} is no {words}")
+    return items
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    """(H, W) from one number or two; SpecError for anything else."""
+    if value is None:
+        return None
+    pair = value if isinstance(value, (tuple, list, np.ndarray)) else (value, value)
+    pair = tuple(_plain(side) for side in pair)
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
+    if len(pair) != 2 or not whole or min(pair) < 1:
+        raise SpecError(f"size={value!r}; expected height and width in whole pixels")
+    return pair
+
+
 def _one_of(name: str, value: Any, allowed) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise SpecError(
             f"{name}={value!r} is unknown; expected {' or '.join(map(repr, allowed))}"
             f"{nearest(str(value), allowed)}"

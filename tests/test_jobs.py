@@ -362,6 +362,16 @@ def test_a_request_that_cannot_be_meant_leaves_nothing_behind(backbone, tmp_path
     assert extract_to_file(backbone, array_source(2), SPEC, path).status == "done"
 
 
+def test_a_request_that_cannot_be_meant_does_not_cost_the_old_file(backbone, tmp_path):
+    path = tmp_path / "f.h5"
+    extract_to_file(backbone, array_source(2), SPEC, path)
+    with pytest.raises(SpecError):
+        extract_to_file(
+            backbone, array_source(2), replace(SPEC, prompt="a cat"), path, overwrite=True
+        )
+    assert verify(path) == []
+
+
 @pytest.mark.parametrize(
     ("spec", "options"),
     [

@@ -219,7 +219,10 @@ def count_steps(note, kill_before: int | None) -> None:
 
 
 def fingerprint(path: Path) -> str | None:
-    """Hash of all data and attributes, read with plain h5py; None without a file."""
+    """Hash of all data and attributes, read with plain h5py; None without a file.
+
+    A file that cannot be read or is not complete gives the reason instead of a hash.
+    """
     if not path.exists():
         return None
     parts = []
@@ -229,10 +232,14 @@ def fingerprint(path: Path) -> str | None:
         data = item[:].tolist() if isinstance(item, h5py.Dataset) else None
         parts.append(repr((name, attrs, data)))
 
-    with h5py.File(path) as file:
-        assert file.attrs["complete"]
-        look("/", file)
-        file.visititems(look)
+    try:
+        with h5py.File(path) as file:
+            if not file.attrs["complete"]:
+                return "incomplete"
+            look("/", file)
+            file.visititems(look)
+    except Exception as error:
+        return f"unreadable: {error}"
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

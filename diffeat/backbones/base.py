@@ -154,6 +154,8 @@ class Backbone:
     def native_size(self) -> tuple[int, int]:
         """(H, W) in pixels that the model was trained on."""
         size = self.config["sample_size"]
+        if size is None:
+            raise SpecError(f"{self.name} names no size of its own; give one (--size)")
         height, width = (size, size) if isinstance(size, int) else size
         return height * self.latent_factor, width * self.latent_factor
 
@@ -161,9 +163,11 @@ class Backbone:
         """SpecError if pictures of (H, W) pixels do not fit the model's stages or patches."""
         step = self.multiple * self.latent_factor
         if size[0] % step or size[1] % step:
+            own = self.config["sample_size"] and self.native_size
+            hint = f"; its own size is {own[0]}×{own[1]}" if own else ""
             raise SpecError(
                 f"size {size[0]}×{size[1]} does not fit {self.name}: height and width must be "
-                f"multiples of {step}; its own size is {self.native_size[0]}×{self.native_size[1]}"
+                f"multiples of {step}{hint}"
             )
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:

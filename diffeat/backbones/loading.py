@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +61,14 @@ def load(
     denoiser = loader.denoiser(config["_class_name"], family, config)
     extras = {}
     for component in (*family.needs, *family.may_need):
-        present = (index.get(component) or [None])[0] is not None
-        if present and (folder / component).is_dir():
+        named = (index.get(component) or [None])[0] is not None
+        if (folder / component).is_dir() and named:
             extras[component] = loader.component(component)
-        elif component in family.needs:
+        elif named or component in family.needs:
             raise ModelError(
                 f"{name}: {component}/ is missing in {folder}; a {family.family} model needs it"
             )
+    _check_channels(name, config, extras.get("vae"))
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     loader.files.append(folder / "scheduler" / "scheduler_config.json")
     return family(
@@ -89,6 +92,14 @@ def pick_device(device: str) -> torch.device:
         target = torch.device(device)
     except RuntimeError:
         raise DeviceError(f"device {device!r} is unknown; expected auto, cpu or cuda[:N]") from None
+    if target.type not in ("cpu", "cuda", "meta"):
+        try:
+            torch.empty(0, device=target)
+        except Exception as error:  # a backend that is not built in may raise anything
+            raise DeviceError(
+                f"device {device!r} is not usable here ({str(error)[:80]}…); "
+                "expected auto, cpu or cuda[:N]"
+            ) from error
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if target.type == "cuda" and (target.index or 0) >= count:
         raise DeviceError(
@@ -124,6 +135,18 @@ def _family(
     )
 
 
+def _check_channels(name: str, config: dict[str, Any], vae: nn.Module | None) -> None:
+    """Refuse models that want more than the picture, such as inpainting's mask."""
+    wanted = config.get("in_channels")
+    given = (1, 3) if vae is None else (vae.config.latent_channels,)
+    if wanted not in given:
+        raise ModelError(
+            f"{name}: the denoiser wants {wanted} input channels, a picture gives "
+            f"{' or '.join(map(str, given))}; inpainting, depth and upscaling models need further "
+            "inputs and are not supported"
+        )
+
+
 class _Loader:
     """Loads, or randomly initialises, the components of one pipeline folder."""
 
@@ -154,8 +177,7 @@ class _Loader:
         package, class_name = COMPONENTS[name]
         cls = getattr(importlib.import_module(package), class_name)
         if name == "tokenizer":
-            self.files += sorted((self.folder / name).glob("*.*"))
-            return cls.from_pretrained(str(self.folder / name))
+            return self._tokenizer(cls)
         module = self._module(cls, name)
         if name == "vae":
             module.decoder, module.post_quant_conv = nn.Identity(), None
@@ -163,40 +185,72 @@ class _Loader:
         home = torch.device("cpu") if name == "text_encoder" else self.device
         return self._place(module, name, home)
 
+    def _tokenizer(self, cls: type) -> Any:
+        folder = self.folder / "tokenizer"
+        files = sorted(path for path in folder.glob("*") if path.is_file())
+        names = {path.name for path in files}
+        if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+            raise ModelError(
+                f"{folder}: no vocabulary; expected tokenizer.json, or vocab.json and merges.txt"
+            )
+        self.files += files
+        try:
+            tokenizer = cls.from_pretrained(str(folder))
+        except Exception as error:  # broken files raise whatever their parser raises
+            raise ModelError(f"{folder}: cannot be loaded ({error}); restore it") from error
+        if tokenizer.model_max_length > 100_000:  # what transformers says for "not known"
+            raise ModelError(f"{folder}: tokenizer_config.json lacks model_max_length; restore it")
+        return tokenizer
+
     def _module(self, cls: type, component: str) -> nn.Module:
         folder = self.folder / component
-        self.files.append(folder / "config.json")
-        if self.device.type == "meta" or self.seed is not None:
-            return self._architecture(cls, folder)
-        options = self._weight_files(component, folder)
-        options["torch_dtype"] = self.dtype
-        try:
-            return cls.from_pretrained(str(folder), **options)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError(
-                f"{folder}: weights cannot be loaded ({error}); restore the folder"
-            ) from error
-
-    def _architecture(self, cls: type, folder: Path) -> nn.Module:
-        """The module of a configuration, without weights or with seeded random ones."""
         config = read_json(folder / "config.json")
+        self.files.append(folder / "config.json")
+        try:
+            if self.device.type == "meta" or self.seed is not None:
+                return self._architecture(cls, config)
+            options = self._weight_files(component, folder)
+            with _no_progress_bars():
+                module, report = cls.from_pretrained(
+                    str(folder), torch_dtype=self.dtype, output_loading_info=True, **options
+                )
+        except (ModelError, MemoryError):
+            raise
+        except Exception as error:  # damaged files raise whatever their parser raises
+            raise ModelError(f"{folder}: cannot be loaded ({error}); restore the folder") from error
+        unused = ("decoder.", "post_quant_conv.") if component == "vae" else ()
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith(unused))
+        if missing:
+            raise ModelError(
+                f"{folder}: the weights lack {missing[0]!r}"
+                + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+                + ", which would be random; restore the folder"
+            )
+        return module
+
+    def _architecture(self, cls: type, config: dict[str, Any]) -> nn.Module:
+        """The module of a configuration, without weights or with seeded random ones."""
         device = "meta" if self.device.type == "meta" else "cpu"
         with torch.random.fork_rng(devices=[]), torch.device(device):
-            torch.manual_seed(self.seed or 0)
-            if hasattr(cls, "from_config"):
-                return cls.from_config(config)
-            return cls(cls.config_class(**config))
+            torch.default_generator.manual_seed(self.seed or 0)  # leaves GPUs' generators alone
+            build = getattr(cls, "from_config", None) or (lambda c: cls(cls.config_class(**c)))
+            # torch's own `to`: diffusers' logs a warning for every cast
+            return nn.Module.to(build(config), dtype=self.dtype)
 
     def _weight_files(self, component: str, folder: Path) -> dict[str, Any]:
         """Options for from_pretrained; ModelError if only pickled weights, or none, are there."""
-        files = sorted(folder.glob("*.safetensors"))
+        files = sorted(p for p in folder.glob("*.safetensors") if "non_ema" not in p.name)
         plain = [path for path in files if ".fp16." not in path.name]
         if files:
             self.files += plain or files
             return {"use_safetensors": True, **({} if plain else {"variant": "fp16"})}
         pickled = sorted(folder.glob("*.bin"))
         if not pickled:
-            raise ModelError(f"{folder}: no weights (*.safetensors) found; restore the folder")
+            raise ModelError(
+                f"{folder}: no weights (*.safetensors) found; restore the folder, or, if its "
+                "author offers pickled weights (*.bin) only and you trust them, pass "
+                "--allow-pickle (allow_pickle=True)"
+            )
         if not self.allow_pickle:
             raise ModelError(
                 f"{folder}: only pickled weights ({pickled[0].name}), which can run code when "
@@ -211,9 +265,21 @@ class _Loader:
             home = self.device
         else:
             _check_finite(module, f"{self.folder / component}")
-        # torch's own `to`: diffusers' refuses nothing, but logs a warning for every cast
-        module = nn.Module.to(module, device=home, dtype=self.dtype)
-        return module.requires_grad_(False).eval()
+        return module.to(home).requires_grad_(False).eval()
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing a bar per component; ours are about the user's pictures."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_finite(module: nn.Module, where: str) -> None:

@@ -30,7 +30,7 @@ class ModelName:
     @classmethod
     def parse(cls, name: str) -> ModelName:
         base, at, suffix = name.rpartition("@")
-        if not at:
+        if not at or "/" in suffix:  # the "@" belongs to a folder
             return cls(name, None)
         match = re.fullmatch(r"random(?::(\d+))?", suffix)
         if match is None:

@@ -13,6 +13,10 @@ class PixelUNet(Backbone):
     component = "unet"
     denoiser_classes = ("UNet2DModel",)
 
+    @classmethod
+    def accepts(cls, config):
+        return config.get("class_embed_type") is None  # others want more than a class index
+
     def list_blocks(self):
         return list_unet_blocks(self.denoiser)
 

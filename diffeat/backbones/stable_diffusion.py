@@ -19,7 +19,14 @@ class StableDiffusion(Backbone):
 
     @classmethod
     def accepts(cls, config):
-        return config.get("addition_embed_type") is None  # SDXL and others want more inputs
+        # SDXL, image variations and class-conditional upscalers want more inputs
+        more = (
+            "addition_embed_type",
+            "class_embed_type",
+            "num_class_embeds",
+            "encoder_hid_dim_type",
+        )
+        return all(config.get(name) is None for name in more)
 
     def list_blocks(self):
         return list_unet_blocks(self.denoiser)

@@ -25,16 +25,22 @@ def list_unet_blocks(unet: nn.Module) -> list[BlockInfo]:
     stride = 1
     for i, stage in enumerate(unet.down_blocks):
         channels = _add_layers(add, stage, f"down.{i}", f"down_blocks.{i}", "encoder", stride)
-        stride *= 2 if getattr(stage, "downsamplers", None) else 1
+        stride *= 2 if _resamples(stage, "down") else 1
         add(f"down.{i}", f"down_blocks.{i}", "stage", "encoder", channels, stride)
     if unet.mid_block is not None:
         channels = _add_layers(add, unet.mid_block, "mid", "mid_block", "mid", stride)
         add("mid", "mid_block", "stage", "mid", channels, stride)
     for i, stage in enumerate(unet.up_blocks):
         channels = _add_layers(add, stage, f"up.{i}", f"up_blocks.{i}", "decoder", stride)
-        stride //= 2 if getattr(stage, "upsamplers", None) else 1
+        stride //= 2 if _resamples(stage, "up") else 1
         add(f"up.{i}", f"up_blocks.{i}", "stage", "decoder", channels, stride)
     return found
+
+
+def _resamples(stage: nn.Module, way: str) -> bool:
+    """Whether a stage ends in a downsampler or upsampler; skip stages have a resnet for it."""
+    plain = getattr(stage, f"{way}samplers", None)
+    return bool(plain) or getattr(stage, f"resnet_{way}", None) is not None
 
 
 def _add_layers(add, stage: nn.Module, name: str, path: str, part: str, stride: int) -> int:
@@ -60,4 +66,4 @@ def _add_attention(add, attentions, j: int, name, path, part, resnet, stride) ->
 
 def unet_multiple(unet: nn.Module) -> int:
     """Heights and widths of the U-Net's input must be multiples of this."""
-    return 2 ** sum(bool(getattr(stage, "downsamplers", None)) for stage in unet.down_blocks)
+    return 2 ** sum(_resamples(stage, "down") for stage in unet.down_blocks)

@@ -55,8 +55,8 @@ def info(file: Path, as_json: bool) -> None:
     click.echo(f"  {'block':<14} {'t':>6} {'alpha':>7} {'sigma':>7} {'log SNR':>8}  shape")
     for row in rows:
         shape = "×".join(map(str, row["shape"]))
-        click.echo(f"  {row['block']:<14} {format_t(row['t']):>6} {row['alpha']:7.4f} "
-                   f"{row['sigma']:7.4f} {row['log_snr']:8.2f}  {shape} {row['dtype']}")  # fmt: skip
+        level = f"{row['alpha']:7.4f} {row['sigma']:7.4f} {row['log_snr']:8.2f}"
+        click.echo(f"  {row['block']:<14} {format_t(row['t']):>6} {level}  {shape} {row['dtype']}")
 
 
 @click.command()

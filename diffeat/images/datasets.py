@@ -7,7 +7,9 @@ package `dataset-fashion-mnist` puts its files).
 from __future__ import annotations
 
 import gzip
+import math
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -99,14 +101,25 @@ def _cifar10(split: str) -> Source:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise SourceError(f"{folder}: expected a folder {split}/ or the file {missing[0]}")
-    records = np.concatenate(
-        [np.fromfile(folder / name, np.uint8).reshape(-1, 1 + 3 * 32 * 32) for name in names]
-    )
+    records = np.concatenate([_read_cifar_batch(folder / name) for name in names])
     pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return _arrays("cifar10", split, pixels, records[:, 0], CIFAR10_CLASSES)
 
 
+def _read_cifar_batch(path: Path) -> np.ndarray:
+    """(N, 3073) uint8: one byte of label and 3·32·32 of pixels per picture."""
+    values = np.fromfile(path, np.uint8)
+    if values.size == 0 or values.size % 3073:
+        raise SourceError(f"{path}: truncated; expected a multiple of 3,073 bytes")
+    return values.reshape(-1, 3073)
+
+
 def _arrays(name: str, split: str, pixels: np.ndarray, labels: np.ndarray, classes) -> Source:
+    if len(labels) != len(pixels) or labels.max() >= len(classes):
+        raise SourceError(
+            f"{name}:{split}: {len(pixels)} pictures, {len(labels)} labels up to {labels.max()}; "
+            f"expected one label below {len(classes)} per picture: fetch the files again"
+        )
     return ArraySource(
         name=f"{name}:{split}",
         ids=tuple(f"{split}-{index:05d}" for index in range(len(pixels))),
@@ -121,14 +134,19 @@ def _read_idx(path: Path) -> np.ndarray:
     zipped = path.with_name(path.name + ".gz")
     if not path.is_file() and not zipped.is_file():
         raise SourceError(f"{path}: missing; expected it there, plain or as .gz")
-    raw = path.read_bytes() if path.is_file() else gzip.decompress(zipped.read_bytes())
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+    try:
+        raw = path.read_bytes() if path.is_file() else gzip.decompress(zipped.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{zipped}: cannot be unpacked ({error}); fetch it again") from error
+    dims = raw[3] if raw[:3] == b"\x00\x00\x08" and len(raw) > 3 else 0
+    if not dims or len(raw) < 4 + 4 * dims:
         raise SourceError(f"{path}: not an IDX file of bytes; expected it to begin 00 00 08")
-    dims = raw[3]
-    shape = tuple(np.frombuffer(raw, ">u4", count=dims, offset=4).astype(int))
+    shape = tuple(int(size) for size in np.frombuffer(raw, ">u4", count=dims, offset=4))
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
-    if values.size != np.prod(shape):
-        raise SourceError(f"{path}: truncated; expected {np.prod(shape)} bytes, has {values.size}")
+    if values.size != math.prod(shape):
+        raise SourceError(
+            f"{path}: truncated; expected {math.prod(shape)} bytes, has {values.size}"
+        )
     return values.reshape(shape)
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from diffeat.errors import PictureError, SpecError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 FITS = ("squash", "crop", "pad")
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -39,12 +40,11 @@ def decode(opener: Callable[[], BinaryIO | str], picture: str) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            if getattr(image, "n_frames", 1) > 1:
+            image.load()
+            if getattr(image, "is_animated", False) and image.format in ANIMATED:
                 warnings.warn(
                     f"picture {picture!r} is animated: its first frame is used", stacklevel=2
                 )
-            image.seek(0)
-            image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
         raise PictureError(
@@ -57,7 +57,9 @@ def decode(opener: Callable[[], BinaryIO | str], picture: str) -> Image.Image:
         ) from None
     except FileNotFoundError:
         raise PictureError(picture, "no such file; correct the list or restore the file") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise all sorts of errors on damaged files
         raise PictureError(
             picture, f"cannot be decoded ({error}); replace it, or skip it with --on-error skip"
         ) from error
@@ -67,7 +69,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips 16-bit samples at 255 instead of scaling them
         samples = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(samples / 257.0 + 0.5, 0, 255).astype(np.uint8))
+        if samples.max(initial=0) > 65535 or samples.min(initial=0) < 0:
+            raise ValueError("32-bit samples have no agreed range; save it as 8 or 16 bit")
+        clear = image.info.get("transparency")
+        image = Image.fromarray((samples / 257.0 + 0.5).astype(np.uint8))
+        if isinstance(clear, int):
+            image.putalpha(Image.fromarray(np.where(samples == clear, 0, 255).astype(np.uint8)))
     if image.mode == "F":
         raise ValueError("floating-point samples have no agreed range; save it as 8 or 16 bit")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -75,6 +82,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _pad(image: Image.Image, width: int, height: int, method: int) -> Image.Image:
+    """Scale to fit and centre on black; unlike ImageOps.pad, no side ever vanishes."""
+    scale = min(width / image.width, height / image.height)
+    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    canvas = Image.new("RGB", (width, height))
+    corner = ((width - inner[0]) // 2, (height - inner[1]) // 2)
+    canvas.paste(image.resize(inner, method), corner)
+    return canvas
 
 
 def fit_picture(
@@ -106,5 +123,5 @@ def fit_picture(
         elif fit == "crop":
             image = ImageOps.fit(image, (width, height), method)
         else:
-            image = ImageOps.pad(image, (width, height), method, color=(0, 0, 0))
+            image = _pad(image, width, height, method)
     return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffeat.errors import PictureError
+from diffeat.errors import PictureError, SpecError
 from diffeat.images.decode import fit_picture
 from diffeat.images.sources import Source
 
@@ -58,7 +58,11 @@ def load_batches(
 
     Raises:
         PictureError: a picture cannot be read and on_error is "fail".
+        SpecError: unknown `on_error`.
     """
+
+    if on_error not in ("fail", "skip"):
+        raise SpecError(f"on_error={on_error!r}; expected 'fail' or 'skip'")
 
     def read(index: int) -> np.ndarray:
         return fit_picture(source.load(index), size, fit, resample)

@@ -7,9 +7,10 @@ picture's noise, so it must not depend on the machine or on where the folder lie
 from __future__ import annotations
 
 import glob as globbing
+import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,7 +175,12 @@ def open_source(name: str | Path | Sequence[str | Path]) -> Source:
 def from_folder(folder: Path) -> FileSource:
     """All pictures below a folder; the first folder level becomes the label if all lie in one."""
     found = sorted(
-        (path for path in folder.rglob("*") if _is_picture(path.relative_to(folder))),
+        (
+            Path(parent, name)
+            for parent, names in _walk(folder)
+            for name in names
+            if _is_picture(Path(parent, name).relative_to(folder))
+        ),
         key=lambda path: path.relative_to(folder).as_posix(),
     )
     depths = {len(path.relative_to(folder).parts) > 1 for path in found}
@@ -184,6 +190,14 @@ def from_folder(folder: Path) -> FileSource:
             stacklevel=3,
         )
     return _files(str(folder), found, folder, labelled=depths == {True})
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below with its file names; linked folders count, loops of links do not."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = Path(parent).resolve()
+        folders[:] = [n for n in folders if not here.is_relative_to(Path(parent, n).resolve())]
+        yield parent, names
 
 
 def from_glob(pattern: str) -> FileSource:
@@ -201,12 +215,13 @@ def from_glob(pattern: str) -> FileSource:
 def from_list(path: Path) -> FileSource:
     """A text file with one path a line, relative to its folder; '#' starts a comment line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:
         raise SourceError(
             f"{path}: not a list of pictures ({error}); expected UTF-8 text, one path a line"
         ) from error
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    stripped = [line.strip() for line in lines]
+    names = [Path(line).as_posix() for line in stripped if line and not line.startswith("#")]
     paths = tuple(path.parent / name for name in names)
     return FileSource(name=str(path), ids=tuple(names), paths=paths)
 

@@ -98,8 +98,11 @@ class FeatureStore:
 
     @cached_property
     def timesteps(self) -> list[int | float]:
-        """Native timesteps in the order of the spec."""
-        return list(self.spec.timesteps)
+        """Native timesteps, ascending."""
+        steps = [
+            data.attrs["t"].item() for data in self.file[f"features/{self.blocks[0]}"].values()
+        ]
+        return sorted(steps)
 
     def __getitem__(self, key: tuple[str, int | float]) -> h5py.Dataset:
         block, t = key

@@ -336,6 +336,16 @@ def test_a_second_writer_is_refused_while_the_first_works(job):
     assert verify(made.path) == []
 
 
+def test_a_refused_second_writer_removes_nothing(job):
+    made = job()
+    with made.writer() as first:
+        made.add(first, 0, 10)
+        made.path.write_text("put there meanwhile")
+        with pytest.raises(StoreError, match="another process"), made.writer(overwrite=True):
+            pass
+        assert made.path.read_text() == "put there meanwhile"
+
+
 # --- pictures that were left out ------------------------------------------------------------
 
 
