@@ -22,7 +22,7 @@ from diffeat.noise import format_t
 from diffeat.store import FeatureStore
 from probes import LinearProbe
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
 

@@ -30,6 +30,9 @@ def pca_rgb(maps: np.ndarray) -> np.ndarray:
 
     count, channels, height, width = maps.shape
     cells = maps.astype(np.float32).transpose(0, 2, 3, 1).reshape(-1, channels)
+    colours = np.full((len(cells), 3), 0.5, np.float32)
+    if np.ptp(cells, axis=0).max() == 0:  # nothing varies, so there are no components
+        return colours.reshape(count, height, width, 3)
     wanted = min(3, channels, len(cells))
     solver = "full" if min(cells.shape) < 500 else "covariance_eigh"
     parts = PCA(wanted, svd_solver=solver).fit_transform(cells)
@@ -37,7 +40,6 @@ def pca_rgb(maps: np.ndarray) -> np.ndarray:
     parts *= np.where(np.abs(parts.max(0)) >= np.abs(parts.min(0)), 1, -1)
     low, high = np.percentile(parts, [1, 99], axis=0)
     scaled = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1)
-    colours = np.full((len(cells), 3), 0.5, np.float32)
     colours[:, :wanted] = scaled
     return colours.reshape(count, height, width, 3)
 
@@ -58,15 +60,19 @@ def feature_sheet(
         path: the PNG.
         title: headline.
     """
-    figure, axes = _subplots(len(originals), 1 + len(columns), cell=2.0)
+    height, width = originals[0].shape[:2]
+    columns_wide, cell = 1 + len(columns), (2.0, 2.0 * height / width + 0.1)
+    size = (cell[0] * columns_wide, cell[1] * len(originals) + 0.9)
+    figure, axes = _subplots(len(originals), columns_wide, size)
     for row, (picture, name) in enumerate(zip(originals, names, strict=True)):
         axes[row, 0].imshow(picture)
         axes[row, 0].set_ylabel(_shorten(name), fontsize=8)
     for column, (heading, maps) in enumerate(columns.items(), start=1):
         for row, colours in enumerate(pca_rgb(maps)):
             axes[row, column].imshow(colours, interpolation="nearest")
-        axes[0, column].set_title(f"{heading}\n{maps.shape[1]}@{maps.shape[2]}×{maps.shape[3]}",
-                                  fontsize=8)  # fmt: skip
+        axes[0, column].set_title(
+            f"{heading}\n{maps.shape[1]}@{maps.shape[2]}×{maps.shape[3]}", fontsize=8
+        )
     axes[0, 0].set_title("picture", fontsize=8)
     for axis in axes.flat:
         axis.set_xticks([])
@@ -83,8 +89,8 @@ def heat_map(surfaces: Sequence[Surface], path: str | Path, title: str = "") -> 
     """
     rows = max(len(surface.blocks) for surface in surfaces)
     widths = [0.75 * len(surface.timesteps) + 1.6 for surface in surfaces]
-    figure, axes = _subplots(1, len(surfaces), size=(sum(widths) + 1, 0.32 * rows + 1.7),
-                             width_ratios=widths)  # fmt: skip
+    size = (sum(widths) + 1, 0.32 * rows + 1.7)
+    figure, axes = _subplots(1, len(surfaces), size, width_ratios=widths)
     grids = [100 * surface.grid() for surface in surfaces]
     low, high = min(map(np.nanmin, grids)), max(map(np.nanmax, grids))
     for axis, surface, grid in zip(axes[0], surfaces, grids, strict=True):
@@ -95,8 +101,15 @@ def heat_map(surfaces: Sequence[Surface], path: str | Path, title: str = "") -> 
         axis.set_title(surface.name, fontsize=9)
         for (i, j), value in np.ndenumerate(grid):
             dark = value < (low + high) / 2
-            axis.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7,
-                      color="white" if dark else "black")  # fmt: skip
+            axis.text(
+                j,
+                i,
+                f"{value:.1f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if dark else "black",
+            )
         i, j = surface.blocks.index(surface.best.block), surface.timesteps.index(surface.best.t)
         frame = {"fill": False, "edgecolor": "red", "linewidth": 2}
         axis.add_patch(_rectangle((j - 0.5, i - 0.5), 1, 1, **frame))
@@ -105,12 +118,12 @@ def heat_map(surfaces: Sequence[Surface], path: str | Path, title: str = "") -> 
     _save(figure, path)
 
 
-def _subplots(rows: int, columns: int, cell: float = 2.0, size=None, width_ratios=None):
+def _subplots(rows: int, columns: int, size: tuple[float, float], width_ratios=None):
     # not pyplot: it keeps global state, and may look for a display
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size or (cell * columns, cell * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, width_ratios=width_ratios)
     return figure, axes

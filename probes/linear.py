@@ -173,7 +173,7 @@ def _minimise(
     Returns:
         The solution, shaped like `start`, and the number of iterations.
     """
-    theta = start.clone().requires_grad_(True)
+    theta = start.clone()
     optimizer = torch.optim.LBFGS(
         [theta],
         max_iter=max_iter,
@@ -184,15 +184,20 @@ def _minimise(
         line_search_fn="strong_wolfe",
     )
     penalty = 0.5 / (C * len(z))
+    rows = torch.arange(len(z), device=z.device)
 
     def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        logits = torch.addmm(theta[-1], z, theta[:-1])
-        loss = torch.nn.functional.cross_entropy(logits, targets)
-        loss = loss + penalty * theta[:-1].square().sum()
-        loss.backward()
+        # by hand: about twice as fast as autograd, which also differentiates for z's sake
+        weights = theta[:-1]
+        log_p = torch.log_softmax(torch.addmm(theta[-1], z, weights), 1)
+        loss = penalty * weights.square().sum() - log_p[rows, targets].mean()
+        residual = log_p.exp_()
+        residual[rows, targets] -= 1
+        residual /= len(z)
+        theta.grad = torch.empty_like(theta)
+        torch.addmm(weights, z.T, residual, beta=2 * penalty, out=theta.grad[:-1])
+        torch.sum(residual, 0, out=theta.grad[-1])
         return loss
 
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return theta.detach(), int(optimizer.state[theta]["n_iter"])
+    optimizer.step(closure)
+    return theta, int(optimizer.state[theta]["n_iter"])

@@ -14,6 +14,7 @@ import csv
 import json
 import math
 import os
+import platform
 import signal
 import time
 from contextlib import nullcontext
@@ -304,8 +305,30 @@ class Run:
         self.samples("final")
         (target / "samples.png").write_bytes((self.folder / "samples/final.png").read_bytes())
         (target / "log.csv").write_bytes((self.folder / "log.csv").read_bytes())
-        write_card(target, self, probe)
+        write_card(target, self.folder.name, self.facts(), probe)
         return target
+
+    def facts(self) -> dict:
+        """What happened in training, read from the configuration and the log."""
+        with open(self.folder / "log.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        pictures = self.step * self.config.batch
+        return {
+            "config": json.loads((self.folder / "run.json").read_text(encoding="utf-8")),
+            "parameters": sum(weight.numel() for weight in self.bare.parameters()),
+            "classes": self.classes,
+            "data_pictures": len(self.source),
+            "steps": self.step,
+            "pictures_seen": pictures,
+            "passes": round(pictures / len(self.source), 2),
+            "training_minutes": round(self.seconds / 60, 1),
+            "final_running_loss": float(rows[-1]["running_loss"]) if rows else None,
+            "device": str(self.accelerator.device),
+            "processes": self.accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
 
 
 def _attention(device: torch.device):

@@ -1,65 +1,33 @@
-"""The model card of a trained model: what it is, how it was trained, what its features are worth."""
+"""The card of a trained model: what it is, how it was trained, what its features are worth."""
 
 from __future__ import annotations
 
-import csv
 import json
-import platform
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
 
 import diffeat
 from diffeat.noise import format_t
 from diffeat.search import Surface, probe_surface, task_from_store
 
-if TYPE_CHECKING:
-    from train_zoo import Run
-
 PROBE = {"timesteps": (5, 20, 60, 150, 300), "pool": "2x2"}
 LIMITS = (5000, 2000)
 
 
-def write_card(folder: Path, run: Run, probe: tuple[str, str] | None) -> None:
-    """Write README.md and training.json into the model's folder, from the run's own records.
+def write_card(folder: Path, title: str, facts: dict, probe: tuple[str, str] | None) -> None:
+    """Write README.md and training.json into the model's folder.
 
     Args:
         folder: the exported pipeline folder.
-        run: the finished run.
+        title: name of the model.
+        facts: what happened in training, from the run's own records.
         probe: training and test source of a linear probe, or None to leave it out.
     """
-    facts = training_facts(run)
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    lines = [f"# {run.folder.name}", "", *_describe(facts)]
+    lines = [f"# {title}", "", *_describe(facts)]
     if probe:
         lines += ["", *_worth(folder, probe)]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def training_facts(run: Run) -> dict:
-    """What happened, read from the configuration and the log."""
-    config = run.config
-    with open(run.folder / "log.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    pictures = run.step * config.batch
-    return {
-        "config": json.loads((run.folder / "run.json").read_text(encoding="utf-8")),
-        "parameters": sum(weight.numel() for weight in run.bare.parameters()),
-        "classes": run.classes,
-        "data_pictures": len(run.source),
-        "steps": run.step,
-        "pictures_seen": pictures,
-        "passes": round(pictures / len(run.source), 2),
-        "training_minutes": round(run.seconds / 60, 1),
-        "final_running_loss": float(rows[-1]["running_loss"]) if rows else None,
-        "device": str(run.accelerator.device),
-        "processes": run.accelerator.num_processes,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _describe(facts: dict) -> list[str]:

@@ -217,7 +217,6 @@ class TestOutput:
         figures = [line.split()[1:] for line in lines]
         assert figures[1][0] == f"{100 * surface.best.validation:.1f}*"
         assert figures[2][1] == f"{100 * surface.grid()[2, 1]:.1f}"
-        assert len({len(line) for line in [head, *(line.rstrip("*") for line in lines)]}) <= 2
 
     def test_grid_has_nan_where_there_is_no_cell(self):
         cells = [Cell("a", 5, 0.5, 1.0), Cell("a", 0.25, 0.6, 1.0), Cell("b", 5, 0.7, 1.0)]
@@ -255,12 +254,12 @@ def _store(path, digits, rows, *, labelled=True, classes=None, model="m0", colum
     attrs = {"alpha": 0.9, "sigma": 0.4, "log_snr": 1.6, "layout": "NCHW", "stride": 8,
              "channels": columns}  # fmt: skip
     names = {(b, t): f"features/{b}/t{t}" for b in spec.blocks for t in spec.timesteps}
+    X = X[:, :columns]
+    noise = np.random.default_rng(5).normal(size=X.shape)
     values = {
-        name: (X[:, :columns] + (0.1 if block == "mid" else 2.0) * t * _noise(X[:, :columns])).astype(
-            "float16"
-        )
+        name: (X + (0.1 if block == "mid" else 2.0) * t * noise).astype("float16")
         for (block, t), name in names.items()
-    }  # fmt: skip
+    }
     fields = [
         Column(name, (columns,), "float16", {"block": block, "t": t, **attrs})
         for (block, t), name in names.items()
@@ -271,10 +270,6 @@ def _store(path, digits, rows, *, labelled=True, classes=None, model="m0", colum
             writer.add((start, stop), list(range(start, stop)), rows, [])
         writer.finish()
     return FeatureStore(path)
-
-
-def _noise(like: np.ndarray) -> np.ndarray:
-    return np.random.default_rng(5).normal(size=like.shape)
 
 
 class TestStores:
@@ -319,7 +314,7 @@ class TestStores:
             ({"blocks": ("mid",)}, "lacks block 'up.0' at t=20"),
             ({"timesteps": (20,)}, "lacks block 'mid' at t=60"),
             ({"pool": "2x2", "columns": 60}, "pool"),
-            ({"seed": 1, "noise": "shared"}, "noise"),
+            ({"noise": "shared"}, "noise"),
         ],
     )
     def test_files_that_do_not_fit_together(self, store_of, change, message):
@@ -334,5 +329,5 @@ class TestStores:
 
     @pytest.mark.parametrize("rows", [slice(0, 3), slice(0, 1)])
     def test_too_few_pictures(self, store_of, rows):
-        with pytest.raises(SpecError, match="fewer than two classes.*give more pictures"):
+        with pytest.raises(SpecError, match=r"fewer than two classes.*give more pictures"):
             task_from_store(store_of("a.h5", rows))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -102,7 +104,7 @@ class TestFeatureSheet:
         assert first.read_bytes() == sheet("c.png", {"a": maps(2, 8, 4, 4)}).read_bytes()
 
     def test_names_and_pictures_must_fit(self, tmp_path):
-        with pytest.raises(ValueError, match="shorter|longer"):
+        with pytest.raises(ValueError, match=r"shorter|longer"):
             feature_sheet([np.zeros((4, 4, 3), np.uint8)], {}, ["a", "b"], tmp_path / "a.png")
 
 
@@ -118,7 +120,7 @@ def red_pixels(path) -> np.ndarray:
 
 
 class TestHeatMap:
-    cells = {("mid", 5): 0.3, ("mid", 60): 0.5, ("up.0", 5): 0.6, ("up.0", 60): 0.9}
+    cells: ClassVar = {("mid", 5): 0.3, ("mid", 60): 0.5, ("up.0", 5): 0.6, ("up.0", 60): 0.9}
 
     def test_a_png_with_content(self, tmp_path):
         heat_map([surface("unet", self.cells)], tmp_path / "a.png", title="T")

@@ -44,7 +44,7 @@ def _penalties(_context, _option, value: str) -> tuple[float, ...]:
 @click.option(
     "-C",
     "penalties",
-    default="0.0001,0.001,0.01,0.1",
+    default="0.0001,0.001,0.01,0.1,1",
     show_default=True,
     callback=_penalties,
     help="Inverse penalties to choose from on validation.",

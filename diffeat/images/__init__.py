@@ -2,7 +2,8 @@
 
 from diffeat.images.decode import FITS, RESAMPLING, decode, fit_picture
 from diffeat.images.loader import PictureBatch, load_batches
-from diffeat.images.sources import ArraySource, FileSource, Source, open_source
+from diffeat.images.opening import open_source
+from diffeat.images.sources import ArraySource, FileSource, Source
 
 __all__ = [
     "FITS",

@@ -1,4 +1,4 @@
-"""Sets of pictures: folders, globs, list files and named data sets, all seen as one `Source`.
+"""Sets of pictures: folders, globs, list files and arrays, all seen as one `Source`.
 
 An id is the path below the folder that the user named, with forward slashes. It seeds the
 picture's noise, so it must not depend on the machine or on where the folder lies.
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffeat.errors import SourceError, nearest
+from diffeat.errors import SourceError
 from diffeat.hashing import fingerprint, unit_interval
 from diffeat.images.decode import decode
 
@@ -139,39 +139,6 @@ class ArraySource(Source):
         return ArraySource(**self._selection(indices), pixels=self.pixels[np.asarray(indices)])
 
 
-def open_source(name: str | Path | Sequence[str | Path]) -> Source:
-    """Find the pictures that `name` stands for.
-
-    Args:
-        name: a folder (class subfolders become labels), a glob, a text file with one path a
-            line (relative to that file), one picture, a sequence of paths, or a named data
-            set with an optional split, such as "digits" or "cifar10:test".
-
-    Raises:
-        SourceError: nothing is there, or it holds no pictures.
-    """
-    from diffeat.images.datasets import DATASETS, open_dataset
-
-    if not isinstance(name, (str, Path)):
-        return from_paths(name)
-    text = str(name)
-    path = Path(text)
-    if path.is_dir():
-        return from_folder(path)
-    if path.is_file():
-        if path.suffix.lower() in SUFFIXES:
-            return _files(text, [path], path.parent)
-        return from_list(path)
-    if globbing.has_magic(text):
-        return from_glob(text)
-    if text.partition(":")[0] in DATASETS:
-        return open_dataset(text)
-    raise SourceError(
-        f"{text!r} is no folder, file, glob or data set{nearest(text, DATASETS)}; "
-        f"named data sets: {', '.join(sorted(DATASETS))}"
-    )
-
-
 def from_folder(folder: Path) -> FileSource:
     """All pictures below a folder; the first folder level becomes the label if all lie in one."""
     found = sorted(
@@ -190,6 +157,11 @@ def from_folder(folder: Path) -> FileSource:
             stacklevel=3,
         )
     return _files(str(folder), found, folder, labelled=depths == {True})
+
+
+def from_file(path: Path) -> FileSource:
+    """One picture; its id is its name."""
+    return _files(str(path), [path], path.parent)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:

@@ -183,7 +183,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("C", [0, -1.0, float("nan")])
     def test_the_penalty_must_be_positive(self, small, C):
-        with pytest.raises(ValueError, match="C=.*positive"):
+        with pytest.raises(ValueError, match=r"C=.*positive"):
             LinearProbe(C=C).fit(*small)
 
     def test_one_class(self, small):
@@ -202,7 +202,7 @@ class TestErrors:
 
     def test_wrong_number_of_features(self, small):
         probe = LinearProbe().fit(*small)
-        with pytest.raises(ValueError, match="2 features.*expecting 3"):
+        with pytest.raises(ValueError, match=r"2 features.*expecting 3"):
             probe.predict(small[0][:, :2])
 
     def test_lengths_differ(self, small):

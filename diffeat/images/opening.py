@@ -1,0 +1,50 @@
+"""From what the user typed to a `Source`."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffeat.errors import SourceError, nearest
+from diffeat.images.datasets import DATASETS, open_dataset
+from diffeat.images.sources import (
+    SUFFIXES,
+    Source,
+    from_file,
+    from_folder,
+    from_glob,
+    from_list,
+    from_paths,
+)
+
+
+def open_source(name: str | Path | Sequence[str | Path]) -> Source:
+    """Find the pictures that `name` stands for.
+
+    Args:
+        name: a folder (class subfolders become labels), a glob, a text file with one path a
+            line (relative to that file), one picture, a sequence of paths, or a named data
+            set with an optional split, such as "digits" or "cifar10:test".
+
+    Raises:
+        SourceError: nothing is there, or it holds no pictures.
+    """
+    if not isinstance(name, (str, Path)):
+        return from_paths(name)
+    text = str(name)
+    path = Path(text)
+    if path.is_dir():
+        return from_folder(path)
+    if path.is_file():
+        if path.suffix.lower() in SUFFIXES:
+            return from_file(path)
+        return from_list(path)
+    if glob.has_magic(text):
+        return from_glob(text)
+    if text.partition(":")[0] in DATASETS:
+        return open_dataset(text)
+    raise SourceError(
+        f"{text!r} is no folder, file, glob or data set{nearest(text, DATASETS)}; "
+        f"named data sets: {', '.join(sorted(DATASETS))}"
+    )
