@@ -57,6 +57,7 @@ def run(name: str, out: Path | None, record: bool, device: str) -> None:
             click.echo(f"published, other weights and set-up: {line}")
         click.echo(f"\nwrote {', '.join(str(path) for path in sorted(out.glob(name + '*')))}")
     if record:
+        RESULTS.mkdir(parents=True, exist_ok=True)
         for path in out.glob(f"{name}*"):
             if path.suffix in (".json", ".csv", ".png"):
                 (RESULTS / path.name).write_bytes(path.read_bytes())

@@ -19,6 +19,7 @@ import numpy as np
 from diffeat.errors import SpecError
 from diffeat.hashing import unit_interval
 from diffeat.noise import format_t
+from diffeat.specs import differences
 from diffeat.store import FeatureStore
 from probes import LinearProbe
 
@@ -203,6 +204,19 @@ def _check_pair(train: FeatureStore, test: FeatureStore) -> None:
         raise SpecError(f"{train.path} and {test.path} have different classes")
     if train.model["fingerprint"] != test.model["fingerprint"]:
         raise SpecError(f"{train.path} and {test.path} come from different models")
+    if train.pictures["fingerprint"] == test.pictures["fingerprint"]:
+        raise SpecError(
+            f"{train.path} and {test.path} hold the same pictures; expected a test set of its own, "
+            "or give one file and let it be split"
+        )
+    specs = [one.spec.to_dict() for one in (train, test)]
+    for spec in specs:
+        del spec["blocks"], spec["timesteps"]
+    if differ := differences(*specs):
+        raise SpecError(
+            f"{test.path} was extracted in another way than {train.path} ({'; '.join(differ)}); "
+            "extract both with the same options"
+        )
     missing = {(b, t) for b in train.blocks for t in train.timesteps} - {
         (b, t) for b in test.blocks for t in test.timesteps
     }

@@ -118,18 +118,25 @@ class ExtractSpec:
     @classmethod
     def from_file(cls, path: str | Path) -> ExtractSpec:
         """Read a .toml or .json file of the fields."""
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-            values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        except (OSError, ValueError) as error:
-            raise SpecError(f"spec file {path}: {error}; expected TOML or JSON") from error
-        return cls.from_dict(values)
+        return cls.from_dict(read_spec_file(path))
 
     @property
     def fingerprint(self) -> str:
         """Hash of all fields."""
         return fingerprint(self.to_dict())
+
+
+def read_spec_file(path: str | Path) -> dict[str, Any]:
+    """The fields in a .toml or .json file, not yet checked; SpecError if it holds no table."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"spec file {path}: {error}; expected TOML or JSON") from error
+    if not isinstance(values, dict):
+        raise SpecError(f"spec file {path}: expected a table of fields, not {values!r}")
+    return values
 
 
 def pool_size(pool: str) -> tuple[int, int] | None:

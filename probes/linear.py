@@ -177,9 +177,9 @@ def _minimise(
     optimizer = torch.optim.LBFGS(
         [theta],
         max_iter=max_iter,
-        max_eval=2 * max_iter,
+        max_eval=25 * max_iter,  # the line search's own limit: only max_iter ends a fit early
         tolerance_grad=tol,
-        tolerance_change=1e-9 if z.dtype == torch.float64 else 1e-7,
+        tolerance_change=0.0 if z.dtype == torch.float64 else 1e-9,
         history_size=10,
         line_search_fn="strong_wolfe",
     )

@@ -125,7 +125,8 @@ def training_batch(pixels, labels, config: RunConfig, step: int, rank: int, rank
         indices[here] = order[positions[here] % count]
     x = torch.from_numpy(pixels[indices]).float().div_(127.5).sub_(1)
     if config.flip:
-        flips = np.random.default_rng([config.seed, step, rank, 7]).random(len(x)) < 0.5
+        flips = np.random.default_rng([config.seed, step, 7]).random(config.batch) < 0.5
+        flips = flips[rank::ranks]
         x[flips] = x[flips].flip(-1)
     return x, torch.from_numpy(labels[indices])
 
@@ -175,7 +176,8 @@ class Run:
         self.step, self.seconds, self.loss = state["step"], state["seconds"], state["loss"]
         log = self.folder / "log.csv"
         if self.accelerator.is_main_process and log.exists():
-            rows = list(csv.DictReader(log.open()))
+            with log.open(newline="") as file:
+                rows = list(csv.DictReader(file))
             kept = [row for row in rows if int(row["step"]) <= self.step]
             _write_rows(log, kept)
         self.accelerator.print(f"resumed at step {self.step} ({self.seconds / 60:.1f} min)")
@@ -213,7 +215,8 @@ class Run:
             row = self.one_step(progress)
             self.seconds += time.monotonic() - began
             bar.update()
-            if self.step % log_every == 0 and self.accelerator.is_main_process:
+            last = self.stopping or self.budget.progress(self.step, self.seconds) >= 1
+            if (last or self.step % log_every == 0) and self.accelerator.is_main_process:
                 _append_row(self.folder / "log.csv", row)
                 bar.set_postfix(loss=f"{self.loss:.4f}", used=f"{progress:.1%}")
             now = time.monotonic()
@@ -237,6 +240,8 @@ class Run:
         generator = torch.Generator().manual_seed(hash((config.seed, self.step, rank)) % 2**63)
         eps = torch.randn(x.shape, generator=generator).to(x.device)
         noisy, t, target = self.objective.loss_inputs(x, eps, generator)
+        # a DiT draws its label dropout from the global generator
+        torch.manual_seed(hash((config.seed, self.step, rank, 1)) % 2**63)
         lr = config.lr * min(1.0, (self.step + 1) / config.warmup)
         lr *= 0.5 * (1 + math.cos(math.pi * progress))
         for group in self.optimizer.param_groups:
@@ -398,6 +403,8 @@ def main(folder: Path, steps, epochs, minutes, save_every, sample_every, log_eve
     config = RunConfig(**options)
     folder.mkdir(parents=True, exist_ok=True)
     _check_config(folder, config)
+    if epochs and steps:
+        raise click.UsageError("--steps and --epochs say the same in two ways; give one")
     if epochs:
         steps = math.ceil(epochs * len(open_source(config.data)) / config.batch)
     if not steps and not minutes:

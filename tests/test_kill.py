@@ -20,8 +20,8 @@ from pathlib import Path
 import h5py
 import pytest
 
-COUNT, BATCH = 20, 2
-RANDOM_STEPS, MERGE_STEPS, TIMES, AGAIN = 4, 2, 3, 3
+COUNT, BATCH = 16, 2
+RANDOM_STEPS, MERGE_STEPS, TIMES, AGAIN = 3, 2, 2, 3
 
 
 # --- the helper process ---------------------------------------------------------------------

@@ -15,7 +15,7 @@ def _size(_context, _option, value: str | None):
     if value is None:
         return None
     parts = value.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isdigit() for part in parts):
+    if len(parts) not in (1, 2) or not all(part.isdecimal() for part in parts):
         raise click.BadParameter("expected pixels such as 512, or height x width such as 480x640")
     return tuple(int(part) for part in (parts * 2)[:2])
 
@@ -55,7 +55,8 @@ def _size(_context, _option, value: str | None):
 @click.option("--fit", help="squash (default), crop or pad.")
 @click.option("--resample", help="nearest, bilinear, bicubic (default) or lanczos.")
 @click.option("--dtype", help="Stored precision: float16 (default) or float32.")
-@click.option("--limit", type=int, help="Only so many pictures, class-balanced, by a stable hash.")
+@click.option("--limit", type=click.IntRange(1),
+              help="Only so many pictures, class-balanced, by a stable hash.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(1), help="Rows of one forward (default by size).")
 @click.option("--workers", default=2, show_default=True, help="Decoding threads.")
 @click.option(
@@ -98,12 +99,12 @@ def extract(model, pictures, output, spec_file, limit, batch_size, workers, on_e
 
 def _spec(spec_file: Path | None, values: dict):
     """The spec of the options, over the fields of the file where there is one."""
-    from diffeat.specs import ExtractSpec
+    from diffeat.specs import ExtractSpec, read_spec_file
 
     known = {field.name for field in fields(ExtractSpec)}
     given = {name: value for name, value in values.items() if value is not None and name in known}
     if spec_file is not None:
-        given = {**ExtractSpec.from_file(spec_file).to_dict(), **given}
+        given = {**read_spec_file(spec_file), **given}
     for name, option in (("timesteps", "-t"), ("blocks", "-b")):
         if not given.get(name):
             raise SpecError(

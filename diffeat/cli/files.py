@@ -86,7 +86,14 @@ def verify(file: Path, as_json: bool) -> None:
     show_default=True,
     help="The PNG.",
 )
-@click.option("-n", "--number", default=4, show_default=True, help="How many pictures.")
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="How many pictures.",
+)
 @click.option("--ids", callback=comma_list, help="Which pictures, by id.")
 @click.option("-t", "--timesteps", callback=comma_list, help="Only these t.")
 @click.option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
