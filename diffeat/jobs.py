@@ -71,6 +71,8 @@ def extract_to_file(
     Raises:
         DiffeatError: see the parts; finished pictures are kept whatever happens.
     """
+    if on_error not in ("fail", "skip"):
+        raise SpecError(f"on_error={on_error!r}; expected 'fail' or 'skip'")
     if spec.dtype == "bfloat16":
         raise SpecError("HDF5 has no bfloat16; store as float16 or float32")
     plan = Plan(backbone, spec)
@@ -84,13 +86,15 @@ def extract_to_file(
         for block in plan.blocks
         for level in plan.levels
     }
+    # an impossible request must not cost the old file
+    extractor = Extractor(plan, batch_size) if overwrite else None
     began = time.monotonic()
     computed = skipped = 0
     with StoreWriter(path, request_of(plan, source), source, columns.values(), overwrite) as writer:
         if writer.complete:
-            return JobResult(Path(path), "already complete", len(source), 0, 0, 0.0)
+            return JobResult(Path(path), "already complete", _rows(path), 0, 0, 0.0)
         status = "resumed" if writer.done else "done"
-        extractor = Extractor(plan, batch_size)
+        extractor = extractor or Extractor(plan, batch_size)
         spans = writer.remaining(extractor.batch_size)
         hide = None if progress is None else not progress
         with tqdm(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 from diffeat.errors import SpecError, StoreError, nearest
 from diffeat.noise import format_t
 from diffeat.specs import ExtractSpec
-from diffeat.store.safety import open_checked
+from diffeat.store.safety import damage_explained, open_checked
 
 
 class FeatureStore:
@@ -32,9 +34,41 @@ class FeatureStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.file = open_checked(path)
-        if not self.file.attrs.get("complete", False):
+        try:
+            with damage_explained(path, "the header"):
+                if not bool(self.file.attrs.get("complete", False)):
+                    raise StoreError(
+                        f"{path}: not complete; run the same `diffeat extract` to finish it"
+                    )
+                self._check_header()
+        except BaseException:
             self.file.close()
-            raise StoreError(f"{path}: not complete; run the same `diffeat extract` to finish it")
+            raise
+
+    def _check_header(self) -> None:
+        """Types and lengths of all but the features; h5py reads nothing large for it."""
+        file = self.file
+        count = _rows(file, "ids", text=True)
+        if "labels" in file:
+            if _rows(file, "labels", kind="i") != count:
+                raise ValueError(f"labels have shape {file['labels'].shape}; expected ({count},)")
+            list(map(_text, file["labels"].attrs["names"]))
+        if (
+            "skipped" in file
+            and len({_rows(file, f"skipped/{name}", text=True) for name in ("ids", "reasons")}) != 1
+        ):
+            raise ValueError("as many skipped ids as reasons were expected")
+        if not isinstance(file["features"], h5py.Group):
+            raise TypeError("features is no group")
+        texts = {name: _text(file.attrs[name]) for name in ("spec", "model", "pictures")}
+        _text(file.attrs["fingerprint"])
+        if not all(isinstance(json.loads(text), dict) for text in texts.values()):
+            raise TypeError("spec, model and pictures must be JSON objects")
+        if not all(isinstance(block, str) for block in self.spec.blocks):
+            raise TypeError("the spec's blocks must be names")
+        steps = [*self.spec.timesteps, *self.timesteps]
+        if not self.timesteps or not all(math.isfinite(step) for step in steps):
+            raise ValueError("no noise level, or one that is not finite")
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -51,12 +85,14 @@ class FeatureStore:
     @cached_property
     def ids(self) -> list[str]:
         """N picture ids."""
-        return list(self.file["ids"].asstr()[:])
+        with damage_explained(self.path, "ids"):
+            return list(self.file["ids"].asstr()[:])
 
     @cached_property
     def labels(self) -> np.ndarray | None:
         """(N,) int64 class indices, or None."""
-        return self.file["labels"][:] if "labels" in self.file else None
+        with damage_explained(self.path, "labels"):
+            return self.file["labels"][:] if "labels" in self.file else None
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -70,8 +106,9 @@ class FeatureStore:
         """id → reason of the pictures that were left out."""
         if "skipped" not in self.file:
             return {}
-        group = self.file["skipped"]
-        return dict(zip(group["ids"].asstr()[:], group["reasons"].asstr()[:], strict=True))
+        with damage_explained(self.path, "skipped"):
+            group = self.file["skipped"]
+            return dict(zip(group["ids"].asstr()[:], group["reasons"].asstr()[:], strict=True))
 
     @cached_property
     def spec(self) -> ExtractSpec:
@@ -99,28 +136,44 @@ class FeatureStore:
     @cached_property
     def timesteps(self) -> list[int | float]:
         """Native timesteps, ascending."""
-        steps = [
-            data.attrs["t"].item() for data in self.file[f"features/{self.blocks[0]}"].values()
-        ]
-        return sorted(steps)
+        steps = self.file["features"].attrs.get("timesteps", self.spec.timesteps)
+        plain = (float(step) for step in np.asarray(steps).reshape(-1))
+        return sorted(int(step) if step.is_integer() else step for step in plain)
 
     def __getitem__(self, key: tuple[str, int | float]) -> h5py.Dataset:
+        name = self._name(key)
+        with damage_explained(self.path, name):
+            if name not in self.file:
+                raise StoreError(f"{self.path}: {name} is missing; make the file again")
+            data = self.file[name]
+            if not isinstance(data, h5py.Dataset) or data.dtype.kind != "f":
+                raise StoreError(f"{self.path}: {name} is no data set of floats")
+            if data.shape[:1] != (len(self),):
+                raise StoreError(
+                    f"{self.path}: {name} has shape {data.shape}; expected ({len(self)}, …)"
+                )
+            return data
+
+    def _name(self, key: tuple[str, int | float]) -> str:
+        """Name of the data set of (block, t); SpecError if the spec has no such thing."""
+        if not isinstance(key, tuple) or len(key) != 2:
+            raise SpecError(f"{key!r} is no (block, t); write store['up.1', 20]")
         block, t = key
         if block not in self.blocks:
             raise SpecError(
-                f"{self.path} has no block {block!r}{nearest(block, self.blocks)}; it has "
+                f"{self.path} has no block {block!r}{nearest(str(block), self.blocks)}; it has "
                 f"{', '.join(self.blocks)}"
             )
-        name = f"features/{block}/t{format_t(t)}"
-        if name not in self.file:
+        if t not in self.timesteps:
             have = ", ".join(format_t(step) for step in self.timesteps)
             raise SpecError(f"{self.path} has no t={t}; it has {have}")
-        return self.file[name]
+        return f"features/{block}/t{format_t(t)}"
 
     def torch_dataset(self, block: str, t: int | float):
         """A map-style torch dataset of (feature (…) float32, label int64 or -1)."""
         from diffeat.store.torch_data import FeatureDataset
 
+        self[block, t]  # so that a wrong name is found here and not in a worker
         return FeatureDataset(self.path, block, t, self.labels, len(self))
 
 
@@ -157,16 +210,14 @@ def _verify_features(store: FeatureStore, block: str, t: int | float, count: int
     where = f"features/{block}/t{format_t(t)}"
     try:
         data = store[block, t]
-    except (SpecError, KeyError):
-        return [f"{where} is missing"]
+    except StoreError as error:
+        return [str(error).removeprefix(f"{store.path}: ")]
     missing = [
         name
         for name in ("block", "t", "alpha", "sigma", "log_snr", "layout", "stride", "channels")
         if name not in data.attrs
     ]
     problems = [f"{where} lacks the attribute {name!r}" for name in missing]
-    if not isinstance(data, h5py.Dataset) or data.shape[:1] != (count,):
-        return [*problems, f"{where} has shape {data.shape}; expected ({count}, …)"]
     rows = max(1, (data.chunks or (1,))[0])
     for start in range(0, count, rows):
         try:
@@ -178,5 +229,21 @@ def _verify_features(store: FeatureStore, block: str, t: int | float, count: int
     return problems
 
 
+def _rows(file: h5py.File, name: str, text: bool = False, kind: str = "") -> int:
+    """Length of a one-dimensional data set of text, or of numbers of a kind."""
+    data = file[name]
+    if not isinstance(data, h5py.Dataset) or data.ndim != 1:
+        raise TypeError(f"{name} is no list")
+    if text != (h5py.check_string_dtype(data.dtype) is not None):
+        raise TypeError(f"{name} has type {data.dtype}")
+    if kind and data.dtype.kind not in kind:
+        raise TypeError(f"{name} has type {data.dtype}")
+    if len(data) > 1 << 34 or len(data) > 1024 * os.path.getsize(file.filename):
+        raise ValueError(f"{name} claims {len(data)} rows")
+    return len(data)
+
+
 def _text(value: Any) -> str:
+    if not isinstance(value, (bytes, str)):
+        raise TypeError(f"{value!r} is no text")
     return value.decode() if isinstance(value, bytes) else str(value)

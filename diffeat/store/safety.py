@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 
-from diffeat.errors import StoreError
+from diffeat.errors import DiffeatError, StoreError
 
 FORMAT = 1
+
+
+@contextmanager
+def damage_explained(path: str | Path, what: str) -> Iterator[None]:
+    """Turn whatever h5py or JSON raise on a damaged file into a StoreError."""
+    try:
+        yield
+    except DiffeatError:
+        raise
+    except Exception as error:  # h5py lets nearly every kind of error through
+        raise StoreError(
+            f"{path}: {what} is damaged ({type(error).__name__}: {error}); make the file again"
+        ) from error
 
 
 def open_checked(path: str | Path) -> h5py.File:
@@ -19,7 +34,11 @@ def open_checked(path: str | Path) -> h5py.File:
             or storage in other files.
     """
     path = Path(path)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # such as a name that is too long
+        raise StoreError(f"{path}: {error.strerror}; check the path") from error
+    if not there:
         parts = path.with_name(path.name + ".parts")
         hint = (
             "; an unfinished extraction lies beside it: run the same command again to continue"

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from diffeat.noise import format_t
+from diffeat.store.safety import damage_explained, open_checked
 
 
 class FeatureDataset(Dataset):
@@ -29,9 +30,10 @@ class FeatureDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         if not -self.count <= index < self.count:
             raise IndexError(index)
-        if self._file is None:
-            self._file = h5py.File(self.path, "r")
-        value = torch.from_numpy(np.asarray(self._file[self.name][index], dtype=np.float32))
+        with damage_explained(self.path, self.name):
+            if self._file is None:
+                self._file = open_checked(self.path)
+            value = torch.from_numpy(np.asarray(self._file[self.name][index], dtype=np.float32))
         return value, -1 if self.labels is None else int(self.labels[index])
 
     def __getstate__(self) -> dict:

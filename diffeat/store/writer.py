@@ -29,7 +29,7 @@ from diffeat.errors import PictureError, SpecMismatch, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source
 from diffeat.specs import differences
-from diffeat.store.safety import FORMAT, open_checked
+from diffeat.store.safety import FORMAT, damage_explained, open_checked
 
 SHARD_BYTES = 32 << 20
 SHARD_SECONDS = 20.0
@@ -145,16 +145,27 @@ class StoreWriter:
 
     def __enter__(self) -> StoreWriter:
         with _explained(self.path):
+            _check_encodable(self.source)
             if self.path.is_dir():
                 raise StoreError(f"{self.path} is a folder; expected the name of a file")
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self._unlock()
+                raise
         return self
 
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def _open(self) -> None:
-        if self.overwrite and self.path.exists():
-            self.path.unlink()
-        if self.path.exists():
-            with open_checked(self.path) as file:
+        if self.path.exists() and not self.overwrite:
+            with (
+                open_checked(self.path) as file,
+                damage_explained(self.path, "its description"),
+            ):
                 self.request.check_same(Request.from_attrs(file.attrs), self.path)
                 self.complete = bool(file.attrs.get("complete", False))
         if self.complete:
@@ -162,12 +173,15 @@ class StoreWriter:
             return
         self.parts.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.parts / "lock", self.path)
+        if self.overwrite:
+            self.path.unlink(missing_ok=True)
         note = self.parts / "request.json"
         if self.overwrite:
             for old in [*self.parts.glob("shard-*.h5"), note]:
                 old.unlink(missing_ok=True)
-        if note.exists():
-            self.request.check_same(Request(**json.loads(note.read_text())), self.parts)
+        if note.exists() and self._covered():
+            with damage_explained(note, "the note of what is being made"):
+                self.request.check_same(Request(**json.loads(note.read_text())), self.parts)
         else:
             _write_synced(note, self.request.to_json().encode())
         for leftover in self.parts.glob("*.tmp"):
@@ -182,8 +196,9 @@ class StoreWriter:
                 self._flush()
             self._queue.put(None)
             self._thread.join()
-        if self._lock is not None:
-            self._lock.close()
+        if self._lock is not None and not self.complete and not self._covered():
+            shutil.rmtree(self.parts, ignore_errors=True)  # nothing to go on from
+        self._unlock()
         if kind is None and self._failure is not None:
             raise self._failure
 
@@ -295,6 +310,8 @@ class StoreWriter:
     def _merge(self, shards: list[Path], progress) -> None:
         indices, skipped = _read_indices(shards)
         if not len(indices):
+            for path in shards:  # so that the next run tries the pictures again
+                path.unlink()
             raise StoreError(
                 f"{self.path}: every picture was skipped, first because of "
                 f"{skipped[0][1] if skipped else 'nothing'}; nothing is written"
@@ -303,6 +320,8 @@ class StoreWriter:
             _write_header(file, self.request, self.source, indices, skipped)
             for column in self.columns:
                 _create_column(file, column, len(indices))
+            steps = dict.fromkeys(float(column.attrs["t"]) for column in self.columns)
+            file["features"].attrs["timesteps"] = list(steps)
             row = 0
             for path in progress(shards):
                 with h5py.File(path, "r") as shard:
@@ -311,6 +330,19 @@ class StoreWriter:
                         file[column.name][row : row + count] = shard[column.name][:]
                     row += count
             file.attrs["complete"] = True
+
+
+def _check_encodable(source: Source) -> None:
+    for text in (*source.ids, *source.class_names):
+        try:
+            bad = "\0" in text or not text.encode()
+        except UnicodeEncodeError:
+            bad = True
+        if bad:
+            raise StoreError(
+                f"{source.name}: the name {text!r} is no UTF-8 text without NUL, which HDF5 "
+                "needs; rename the file"
+            )
 
 
 def _read_indices(shards: list[Path]) -> tuple[np.ndarray, list[tuple[int, str]]]:
