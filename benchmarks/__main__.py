@@ -79,9 +79,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except DiffeatError as error:
+    except (DiffeatError, OSError) as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        sys.exit(getattr(error, "exit_code", 1))
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: run the same command again to continue", err=True)
         sys.exit(1)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 import diffeat
 from benchmarks.machine import environment, peak_memory_mb
 from benchmarks.recipes import Recipe
+from diffeat.errors import SpecMismatch
 from diffeat.images import Source, fit_picture
 from diffeat.noise import format_t
 from diffeat.search import Surface, Task, probe_surface, task_from_store
@@ -47,7 +48,7 @@ def run_recipe(recipe: Recipe, out: Path, device: str = "auto") -> dict[str, Any
             ids = [*stores[0].ids, *(stores[1].ids if len(stores) > 1 else [])]
         if name == recipe.model and recipe.view:
             _show_maps(backbone, recipe, out / f"{recipe.name}-maps.png")
-    pixels = _probe(_pixel_task(sources, task, tuple(spec["size"])))
+    pixels = _probe(_pixel_task(sources, task, spec))
     surfaces.append(pixels)
     _check_same_pictures(ids, sources)
     result = {
@@ -81,7 +82,11 @@ def _features(backbone, sources: list[Source], recipe: Recipe, out: Path) -> Ite
         for source, part in zip(sources, ("train", "test"), strict=False):
             file = out / _file_name(backbone, part if len(sources) > 1 else None)
             tqdm.write(f"{backbone.name}: {len(source)} pictures of {source.name} → {file.name}")
-            diffeat.extract_to_file(backbone, source, spec, file)
+            try:
+                diffeat.extract_to_file(backbone, source, spec, file)
+            except SpecMismatch as error:  # left by an older model or recipe
+                tqdm.write(f"made anew: {error}")
+                diffeat.extract_to_file(backbone, source, spec, file, overwrite=True)
             stores.append(stack.enter_context(FeatureStore(file)))
         yield stores
 
@@ -95,11 +100,11 @@ def _probe(task: Task) -> Surface:
     return probe_surface(task, progress=lambda cells: tqdm(cells, desc="probe", disable=None))
 
 
-def _pixel_task(sources: list[Source], like: Task, size: tuple[int, int]) -> Task:
+def _pixel_task(sources: list[Source], like: Task, spec: dict[str, Any]) -> Task:
     """The same pictures and parts with the pixels that the model sees as features."""
     pixels = np.stack(
         [
-            fit_picture(source.load(index), size)
+            fit_picture(source.load(index), tuple(spec["size"]), spec["fit"], spec["resample"])
             for source in sources
             for index in range(len(source))
         ]

@@ -63,6 +63,11 @@ def resolve_blocks(patterns: Iterable[str], blocks: Sequence[BlockInfo]) -> tupl
     for pattern in patterns:
         group = GROUPS.get(pattern)
         hits = [b.name for b in blocks if (group(b) if group else _matches(b.name, pattern))]
+        if not hits and ":" in pattern:
+            raise SpecError(
+                f"block {pattern!r}: names of papers (dift:1) and kinds of tensor "
+                "(up.1.attn.0:cross.q) are not in this version; expected a block's own name"
+            )
         if not hits:
             names = [block.name for block in blocks]
             hint = nearest(pattern, names) or f"; it has {', '.join(_shorten(names))}"

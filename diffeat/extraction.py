@@ -14,9 +14,9 @@ from PIL import Image
 
 from diffeat.backbones.base import Backbone
 from diffeat.blocks import BlockInfo, resolve_blocks
-from diffeat.errors import NumericsError, SpecError
+from diffeat.errors import NumericsError, PictureError, SpecError
 from diffeat.hooks import HookManager
-from diffeat.images import decode, fit_picture
+from diffeat.images import decode, fit_picture, to_rgb
 from diffeat.noise import NoiseLevel, format_t, picture_noise
 from diffeat.specs import ExtractSpec, pool_size
 
@@ -155,6 +155,10 @@ class Extractor:
         self.condition = {name: tensor.to(device) for name, tensor in condition.items()}
         self.dtype = TORCH_DTYPES[spec.dtype]
         self._by_name = {block.name: block for block in plan.blocks}
+        taps = {block.name: block.path for block in plan.blocks}
+        self._hooks = HookManager(
+            self.backbone.denoiser, taps, stop_after_last=True, transform=self._reduce
+        )
         columns = [(lv.t, lv.alpha, lv.sigma) for lv in plan.levels]
         self._levels = torch.tensor(columns, dtype=torch.float64, device=device)
 
@@ -189,11 +193,7 @@ class Extractor:
             block.name: torch.empty((rows, *self.plan.shape(block)), dtype=self.dtype)
             for block in self.plan.blocks
         }
-        taps = {block.name: block.path for block in self.plan.blocks}
-        hooks = HookManager(
-            self.backbone.denoiser, taps, stop_after_last=True, transform=self._reduce
-        )
-        with hooks:
+        with self._hooks as hooks:
             for start, stop in self._row_chunks(rows):
                 self._run_rows(hooks, clean, eps, start, stop, out)
         self._check_finite(out)
@@ -388,13 +388,17 @@ def _pixels(images, names: list[str], plan: Plan) -> torch.Tensor | np.ndarray:
     if isinstance(images, torch.Tensor):
         return images
     spec = plan.spec
-    pictures = [
-        item.convert("RGB")
-        if isinstance(item, Image.Image)
-        else decode(lambda p=item: str(p), name)
-        for item, name in zip(images, names, strict=True)
-    ]
+    pictures = [_picture(item, name) for item, name in zip(images, names, strict=True)]
     return np.stack([fit_picture(p, plan.size, spec.fit, spec.resample) for p in pictures])
+
+
+def _picture(item: Image.Image | str | Path, name: str) -> Image.Image:
+    if not isinstance(item, Image.Image):
+        return decode(lambda: str(item), name)
+    try:
+        return to_rgb(item)
+    except ValueError as error:
+        raise PictureError(name, str(error)) from error
 
 
 def _explicit_noise(noise: torch.Tensor, count: int, ensemble: int, shape) -> torch.Tensor:

@@ -11,11 +11,11 @@ import torch
 from tqdm import tqdm
 
 from diffeat.backbones.base import Backbone
-from diffeat.errors import SpecError
+from diffeat.errors import SpecError, StoreError
 from diffeat.extraction import Extractor, Plan
 from diffeat.images import PictureBatch, Source, load_batches
 from diffeat.specs import ExtractSpec
-from diffeat.store import Request, StoreWriter
+from diffeat.store import FeatureStore, Request, StoreWriter
 from diffeat.store.writer import Column
 
 
@@ -28,7 +28,7 @@ class JobResult:
         status: "done", "resumed" (finished what an earlier run began) or "already complete".
         pictures: rows in the file.
         computed: pictures that went through the model in this run.
-        skipped: pictures left out in this run because they could not be read.
+        skipped: pictures left out because they could not be read.
         seconds: time from the first picture to the finished file.
     """
 
@@ -65,7 +65,7 @@ def extract_to_file(
         workers: decoding threads.
         on_error: "fail" stops at the first unreadable picture; "skip" leaves it out and
             records its id and the reason in the file.
-        overwrite: replace what lies at `path`.
+        overwrite: replace what lies at `path`, once the new file is whole.
         progress: show a bar; None shows it where the output is a terminal.
 
     Raises:
@@ -92,7 +92,7 @@ def extract_to_file(
     computed = skipped = 0
     with StoreWriter(path, request_of(plan, source), source, columns.values(), overwrite) as writer:
         if writer.complete:
-            return JobResult(Path(path), "already complete", _rows(path), 0, 0, 0.0)
+            return _already_complete(Path(path), on_error)
         status = "resumed" if writer.done else "done"
         extractor = extractor or Extractor(plan, batch_size)
         spans = writer.remaining(extractor.batch_size)
@@ -149,8 +149,19 @@ def _errors(batch: PictureBatch, source: Source) -> list[tuple[int, str]]:
     return [(index, error.reason) for index, error in zip(missing, batch.errors, strict=True)]
 
 
-def _rows(path: str | Path) -> int:
-    from diffeat.store import FeatureStore
+def _already_complete(path: Path, on_error: str) -> JobResult:
+    """The result of doing nothing; StoreError if pictures are missing that must not be."""
+    with FeatureStore(path) as store:
+        if store.skipped and on_error == "fail":
+            name, reason = next(iter(store.skipped.items()))
+            raise StoreError(
+                f"{path} is complete but for {len(store.skipped)} skipped pictures (first "
+                f"{name!r}: {reason}); accept that with --on-error skip, or repair them and pass "
+                "--overwrite"
+            )
+        return JobResult(path, "already complete", len(store), 0, len(store.skipped), 0.0)
 
+
+def _rows(path: str | Path) -> int:
     with FeatureStore(path) as store:
         return len(store)

@@ -1,7 +1,8 @@
 """Noise levels and noise: what a "t" means, and which Gaussian belongs to which picture.
 
 Every schedule is reduced to x_t = alpha·x0 + sigma·eps, so that models can be compared:
-log-SNR = 2·ln(alpha / sigma). Schedules stay in fp64 whatever the model's precision.
+log-SNR = 2·ln(alpha / sigma). Alpha and sigma are kept in fp64, from diffusers' fp32 products of
+alphas, whatever the model's precision.
 """
 
 from __future__ import annotations
@@ -120,13 +121,14 @@ class Schedule:
         if self.flow:
             if not 0 <= t <= self.steps:
                 raise SpecError(
-                    f"t={t} is out of range; expected 0 … {self.steps}, or a flow time 0.0 … 1.0"
+                    f"t={format_t(t)} is out of range; expected 0 … {self.steps}, or a flow time "
+                    "0.0 … 1.0"
                 )
             s = float(t) / self.steps
             return NoiseLevel(float(t), 1 - s, s)
         if t != int(t) or not 0 <= t < self.steps:
             raise SpecError(
-                f"t={t} is out of range; expected a whole number in 0 … {self.steps - 1} "
+                f"t={format_t(t)} is out of range; expected a whole number in 0 … {self.steps - 1} "
                 "(0 is the lowest noise), or sigma=… or snr=…"
             )
         index = int(t)

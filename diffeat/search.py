@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,6 @@ class Surface:
     cells: list[Cell]
     counts: tuple[int, int, int]
     classes: int
-    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> Cell:

@@ -19,13 +19,15 @@ import signal
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -120,7 +122,7 @@ def training_batch(pixels, labels, config: RunConfig, step: int, rank: int, rank
     positions = np.arange(step * config.batch, (step + 1) * config.batch)[rank::ranks]
     indices = np.empty(len(positions), np.int64)
     for epoch in np.unique(positions // count):
-        order = np.random.default_rng([config.seed, int(epoch)]).permutation(count)
+        order = _permutation(config.seed, int(epoch), count)
         here = positions // count == epoch
         indices[here] = order[positions[here] % count]
     x = torch.from_numpy(pixels[indices]).float().div_(127.5).sub_(1)
@@ -129,6 +131,11 @@ def training_batch(pixels, labels, config: RunConfig, step: int, rank: int, rank
         flips = flips[rank::ranks]
         x[flips] = x[flips].flip(-1)
     return x, torch.from_numpy(labels[indices])
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 class Run:
@@ -210,12 +217,12 @@ class Run:
             initial=self.step, total=self.budget.steps, desc=self.config.arch, unit="step",
             disable=None if self.accelerator.is_main_process else True,
         )  # fmt: skip
-        while (progress := self.budget.progress(self.step, self.seconds)) < 1.0:
+        while (progress := self.agreed_progress()) < 1.0:
             began = time.monotonic()
             row = self.one_step(progress)
             self.seconds += time.monotonic() - began
             bar.update()
-            last = self.stopping or self.budget.progress(self.step, self.seconds) >= 1
+            last = self.stopping or self.agreed_progress() >= 1
             if (last or self.step % log_every == 0) and self.accelerator.is_main_process:
                 _append_row(self.folder / "log.csv", row)
                 bar.set_postfix(loss=f"{self.loss:.4f}", used=f"{progress:.1%}")
@@ -231,6 +238,18 @@ class Run:
                 return False
         self.save()
         return True
+
+    def agreed_progress(self) -> float:
+        """Used fraction of the budget and whether to stop, as the first rank sees them.
+
+        Clocks and signals differ between ranks; learning rates and the last step must not.
+        """
+        progress = self.budget.progress(self.step, self.seconds)
+        if self.accelerator.num_processes > 1:
+            state = torch.tensor([progress, float(self.stopping)], device=self.accelerator.device)
+            progress, stopping = broadcast(state).tolist()
+            self.stopping = bool(stopping)
+        return progress
 
     def one_step(self, progress: float) -> dict[str, float]:
         accelerator, config = self.accelerator, self.config
@@ -317,9 +336,10 @@ class Run:
         """What happened in training, read from the configuration and the log."""
         with open(self.folder / "log.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+        config = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
         pictures = self.step * self.config.batch
         return {
-            "config": json.loads((self.folder / "run.json").read_text(encoding="utf-8")),
+            "config": {**config, "data": Path(config["data"]).name},  # no path of a machine
             "parameters": sum(weight.numel() for weight in self.bare.parameters()),
             "classes": self.classes,
             "data_pictures": len(self.source),
@@ -351,9 +371,14 @@ def _append_row(path: Path, row: dict) -> None:
 
 
 def _write_rows(path: Path, rows: list[dict]) -> None:
-    path.unlink()
+    partial = path.with_suffix(".tmp")
+    partial.unlink(missing_ok=True)
     for row in rows:
-        _append_row(path, row)
+        _append_row(partial, row)
+    if rows:
+        os.replace(partial, path)
+    else:
+        path.unlink()
 
 
 def _check_config(folder: Path, config: RunConfig) -> None:
@@ -402,7 +427,8 @@ def main(folder: Path, steps, epochs, minutes, save_every, sample_every, log_eve
     options["widths"] = tuple(int(width) for width in options["widths"].split(","))
     config = RunConfig(**options)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_config(folder, config)
+    with PartialState().main_process_first():
+        _check_config(folder, config)
     if epochs and steps:
         raise click.UsageError("--steps and --epochs say the same in two ways; give one")
     if epochs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from diffusers import (
@@ -71,7 +72,7 @@ class DDPM:
 
     def loss_inputs(self, x, eps, generator):
         """Noisy input, native t and regression target; t is stratified over the batch."""
-        scheduler = self.scheduler()
+        scheduler = _noising()
         t = (_stratified(len(x), generator, x.device) * TRAIN_STEPS).long()
         return scheduler.add_noise(x, eps, t), t, eps
 
@@ -102,6 +103,11 @@ class Flow:
     sampler = scheduler
 
 
+@cache
+def _noising() -> DDPMScheduler:
+    return DDPM().scheduler()
+
+
 OBJECTIVES = {"ddpm": DDPM(), "flow": Flow()}
 
 
@@ -109,7 +115,8 @@ def _stratified(count: int, generator: torch.Generator, device) -> torch.Tensor:
     """One uniform number from each of `count` equal parts of [0, 1): less loss noise."""
     jitter = torch.rand(count, generator=generator)
     order = torch.randperm(count, generator=generator)
-    return ((order + jitter) / count).to(device)
+    # rounding in fp32 may reach 1.0, which is outside
+    return ((order + jitter) / count).clamp(max=1 - 2**-24).to(device)
 
 
 def predict(model: nn.Module, x: torch.Tensor, t: torch.Tensor, labels) -> torch.Tensor:

@@ -542,3 +542,12 @@ class TestMain:
             warnings.simplefilter("default")
             answer = diffeat("models")
         assert answer.err == "warning: something is odd\n"
+
+
+def test_the_families_that_are_listed_are_those_that_load():
+    import importlib
+
+    from diffeat.backbones import FAMILIES
+
+    listed = importlib.import_module("diffeat.cli.models").__dict__["FAMILIES"]
+    assert set(listed) == {family.family for family in FAMILIES}

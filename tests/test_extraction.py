@@ -587,3 +587,19 @@ def test_nan_in_the_model_is_no_feature(copy_of):
         diffeat.extract(backbone, pictures(1), spec("pixel", blocks=("down.0", "up.0")))
     before = diffeat.extract(backbone, pictures(1), spec("pixel", blocks="down.0"))
     assert torch.isfinite(before["down.0", 200]).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "P", "L"])
+def test_an_opened_picture_means_what_its_file_means(backbone_of, tmp_path, mode):
+    rng = torch.Generator().manual_seed(0)
+    values = torch.randint(0, 256, (32, 32, 4), generator=rng).numpy()
+    if mode == "I;16":
+        picture = Image.fromarray((values[..., 0] * 257).astype("uint16"))
+    else:
+        picture = Image.fromarray(values.astype("uint8"), "RGBA").convert(mode)
+    picture.save(tmp_path / "a.png")
+    spec = diffeat.ExtractSpec(timesteps=(20,), blocks=("mid",), dtype="float32")
+    backbone = backbone_of("pixel")
+    opened = diffeat.extract(backbone, [Image.open(tmp_path / "a.png")], spec, ids=["a"])
+    from_file = diffeat.extract(backbone, [tmp_path / "a.png"], spec, ids=["a"])
+    assert torch.equal(opened["mid", 20], from_file["mid", 20])

@@ -566,3 +566,38 @@ def test_a_bar_when_asked_for(backbone, tmp_path, capfd):
     shown = capfd.readouterr().err
     assert "extract" in shown
     assert "2/2" in shown
+
+
+# replaced pictures, and outputs that must survive
+
+
+def test_a_picture_replaced_under_its_name_is_noticed(backbone, folder, tmp_path):
+    target = tmp_path / "f.h5"
+    extract_to_file(backbone, open_source(folder), SPEC, target)
+    Image.fromarray(pictures(1, seed=9)[0]).save(next(folder.rglob("*.png")))
+    with pytest.raises(SpecMismatch, match="pictures"):
+        extract_to_file(backbone, open_source(folder), SPEC, target)
+
+
+def test_a_folder_may_move(backbone, folder, tmp_path):
+    target = tmp_path / "f.h5"
+    extract_to_file(backbone, open_source(folder), SPEC, target)
+    moved = folder.rename(tmp_path / "elsewhere")
+    result = extract_to_file(backbone, open_source(moved), SPEC, target)
+    assert result.status == "already complete"
+
+
+def test_overwriting_that_fails_keeps_the_old_file(backbone, damaged, tmp_path):
+    target = tmp_path / "f.h5"
+    extract_to_file(backbone, array_source(), SPEC, target)
+    before = target.read_bytes()
+    with pytest.raises(PictureError):
+        extract_to_file(backbone, open_source(damaged), SPEC, target, overwrite=True)
+    assert target.read_bytes() == before
+
+
+def test_a_file_with_skipped_pictures_does_not_pass_for_a_full_one(backbone, damaged, tmp_path):
+    target = tmp_path / "f.h5"
+    extract_to_file(backbone, open_source(damaged), SPEC, target, on_error="skip")
+    with pytest.raises(StoreError, match="--on-error skip"):
+        extract_to_file(backbone, open_source(damaged), SPEC, target, on_error="fail")

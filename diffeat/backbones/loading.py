@@ -35,11 +35,12 @@ def load(
 
     Args:
         name: a bundled model, a diffusers pipeline folder or a hub id. "@random" or
-            "@random:SEED" behind it gives the same architecture with seeded random weights.
+            "@random:SEED" behind it gives the same denoiser with seeded random weights (VAE and
+            text encoder keep theirs, where the folder has them).
         device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one; "meta"
             builds the architecture without weights.
         dtype: "float32", "float16" or "bfloat16"; "auto" is float32 on a CPU and bfloat16 on
-            a GPU. Schedules stay in fp64.
+            a GPU. The noise schedule keeps its own.
         allow_pickle: also load pickled weights (.bin), which can run code; only for files
             that you trust.
 
@@ -54,11 +55,11 @@ def load(
     target = pick_device(device)
     precision = pick_dtype(dtype, target)
     wanted = ModelName.parse(name)
-    folder = locate(wanted, allow_pickle)
+    folder = locate(wanted, allow_pickle, weights=target.type != "meta")
     index = read_json(folder / "model_index.json")
     family, config = _family(name, folder, index)
     loader = _Loader(folder, wanted.random_seed, target, precision, allow_pickle)
-    denoiser = loader.denoiser(config["_class_name"], family, config)
+    denoiser = loader.denoiser(family)
     extras = {}
     for component in (*family.needs, *family.may_need):
         named = (index.get(component) or [None])[0] is not None
@@ -162,12 +163,12 @@ class _Loader:
         self.allow_pickle = allow_pickle
         self.files: list[Path] = []
 
-    def denoiser(self, class_name: str, family: type[Backbone], config: dict) -> nn.Module:
+    def denoiser(self, family: type[Backbone]) -> nn.Module:
         import diffusers
 
-        # old DiT repositories name a class that later became DiTTransformer2DModel
-        class_name = family.denoiser_classes[0] if class_name else class_name
-        model = self._module(getattr(diffusers, class_name), family.component)
+        # the first class is today's; further ones are older names of it
+        cls = getattr(diffusers, family.denoiser_classes[0])
+        model = self._module(cls, family.component, random=self.seed is not None)
         return self._place(model, family.component, self.device)
 
     def component(self, name: str) -> Any:
@@ -178,7 +179,9 @@ class _Loader:
         cls = getattr(importlib.import_module(package), class_name)
         if name == "tokenizer":
             return self._tokenizer(cls)
-        module = self._module(cls, name)
+        # a random twin differs in its denoiser alone, wherever the other weights are there
+        bare = self.seed is not None and not any((self.folder / name).glob("*.safetensors"))
+        module = self._module(cls, name, random=bare)
         if name == "vae":
             module.decoder, module.post_quant_conv = nn.Identity(), None
         # a text encoder goes to the device only for the moment in which it runs
@@ -202,12 +205,12 @@ class _Loader:
             raise ModelError(f"{folder}: tokenizer_config.json lacks model_max_length; restore it")
         return tokenizer
 
-    def _module(self, cls: type, component: str) -> nn.Module:
+    def _module(self, cls: type, component: str, random: bool) -> nn.Module:
         folder = self.folder / component
         config = read_json(folder / "config.json")
         self.files.append(folder / "config.json")
         try:
-            if self.device.type == "meta" or self.seed is not None:
+            if self.device.type == "meta" or random:
                 return self._architecture(cls, config)
             options = self._weight_files(component, folder)
             with _no_progress_bars():
@@ -242,6 +245,9 @@ class _Loader:
         files = sorted(p for p in folder.glob("*.safetensors") if "non_ema" not in p.name)
         plain = [path for path in files if ".fp16." not in path.name]
         if files:
+            for index in sorted(folder.glob("*.safetensors.index*.json")):
+                _check_index(index)
+                self.files.append(index)
             self.files += plain or files
             return {"use_safetensors": True, **({} if plain else {"variant": "fp16"})}
         pickled = sorted(folder.glob("*.bin"))
@@ -280,6 +286,16 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _check_index(path: Path) -> None:
+    """An index of shards may name safetensors in its own folder, and nothing else."""
+    shards = set(dict(read_json(path).get("weight_map", {})).values())
+    for shard in shards:
+        if not str(shard).endswith(".safetensors") or Path(str(shard)).name != shard:
+            raise ModelError(
+                f"{path} names {shard!r}; expected *.safetensors in the same folder: restore it"
+            )
 
 
 def _check_finite(module: nn.Module, where: str) -> None:

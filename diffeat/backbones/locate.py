@@ -45,8 +45,13 @@ def bundled_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(ZOO.glob("*/model_index.json"))}
 
 
-def locate(name: ModelName, allow_pickle: bool = False) -> Path:
+def locate(name: ModelName, allow_pickle: bool = False, weights: bool = True) -> Path:
     """Find the pipeline folder; a hub id is downloaded (or found in the hub's cache).
+
+    Args:
+        name: which model.
+        allow_pickle: also fetch pickled weights.
+        weights: fetch weights at all; without, configurations only.
 
     Raises:
         ModelError: there is no such model, or the hub cannot be reached.
@@ -58,18 +63,20 @@ def locate(name: ModelName, allow_pickle: bool = False) -> Path:
     if folder.is_dir():
         return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name.base):
-        return _from_hub(name, allow_pickle)
+        return _from_hub(name, allow_pickle, weights)
     raise ModelError(
         f"model {name.base!r} is unknown{nearest(name.base, bundled)}; expected a bundled model "
         f"({', '.join(bundled)}), a diffusers pipeline folder, or a hub id such as 'owner/model'"
     )
 
 
-def _from_hub(name: ModelName, allow_pickle: bool) -> Path:
+def _from_hub(name: ModelName, allow_pickle: bool, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
-    if name.random_seed is None:
+    if weights and name.random_seed is not None:
+        wanted += ["vae/*.safetensors", "text_encoder/*.safetensors"]
+    elif weights:
         wanted += ["*/*.safetensors", *(["*/*.bin"] if allow_pickle else [])]
     unused = [pattern for pattern in UNUSED_FILES if not (allow_pickle and pattern == "*.bin")]
     try:
@@ -77,7 +84,7 @@ def _from_hub(name: ModelName, allow_pickle: bool) -> Path:
             folder = Path(
                 snapshot_download(name.base, allow_patterns=wanted, ignore_patterns=unused + extra)
             )
-            if name.random_seed is not None or any(folder.glob("*/*.safetensors")):
+            if not weights or any(folder.glob("*/*.safetensors")):
                 break
         return folder
     except Exception as error:  # the hub's client has changed its HTTP library, and so its errors

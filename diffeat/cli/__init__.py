@@ -46,11 +46,13 @@ def main() -> None:
     except DiffeatError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.exit(1)
     except OSError as error:  # a table or picture that cannot be written
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: finished pictures are kept; run the same command again", err=True)
+        click.echo("stopped", err=True)
         sys.exit(1)
 
 

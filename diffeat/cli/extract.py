@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from diffeat.cli.options import comma_list, json_option, model_options, print_json
-from diffeat.errors import SpecError
+from diffeat.errors import PictureError, SpecError
 
 
 def _size(_context, _option, value: str | None):
@@ -58,7 +58,9 @@ def _size(_context, _option, value: str | None):
 @click.option("--limit", type=click.IntRange(1),
               help="Only so many pictures, class-balanced, by a stable hash.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(1), help="Rows of one forward (default by size).")
-@click.option("--workers", default=2, show_default=True, help="Decoding threads.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=2, show_default=True, help="Decoding threads."
+)
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
@@ -82,13 +84,20 @@ def extract(model, pictures, output, spec_file, limit, batch_size, workers, on_e
     source = diffeat.open_source(pictures)
     source = source.limit(limit) if limit else source
     backbone = diffeat.load(model, device, model_dtype, allow_pickle)
-    result = diffeat.extract_to_file(
-        backbone, source, spec, output, batch_size, workers, on_error, overwrite
-    )
+    try:
+        result = diffeat.extract_to_file(
+            backbone, source, spec, output, batch_size, workers, on_error, overwrite
+        )
+    except PictureError as error:
+        raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
+    except KeyboardInterrupt:
+        click.echo("interrupted: finished pictures are kept; run the same command again", err=True)
+        raise
     if as_json:
         print_json({**vars(result), "path": str(result.path)})
     elif result.status == "already complete":
-        click.echo(f"{output}: already complete, nothing to do")
+        lacking = f" ({result.skipped} pictures skipped)" if result.skipped else ""
+        click.echo(f"{output}: already complete{lacking}, nothing to do")
     else:
         skipped = f", {result.skipped} skipped (see `diffeat info`)" if result.skipped else ""
         click.echo(

@@ -27,7 +27,7 @@ def info(file: Path, as_json: bool) -> None:
         rows = [
             {"block": block, "t": t, "shape": list(store[block, t].shape),
              "dtype": str(store[block, t].dtype),
-             **{name: store[block, t].attrs[name].item() for name in shown_attrs}}
+             **{name: _finite(store[block, t].attrs[name]) for name in shown_attrs}}
             for block in store.blocks for t in store.timesteps
         ]  # fmt: skip
         facts = {
@@ -55,8 +55,14 @@ def info(file: Path, as_json: bool) -> None:
     click.echo(f"  {'block':<14} {'t':>6} {'alpha':>7} {'sigma':>7} {'log SNR':>8}  shape")
     for row in rows:
         shape = "×".join(map(str, row["shape"]))
-        level = f"{row['alpha']:7.4f} {row['sigma']:7.4f} {row['log_snr']:8.2f}"
+        snr = "inf" if row["log_snr"] is None else f"{row['log_snr']:.2f}"
+        level = f"{row['alpha']:7.4f} {row['sigma']:7.4f} {snr:>8}"
         click.echo(f"  {row['block']:<14} {format_t(row['t']):>6} {level}  {shape} {row['dtype']}")
+
+
+def _finite(value) -> int | float | None:
+    """A plain number, or None for inf, which JSON does not have."""
+    return value.item() if np.isfinite(value) else None
 
 
 @click.command()
@@ -145,11 +151,28 @@ def _chosen_rows(known: list[str], ids, number: int) -> list[int]:
     return [index[name] for name in ids]
 
 
+def _trusted(name: str) -> str:
+    """The recorded source, if it is a data set or lies below the current folder.
+
+    The name comes from the file, which anybody may have written: it must not make us read
+    whatever it likes.
+    """
+    from diffeat.images.datasets import DATASETS
+
+    inside = Path(name).resolve().is_relative_to(Path.cwd())
+    if name.partition(":")[0] in DATASETS or inside:
+        return name
+    raise StoreError(
+        f"the file says that its pictures lie in {name!r}, outside the current folder; if that "
+        "is right, say so with --pictures"
+    )
+
+
 def _originals(store, names: list[str], pictures: str | None) -> list[np.ndarray]:
     """The shown pictures as the model saw them."""
     from diffeat.images import fit_picture, open_source
 
-    where = pictures or store.pictures["name"]
+    where = pictures or _trusted(store.pictures["name"])
     try:
         source = open_source(where)
     except SourceError as error:

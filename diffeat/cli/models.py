@@ -76,7 +76,7 @@ def blocks(model: str, as_json: bool) -> None:
     """List every block of MODEL in the order of execution, without loading its weights."""
     from diffeat.backbones import load
 
-    backbone = load(model, device="meta", allow_pickle=True)  # nothing is read but configurations
+    backbone = load(model, device="meta")
     if as_json:
         print_json([asdict(block) for block in backbone.blocks])
         return

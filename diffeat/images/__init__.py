@@ -1,6 +1,6 @@
 """Where pictures come from and how they become pixels."""
 
-from diffeat.images.decode import FITS, RESAMPLING, decode, fit_picture
+from diffeat.images.decode import FITS, RESAMPLING, decode, fit_picture, to_rgb
 from diffeat.images.loader import PictureBatch, load_batches
 from diffeat.images.opening import open_source
 from diffeat.images.sources import ArraySource, FileSource, Source
@@ -16,4 +16,5 @@ __all__ = [
     "fit_picture",
     "load_batches",
     "open_source",
+    "to_rgb",
 ]

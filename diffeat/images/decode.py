@@ -45,7 +45,7 @@ def decode(opener: Callable[[], BinaryIO | str], picture: str) -> Image.Image:
                 warnings.warn(
                     f"picture {picture!r} is animated: its first frame is used", stacklevel=2
                 )
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(image)
     except Image.DecompressionBombError:
         raise PictureError(
             picture,
@@ -60,12 +60,16 @@ def decode(opener: Callable[[], BinaryIO | str], picture: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise all sorts of errors on damaged files
-        raise PictureError(
-            picture, f"cannot be decoded ({error}); replace it, or skip it with --on-error skip"
-        ) from error
+        raise PictureError(picture, f"cannot be decoded ({error}); replace it") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened picture of any mode as upright 8-bit RGB, by the rules of `decode`.
+
+    Raises:
+        ValueError: floating-point or 32-bit samples, which have no agreed range.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips 16-bit samples at 255 instead of scaling them
         samples = np.asarray(image).astype(np.float64)

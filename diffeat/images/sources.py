@@ -7,6 +7,7 @@ picture's noise, so it must not depend on the machine or on where the folder lie
 from __future__ import annotations
 
 import glob as globbing
+import hashlib
 import os
 import warnings
 from collections import Counter
@@ -68,9 +69,13 @@ class Source:
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Hash of the ids and labels, in order. The pixels are not read."""
+        """Hash of the ids, the labels and the contents, in order."""
         labels = None if self.labels is None else self.labels.tolist()
-        return fingerprint(self.ids, labels, self.class_names)
+        return fingerprint(self.ids, labels, self.class_names, self.content())
+
+    def content(self) -> str:
+        """Hash of what the pictures hold; changes when a picture is replaced."""
+        raise NotImplementedError
 
     def limit(self, count: int, seed: int = 0) -> Source:
         """A subset of `count` pictures chosen by a stable hash of their ids, in source order.
@@ -118,6 +123,13 @@ class FileSource(Source):
 
     paths: tuple[Path, ...] = field(default=(), repr=False)
 
+    def content(self) -> str:
+        """Hash of every file's size, first and last 32 KiB; missing files count as such."""
+        hasher = hashlib.blake2b(digest_size=16)
+        for path in self.paths:
+            hasher.update(_sample(path))
+        return hasher.hexdigest()
+
     def load(self, index: int) -> Image.Image:
         return decode(lambda: str(self.paths[index]), self.ids[index])
 
@@ -131,6 +143,10 @@ class ArraySource(Source):
     """Pictures that lie in memory or in a memory-mapped file: uint8, (N, H, W) or (N, H, W, 3)."""
 
     pixels: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+
+    def content(self) -> str:
+        """Hash of all pixels."""
+        return hashlib.blake2b(np.ascontiguousarray(self.pixels), digest_size=16).hexdigest()
 
     def load(self, index: int) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(self.pixels[index])).convert("RGB")
@@ -159,6 +175,18 @@ def from_folder(folder: Path) -> FileSource:
     return _files(str(folder), found, folder, labelled=depths == {True})
 
 
+def _sample(path: Path, size: int = 1 << 15) -> bytes:
+    """A file's size with its first and last bytes: whole small pictures, cheap for large ones."""
+    try:
+        with open(path, "rb") as file:
+            first = file.read(size)
+            total = file.seek(0, os.SEEK_END)
+            file.seek(max(size, total - size))
+            return str(total).encode() + first + file.read(size)
+    except OSError:
+        return b"unreadable"
+
+
 def from_file(path: Path) -> FileSource:
     """One picture; its id is its name."""
     return _files(str(path), [path], path.parent)
@@ -185,7 +213,10 @@ def from_glob(pattern: str) -> FileSource:
 
 
 def from_list(path: Path) -> FileSource:
-    """A text file with one path a line, relative to its folder; '#' starts a comment line."""
+    """A text file with one path a line, relative to its folder; '#' starts a comment line.
+
+    Ids are paths relative to the list's folder, whatever form the lines have.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:
@@ -193,9 +224,10 @@ def from_list(path: Path) -> FileSource:
             f"{path}: not a list of pictures ({error}); expected UTF-8 text, one path a line"
         ) from error
     stripped = [line.strip() for line in lines]
-    names = [Path(line).as_posix() for line in stripped if line and not line.startswith("#")]
+    names = [line for line in stripped if line and not line.startswith("#")]
     paths = tuple(path.parent / name for name in names)
-    return FileSource(name=str(path), ids=tuple(names), paths=paths)
+    ids = tuple(Path(os.path.relpath(target, path.parent)).as_posix() for target in paths)
+    return FileSource(name=str(path), ids=ids, paths=paths)
 
 
 def from_paths(paths: Sequence[str | Path]) -> FileSource:

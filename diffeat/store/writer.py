@@ -112,7 +112,7 @@ class StoreWriter:
         request: what it is made of.
         source: the pictures, in order.
         columns: the data sets below /features.
-        overwrite: remove what lies at `path`, whatever it is.
+        overwrite: replace what lies at `path`, whatever it is, once the new file is whole.
 
     Attributes:
         complete: the file is already there, made by the same request.
@@ -173,16 +173,18 @@ class StoreWriter:
             return
         self.parts.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.parts / "lock", self.path)
-        if self.overwrite:
-            self.path.unlink(missing_ok=True)
         note = self.parts / "request.json"
-        if self.overwrite:
-            for old in [*self.parts.glob("shard-*.h5"), note]:
-                old.unlink(missing_ok=True)
-        if note.exists() and self._covered():
-            with damage_explained(note, "the note of what is being made"):
-                self.request.check_same(Request(**json.loads(note.read_text())), self.parts)
-        else:
+        try:
+            if note.exists() and self._covered():
+                with damage_explained(note, "the note of what is being made"):
+                    self.request.check_same(Request(**json.loads(note.read_text())), self.parts)
+            else:
+                _write_synced(note, self.request.to_json().encode())
+        except StoreError:
+            if not self.overwrite:
+                raise
+            for shard in self.parts.glob("shard-*.h5"):
+                shard.unlink()
             _write_synced(note, self.request.to_json().encode())
         for leftover in self.parts.glob("*.tmp"):
             leftover.unlink()

@@ -212,11 +212,37 @@ def test_only_what_is_needed_is_fetched(hub, copy_of, tmp_path):
     assert [name for name in extra if (tmp_path / "hub" / "me" / "model" / name).exists()] == []
 
 
-def test_random_weights_fetch_no_weights(hub, folder_of, tmp_path):
+def test_a_random_twin_fetches_all_weights_but_the_denoisers(hub, folder_of, tmp_path):
     hub["me/model"] = folder_of("sd1")
     diffeat.load("me/model@random", device="cpu")
+    fetched = {path.parent.name for path in (tmp_path / "hub").rglob("*.safetensors")}
+    assert fetched == {"vae", "text_encoder"}
+
+
+def test_an_architecture_fetches_no_weights(hub, folder_of, tmp_path):
+    hub["me/model"] = folder_of("sd1")
+    diffeat.load("me/model", device="meta")
     assert list((tmp_path / "hub").rglob("config.json"))
     assert list((tmp_path / "hub").rglob("*.safetensors")) == []
+
+
+def test_a_random_twin_keeps_vae_and_text_encoder(folder_of):
+    trained, twin = load(folder_of("sd1")), load(f"{folder_of('sd1')}@random")
+    pixels = torch.rand(1, 3, 32, 32)
+    assert torch.equal(trained.encode(pixels).mean, twin.encode(pixels).mean)
+    prompts = [one.condition("a", None)["encoder_hidden_states"] for one in (trained, twin)]
+    assert torch.equal(*prompts)
+    first = [next(one.denoiser.parameters()) for one in (trained, twin)]
+    assert not torch.equal(*first)
+
+
+@pytest.mark.parametrize("shard", ["evil.bin", "../vae/evil.safetensors", "/evil.safetensors"])
+def test_an_index_may_name_nothing_but_safetensors_beside_it(copy_of, shard):
+    folder = copy_of("pixel")
+    index = {"metadata": {}, "weight_map": {"conv_in.weight": shard}}
+    (folder / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"expected \*\.safetensors in the same folder"):
+        load(folder)
 
 
 def test_half_precision_is_fetched_where_there_is_nothing_else(hub, copy_of):
