@@ -39,7 +39,7 @@ def models(as_json: bool) -> None:
     click.echo("\nFamilies (a pipeline folder or a hub id):")
     for name, (covers, example) in FAMILIES.items():
         click.echo(f"  {name:<17} {covers}, such as {example}")
-    click.echo("\nNAME@random or NAME@random:SEED: the same architecture with random weights.")
+    click.echo("\nNAME@random or NAME@random:SEED: the same denoiser with random weights.")
 
 
 def _bundled() -> list[dict]:
