@@ -25,6 +25,7 @@ class Recipe:
         train_limit, test_limit: class-balanced subsets, or None for all.
         split: training, validation and test shares (with `test`, 80 to 20 of `train`).
         extract: fields of the ExtractSpec.
+        penalties: values of C that every probe, baselines too, chooses from on validation.
         view: optional pictures to show: fields pictures, blocks, timesteps, size.
         published: literature values with source and set-up, shown apart and marked.
     """
@@ -38,6 +39,7 @@ class Recipe:
     train_limit: int | None = None
     test_limit: int | None = None
     split: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     view: dict[str, Any] = field(default_factory=dict)
     published: tuple[str, ...] = ()
 
@@ -54,7 +56,7 @@ class Recipe:
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
             raise SpecError(f"{path}: unknown fields {', '.join(sorted(unknown))}")
-        for name_ in ("split", "published"):
+        for name_ in ("split", "published", "penalties"):
             if name_ in values:
                 values[name_] = tuple(values[name_])
         return cls(name=name, **values)

@@ -42,13 +42,13 @@ def run_recipe(recipe: Recipe, out: Path, device: str = "auto") -> dict[str, Any
         backbone = diffeat.load(name, device)
         with _features(backbone, sources, recipe, out) as stores:
             task = task_from_store(stores[0], recipe.split, test=(stores[1:] or [None])[0])
-            surfaces.append(_probe(task))
+            surfaces.append(_probe(task, recipe))
             models.append(stores[0].model)
             spec = stores[0].spec.to_dict()
             ids = [*stores[0].ids, *(stores[1].ids if len(stores) > 1 else [])]
         if name == recipe.model and recipe.view:
             _show_maps(backbone, recipe, out / f"{recipe.name}-maps.png")
-    pixels = _probe(_pixel_task(sources, task, spec))
+    pixels = _probe(_pixel_task(sources, task, spec), recipe)
     surfaces.append(pixels)
     _check_same_pictures(ids, sources)
     result = {
@@ -96,8 +96,10 @@ def _file_name(backbone, part: str | None) -> str:
     return "-".join(word for word in words if word) + ".h5"
 
 
-def _probe(task: Task) -> Surface:
-    return probe_surface(task, progress=lambda cells: tqdm(cells, desc="probe", disable=None))
+def _probe(task: Task, recipe: Recipe) -> Surface:
+    return probe_surface(
+        task, recipe.penalties, lambda cells: tqdm(cells, desc="probe", disable=None)
+    )
 
 
 def _pixel_task(sources: list[Source], like: Task, spec: dict[str, Any]) -> Task:

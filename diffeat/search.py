@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -232,8 +233,9 @@ def probe_surface(
 ) -> Surface:
     """Fit and score a linear probe for every cell of a task.
 
-    The penalty of each cell is chosen on validation. The best cell, and the best block at
-    each t, are refitted on training and validation and scored on test.
+    The penalty of each cell is chosen on validation, from strong to weak, until the accuracy
+    falls by more than one standard error. The best cell, and the best block at each t, are
+    refitted on training and validation and scored on test.
 
     Args:
         task: features and parts.
@@ -262,9 +264,15 @@ def _fit_cell(task: Task, block: str, t: float, penalties: list[float], device: 
     train, held = task.part == TRAIN, task.part == VALIDATION
     Xt, yt, Xv, yv = X[train], y[train], X[held], y[held]
     probe = LinearProbe(warm_start=True, device=device)  # each C starts from the stronger one
-    scores = [(probe.set_params(C=C).fit(Xt, yt).score(Xv, yv), -C) for C in penalties]
-    accuracy, negative = max(scores)  # of equals, the stronger penalty
-    return Cell(block, t, float(accuracy), -negative)
+    best = Cell(block, t, -1.0, penalties[0])
+    for C in penalties:
+        accuracy = float(probe.set_params(C=C).fit(Xt, yt).score(Xv, yv))
+        if accuracy > best.validation:  # of equals, the stronger penalty
+            best = Cell(block, t, accuracy, C)
+        error = math.sqrt(best.validation * (1 - best.validation) / len(yv))
+        if accuracy < best.validation - error:
+            break  # it overfits; weaker penalties take longest and would only do so more
+    return best
 
 
 def _test_cell(task: Task, cell: Cell, device: str) -> float:

@@ -28,7 +28,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     Args:
         C: inverse strength of the penalty, > 0. Wide features want little: 0.001 to 0.1.
         max_iter: iterations of L-BFGS at most.
-        tol: it stops when no entry of the gradient is larger than this.
+        tol: it stops when no entry of the gradient is larger than this; in float32 also when
+            the objective changes by less than 1e-7, which is all that can be resolved.
         device: "cpu", "cuda", …; "auto" is where X lies, if it is a torch tensor, else the
             CPU.
         warm_start: begin at the last solution, for a path over C.
@@ -179,7 +180,7 @@ def _minimise(
         max_iter=max_iter,
         max_eval=25 * max_iter,  # the line search's own limit: only max_iter ends a fit early
         tolerance_grad=tol,
-        tolerance_change=0.0 if z.dtype == torch.float64 else 1e-9,
+        tolerance_change=0.0 if z.dtype == torch.float64 else 1e-7,
         history_size=10,
         line_search_fn="strong_wolfe",
     )
