@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +53,7 @@ class Parts:
     extras: dict[str, Any]
 
 
-class Backbone:
+class Backbone(ABC):
     """A pretrained diffusion model as a feature extractor. One subclass per family.
 
     A family says which classes it covers, where its blocks are, and how its denoiser is
@@ -90,14 +91,15 @@ class Backbone:
         """Whether a denoiser with this configuration belongs to the family."""
         return True
 
+    @abstractmethod
     def list_blocks(self) -> list[BlockInfo]:
         """All blocks in the order of execution; strides in cells of the latent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def condition(self, prompt: str, label: int | None) -> dict[str, torch.Tensor]:
         """Tensors of shape (1, …) that every call of the denoiser gets, from prompt or label."""
-        raise NotImplementedError
 
+    @abstractmethod
     def call_arguments(
         self, x: torch.Tensor, t: torch.Tensor, condition: dict[str, torch.Tensor]
     ) -> dict[str, Any]:
@@ -108,12 +110,11 @@ class Backbone:
             t: (n,) native timesteps.
             condition: what `condition` returned, expanded to (n, …).
         """
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def multiple(self) -> int:
         """Latent heights and widths must be multiples of this."""
-        raise NotImplementedError
 
     # --- what all families share --------------------------------------------------------
 

@@ -10,6 +10,7 @@ import glob as globbing
 import hashlib
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ SUFFIXES = frozenset(
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(ABC):
     """A fixed, ordered set of pictures.
 
     Attributes:
@@ -60,22 +61,22 @@ class Source:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @abstractmethod
     def load(self, index: int) -> Image.Image:
         """Decode picture `index` as RGB; raises PictureError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, indices: Sequence[int] | np.ndarray) -> Source:
         """The pictures at `indices`, in that order."""
-        raise NotImplementedError
 
     def fingerprint(self) -> str:
         """Hash of the ids, the labels and the contents, in order."""
         labels = None if self.labels is None else self.labels.tolist()
         return fingerprint(self.ids, labels, self.class_names, self.content())
 
+    @abstractmethod
     def content(self) -> str:
         """Hash of what the pictures hold; changes when a picture is replaced."""
-        raise NotImplementedError
 
     def limit(self, count: int, seed: int = 0) -> Source:
         """A subset of `count` pictures chosen by a stable hash of their ids, in source order.

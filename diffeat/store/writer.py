@@ -8,15 +8,12 @@ next run computes only what no shard covers.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +22,11 @@ import h5py
 import numpy as np
 
 from diffeat._version import __version__
-from diffeat.errors import PictureError, SpecMismatch, StoreError
+from diffeat.errors import SpecMismatch, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source
 from diffeat.specs import differences
+from diffeat.store.atomic import explained, locked, new_file, write_synced
 from diffeat.store.safety import FORMAT, damage_explained, open_checked
 
 SHARD_BYTES = 32 << 20
@@ -144,7 +142,7 @@ class StoreWriter:
         self._lock = None
 
     def __enter__(self) -> StoreWriter:
-        with _explained(self.path):
+        with explained(self.path):
             _check_encodable(self.source)
             if self.path.is_dir():
                 raise StoreError(f"{self.path} is a folder; expected the name of a file")
@@ -172,20 +170,20 @@ class StoreWriter:
             shutil.rmtree(self.parts, ignore_errors=True)
             return
         self.parts.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.parts / "lock", self.path)
+        self._lock = locked(self.parts / "lock", self.path)
         note = self.parts / "request.json"
         try:
             if note.exists() and self._covered():
                 with damage_explained(note, "the note of what is being made"):
                     self.request.check_same(Request(**json.loads(note.read_text())), self.parts)
             else:
-                _write_synced(note, self.request.to_json().encode())
+                write_synced(note, self.request.to_json().encode())
         except StoreError:
             if not self.overwrite:
                 raise
             for shard in self.parts.glob("shard-*.h5"):
                 shard.unlink()
-            _write_synced(note, self.request.to_json().encode())
+            write_synced(note, self.request.to_json().encode())
         for leftover in self.parts.glob("*.tmp"):
             leftover.unlink()
         self.done = sum(stop - start for start, stop in self._covered())
@@ -267,7 +265,7 @@ class StoreWriter:
             if self._failure is not None:
                 continue  # keep the queue moving, so that nobody waits for a dead writer
             try:
-                with _explained(self.path):
+                with explained(self.path):
                     self._write_shard(pending)
             except BaseException as error:
                 self._failure = error
@@ -278,7 +276,7 @@ class StoreWriter:
 
     def _write_shard(self, pending: _Pending) -> None:
         name = f"shard-{pending.start:010d}-{pending.stop:010d}.h5"
-        with _new_file(self.parts / name) as file:
+        with new_file(self.parts / name) as file:
             file["index"] = np.array(pending.indices, np.int64)
             file["skipped_index"] = np.array([index for index, _ in pending.errors], np.int64)
             reasons = [reason for _, reason in pending.errors]
@@ -301,7 +299,7 @@ class StoreWriter:
         self._thread.join()
         self._thread = None
         self._raise_failure()
-        with _explained(self.path):
+        with explained(self.path):
             shards = sorted(self.parts.glob("shard-*.h5"))
             if self.remaining(1):
                 raise StoreError(f"{self.parts}: shards are missing; run the same command again")
@@ -318,7 +316,7 @@ class StoreWriter:
                 f"{self.path}: every picture was skipped, first because of "
                 f"{skipped[0][1] if skipped else 'nothing'}; nothing is written"
             )
-        with _new_file(self.parts / "merged.h5", final=self.path) as file:
+        with new_file(self.parts / "merged.h5", final=self.path) as file:
             _write_header(file, self.request, self.source, indices, skipped)
             for column in self.columns:
                 _create_column(file, column, len(indices))
@@ -387,70 +385,3 @@ def _create_column(file: h5py.File, column: Column, count: int) -> None:
         fletcher32=True,
     )
     dataset.attrs.update(column.attrs)
-
-
-@contextmanager
-def _new_file(path: Path, final: Path | None = None) -> Iterator[h5py.File]:
-    """An HDF5 file that appears under its name (or as `final`) only when whole and synced."""
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        # latest: attributes may be larger than 64 KiB (many class names)
-        with h5py.File(partial, "w", libver=("v108", "latest"), track_order=True) as file:
-            yield file
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, final or path)
-        _sync_folder((final or path).parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _locked(path: Path, output: Path):
-    """An open, exclusively locked file; the system lets go of it when the process dies."""
-    file = open(path, "w")  # noqa: SIM115 (stays open as long as the lock is held)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise StoreError(
-            f"{output}: another process is writing it; wait for it or stop it"
-        ) from None
-    return file
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn errors of the file system into StoreErrors that say what to do."""
-    try:
-        yield
-    except (StoreError, PictureError):
-        raise
-    except (OSError, RuntimeError) as error:  # h5py reports a failed flush as RuntimeError
-        full = getattr(error, "errno", None) == 28 or "No space left" in str(error)
-        what = (
-            "the disk is full; free space"
-            if full
-            else f"cannot be written ({error}); check that the folder is there and writable"
-        )
-        raise StoreError(
-            f"{path}: {what} and run the same command again. Finished pictures are kept"
-        ) from error

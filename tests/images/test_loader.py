@@ -26,6 +26,12 @@ class FakeSource(Source):
             raise PictureError(self.ids[index], "broken on purpose")
         return Image.new("RGB", (3, 5), (index,) * 3)
 
+    def take(self, indices):
+        return fake(len(indices))
+
+    def content(self):
+        return "fake"
+
 
 def fake(count=10, **options):
     return FakeSource("fake", tuple(f"p{index}" for index in range(count)), **options)
