@@ -17,7 +17,7 @@ import os
 import platform
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -210,8 +210,10 @@ class Run:
 
     def train(self, save_every: float, sample_every: float, log_every: int) -> bool:
         """Train until the budget is used; False when a signal asked for an earlier stop."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: setattr(self, "stopping", True))
+        with _signals_noted(self):
+            return self._train(save_every, sample_every, log_every)
+
+    def _train(self, save_every: float, sample_every: float, log_every: int) -> bool:
         saved = sampled = time.monotonic()
         bar = tqdm(
             initial=self.step, total=self.budget.steps, desc=self.config.arch, unit="step",
@@ -354,6 +356,18 @@ class Run:
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
+
+
+@contextmanager
+def _signals_noted(run: Run):
+    """SIGTERM and Ctrl-C end the training after the current step, and nothing but that."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(n, lambda *_: setattr(run, "stopping", True)) for n in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _attention(device: torch.device):
