@@ -50,7 +50,7 @@ class Recipe:
         if not path.is_file():
             raise SpecError(
                 f"recipe {name!r} is unknown{nearest(name, recipe_names())}; "
-                f"expected one of {', '.join(recipe_names())}"
+                f"expected one of {', '.join(recipe_names())}, speed"
             )
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         unknown = set(values) - {item.name for item in fields(cls)}

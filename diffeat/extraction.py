@@ -58,6 +58,10 @@ class Features(Mapping[Key, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __repr__(self) -> str:
+        cells = (f"({name!r}, {format_t(t)}): {tuple(v.shape)}" for (name, t), v in self.items())
+        return f"Features({', '.join(cells)})"
+
 
 class Plan:
     """A spec worked out for one backbone: blocks, levels, size and shapes, all checked.
@@ -308,7 +312,7 @@ class Extractor:
 
 def extract(
     backbone: Backbone,
-    images: torch.Tensor | Sequence[Image.Image | str | Path],
+    images: torch.Tensor | np.ndarray | Sequence[Image.Image | str | Path],
     spec: ExtractSpec,
     noise: torch.Tensor | None = None,
     ids: Sequence[str] | None = None,
@@ -318,7 +322,8 @@ def extract(
 
     Args:
         backbone: from `diffeat.load`.
-        images: (N, 3, H, W) in [0, 1], taken at their own size; or PIL pictures; or paths.
+        images: (N, 3, H, W) in [0, 1] (torch or numpy), taken at their own size; or PIL
+            pictures; or paths.
         spec: what to extract.
         noise: explicit noise, (N, …) or (N, ensemble, …) in latent shape; replaces the
             policy of the spec.
@@ -334,6 +339,15 @@ def extract(
         PictureError: a picture cannot be read.
         NumericsError: inf or nan in the stored dtype.
     """
+    if not isinstance(backbone, Backbone):
+        raise SpecError(f"{backbone!r} is no backbone; load one with diffeat.load(...)")
+    if isinstance(images, (str, Path)):
+        raise SpecError(
+            f"pictures are one name, {str(images)!r}; expected a list of paths (a folder or data "
+            "set goes through diffeat.open_source and diffeat.extract_to_file)"
+        )
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images)
     if isinstance(images, torch.Tensor):
         spec = _with_size_of(images, spec)
     images = images if isinstance(images, torch.Tensor) else list(images)

@@ -42,6 +42,7 @@ from zoo_models import (
     sample_grid,
 )
 
+from diffeat.errors import DiffeatError
 from diffeat.images import load_batches, open_source
 
 CHECKPOINT = "checkpoint.pt"
@@ -439,7 +440,36 @@ def _check_config(folder: Path, config: RunConfig) -> None:
 def main(folder: Path, steps, epochs, minutes, save_every, sample_every, log_every, workers, probe,
          **options):  # fmt: skip
     options["widths"] = tuple(int(width) for width in options["widths"].split(","))
-    config = RunConfig(**options)
+    try:
+        train(
+            folder,
+            RunConfig(**options),
+            steps,
+            epochs,
+            minutes,
+            save_every,
+            sample_every,
+            log_every,
+            workers,
+            probe,
+        )
+    except DiffeatError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def train(
+    folder: Path,
+    config: RunConfig,
+    steps,
+    epochs,
+    minutes,
+    save_every,
+    sample_every,
+    log_every,
+    workers,
+    probe,
+) -> None:
+    """Start or continue the run in `folder`, and export the model when the budget is used."""
     folder.mkdir(parents=True, exist_ok=True)
     with PartialState().main_process_first():
         _check_config(folder, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -91,8 +92,8 @@ def extract(model, pictures, output, spec_file, limit, batch_size, workers, on_e
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
     except KeyboardInterrupt:
-        click.echo("interrupted: finished pictures are kept; run the same command again", err=True)
-        raise
+        click.echo("interrupted: finished batches are kept; run the same command again", err=True)
+        sys.exit(1)
     if as_json:
         print_json({**vars(result), "path": str(result.path)})
     elif result.status == "already complete":

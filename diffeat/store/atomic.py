@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,14 +32,38 @@ def new_file(path: Path, final: Path | None = None) -> Iterator[h5py.File]:
         raise
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    with open(partial, "wb") as file:
-        file.write(data)
+@contextmanager
+def new_small_file(path: Path) -> Iterator[h5py.File]:
+    """The same for a file that fits in memory, where HDF5 builds it.
+
+    HDF5 may crash the process when the disk fills up under it; plain writing fails cleanly.
+    """
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        yield file
         file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync_folder(path.parent)
+        image = file.id.get_file_image()
+    write_synced(path, image)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a whole file under another name, sync it, and rename it into place."""
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def check_space(folder: Path, wanted: int) -> None:
+    """OSError (ENOSPC) if the disk of `folder` has fewer than `wanted` free bytes."""
+    if shutil.disk_usage(folder).free < wanted:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def sync_folder(folder: Path) -> None:
@@ -69,7 +95,7 @@ def explained(path: Path) -> Iterator[None]:
     except (StoreError, PictureError):
         raise
     except (OSError, RuntimeError) as error:  # h5py reports a failed flush as RuntimeError
-        full = getattr(error, "errno", None) == 28 or "No space left" in str(error)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         what = (
             "the disk is full; free space"
             if full

@@ -38,6 +38,8 @@ def open_checked(path: str | Path) -> h5py.File:
         there = path.exists()
     except OSError as error:  # such as a name that is too long
         raise StoreError(f"{path}: {error.strerror}; check the path") from error
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder; expected a feature file (.h5)")
     if not there:
         parts = path.with_name(path.name + ".parts")
         hint = (

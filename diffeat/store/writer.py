@@ -26,7 +26,14 @@ from diffeat.errors import SpecMismatch, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source
 from diffeat.specs import differences
-from diffeat.store.atomic import explained, locked, new_file, write_synced
+from diffeat.store.atomic import (
+    check_space,
+    explained,
+    locked,
+    new_file,
+    new_small_file,
+    write_synced,
+)
 from diffeat.store.safety import FORMAT, damage_explained, open_checked
 
 SHARD_BYTES = 32 << 20
@@ -171,6 +178,8 @@ class StoreWriter:
             return
         self.parts.mkdir(parents=True, exist_ok=True)
         self._lock = locked(self.parts / "lock", self.path)
+        for leftover in self.parts.glob("*.tmp"):
+            leftover.unlink()
         note = self.parts / "request.json"
         try:
             if note.exists() and self._covered():
@@ -184,8 +193,6 @@ class StoreWriter:
             for shard in self.parts.glob("shard-*.h5"):
                 shard.unlink()
             write_synced(note, self.request.to_json().encode())
-        for leftover in self.parts.glob("*.tmp"):
-            leftover.unlink()
         self.done = sum(stop - start for start, stop in self._covered())
         self._thread = threading.Thread(target=self._work, name="diffeat-write", daemon=True)
         self._thread.start()
@@ -276,7 +283,7 @@ class StoreWriter:
 
     def _write_shard(self, pending: _Pending) -> None:
         name = f"shard-{pending.start:010d}-{pending.stop:010d}.h5"
-        with new_file(self.parts / name) as file:
+        with new_small_file(self.parts / name) as file:
             file["index"] = np.array(pending.indices, np.int64)
             file["skipped_index"] = np.array([index for index, _ in pending.errors], np.int64)
             reasons = [reason for _, reason in pending.errors]
@@ -316,6 +323,7 @@ class StoreWriter:
                 f"{self.path}: every picture was skipped, first because of "
                 f"{skipped[0][1] if skipped else 'nothing'}; nothing is written"
             )
+        check_space(self.parts, sum(path.stat().st_size for path in shards))
         with new_file(self.parts / "merged.h5", final=self.path) as file:
             _write_header(file, self.request, self.source, indices, skipped)
             for column in self.columns:
