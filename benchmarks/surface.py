@@ -48,9 +48,8 @@ def run_recipe(recipe: Recipe, out: Path, device: str = "auto") -> dict[str, Any
             ids = [*stores[0].ids, *(stores[1].ids if len(stores) > 1 else [])]
         if name == recipe.model and recipe.view:
             _show_maps(backbone, recipe, out / f"{recipe.name}-maps.png")
-    pixels = _probe(_pixel_task(sources, task, spec), recipe)
-    surfaces.append(pixels)
     _check_same_pictures(ids, sources)
+    surfaces.append(_probe(_pixel_task(sources, task, spec), recipe))
     result = {
         "recipe": {**asdict(recipe), "name": recipe.name},
         "spec": spec,

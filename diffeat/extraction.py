@@ -12,15 +12,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from diffeat.backbones.base import Backbone
+from diffeat.backbones.base import TORCH_DTYPES, Backbone
 from diffeat.blocks import BlockInfo, resolve_blocks
 from diffeat.errors import NumericsError, PictureError, SpecError
 from diffeat.hooks import HookManager
 from diffeat.images import decode, fit_picture, to_rgb
-from diffeat.noise import NoiseLevel, format_t, picture_noise
+from diffeat.noise import NoiseLevel, format_t, picture_noise, plain_t
 from diffeat.specs import ExtractSpec, pool_size
 
-TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}
 Key = tuple[str, float]
 """(block name, native t)."""
 
@@ -113,7 +112,7 @@ class Plan:
         """The attributes that a stored feature carries."""
         return {
             "block": block.name,
-            "t": _plain(level.t),
+            "t": plain_t(level.t),
             "alpha": level.alpha,
             "sigma": level.sigma,
             "log_snr": level.log_snr,
@@ -425,8 +424,3 @@ def _explicit_noise(noise: torch.Tensor, count: int, ensemble: int, shape) -> to
             + (f" or {(count, *shape)}" if ensemble == 1 else "")
         )
     return noise.float()
-
-
-def _plain(t: float) -> int | float:
-    """An int where it is one, so that JSON and attributes read 20 and not 20.0."""
-    return int(t) if float(t).is_integer() else float(t)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError, StoreError
 from diffeat.extraction import Extractor, Plan
-from diffeat.images import PictureBatch, Source, load_batches
+from diffeat.images import PictureBatch, Source, check_on_error, load_batches
 from diffeat.specs import ExtractSpec
 from diffeat.store import FeatureStore, Request, StoreWriter
 from diffeat.store.writer import Column
@@ -71,8 +71,7 @@ def extract_to_file(
     Raises:
         DiffeatError: see the parts; finished pictures are kept whatever happens.
     """
-    if on_error not in ("fail", "skip"):
-        raise SpecError(f"on_error={on_error!r}; expected 'fail' or 'skip'")
+    check_on_error(on_error)
     if spec.dtype == "bfloat16":
         raise SpecError("HDF5 has no bfloat16; store as float16 or float32")
     plan = Plan(backbone, spec)
@@ -86,10 +85,10 @@ def extract_to_file(
         for block in plan.blocks
         for level in plan.levels
     }
-    # an impossible request must not cost the old file
+    # an impossible request must not cost the shards that --overwrite would discard
     extractor = Extractor(plan, batch_size) if overwrite else None
     began = time.monotonic()
-    computed = skipped = 0
+    computed = 0
     with StoreWriter(path, request_of(plan, source), source, columns.values(), overwrite) as writer:
         if writer.complete:
             return _already_complete(Path(path), on_error)
@@ -104,14 +103,12 @@ def extract_to_file(
                 source, spans, plan.size, plan.spec.fit, plan.spec.resample, workers, on_error
             ):
                 values = _batch_values(extractor, source, batch, columns)
-                errors = _errors(batch, source)
-                writer.add(batch.span, batch.indices, values, errors)
+                writer.add(batch.span, batch.indices, values, _errors(batch))
                 computed += len(batch.indices)
-                skipped += len(errors)
                 bar.update(batch.span[1] - batch.span[0])
         writer.finish(lambda shards: tqdm(shards, desc="merge", unit="shard", disable=hide))
-    seconds = time.monotonic() - began
-    return JobResult(Path(path), status, _rows(path), computed, skipped, seconds)
+    with FeatureStore(path) as store:
+        return _result(store, status, computed, time.monotonic() - began)
 
 
 def request_of(plan: Plan, source: Source) -> Request:
@@ -143,7 +140,7 @@ def _batch_values(
     return {columns[key].name: values.numpy() for key, values in features.items()}
 
 
-def _errors(batch: PictureBatch, source: Source) -> list[tuple[int, str]]:
+def _errors(batch: PictureBatch) -> list[tuple[int, str]]:
     known = set(batch.indices)
     missing = [index for index in range(*batch.span) if index not in known]
     return [(index, error.reason) for index, error in zip(missing, batch.errors, strict=True)]
@@ -159,9 +156,9 @@ def _already_complete(path: Path, on_error: str) -> JobResult:
                 f"{name!r}: {reason}); accept that with --on-error skip, or repair them and pass "
                 "--overwrite"
             )
-        return JobResult(path, "already complete", len(store), 0, len(store.skipped), 0.0)
+        return _result(store, "already complete", 0, 0.0)
 
 
-def _rows(path: str | Path) -> int:
-    with FeatureStore(path) as store:
-        return len(store)
+def _result(store: FeatureStore, status: str, computed: int, seconds: float) -> JobResult:
+    """Rows and skipped pictures are those of the file, whichever run met them."""
+    return JobResult(store.path, status, len(store), computed, len(store.skipped), seconds)

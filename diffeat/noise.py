@@ -50,9 +50,14 @@ class NoiseLevel:
         return "t" + format_t(self.t)
 
 
+def plain_t(t: float) -> int | float:
+    """A native timestep as an int where it is one, for JSON, attributes and names."""
+    return int(t) if float(t).is_integer() else float(t)
+
+
 def format_t(t: float) -> str:
     """A native timestep without a needless fraction: 20.0 → "20"."""
-    return str(int(t)) if float(t).is_integer() else repr(float(t))
+    return repr(plain_t(t))
 
 
 @dataclass(frozen=True)

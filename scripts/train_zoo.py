@@ -410,6 +410,15 @@ def _check_config(folder: Path, config: RunConfig) -> None:
         path.write_text(json.dumps(wanted, indent=1) + "\n")
 
 
+@contextmanager
+def _told():
+    """Show diffeat's errors as click does: one line and no traceback."""
+    try:
+        yield
+    except DiffeatError as error:
+        raise click.ClickException(str(error)) from error
+
+
 @click.command(help=__doc__.splitlines()[0])
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--arch", type=click.Choice(["unet", "dit"]), required=True)
@@ -440,50 +449,22 @@ def _check_config(folder: Path, config: RunConfig) -> None:
 def main(folder: Path, steps, epochs, minutes, save_every, sample_every, log_every, workers, probe,
          **options):  # fmt: skip
     options["widths"] = tuple(int(width) for width in options["widths"].split(","))
-    try:
-        train(
-            folder,
-            RunConfig(**options),
-            steps,
-            epochs,
-            minutes,
-            save_every,
-            sample_every,
-            log_every,
-            workers,
-            probe,
-        )
-    except DiffeatError as error:
-        raise click.ClickException(str(error)) from error
-
-
-def train(
-    folder: Path,
-    config: RunConfig,
-    steps,
-    epochs,
-    minutes,
-    save_every,
-    sample_every,
-    log_every,
-    workers,
-    probe,
-) -> None:
-    """Start or continue the run in `folder`, and export the model when the budget is used."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with PartialState().main_process_first():
-        _check_config(folder, config)
-    if epochs and steps:
-        raise click.UsageError("--steps and --epochs say the same in two ways; give one")
-    if epochs:
-        steps = math.ceil(epochs * len(open_source(config.data)) / config.batch)
-    if not steps and not minutes:
-        raise click.UsageError("give a budget: --steps, --epochs or --minutes")
-    run = Run(folder, config, Budget(steps, minutes), workers)
-    run.resume()
-    finished = run.train(save_every, sample_every, log_every)
-    if finished and run.accelerator.is_main_process:
-        click.echo(f"wrote {run.export(probe)}")
+    config = RunConfig(**options)
+    with _told():
+        folder.mkdir(parents=True, exist_ok=True)
+        with PartialState().main_process_first():
+            _check_config(folder, config)
+        if epochs and steps:
+            raise click.UsageError("--steps and --epochs say the same in two ways; give one")
+        if epochs:
+            steps = math.ceil(epochs * len(open_source(config.data)) / config.batch)
+        if not steps and not minutes:
+            raise click.UsageError("give a budget: --steps, --epochs or --minutes")
+        run = Run(folder, config, Budget(steps, minutes), workers)
+        run.resume()
+        finished = run.train(save_every, sample_every, log_every)
+        if finished and run.accelerator.is_main_process:
+            click.echo(f"wrote {run.export(probe)}")
 
 
 if __name__ == "__main__":

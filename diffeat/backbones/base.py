@@ -16,6 +16,12 @@ from diffeat.errors import SpecError
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.noise import Schedule
 
+TORCH_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
 
 @dataclass(frozen=True)
 class Latents:

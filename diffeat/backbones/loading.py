@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffeat.backbones.base import Backbone, Parts
+from diffeat.backbones.base import TORCH_DTYPES, Backbone, Parts
 from diffeat.backbones.dit import DiT
 from diffeat.backbones.locate import ModelName, locate, read_json
 from diffeat.backbones.pixel_unet import PixelUNet
@@ -25,7 +25,6 @@ COMPONENTS = {
     "text_encoder": ("transformers", "CLIPTextModel"),
     "tokenizer": ("transformers", "CLIPTokenizer"),
 }
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def load(
@@ -113,9 +112,9 @@ def pick_device(device: str) -> torch.device:
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise SpecError(f"dtype {dtype!r} is unknown; expected auto or {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+    if dtype not in TORCH_DTYPES:
+        raise SpecError(f"dtype {dtype!r} is unknown; expected auto or {', '.join(TORCH_DTYPES)}")
+    return TORCH_DTYPES[dtype]
 
 
 def _family(

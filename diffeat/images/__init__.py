@@ -1,7 +1,7 @@
 """Where pictures come from and how they become pixels."""
 
 from diffeat.images.decode import FITS, RESAMPLING, decode, fit_picture, to_rgb
-from diffeat.images.loader import PictureBatch, load_batches
+from diffeat.images.loader import PictureBatch, check_on_error, load_batches
 from diffeat.images.opening import open_source
 from diffeat.images.sources import ArraySource, FileSource, Source
 
@@ -12,6 +12,7 @@ __all__ = [
     "FileSource",
     "PictureBatch",
     "Source",
+    "check_on_error",
     "decode",
     "fit_picture",
     "load_batches",

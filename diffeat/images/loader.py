@@ -33,6 +33,12 @@ class PictureBatch:
     errors: list[PictureError]
 
 
+def check_on_error(on_error: str) -> None:
+    """SpecError unless it is "fail" or "skip"."""
+    if on_error not in ("fail", "skip"):
+        raise SpecError(f"on_error={on_error!r}; expected 'fail' or 'skip'")
+
+
 def load_batches(
     source: Source,
     spans: Sequence[tuple[int, int]],
@@ -61,8 +67,7 @@ def load_batches(
         SpecError: unknown `on_error`.
     """
 
-    if on_error not in ("fail", "skip"):
-        raise SpecError(f"on_error={on_error!r}; expected 'fail' or 'skip'")
+    check_on_error(on_error)
 
     def read(index: int) -> np.ndarray:
         return fit_picture(source.load(index), size, fit, resample)

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from diffeat.errors import SpecError, StoreError, nearest
-from diffeat.noise import format_t
+from diffeat.noise import format_t, plain_t
 from diffeat.specs import ExtractSpec
 from diffeat.store.safety import damage_explained, open_checked
 
@@ -137,8 +137,7 @@ class FeatureStore:
     def timesteps(self) -> list[int | float]:
         """Native timesteps, ascending."""
         steps = self.file["features"].attrs.get("timesteps", self.spec.timesteps)
-        plain = (float(step) for step in np.asarray(steps).reshape(-1))
-        return sorted(int(step) if step.is_integer() else step for step in plain)
+        return sorted(plain_t(step) for step in np.asarray(steps).reshape(-1))
 
     def __getitem__(self, key: tuple[str, int | float]) -> h5py.Dataset:
         name = self._name(key)
