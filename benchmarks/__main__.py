@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -26,7 +25,7 @@ def list_() -> None:
 
     for name in recipe_names():
         click.echo(f"{name:<14} {Recipe.open(name).title}")
-    click.echo(f"{'speed':<14} Extraction to a file against the bare truncated forwards")
+    click.echo(f"{'speed':<14} What the engine costs above the least work possible")
 
 
 @cli.command()
@@ -35,19 +34,24 @@ def list_() -> None:
               "(default runs/NAME).")  # fmt: skip
 @click.option("--record", is_flag=True, help="Also copy table and pictures to benchmarks/results/.")
 @click.option("--device", default="auto", show_default=True)
-@click.option("--model", help="speed: another model, such as sd15@random; needs -t and -b.")
-@click.option("-t", "--timesteps", callback=comma_list, help="speed: noise levels.")
-@click.option("-b", "--blocks", callback=comma_list, help="speed: tensors.")
-@click.option("--size", callback=pixel_size, help="speed: picture size.")
-@click.option("--pictures", type=click.IntRange(1), help="speed: how many.")
-@click.option("--batch-size", type=click.IntRange(1), help="speed: rows of one forward.")
+@click.option("--part", "parts", callback=comma_list, help="speed: letters such as a,d "
+              "(default: all).")  # fmt: skip
+@click.option("--quick", is_flag=True, help="speed: everything small, to see that it works.")
+@click.option("--model", help="speed: another model, such as sd15@random; part a then needs -t "
+              "and -b.")  # fmt: skip
+@click.option("-t", "--timesteps", callback=comma_list, help="speed, part a: noise levels.")
+@click.option("-b", "--blocks", callback=comma_list, help="speed, part a: tensors.")
+@click.option("--size", callback=pixel_size, help="speed: picture size of a, b, c and f.")
+@click.option("--pictures", type=click.IntRange(1), help="speed: how many in a, b and c.")
+@click.option("--batch-size", "batch", type=click.IntRange(1), help="speed: rows of one forward "
+              "in a, b and c.")  # fmt: skip
 def run(name: str, out: Path | None, record: bool, device: str, **speed) -> None:
     """Run the benchmark NAME; `list` shows the names."""
     out = out or Path("runs") / name
     if name == "speed":
-        _run_speed(out, device, **speed)
-    elif any(value is not None for value in speed.values()):
-        raise click.UsageError(f"--model, -t, -b, --size, … are for speed; {name} says its own")
+        _run_speed(out, device, record, **speed)
+    elif any(speed.values()):
+        raise click.UsageError(f"--part, --quick, --model, … are for speed; {name} says its own")
     else:
         from benchmarks.recipes import Recipe
         from benchmarks.surface import run_recipe, summary
@@ -71,17 +75,27 @@ def run(name: str, out: Path | None, record: bool, device: str, **speed) -> None
                 (RESULTS / path.name).write_bytes(path.read_bytes())
 
 
-def _run_speed(out: Path, device: str, model, timesteps, blocks, size, pictures, batch_size):
-    from benchmarks.speed import SPEC, run_speed, speed_table
-    from diffeat.errors import SpecError
+def _run_speed(out: Path, device: str, record: bool, parts: tuple[str, ...], **given) -> None:
+    from benchmarks.speed import PARTS, run_speed
+    from benchmarks.speed.settings import Settings
+    from benchmarks.speed.table import markdown
 
-    spec = None
-    if model or timesteps or blocks or size:
-        if model and not (timesteps and blocks):
-            raise SpecError(f"--model {model} needs its noise levels (-t) and blocks (-b)")
-        given = {"timesteps": timesteps, "blocks": blocks, "size": size}
-        spec = replace(SPEC, **{key: value for key, value in given.items() if value})
-    click.echo(speed_table(run_speed(out, device, model, spec, pictures, batch_size)))
+    unknown = set(parts or ()) - set(PARTS)
+    if unknown:
+        raise click.UsageError(
+            f"part {', '.join(sorted(unknown))} is unknown; expected some of {', '.join(PARTS)}"
+        )
+    if record and given["quick"]:
+        raise click.UsageError("--quick figures mean little; leave --quick or --record out")
+    settings = Settings(
+        parts=tuple(sorted(parts or PARTS)),
+        device=device,
+        alone=bool(parts),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    result = run_speed(out, settings, lambda line: click.echo(line, err=True))
+    click.echo(markdown(result))
+    click.echo(f"\nwrote {out / 'speed.json'}")
 
 
 @cli.command()

@@ -28,9 +28,18 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+    """Largest resident size of this process so far, in MiB.
+
+    Linux's own figure is that of the program that runs now; getrusage's is at least what the
+    parent held when it started this process, so a small child of a large one looks large.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            line = next(line for line in file if line.startswith("VmHWM:"))
+        return round(int(line.split()[1]) / 1024, 1)
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
 def _processor() -> str:

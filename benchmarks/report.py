@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed.table import markdown as speed_table
 from diffeat.noise import format_t
 
 
@@ -78,16 +79,5 @@ def _row(name: str | None, cell: dict[str, Any], without_t: bool) -> str:
 
 
 def _speed(path: Path, result: dict[str, Any]) -> list[str]:
-    machine = result["environment"]
-    return [
-        "## Speed",
-        "",
-        f"`python -m benchmarks run speed`; [{path.name}]({path.name}). {result['device']}, "
-        f"{machine['cores']} cores ({machine['processor']}), {machine['torch_threads']} threads.",
-        "",
-        "| extraction of JPEG files to HDF5 against bare truncated forwards | |",
-        "|---|---|",
-        f"| median ratio of {result['repeats']} pairs | {result['median_ratio']:.3f} |",
-        f"| smallest and largest | {min(result['ratios']):.3f}, {max(result['ratios']):.3f} |",
-        f"| target | ≤ {result['target']} |",
-    ]
+    title = ["## Speed", "", f"`python -m benchmarks run speed`; [{path.name}]({path.name}).", ""]
+    return [*title, speed_table(result)]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from diffeat.attention import AttentionWatch
+from diffeat.compiled import CompiledForward, compiled_forward
 from diffeat.errors import HookError, nearest
 
 Edit = Callable[[torch.Tensor], torch.Tensor | None]
@@ -113,6 +114,7 @@ class HookManager:
         self._captured: dict[str, Any] = {}
         self._handles: list[Any] = []
         self._watches: list[AttentionWatch] = []
+        self._paused: list[CompiledForward] = []
         self._busy = False
         known = _modules(module)
         for tap in (*self.taps.values(), *(place for place, _ in self.edits)):
@@ -126,6 +128,7 @@ class HookManager:
         modules = _modules(self.module)
         self._captured.clear()
         try:
+            self._pause(modules)
             self._handles.append(self.module.register_forward_pre_hook(self._begin))
             for place, edit in self.edits:
                 self._handles.append(self._attach_edit(modules[place.path], place, edit))
@@ -138,6 +141,8 @@ class HookManager:
 
     def __exit__(self, kind: type | None, error: BaseException | None, _trace: Any) -> bool:
         self._detach()
+        if error is not None and not self._is_mine(error):
+            self._captured.clear()  # nobody may want the memory more than whoever handles this
         return self._is_mine(error)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -175,6 +180,16 @@ class HookManager:
         self._leave_watches()
         while self._handles:
             self._handles.pop().remove()
+        while self._paused:
+            self._paused.pop().paused -= 1
+
+    def _pause(self, modules: Mapping[str, nn.Module]) -> None:
+        """Run as it was written what holds a tap or an edit: compiled code fires no hooks."""
+        for place in (*self.taps.values(), *(place for place, _ in self.edits)):
+            for path in _around(place):
+                if path in modules and (forward := compiled_forward(modules[path])) is not None:
+                    forward.paused += 1
+                    self._paused.append(forward)
 
     def _leave_watches(self) -> None:
         while self._watches:
@@ -238,6 +253,16 @@ class HookManager:
 
 def _as_tap(tap: str | Tap) -> Tap:
     return tap if isinstance(tap, Tap) else Tap(tap)
+
+
+def _around(place: Tap) -> Iterator[str]:
+    """Paths of the modules inside whose forward something is read or edited."""
+    if place.side == "attention":
+        yield place.path
+    path = place.path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def _modules(module: nn.Module) -> dict[str, nn.Module]:

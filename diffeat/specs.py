@@ -18,7 +18,7 @@ from diffeat.hashing import fingerprint
 from diffeat.images.decode import FITS, RESAMPLING
 from diffeat.noise import NOISES, Level
 
-DTYPES = ("float16", "float32", "bfloat16")
+DTYPES = ("float16", "float32", "bfloat16", "int8")
 LATENTS = ("mean", "sample")
 CLASS_LABEL = "class"
 """A label that stands for each picture's own class."""
@@ -66,7 +66,8 @@ class ExtractSpec:
             None keeps all.
         discard: channels set to 0 before the adaptive norm of "…:adaln" (see
             `massive_channels`).
-        dtype: of the stored features: "float16", "float32" or "bfloat16" (not in files).
+        dtype: of the stored features: "float16", "float32", "bfloat16" (not in files) or
+            "int8" (only in files; 8 bits and a scale per channel, token or 32 of a vector).
 
     Raises:
         SpecError: a field has a value that cannot be meant.

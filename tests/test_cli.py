@@ -176,7 +176,7 @@ class TestExtract:
             (("-t", "20", "-b", "mid", "--size", "0"), 2, ["size", "expected"]),
             (("-t", "20", "-b", "mid", "--ensemble", "0"), 2, ["ensemble=0", "at least 1"]),
             (("-t", "20", "-b", "mid", "--noise", "loud"), 2, ["'loud'", "per-image"]),
-            (("-t", "20", "-b", "mid", "--dtype", "int8"), 2, ["'int8'", "float16"]),
+            (("-t", "20", "-b", "mid", "--dtype", "int4"), 2, ["'int4'", "float16"]),
             (("-t", "20", "-b", "mid", "--dtype", "bfloat16"), 2, ["bfloat16", "float16"]),
             (("-t", "20", "-b", "mid", "--prompt", "a cat"), 2, ["no text encoder", "prompt"]),
             (("-t", "20", "-b", "mid", "--batch-size", "0"), 2, ["--batch-size", "0"]),
@@ -189,7 +189,7 @@ class TestExtract:
         ],
     )
     def test_wrong_options(self, diffeat, tmp_path, options, code, words, monkeypatch):
-        monkeypatch.setattr("diffeat.extraction.Extractor.__call__", _never)
+        monkeypatch.setattr("diffeat.extraction.Extractor.start", _never)
         answer = diffeat(*EXTRACT, "-o", tmp_path / "a.h5", *options)
         assert answer.code == code, answer
         for word in words:
@@ -424,7 +424,8 @@ class TestMain:
 
     def test_commands(self):
         assert set(cli.commands) == {
-            "models", "blocks", "recipes", "channels", "extract", "info", "verify", "view", "probe",
+            "models", "blocks", "recipes", "channels", "extract", "info", "verify", "merge",
+            "export", "view", "probe",
         }  # fmt: skip
 
     def test_every_command_has_help(self, diffeat):
@@ -453,7 +454,7 @@ class TestMain:
         assert "run the same command again" in answer.err
 
     def test_sigterm_leaves_a_file_that_the_next_run_finishes(self, diffeat, monkeypatch, tmp_path):
-        forward, calls = Extractor.__call__, []
+        forward, calls = Extractor.start, []
 
         def terminated(self, *args):
             calls.append(None)
@@ -463,7 +464,7 @@ class TestMain:
 
         command = (*EXTRACT, "-o", tmp_path / "a.h5", *POOLED, "--batch-size", 10)
         with monkeypatch.context() as patch:
-            patch.setattr(Extractor, "__call__", terminated)
+            patch.setattr(Extractor, "start", terminated)
             stopped = diffeat(*command)
         assert stopped.code == 1
         assert "interrupted" in stopped.err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -28,11 +27,10 @@ def asked(diffeat, monkeypatch, tmp_path):
     """The spec that `diffeat extract` would run with some options, or its answer if it fails."""
     specs = []
 
-    def job(_backbone, _source, spec, path, *_):
+    def job(_model, _source, spec, path, **_):
         specs.append(spec)
         return JobResult(Path(path), "done", 1, 1, 0, 0.0)
 
-    monkeypatch.setattr("diffeat.load", lambda *_: SimpleNamespace(device="cpu"))
     monkeypatch.setattr("diffeat.extract_to_file", job)
 
     def spec_of(*options):

@@ -55,7 +55,7 @@ def test_a_file_of_an_older_version_is_complete(backbone_of, tmp_path, monkeypat
         request = {name: json.loads(file.attrs[name]) for name in ("spec", "model", "pictures")}
         file.attrs.update({name: json.dumps(value) for name, value in older(request).items()})
         file.attrs["diffeat_version"] = "0.1.0"
-    monkeypatch.setattr(Extractor, "__call__", None)  # nothing is to be computed
+    monkeypatch.setattr(Extractor, "start", None)  # nothing is to be computed
     assert extract_to_file(backbone, source(), SPEC, path).status == "already complete"
     with pytest.raises(SpecMismatch, match=r"another spec \(flip: False → True\)"):
         extract_to_file(backbone, source(), replace(SPEC, flip=True), path)
@@ -63,7 +63,7 @@ def test_a_file_of_an_older_version_is_complete(backbone_of, tmp_path, monkeypat
 
 def test_a_run_that_an_older_version_began_goes_on(backbone_of, tmp_path, monkeypatch):
     monkeypatch.setattr("diffeat.store.writer.SHARD_SECONDS", 0)
-    backbone, original = backbone_of("pixel"), Extractor.__call__
+    backbone, original = backbone_of("pixel"), Extractor.start
     whole, path = tmp_path / "whole.h5", tmp_path / "f.h5"
     extract_to_file(backbone, source(), SPEC, whole, batch_size=4)
 
@@ -73,7 +73,7 @@ def test_a_run_that_an_older_version_began_goes_on(backbone_of, tmp_path, monkey
         return original(self, pixels, ids, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Extractor, "__call__", break_down)
+        patch.setattr(Extractor, "start", break_down)
         with pytest.raises(KeyboardInterrupt):
             extract_to_file(backbone, source(), SPEC, path, batch_size=4)
     note = tmp_path / "f.h5.parts" / "request.json"

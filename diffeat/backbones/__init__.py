@@ -3,5 +3,6 @@
 from diffeat.backbones.base import Backbone, Latents
 from diffeat.backbones.loading import FAMILIES, load
 from diffeat.backbones.locate import bundled_models
+from diffeat.backbones.request import ModelRequest
 
-__all__ = ["FAMILIES", "Backbone", "Latents", "bundled_models", "load"]
+__all__ = ["FAMILIES", "Backbone", "Latents", "ModelRequest", "bundled_models", "load"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 
 from diffeat.backbones.conditioning import stand_in
+from diffeat.backbones.devices import upload, visiting
+from diffeat.backbones.request import ModelRequest
 from diffeat.backbones.tensors import unpack, unpatchify, vae_tensors
 from diffeat.blocks import BlockInfo
 from diffeat.errors import SpecError
@@ -130,6 +133,8 @@ class Backbone(ABC):
         self.extras = parts.extras
         self.pipeline = parts.pipeline
         self.changes = parts.changes
+        self.request = ModelRequest(parts.name, str(parts.device))
+        self.channels_last = False
 
     # --- what a family writes -----------------------------------------------------------
 
@@ -375,16 +380,30 @@ class Backbone(ABC):
             elif channels != 3:
                 raise SpecError(f"{self.name} wants {channels} channels; expected 1 or 3")
             return Latents(x)
-        posterior = self.vae.encode(x.to(self.vae.dtype)).latent_dist
-        shift, scale = self._shift_and_scale() if scaled else (0.0, 1.0)
+        x = self.as_input(x.to(self.vae.dtype))
+        with visiting(self.vae, self.device) if self.vae_visits else nullcontext():
+            posterior = self.vae.encode(x).latent_dist
+        shift, scale = self._shift_and_scale if scaled else (0.0, 1.0)
         return Latents((posterior.mean.float() - shift) * scale, posterior.std.float() * scale)
 
+    @property
+    def vae_visits(self) -> bool:
+        """Whether the VAE lives on the CPU, whatever the device is."""
+        return self.request.offload != "none"
+
+    def as_input(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps (n, C, h, w) in the memory format that the convolutions run in."""
+        if not self.channels_last:
+            return maps
+        return maps.contiguous(memory_format=torch.channels_last)
+
+    @cached_property
     def _shift_and_scale(self) -> tuple[Any, Any]:
         """Of the VAE's configuration: numbers, or (C, 1, 1) tensors where channels differ."""
         config, each = self.vae.config, []
         for name in ("latents_mean", "latents_std"):
             value = config.get(name)
-            each.append(None if value is None else torch.tensor(value, device=self.device))
+            each.append(None if value is None else upload(torch.tensor(value), self.device))
         scale = config.scaling_factor
         if each[0] is None or each[1] is None:
             return config.get("shift_factor") or 0.0, scale

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from diffeat.backbones.devices import visiting
 from diffeat.errors import SpecError
 from diffeat.noise import picture_noise
-
-
-@contextmanager
-def visiting(encoder: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The encoder on `device` for the moment in which it runs; it goes back to the CPU."""
-    encoder.to(device)
-    try:
-        yield encoder
-    finally:
-        if device.type != "cpu":
-            encoder.to("cpu")
 
 
 def tokenise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from diffeat.backbones.base import TORCH_DTYPES, Backbone, Parts
 from diffeat.backbones.dit import DiT, SiT
 from diffeat.backbones.locate import ModelName, locate, read_json
 from diffeat.backbones.pixel_unet import ADM, EDM, PixelUNet
+from diffeat.backbones.placing import arrange
+from diffeat.backbones.request import DTYPE_NAMES, ModelRequest
 from diffeat.backbones.stable_diffusion import SDXL, StableDiffusion
 from diffeat.backbones.text_transformers import Flux, PixArt, StableDiffusion3
 from diffeat.backbones.weights import Loader
@@ -31,6 +34,10 @@ def load(
     allow_pickle: bool = False,
     lora: str | Path | None = None,
     denoiser: str | Path | None = None,
+    *,
+    channels_last: bool | str = "auto",
+    compile: bool = False,
+    offload: str = "none",
 ) -> Backbone:
     """Load a pretrained diffusion model.
 
@@ -41,13 +48,19 @@ def load(
             and prompts become seeded Gaussian embeddings.
         device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one; "meta"
             builds the architecture without weights.
-        dtype: "float32", "float16" or "bfloat16"; "auto" is float32 on a CPU and bfloat16 on
-            a GPU. The noise schedule keeps its own.
+        dtype: "float32", "float16" or "bfloat16" (or "fp32", "fp16", "bf16"); "auto" is float32
+            on a CPU and bfloat16 on a GPU. The noise schedule keeps its own.
         allow_pickle: also load pickled weights (.bin), which can run code; only for files
             that you trust.
         lora: a .safetensors file of LoRA weights, merged into the denoiser.
         denoiser: weights that take the place of the denoiser's: a .safetensors file, or a
             folder of the same architecture, such as CleanDIFT's U-Net.
+        channels_last: whether convolutions see maps with the channels innermost; "auto" chooses
+            by device and precision (see `diffeat.backbones.placing`).
+        compile: run the denoiser's blocks through torch.compile, except those inside which a
+            tensor is read.
+        offload: "none"; "vae" keeps the VAE on the CPU and has it visit the device for each
+            batch; "blocks" does so with each block of the denoiser too, for small GPUs.
 
     Returns:
         The backbone, in evaluation mode, without gradients.
@@ -56,14 +69,18 @@ def load(
         ModelError: unknown, incomplete or unsupported model, or pickled weights.
         DeviceError: the device does not exist here.
         NumericsError: the weights hold inf or nan.
+        SpecError: an option that cannot be meant.
     """
-    target = pick_device(device)
-    precision = pick_dtype(dtype, target)
+    request = ModelRequest(
+        name, device, dtype, allow_pickle, lora, denoiser, channels_last, compile, offload
+    )
+    target = pick_device(request.device)
+    precision = pick_dtype(request.dtype, target)
     wanted = ModelName.parse(name)
     folder = locate(wanted, allow_pickle, weights=target.type != "meta")
     index = read_json(folder / "model_index.json")
     family, config = _family(name, folder, index)
-    loader = Loader(folder, wanted.random_seed, target, precision, allow_pickle)
+    loader = Loader(folder, wanted.random_seed, target, precision, allow_pickle, offload)
     network = loader.denoiser(family)
     if target.type == "meta" and (denoiser or lora):
         raise SpecError("device 'meta' has no weights to replace; leave denoiser and lora out")
@@ -91,6 +108,9 @@ def load(
         )
     )
     _check_channels(backbone)
+    # "auto" may mean another precision elsewhere, and then another model
+    backbone.request = replace(request, dtype=str(precision).removeprefix("torch."))
+    arrange(backbone)
     return backbone
 
 
@@ -136,6 +156,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    dtype = DTYPE_NAMES.get(dtype, dtype)
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in TORCH_DTYPES:

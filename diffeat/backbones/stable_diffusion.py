@@ -14,6 +14,7 @@ from diffeat.backbones.base import (
     Backbone,
 )
 from diffeat.backbones.conditioning import clip_states, text_length
+from diffeat.backbones.devices import constant
 from diffeat.backbones.unet_blocks import list_unet_tensors, unet_multiple
 
 CLIP_LENGTH = 77  # tokens per prompt
@@ -106,6 +107,6 @@ class SDXL(StableDiffusion):
         """Original and target size are the picture's, uncropped."""
         condition = dict(condition)
         height, width = (side * self.latent_factor for side in x.shape[2:])
-        ids = torch.tensor([height, width, 0, 0, height, width], dtype=x.dtype, device=x.device)
+        ids = constant((height, width, 0, 0, height, width), x.dtype, x.device)
         added = {"text_embeds": condition.pop("text_embeds"), "time_ids": ids.expand(len(x), 6)}
         return {**super().call_arguments(x, t, condition), "added_cond_kwargs": added}

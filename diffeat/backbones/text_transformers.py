@@ -20,6 +20,7 @@ from diffeat.backbones.base import (
     Backbone,
 )
 from diffeat.backbones.conditioning import clip_states, t5_states, text_length
+from diffeat.backbones.devices import constant
 from diffeat.backbones.tensors import TensorList
 from diffeat.hooks import Tap
 
@@ -99,9 +100,9 @@ class PixArt(TextTransformer):
         added = {"resolution": None, "aspect_ratio": None}
         if self.denoiser.use_additional_conditions:
             height, width = (side * self.latent_factor for side in x.shape[2:])
-            told = {"resolution": [height, width], "aspect_ratio": [height / width]}
+            told = {"resolution": (height, width), "aspect_ratio": (height / width,)}
             added = {
-                name: torch.tensor(value, dtype=x.dtype, device=x.device).expand(len(x), -1)
+                name: constant(value, x.dtype, x.device).expand(len(x), -1)
                 for name, value in told.items()
             }
         return {**super().call_arguments(x, t, condition), "added_cond_kwargs": added}

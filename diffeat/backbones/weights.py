@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from diffeat.backbones.base import Backbone, Component
 from diffeat.backbones.locate import read_json
@@ -32,9 +33,10 @@ class Loader:
         device: torch.device,
         dtype: torch.dtype,
         allow_pickle: bool,
+        offload: str = "none",
     ):
         self.folder, self.seed, self.device, self.dtype = folder, seed, device, dtype
-        self.allow_pickle = allow_pickle
+        self.allow_pickle, self.offload = allow_pickle, offload
         self.files: list[Path] = []
 
     def denoiser(self, family: type[Backbone]) -> nn.Module:
@@ -44,7 +46,8 @@ class Loader:
         cls = getattr(diffusers, family.denoiser_classes[0])
         random = self.seed is not None
         model = self._module(cls, family.component, random, family.adjust)
-        return self._place(model, family.component, self.device)
+        home = torch.device("cpu") if self.offload == "blocks" else self.device
+        return self._place(model, family.component, home)
 
     def component(self, name: str, part: Component) -> Any:
         """A further part of the pipeline; only what encodes is kept of a VAE."""
@@ -59,7 +62,8 @@ class Loader:
             if self.dtype == torch.float16 and module.config.get("force_upcast"):
                 module = nn.Module.float(module)  # its activations overflow in half precision
         # a text encoder goes to the device only for the moment in which it runs
-        home = torch.device("cpu") if name.startswith("text_encoder") else self.device
+        away = name.startswith("text_encoder") or self.offload != "none"
+        home = torch.device("cpu") if away else self.device
         return self._place(module, name, home)
 
     def swap(self, denoiser: nn.Module, source: Path) -> None:
@@ -145,7 +149,7 @@ class Loader:
     ) -> nn.Module:
         """The module of a configuration, without weights or with seeded random ones."""
         device = "meta" if self.device.type == "meta" else "cpu"
-        with torch.random.fork_rng(devices=[]), torch.device(device):
+        with torch.random.fork_rng(devices=[]), torch.device(device), _casting(self.dtype):
             torch.default_generator.manual_seed(self.seed or 0)  # leaves GPUs' generators alone
             build = getattr(cls, "from_config", None) or (lambda c: cls(cls.config_class(**c)))
             module = build(config)
@@ -199,6 +203,22 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def _casting(dtype: torch.dtype) -> Iterator[None]:
+    """Cast every module that is built as soon as it becomes part of another.
+
+    Weights are drawn in fp32, so a seed means the same in every precision, but never more than
+    one layer's lie in fp32 in memory.
+    """
+    handle = register_module_module_registration_hook(
+        lambda _parent, _name, child: child and _cast(child, dtype) and None
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:

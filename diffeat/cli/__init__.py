@@ -9,8 +9,10 @@ import warnings
 import click
 
 from diffeat._version import __version__
+from diffeat.cli.export import export
 from diffeat.cli.extract import extract
 from diffeat.cli.files import info, verify, view
+from diffeat.cli.merge import merge
 from diffeat.cli.models import blocks, models
 from diffeat.cli.probe import probe
 from diffeat.cli.recipes import channels, recipes
@@ -32,7 +34,19 @@ def cli() -> None:
     """
 
 
-for command in (models, blocks, recipes, channels, extract, info, verify, view, probe):
+for command in (
+    models,
+    blocks,
+    recipes,
+    channels,
+    extract,
+    info,
+    verify,
+    merge,
+    export,
+    view,
+    probe,
+):
     cli.add_command(command)
 
 

@@ -13,20 +13,35 @@ from diffeat.cli.options import (
     comma_list,
     index_list,
     json_option,
+    model_fields,
     model_options,
     pixel_size,
     print_json,
+    speed_options,
 )
 from diffeat.errors import PictureError, SpecError
 
 TEXTS = ("prompt", "captions", "embeddings")
 """Fields that say what the text is; one at a time."""
+COMPRESSIONS = ("none", "lzf", "gzip", "zstd")
+ENGINES = ("auto", "local", "torchrun", "ray")
+JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", "engine",
+               "processes", "address")  # fmt: skip
+"""Options that go to `diffeat.extract_to_file` as they are."""
 
 
 def _label(_context, _option, value: str | None):
     if value == "none":
         return NONE
     return int(value) if value is not None and value.lstrip("-").isdecimal() else value
+
+
+def _batch_size(_context, _option, value: str | None):
+    if value is None or value == "auto":
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r}; expected a number of at least 1, or auto")
+    return int(value)
 
 
 @click.command()
@@ -85,7 +100,8 @@ def _label(_context, _option, value: str | None):
 @click.option("--dtype", help="Stored precision: float16 (default) or float32.")
 @click.option("--limit", type=click.IntRange(1),
               help="Only so many pictures, class-balanced, by a stable hash.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1), help="Rows of one forward (default by size).")
+@click.option("--batch-size", callback=_batch_size, help="Rows of one forward, or auto: measured "
+              "once and remembered (default by size).")  # fmt: skip
 @click.option(
     "--workers", type=click.IntRange(1), default=2, show_default=True, help="Decoding threads."
 )
@@ -97,31 +113,41 @@ def _label(_context, _option, value: str | None):
     help="What to do with an unreadable picture.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--compression", type=click.Choice(COMPRESSIONS), default="none", show_default=True,
+              help="Of the file; lossless.")  # fmt: skip
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
+              help="Where it runs; auto is torchrun where that started us, else this "
+              "machine.")  # fmt: skip
+@click.option("--processes", type=click.IntRange(1), help="Copies of the model, each in a process "
+              "of its own (default 1; with ray one per accelerator or node).")  # fmt: skip
+@click.option("--address", help="Of a running Ray cluster: auto, or ray://HOST:PORT (default: one "
+              "on this machine).")  # fmt: skip
 @model_options
+@speed_options
 @json_option
-def extract(model, pictures, output, recipe, spec_file, limit, batch_size, workers, on_error,
-            overwrite, device, model_dtype, allow_pickle, lora, denoiser, as_json,
-            **values) -> None:  # fmt: skip
+def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values) -> None:
     """Extract features of PICTURES with MODEL into an HDF5 file.
 
     All blocks of one (picture, t) come from one forward, which stops after the last of them.
     Run again after an interruption, the command continues; when all is done, it does nothing.
     """
     import diffeat
+    from diffeat.backbones import ModelRequest
 
     spec = _spec(recipe, spec_file, values)
     source = diffeat.open_source(pictures)
     source = source.limit(limit) if limit else source
-    backbone = diffeat.load(model, device, model_dtype, allow_pickle, lora, denoiser)
+    request = ModelRequest(model, **model_fields(values))
+    options = {name: values[name] for name in JOB_OPTIONS}
     try:
-        result = diffeat.extract_to_file(
-            backbone, source, spec, output, batch_size, workers, on_error, overwrite
-        )
+        result = diffeat.extract_to_file(request, source, spec, output, **options)
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
     except KeyboardInterrupt:
         click.echo("interrupted: finished batches are kept; run the same command again", err=True)
         sys.exit(1)
+    if result is None:  # a rank of torchrun; the first tells
+        return
     if as_json:
         print_json({**vars(result), "path": str(result.path)})
     elif result.status == "already complete":
@@ -131,7 +157,7 @@ def extract(model, pictures, output, recipe, spec_file, limit, batch_size, worke
         skipped = f", {result.skipped} skipped (see `diffeat info`)" if result.skipped else ""
         click.echo(
             f"{output}: {result.pictures} pictures{skipped}, {result.computed} computed now, "
-            f"{result.seconds:.1f} s on {backbone.device}"
+            f"{result.seconds:.1f} s on {result.where}"
         )
 
 

@@ -19,16 +19,22 @@ feature_file = click.argument("file", type=click.Path(path_type=Path))
 @feature_file
 @json_option
 def info(file: Path, as_json: bool) -> None:
-    """Show what a feature FILE holds and how it was made."""
+    """Show what a feature FILE holds and how it was made.
+
+    Where only FILE.parts is there, show how far the extraction is.
+    """
     from diffeat.noise import format_t
     from diffeat.specs import ExtractSpec
     from diffeat.store import FeatureStore
 
+    if _unfinished(file):
+        _show_progress(file, as_json, thorough=False)
+        return
     shown_attrs = ("alpha", "sigma", "log_snr", "stride")
     with FeatureStore(file) as store:
         rows = [
             {"block": block, "t": t, "shape": list(store[block, t].shape),
-             "dtype": str(store[block, t].dtype),
+             "dtype": store.stored_dtype(block, t),
              **{name: _finite(store[block, t].attrs[name]) for name in shown_attrs}}
             for block in store.blocks for t in store.timesteps
         ]  # fmt: skip
@@ -37,6 +43,8 @@ def info(file: Path, as_json: bool) -> None:
             "pictures": {**store.pictures, "rows": len(store), "classes": store.class_names},
             "model": store.model,
             "spec": store.spec.to_dict(),
+            "how": store.how,
+            "compression": store.compression,
             "fingerprint": store.fingerprint,
             "skipped": store.skipped,
             "features": rows,
@@ -57,6 +65,10 @@ def info(file: Path, as_json: bool) -> None:
     defaults["discard"] = []  # as JSON has it
     further = [name for name in spec if name not in apart and spec[name] != defaults[name]]
     click.echo("  spec      " + ", ".join(f"{name}={spec[name]}" for name in (*shown, *further)))
+    made = {name: value for name, value in facts["how"].items() if not isinstance(value, list)}
+    if made:
+        click.echo("  made by   " + ", ".join(f"{k}={v}" for k, v in made.items()))
+    click.echo(f"  stored    compression={facts['compression']}")
     for name, reason in list(facts["skipped"].items())[:10]:
         click.echo(f"  skipped   {name}: {reason}")
     width = max(14, *(len(row["block"]) for row in rows))
@@ -70,6 +82,53 @@ def info(file: Path, as_json: bool) -> None:
         click.echo(f"  {name} {level}  {shape} {row['dtype']}")
 
 
+def _unfinished(file: Path) -> bool:
+    """Whether parts lie there in place of the file."""
+    return not file.exists() and file.with_name(file.name + ".parts").is_dir()
+
+
+def _show_progress(file: Path, as_json: bool, thorough: bool) -> bool:
+    """Say how far an extraction is; returns whether what is there is sound."""
+    from diffeat.store import look_at_parts
+
+    found = look_at_parts(file, thorough)
+    note = found.note
+    facts = {
+        "file": str(file),
+        "complete": False,
+        "finished": found.finished,
+        "pictures": note.request.pictures,
+        "shards": found.shards,
+        "model": note.request.model,
+        "spec": note.request.spec,
+        "how": note.request.how,
+        "fingerprint": note.request.fingerprint,
+        "problems": found.problems,
+    }
+    if as_json:
+        print_json(facts)
+        return not found.problems
+    for problem in found.problems:
+        click.echo(f"{file}: {problem}")
+    checked = ", checksums compared" if thorough else ""
+    click.echo(
+        f"{file}: unfinished, {found.finished} of {note.count} pictures are in {found.shards} "
+        f"shards{checked}"
+    )
+    spec = note.request.spec
+    for name, value in (
+        ("pictures", note.request.pictures["name"]),
+        ("model", note.request.model["name"]),
+        ("blocks", ", ".join(map(str, spec["blocks"]))),
+        ("t", ", ".join(map(str, spec["timesteps"]))),
+        ("dtype", spec.get("dtype", "float16")),
+    ):
+        click.echo(f"  {name:<9} {value}")
+    then = "diffeat merge" if found.finished == note.count else "the same diffeat extract again"
+    click.echo(f"to go on, run {then}" + (f" {file}" if then == "diffeat merge" else ""))
+    return not found.problems
+
+
 def _finite(value) -> int | float | None:
     """A plain number, or None for inf, which JSON does not have."""
     return value.item() if np.isfinite(value) else None
@@ -79,9 +138,16 @@ def _finite(value) -> int | float | None:
 @feature_file
 @json_option
 def verify(file: Path, as_json: bool) -> None:
-    """Read the whole FILE: checksums, shapes, attributes, inf and nan. Exit code 1 if unsound."""
+    """Read the whole FILE: checksums, shapes, attributes, inf and nan.
+
+    Exit code 0 if it is sound, 1 if it is not, or not finished. Where only FILE.parts is
+    there, the checksums of its shards are compared, and the exit code is 1.
+    """
     from diffeat.store import verify as check
 
+    if _unfinished(file):
+        _show_progress(file, as_json, thorough=True)
+        sys.exit(1)
     problems = check(file)
     if as_json:
         print_json({"file": str(file), "sound": not problems, "problems": problems})

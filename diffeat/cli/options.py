@@ -59,6 +59,29 @@ def model_options(command: Callable) -> Callable:
     return command
 
 
+def speed_options(command: Callable) -> Callable:
+    """--channels-last, --compile and --offload, as `diffeat.load` takes them."""
+    for option in (
+        click.option("--offload", type=click.Choice(("none", "vae", "blocks")), default="none",
+                     show_default=True, help="For small GPUs: keep the VAE, or the denoiser's "
+                     "blocks, on the CPU until they run."),
+        click.option("--compile", is_flag=True, help="Compile the denoiser's blocks with torch."),
+        click.option("--channels-last/--channels-first", default=None,
+                     help="Memory layout of convolutions (default by device)."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def model_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a `ModelRequest` from the options of `model_options` and `speed_options`."""
+    names = ("device", "allow_pickle", "lora", "denoiser", "compile", "offload")
+    found = {name: values[name] for name in names if name in values}
+    if values.get("channels_last") is not None:
+        found["channels_last"] = values["channels_last"]
+    return {**found, "dtype": values["model_dtype"]}
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 

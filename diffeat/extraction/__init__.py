@@ -1,10 +1,13 @@
 """The engine: from pictures and a spec to features, one forward per (picture, t, member)."""
 
 from diffeat.extraction.api import extract
+from diffeat.extraction.batch_size import resolve_batch
 from diffeat.extraction.conditions import Conditions
 from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.features import Features, Key
+from diffeat.extraction.latents import draw_noise
 from diffeat.extraction.massive import massive_channels
+from diffeat.extraction.pending import Pending
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.views import extractor_for
 
@@ -13,8 +16,11 @@ __all__ = [
     "Extractor",
     "Features",
     "Key",
+    "Pending",
     "Plan",
+    "draw_noise",
     "extract",
     "extractor_for",
     "massive_channels",
+    "resolve_batch",
 ]

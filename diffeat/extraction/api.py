@@ -12,12 +12,12 @@ from PIL import Image
 
 from diffeat.backbones.base import Backbone
 from diffeat.errors import PictureError, SpecError
+from diffeat.extraction.batches import Drawn, draw_batch, run_batch, start_batch
 from diffeat.extraction.conditions import PLACEHOLDERS, Conditions
-from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.features import Features, Key
 from diffeat.extraction.latents import explicit_noise
 from diffeat.extraction.plan import Plan
-from diffeat.extraction.views import ViewExtractor, extractor_for
+from diffeat.extraction.views import extractor_for
 from diffeat.images import (
     captions_for,
     content_box,
@@ -29,6 +29,8 @@ from diffeat.images import (
 )
 from diffeat.specs import CLASS_LABEL, ExtractSpec
 
+__all__ = ["Drawn", "draw_batch", "extract", "run_batch", "start_batch"]
+
 
 def extract(
     backbone: Backbone,
@@ -36,7 +38,7 @@ def extract(
     spec: ExtractSpec,
     noise: torch.Tensor | None = None,
     ids: Sequence[str] | None = None,
-    batch_size: int | None = None,
+    batch_size: int | str | None = None,
     prompts: Sequence[str] | None = None,
     labels: Sequence[int | None] | None = None,
     embeddings: Mapping[str, torch.Tensor] | None = None,
@@ -52,7 +54,8 @@ def extract(
             policy of the spec.
         ids: N picture ids that seed the noise. By default paths as they were written, and
             "0", "1", … for tensors and PIL pictures.
-        batch_size: rows of one forward; by default chosen by the latent's size.
+        batch_size: rows of one forward; by default chosen by the latent's size, with "auto" by
+            measuring. It is halved when memory runs out.
         prompts: N texts, which take the place of the spec's prompt.
         labels: N class indices, which take the place of the spec's label.
         embeddings: the denoiser's own text tensors (see `Backbone.embedding_shapes`), (1, …) or
@@ -64,6 +67,7 @@ def extract(
     Raises:
         SpecError: the spec, the sizes or the noise do not fit.
         PictureError: a picture cannot be read.
+        DeviceError: memory ran out with a single row.
         NumericsError: inf or nan in the stored dtype.
     """
     if not isinstance(backbone, Backbone):
@@ -77,6 +81,8 @@ def extract(
         images = torch.from_numpy(images)
     if isinstance(images, torch.Tensor):
         spec = _with_size_of(images, spec)
+    if spec.dtype == "int8":
+        raise SpecError("int8 is a form of files; in memory choose float16 or float32")
     images = images if isinstance(images, torch.Tensor) else list(images)
     if len(images) == 0:
         raise SpecError("no pictures given; expected at least one")
@@ -85,50 +91,25 @@ def extract(
     plan = Plan(backbone, spec, conditions.text_length)
     extractor = extractor_for(plan, batch_size, conditions)
     if noise is not None:
+        if plan.grid:
+            raise SpecError(f"noise={plan.spec.noise} makes its own; leave noise= out")
         if plan.size is None:
             raise SpecError("noise= needs pictures of one size; leave it out, or choose a size")
         shape = backbone.latent_shape(plan.size)
         noise = explicit_noise(noise, len(images), spec.ensemble, shape)
-    pieces: dict[Key, list[torch.Tensor]] = {key: [] for key in plan.keys}
-    boxes = []
-    for start in range(0, len(images), extractor.batch_size):
-        span = slice(start, start + extractor.batch_size)
+    values: dict[Key, torch.Tensor] = {}
+    boxes, step = [], extractor.pictures
+    for start in range(0, len(images), step):
+        span = slice(start, start + step)
         pixels, shown = _pixels(images[span], names[span], plan)
         boxes += shown
         rows = range(len(names))[span]
         eps = None if noise is None else noise[span]
-        part = run_batch(extractor, pixels, names[span], rows, eps)
-        for key, value in part.items():
-            pieces[key].append(value)
-    values = {key: torch.cat(parts) for key, parts in pieces.items()}
+        for key, part in run_batch(extractor, pixels, names[span], rows, eps).items():
+            if key not in values:
+                values[key] = torch.empty(len(images), *part.shape[1:], dtype=part.dtype)
+            values[key][span] = part
     return Features(plan, values, np.array(boxes, dtype=np.int32) if boxes else None)
-
-
-def run_batch(
-    extractor: Extractor | ViewExtractor,
-    pixels: torch.Tensor | np.ndarray | list[np.ndarray],
-    ids: Sequence[str],
-    rows: Sequence[int],
-    noise: torch.Tensor | None = None,
-) -> dict[Key, torch.Tensor]:
-    """Features of one batch, also of pictures of different sizes (a list), size by size.
-
-    Args:
-        rows: which of the extractor's conditions are these pictures'.
-    """
-    if not isinstance(pixels, list):
-        return extractor(pixels, ids, noise, rows)
-    found: dict[Key, list[torch.Tensor]] = {}
-    for size in dict.fromkeys(array.shape[1:] for array in pixels):
-        extractor.plan.check(size)
-        places = [place for place, array in enumerate(pixels) if array.shape[1:] == size]
-        same = np.stack([pixels[place] for place in places])
-        part = extractor(same, [ids[i] for i in places], None, [rows[i] for i in places])
-        for key, value in part.items():
-            row = found.setdefault(key, [None] * len(pixels))
-            for place, feature in zip(places, value, strict=True):
-                row[place] = feature
-    return {key: torch.stack(values) for key, values in found.items()}
 
 
 def _conditions(backbone, spec, names, prompts, labels, embeddings) -> Conditions:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from diffeat.backbones.base import Backbone
+from diffeat.backbones.devices import upload
 from diffeat.errors import SpecError
 from diffeat.specs import CLASS_LABEL, ExtractSpec
 
@@ -58,6 +59,7 @@ class Conditions:
         if self._embeddings is not None and any(self._prompts):
             raise SpecError("prompts and embeddings are given; expected one of them")
         self._cache: OrderedDict[tuple, dict[str, torch.Tensor]] = OrderedDict()
+        self._last: tuple[tuple, dict[str, torch.Tensor]] | None = None
 
     @property
     def text_length(self) -> int | None:
@@ -113,13 +115,29 @@ class Conditions:
                 self._cache.move_to_end(key)
                 known[key] = self._cache[key]
         device = self.backbone.device
-        found = {
-            name: torch.cat([known[key][name] for key in keys]).to(device)
-            for name in known[keys[0]]
-        }
+        if len(known) == 1:
+            found = {
+                name: value.expand(len(rows), *value.shape[1:])
+                for name, value in self._on_device(keys[0]).items()
+            }
+        else:
+            found = {
+                name: upload(torch.cat([known[key][name] for key in keys]), device)
+                for name in known[keys[0]]
+            }
         for name, tensor in (self._embeddings or {}).items():
-            found[name] = tensor[[0 if len(tensor) == 1 else row for row in rows]].to(device)
+            if len(tensor) == 1:
+                found[name] = upload(tensor, device).expand(len(rows), *tensor.shape[1:])
+            else:
+                found[name] = upload(tensor[list(rows)], device)
         return found
+
+    def _on_device(self, key: tuple) -> dict[str, torch.Tensor]:
+        """The tensors (1, …) of one condition, which the next pictures probably share."""
+        if self._last is None or self._last[0] != key:
+            moved = {n: upload(v, self.backbone.device) for n, v in self._cache[key].items()}
+            self._last = key, moved
+        return self._last[1]
 
     def _key(self, row: int) -> tuple[str, int | None]:
         return tuple(

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from diffeat.backbones.base import Latents
+from diffeat.backbones.devices import upload
 from diffeat.errors import SpecError
+from diffeat.extraction.plan import Plan
 from diffeat.noise import picture_noise
 from diffeat.specs import ExtractSpec
 
@@ -27,7 +29,42 @@ def clean_latents(
         return clean
     if sample is None:
         sample = sample_noise(spec, ids, shape)
-    return clean + latents.std[:, None] * sample.to(clean.device)
+    return clean + latents.std[:, None] * upload_noise(sample, clean.device)
+
+
+def draw_noise(
+    plan: Plan,
+    ids: Sequence[str],
+    size: tuple[int, int],
+    noise: torch.Tensor | None = None,
+    sample: torch.Tensor | None = None,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The noise of a batch, to be drawn ahead of the compute; drawing releases Python's lock.
+
+    Args:
+        plan: what is extracted.
+        ids: P picture ids.
+        size: (H, W) of the pictures in pixels.
+        noise, sample: explicit ones, which take the place of the seeded.
+
+    Returns:
+        (noise, sample) for `Extractor.start`, each (P, E, C, h, w) fp32 on the CPU; None where
+        the spec needs none.
+    """
+    spec, shape = plan.spec, plan.backbone.latent_shape(size)
+    denoised = any(block.part != "vae" for block in plan.blocks)
+    if noise is not None or (denoised and spec.noise != "inversion"):
+        noise = noise_of(spec, ids, shape, noise)
+    if sample is None and spec.latent == "sample" and plan.backbone.vae is not None:
+        sample = sample_noise(spec, ids, shape)
+    return noise, sample
+
+
+def upload_noise(noise: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(P, E, C, h, w) noise on the device; what pictures share travels once."""
+    if len(noise) > 1 and noise.stride(0) == 0:
+        return upload(noise[:1], device).expand_as(noise)
+    return upload(noise, device)
 
 
 def sample_noise(spec: ExtractSpec, ids: Sequence[str], shape) -> torch.Tensor:

@@ -18,6 +18,8 @@ from diffeat.specs import ExtractSpec, pool_size
 
 MAX_MAP_BYTES = 1 << 30
 """Most memory that the attention maps of one (picture, t) may take together, in fp32."""
+MAX_BATCH_BYTES = 1 << 29
+"""Most host memory that the features of one batch take, as long as one picture's fit in it."""
 
 
 class Plan:
@@ -223,11 +225,32 @@ class Plan:
         }  # fmt: skip
 
     @property
+    def dtype(self) -> torch.dtype:
+        """How features leave the extractor; files make int8 from float32."""
+        return torch.float32 if self.spec.dtype == "int8" else TORCH_DTYPES[self.spec.dtype]
+
+    @property
     def bytes_per_picture(self) -> int:
-        """Size of all features of one picture as they are stored."""
-        itemsize = torch.empty((), dtype=TORCH_DTYPES[self.spec.dtype]).itemsize
+        """Size of all features of one picture as they leave the extractor."""
         values = sum(math.prod(self.shape(block)) for block in self.blocks)
-        return values * len(self.levels) * itemsize
+        return values * len(self.levels) * self.dtype.itemsize
+
+    def pictures_per_call(self, rows: int) -> int:
+        """Pictures that are encoded, and whose features are held, together.
+
+        It follows from the spec and the rows of a forward alone, so that a resumed run forms
+        the same batches.
+
+        Args:
+            rows: of one denoiser forward.
+        """
+        held = self.bytes_per_picture
+        if self.spec.tile or self.spec.flip:  # whole maps, and those of two views, in fp32
+            size = self.size or self.backbone.native_size
+            maps = sum(math.prod(self.map_shape(b, size)) + 2 * math.prod(
+                self.map_shape(b, self.spec.tile or size)) for b in self.blocks)  # fmt: skip
+            held += 4 * maps * len(self.levels)
+        return max(1, min(rows, MAX_BATCH_BYTES // held))
 
     @property
     def row_limit(self) -> int:
@@ -244,7 +267,7 @@ class Plan:
         return max(1, MAX_MAP_BYTES // sum(maps.values())) if maps else 1 << 30
 
     def default_batch(self, size: tuple[int, int] | None = None) -> int:
-        """Forward rows per batch: 64 at 32×32 latents, less at larger ones, at least 1."""
+        """Rows of one forward: 64 at 32×32 latents, less at larger ones, at least 1."""
         size = size or self._run_size
         _, height, width = self.backbone.latent_shape(size)
         return max(1, min(64, 65536 // (height * width), self._row_limit(size)))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from diffeat.attention import AttentionInputs
+from diffeat.backbones.devices import constant
 from diffeat.backbones.tensors import unpatchify
 from diffeat.blocks import BlockInfo
 from diffeat.extraction.plan import Plan
@@ -47,7 +48,7 @@ class Reducer:
         schedule = self.backbone.schedule
         columns = levels.float().unsqueeze(-1).unsqueeze(-1).unsqueeze(-1).unbind(1)
         self.level = (x, *columns)
-        given = schedule.scaled(x, columns[2]).to(self.backbone.dtype)
+        given = self.backbone.as_input(schedule.scaled(x, columns[2]).to(self.backbone.dtype))
         told = schedule.told(levels[:, 0])
         hooks.run(**self.backbone.call_arguments(given, told, condition))
         return columns
@@ -108,7 +109,7 @@ class Reducer:
         else:
             kept = torch.cat([keys[: image.start], keys[image.stop :]])
         if spec.tokens is not None:
-            kept = kept[torch.tensor(spec.tokens, device=kept.device)]
+            kept = kept[constant(spec.tokens, torch.long, kept.device)]
         maps = inputs.probabilities(spec.heads, image, kept)
         if spec.heads is not None:  # (n, heads, cells, keys) → heads · keys channels
             maps = maps.permute(0, 2, 1, 3).flatten(2)
@@ -120,8 +121,8 @@ class Reducer:
         DiTF (Gan et al. 2025): AdaLN(x with its massive channels set to 0). The block's own
         norm is run, on the changed input, up to its attention.
         """
-        changed = call.tensor.clone()
-        changed[..., list(self.plan.spec.discard)] = 0
+        channels = constant(self.plan.spec.discard, torch.long, call.tensor.device)
+        changed = call.tensor.index_fill(-1, channels, 0)
         call = call.replace(changed)
         inner = block.path.removeprefix(self.plan.place(block).path + ".")
         hooks = HookManager(call.module, {"a": Tap(inner, "input")}, stop_after_last=True)

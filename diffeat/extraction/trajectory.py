@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 import torch
 
+from diffeat.backbones.devices import constant
+from diffeat.extraction.pending import Buffers
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.reduce import STEP, Reducer
 from diffeat.hooks import HookManager
@@ -42,13 +44,15 @@ class Trajectory:
         self._last = HookManager(denoiser, taps, True, reduce)
         self._names = list(taps)
 
-    def __call__(self, start: torch.Tensor, conditions: dict, out: dict, batch_size: int) -> None:
+    def __call__(
+        self, start: torch.Tensor, conditions: dict, out: Buffers, batch_size: int
+    ) -> None:
         """Fill `out` for every wanted level.
 
         Args:
             start: (P, E, C, h, w) clean latents, or noise where it generates.
             conditions: name → (P, …).
-            out: block → (T·P, …), t-major.
+            out: where features go.
             batch_size: rows of one forward.
         """
         count, members = start.shape[:2]
@@ -68,7 +72,7 @@ class Trajectory:
                     sums[key] = sums[key] + value if key in sums else value
             for (name, place), value in sums.items():
                 span = slice(place * count + pictures.start, place * count + pictures.stop)
-                out[name][span] = (value / members if members > 1 else value).to(out[name].dtype)
+                out.put(name, span, value / members if members > 1 else value)
 
     def _walk(self, x: torch.Tensor, condition: dict) -> Iterator:
         """((block, index of the level), feature (n, …)) of every wanted level, (n, C, h, w) on."""
@@ -92,5 +96,5 @@ class Trajectory:
 
 def _row(level: NoiseLevel, x: torch.Tensor) -> torch.Tensor:
     """(n, 3) fp64 of t, alpha, sigma: the same level for every row of x."""
-    row = torch.tensor([level.t, level.alpha, level.sigma], dtype=torch.float64, device=x.device)
+    row = constant((level.t, level.alpha, level.sigma), torch.float64, x.device)
     return row.expand(len(x), 3)

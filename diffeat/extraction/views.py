@@ -10,13 +10,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from diffeat.backbones.base import TORCH_DTYPES
 from diffeat.blocks import BlockInfo
 from diffeat.errors import SpecError
 from diffeat.extraction.conditions import Conditions
-from diffeat.extraction.extractor import Extractor, check_finite
+from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.features import Key
-from diffeat.extraction.latents import noise_of, sample_noise
+from diffeat.extraction.latents import draw_noise
+from diffeat.extraction.pending import Pending, check_finite, peaks
 from diffeat.extraction.plan import Plan
 
 
@@ -47,7 +47,7 @@ def offsets(length: int, tile: int, multiple: int) -> list[int]:
 
 
 def extractor_for(
-    plan: Plan, batch_size: int | None = None, conditions: Conditions | None = None
+    plan: Plan, batch_size: int | str | None = None, conditions: Conditions | None = None
 ) -> Extractor | ViewExtractor:
     """The extractor that a plan needs."""
     kind = ViewExtractor if plan.spec.tile or plan.spec.flip else Extractor
@@ -63,25 +63,34 @@ class ViewExtractor:
     """
 
     def __init__(
-        self, plan: Plan, batch_size: int | None = None, conditions: Conditions | None = None
+        self, plan: Plan, batch_size: int | str | None = None, conditions: Conditions | None = None
     ):
         self.plan = plan
         self.conditions = conditions or Conditions.of_spec(plan.backbone, plan.spec)
-        self._asked = batch_size
         self._inner: dict[tuple[int, int], Extractor] = {}
         size = plan.spec.tile or plan.size or plan.backbone.native_size
-        self.batch_size = self._extractor(size).batch_size
+        self.batch_size = self._made(size, batch_size).batch_size
         if plan.size:
             self.views(plan.size)  # refuses tiles that do not fit before work begins
 
-    def _extractor(self, tile: tuple[int, int]) -> Extractor:
+    def _made(self, tile: tuple[int, int], batch_size: int | str | None) -> Extractor:
         """The extractor of whole maps for one size of tile."""
         if tile not in self._inner:
             spec = replace(self.plan.spec, size=tile, tile=None, flip=False, pool="none",
                            dtype="float32", fit="squash")  # fmt: skip
             plan = Plan(self.plan.backbone, spec, self.plan.text_length)
-            self._inner[tile] = Extractor(plan, self._asked, self.conditions)
+            self._inner[tile] = Extractor(plan, batch_size, self.conditions)
         return self._inner[tile]
+
+    def _extractor(self, tile: tuple[int, int]) -> Extractor:
+        found = self._made(tile, self.batch_size)
+        found.batch_size = min(self.batch_size, found.plan.row_limit)
+        return found
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of one call; see `Plan.pictures_per_call`."""
+        return self.plan.pictures_per_call(self.batch_size)
 
     def views(self, size: tuple[int, int]) -> list[View]:
         """The views of a picture of (H, W) pixels."""
@@ -100,38 +109,73 @@ class ViewExtractor:
         ids: Sequence[str],
         noise: torch.Tensor | None = None,
         rows: Sequence[int] | None = None,
+        sample: torch.Tensor | None = None,
     ) -> dict[Key, torch.Tensor]:
         """Features of one batch; see `Extractor.__call__`."""
+        return self.start(pixels, ids, noise, rows, sample).result()
+
+    def start(
+        self,
+        pixels: torch.Tensor | np.ndarray,
+        ids: Sequence[str],
+        noise: torch.Tensor | None = None,
+        rows: Sequence[int] | None = None,
+        sample: torch.Tensor | None = None,
+    ) -> Pending:
+        """Begin the work on one batch; see `Extractor.start`.
+
+        With a CUDA device a view is laid down while the next one is computed, and the last of
+        them when the result is asked for.
+        """
         pixels = torch.as_tensor(pixels)
         size = (int(pixels.shape[2]), int(pixels.shape[3]))
-        plan, spec = self.plan, self.plan.spec
-        tile, shape = spec.tile or size, plan.backbone.latent_shape(size)
-        eps = None if plan.grid and noise is None else noise_of(spec, ids, shape, noise)
-        sampled = spec.latent == "sample" and plan.backbone.vae is not None
-        sample = sample_noise(spec, ids, shape) if sampled else None
-        shapes = {block: plan.map_shape(block, size) for block in plan.blocks}
-        sums = {key: torch.zeros(len(ids), *shapes[b]) for b in plan.blocks
-                for key in plan.keys if key[0] == b.name}  # fmt: skip
-        counts = {block.name: torch.zeros(shapes[block][1:]) for block in plan.blocks}
-        factor = plan.backbone.latent_factor
+        noise, sample = draw_noise(self.plan, ids, size, noise, sample)
+        tile, factor = self.plan.spec.tile or size, self.plan.backbone.latent_factor
+        canvas, last = _Canvas(self.plan, size, tile, len(ids)), None
         for view in self.views(size):
-            part = self._extractor(tile)(
-                _cut(pixels, view, tile, 1), ids, _cut(eps, view, tile, factor), rows,
+            pending = self._extractor(tile).start(
+                _cut(pixels, view, tile, 1), ids, _cut(noise, view, tile, factor), rows,
                 _cut(sample, view, tile, factor),
             )  # fmt: skip
-            for block in plan.blocks:
-                where = _place(block, view, tile)
-                counts[block.name][where] += 1
-                for level in plan.levels:
-                    value = part[block.name, level.t]
-                    value = _mirrored(block, value) if view.mirrored else value
-                    sums[block.name, level.t][:, :, *where] += value
-        dtype = TORCH_DTYPES[spec.dtype]
-        found = {key: self._pooled(value / counts[key[0]]).to(dtype) for key, value in sums.items()}
-        rounded = {b.name: torch.cat([found[b.name, lv.t] for lv in plan.levels])
-                   for b in plan.blocks}  # fmt: skip
-        check_finite(plan, rounded, plan.backbone.dtype)
-        return found
+            if last is not None:
+                canvas.lay(*last)
+            last = view, pending
+
+        def finish() -> dict[Key, torch.Tensor]:
+            canvas.lay(*last)
+            return canvas.features()
+
+        return Pending(finish)
+
+
+class _Canvas:
+    """Whole maps that views are laid on, in fp32 on the CPU."""
+
+    def __init__(self, plan: Plan, size: tuple[int, int], tile: tuple[int, int], count: int):
+        self.plan, self.tile = plan, tile
+        shapes = {block.name: plan.map_shape(block, size) for block in plan.blocks}
+        self._sums = {key: torch.zeros(count, *shapes[key[0]]) for key in plan.keys}
+        self._counts = {name: torch.zeros(shape[1:]) for name, shape in shapes.items()}
+
+    def lay(self, view: View, pending: Pending) -> None:
+        part = pending.result()
+        for block in self.plan.blocks:
+            where = _place(block, view, self.tile)
+            self._counts[block.name][where] += 1
+            for level in self.plan.levels:
+                value = part[block.name, level.t]
+                value = _mirrored(block, value) if view.mirrored else value
+                self._sums[block.name, level.t][:, :, *where] += value
+
+    def features(self) -> dict[Key, torch.Tensor]:
+        """Averages, pooled, in the dtype that is stored."""
+        plan = self.plan
+        found = {key: self._pooled(value / self._counts[key[0]])
+                 for key, value in self._sums.items()}  # fmt: skip
+        for block in plan.blocks:
+            rows = [peaks(found[block.name, level.t]) for level in plan.levels]
+            check_finite(plan, block.name, torch.cat(rows))
+        return {key: value.to(plan.dtype) for key, value in found.items()}
 
     def _pooled(self, maps: torch.Tensor) -> torch.Tensor:
         pool = self.plan.pool

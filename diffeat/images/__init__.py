@@ -1,5 +1,6 @@
 """Where pictures come from and how they become pixels."""
 
+from diffeat.images.ahead import ahead
 from diffeat.images.captions import captions_for, read_captions
 from diffeat.images.decode import (
     FITS,
@@ -27,6 +28,7 @@ __all__ = [
     "PictureBatch",
     "Source",
     "TarSource",
+    "ahead",
     "captions_for",
     "check_on_error",
     "content_box",

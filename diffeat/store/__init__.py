@@ -1,13 +1,31 @@
 """Features in HDF5 (format 1): written in shards, merged into one file, read lazily.
 
-/                     attrs: format, diffeat_version, spec, model, pictures, fingerprint, complete
+/                     attrs: format, diffeat_version, spec, model, pictures, how, fingerprint,
+                      complete
 /ids                  (N,) utf-8
 /labels               (N,) int64, attrs names; absent when there are none
 /features/<block>/t<timestep>   (N, …), attrs: block, t, alpha, sigma, log_snr, layout, …
+/scales/<block>/t<timestep>     (N, K) float32, of features in int8
 /skipped/ids, /skipped/reasons  pictures left out with --on-error skip
 """
 
-from diffeat.store.reader import FeatureStore, verify
-from diffeat.store.writer import Request, StoreWriter
+from diffeat.store.checks import look_at_parts, verify
+from diffeat.store.join import merge_files
+from diffeat.store.merge import merge_parts
+from diffeat.store.reader import FeatureStore
+from diffeat.store.request import Column, Request, read_how
+from diffeat.store.shards import ShardWriter
+from diffeat.store.writer import StoreWriter
 
-__all__ = ["FeatureStore", "Request", "StoreWriter", "verify"]
+__all__ = [
+    "Column",
+    "FeatureStore",
+    "Request",
+    "ShardWriter",
+    "StoreWriter",
+    "look_at_parts",
+    "merge_files",
+    "merge_parts",
+    "read_how",
+    "verify",
+]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,28 @@ import numpy as np
 from diffeat.errors import SpecError, StoreError, nearest
 from diffeat.noise import format_t, plain_t
 from diffeat.specs import ExtractSpec
-from diffeat.store.safety import damage_explained, open_checked
+from diffeat.store.compress import compression_of
+from diffeat.store.features import feature_set
+from diffeat.store.request import how_of
+from diffeat.store.safety import (
+    as_text,
+    check_numbers,
+    check_texts,
+    damage_explained,
+    open_checked,
+    read_attr,
+    read_text,
+)
+from diffeat.store.sequential import SequentialReader
+from diffeat.store.view import QuantizedView
 
 
 class FeatureStore:
     """A finished feature file.
 
-    `store["up.1", 20]` is an h5py dataset of shape (N, …): nothing is read before it is
-    sliced. Use it as a context manager, or call `close`.
+    `store["up.1", 20]` is an h5py data set of shape (N, …), or for features in int8 a view with
+    the same manners: nothing is read before it is sliced. `store.read("up.1", 20)` is the
+    fast way to many rows. Use it as a context manager, or call `close`.
 
     Args:
         path: a file written by `diffeat extract`.
@@ -34,9 +47,11 @@ class FeatureStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.file = open_checked(path)
+        self._found: dict[str, h5py.Dataset | QuantizedView] = {}
+        self._readers: dict[str, SequentialReader] = {}
         try:
             with damage_explained(path, "the header"):
-                if not bool(self.file.attrs.get("complete", False)):
+                if not bool(read_attr(self.file, "complete", 1)):
                     raise StoreError(
                         f"{path}: not complete; run the same `diffeat extract` to finish it"
                     )
@@ -48,20 +63,19 @@ class FeatureStore:
     def _check_header(self) -> None:
         """Types and lengths of all but the features; h5py reads nothing large for it."""
         file = self.file
-        count = _rows(file, "ids", text=True)
+        count = check_texts(file, "ids")
         if "labels" in file:
-            if _rows(file, "labels", kind="i") != count:
-                raise ValueError(f"labels have shape {file['labels'].shape}; expected ({count},)")
-            list(map(_text, file["labels"].attrs["names"]))
+            check_numbers(file["labels"], "labels", "i", (count,))
+            list(map(as_text, read_attr(file["labels"], "names")))
         if (
             "skipped" in file
-            and len({_rows(file, f"skipped/{name}", text=True) for name in ("ids", "reasons")}) != 1
+            and len({check_texts(file, f"skipped/{name}") for name in ("ids", "reasons")}) != 1
         ):
             raise ValueError("as many skipped ids as reasons were expected")
         if not isinstance(file["features"], h5py.Group):
             raise TypeError("features is no group")
-        texts = {name: _text(file.attrs[name]) for name in ("spec", "model", "pictures")}
-        _text(file.attrs["fingerprint"])
+        texts = {name: read_text(file, name) for name in ("spec", "model", "pictures")}
+        read_text(file, "fingerprint")
         if not all(isinstance(json.loads(text), dict) for text in texts.values()):
             raise TypeError("spec, model and pictures must be JSON objects")
         if not all(isinstance(block, str) for block in self.spec.blocks):
@@ -77,6 +91,8 @@ class FeatureStore:
         self.close()
 
     def close(self) -> None:
+        self._found.clear()
+        self._readers.clear()
         self.file.close()
 
     def __len__(self) -> int:
@@ -99,7 +115,7 @@ class FeatureStore:
         """Names of the classes, by index; empty without labels."""
         if "labels" not in self.file:
             return []
-        return [_text(name) for name in self.file["labels"].attrs["names"]]
+        return [as_text(name) for name in self.file["labels"].attrs["names"]]
 
     @cached_property
     def boxes(self) -> np.ndarray | None:
@@ -108,7 +124,10 @@ class FeatureStore:
         Only of padded pictures, else None; `diffeat.images.real_mask` makes masks of them.
         """
         with damage_explained(self.path, "boxes"):
-            return self.file["boxes"][:] if "boxes" in self.file else None
+            if "boxes" not in self.file:
+                return None
+            check_numbers(self.file["boxes"], "boxes", "iu", (len(self), 4))
+            return self.file["boxes"][:]
 
     @cached_property
     def skipped(self) -> dict[str, str]:
@@ -121,21 +140,27 @@ class FeatureStore:
 
     @cached_property
     def spec(self) -> ExtractSpec:
-        return ExtractSpec.from_json(_text(self.file.attrs["spec"]))
+        return ExtractSpec.from_json(read_text(self.file, "spec"))
 
     @cached_property
     def model(self) -> dict[str, Any]:
         """What is known of the model: name, family, fingerprint, dtype."""
-        return json.loads(_text(self.file.attrs["model"]))
+        return json.loads(read_text(self.file, "model"))
 
     @cached_property
     def pictures(self) -> dict[str, Any]:
         """What is known of the pictures: the source as it was typed, count, fingerprint."""
-        return json.loads(_text(self.file.attrs["pictures"]))
+        return json.loads(read_text(self.file, "pictures"))
+
+    @cached_property
+    def how(self) -> dict[str, Any]:
+        """What changes the last bits at most: device, batch size, …; {} in older files."""
+        with damage_explained(self.path, "how it was made"):
+            return how_of(self.file)
 
     @property
     def fingerprint(self) -> str:
-        return _text(self.file.attrs["fingerprint"])
+        return read_text(self.file, "fingerprint")
 
     @cached_property
     def blocks(self) -> list[str]:
@@ -145,22 +170,26 @@ class FeatureStore:
     @cached_property
     def timesteps(self) -> list[int | float]:
         """Native timesteps, ascending."""
-        steps = self.file["features"].attrs.get("timesteps", self.spec.timesteps)
+        steps = read_attr(self.file["features"], "timesteps")
+        steps = self.spec.timesteps if steps is None else steps
         return sorted(plain_t(step) for step in np.asarray(steps).reshape(-1))
 
-    def __getitem__(self, key: tuple[str, int | float]) -> h5py.Dataset:
+    def stored_dtype(self, block: str, t: int | float) -> str:
+        """Precision in the file: "float16", "float32" or "int8"."""
+        data = self[block, t]
+        return str(data.quantized.dtype if isinstance(data, QuantizedView) else data.dtype)
+
+    @property
+    def compression(self) -> str:
+        """Of the features: "none", "lzf", "gzip" or "zstd"."""
+        data = self[self.blocks[0], self.timesteps[0]]
+        return compression_of(data.quantized if isinstance(data, QuantizedView) else data)
+
+    def __getitem__(self, key: tuple[str, int | float]) -> h5py.Dataset | QuantizedView:
         name = self._name(key)
-        with damage_explained(self.path, name):
-            if name not in self.file:
-                raise StoreError(f"{self.path}: {name} is missing; make the file again")
-            data = self.file[name]
-            if not isinstance(data, h5py.Dataset) or data.dtype.kind != "f":
-                raise StoreError(f"{self.path}: {name} is no data set of floats")
-            if data.shape[:1] != (len(self),):
-                raise StoreError(
-                    f"{self.path}: {name} has shape {data.shape}; expected ({len(self)}, …)"
-                )
-            return data
+        if name not in self._found:
+            self._found[name] = feature_set(self.file, self.path, name, len(self))
+        return self._found[name]
 
     def _name(self, key: tuple[str, int | float]) -> str:
         """Name of the data set of (block, t); SpecError if the spec has no such thing."""
@@ -177,97 +206,63 @@ class FeatureStore:
             raise SpecError(f"{self.path} has no t={t}; it has {have}")
         return f"features/{block}/t{format_t(t)}"
 
+    def read(
+        self,
+        block: str,
+        t: int | float,
+        start: int = 0,
+        stop: int | None = None,
+        threads: int | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Rows start … stop in memory; equal to `store[block, t][start:stop]`, only faster.
+
+        Without compression, several threads read and compare checksums; so long runs come as
+        fast as the disk gives them.
+
+        Args:
+            block, t: which features.
+            start, stop: which rows, as in a slice.
+            threads: how many read; None is as many as there are processors, at most 8.
+            out: array of that shape and dtype to read into, which spares making new ones.
+
+        Returns:
+            (rows, …) array; float32 for features in int8, else as they are stored.
+
+        Raises:
+            SpecError: `out` does not fit.
+            StoreError: a checksum is wrong.
+        """
+        data = self[block, t]
+        start, stop, _ = slice(start, stop).indices(len(self))
+        stop = max(start, stop)
+        stored = data.quantized if isinstance(data, QuantizedView) else data
+        reader = self._readers.setdefault(stored.name, SequentialReader(stored))
+        shape = (stop - start, *data.shape[1:])
+        if out is not None and (
+            out.shape != shape or out.dtype != data.dtype or not out.flags.c_contiguous
+        ):
+            raise SpecError(
+                f"out is {out.shape} {out.dtype}; expected an unbroken {shape} {data.dtype}"
+            )
+        with damage_explained(self.path, stored.name.lstrip("/")):
+            if stored is data:
+                return reader.read(start, stop, threads, out)
+            return data.of_rows(reader.read(start, stop, threads), start, stop, out)
+
     def torch_dataset(self, block: str, t: int | float):
-        """A map-style torch dataset of (feature (…) float32, label int64 or -1)."""
+        """A map-style torch dataset of (feature (…) float32, label int64 or -1).
+
+        It may be pickled; every worker process opens the file for itself. Batches of a
+        DataLoader are read together, chunk by chunk, so shuffled ones are fast too.
+        """
         from diffeat.store.torch_data import FeatureDataset
 
         self[block, t]  # so that a wrong name is found here and not in a worker
         return FeatureDataset(self.path, block, t, self.labels, len(self))
 
+    def export(self, path: str | Path, **options: Any) -> Path:
+        """Write the features as .npz or .zarr; see `diffeat.store.export.export`."""
+        from diffeat.store.export import export
 
-def verify(path: str | Path) -> list[str]:
-    """Read a whole feature file and compare it with the contract.
-
-    Every chunk carries a Fletcher-32 checksum, so flipped bits are found too.
-
-    Returns:
-        What is wrong, one sentence each; empty if the file is sound.
-
-    Raises:
-        StoreError: it cannot be opened as a feature file at all.
-    """
-    problems: list[str] = []
-    with FeatureStore(path) as store:
-        count = len(store)
-        if len(set(store.ids)) != count:
-            problems.append("ids are not unique")
-        if store.labels is not None:
-            if store.labels.shape != (count,):
-                problems.append(f"labels have shape {store.labels.shape}; expected ({count},)")
-            elif count and not 0 <= store.labels.min() <= store.labels.max() < len(
-                store.class_names
-            ):
-                problems.append("labels lie outside their names")
-        problems += _verify_boxes(store, count)
-        for block in store.blocks:
-            for t in store.timesteps:
-                problems += _verify_features(store, block, t, count)
-    return problems
-
-
-def _verify_boxes(store: FeatureStore, count: int) -> list[str]:
-    """What is wrong with the boxes of padded pictures, where there are any."""
-    try:
-        boxes = store.boxes
-    except StoreError as error:
-        return [str(error).removeprefix(f"{store.path}: ")]
-    if boxes is None:
-        return []
-    if boxes.shape != (count, 4) or boxes.dtype.kind not in "iu":
-        return [f"boxes are {boxes.shape} {boxes.dtype}; expected ({count}, 4) whole numbers"]
-    size = store.spec.size or (1 << 31, 1 << 31)
-    inside = (boxes >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= size).all()
-    return [] if inside else ["boxes lie outside the pictures"]
-
-
-def _verify_features(store: FeatureStore, block: str, t: int | float, count: int) -> list[str]:
-    where = f"features/{block}/t{format_t(t)}"
-    try:
-        data = store[block, t]
-    except StoreError as error:
-        return [str(error).removeprefix(f"{store.path}: ")]
-    missing = [
-        name
-        for name in ("block", "t", "alpha", "sigma", "log_snr", "layout", "stride", "channels")
-        if name not in data.attrs
-    ]
-    problems = [f"{where} lacks the attribute {name!r}" for name in missing]
-    rows = max(1, (data.chunks or (1,))[0])
-    for start in range(0, count, rows):
-        try:
-            values = data[start : start + rows]
-        except OSError as error:
-            return [*problems, f"{where}, rows from {start}: cannot be read ({error})"]
-        if not np.isfinite(values).all():
-            return [*problems, f"{where}, rows from {start}: inf or nan"]
-    return problems
-
-
-def _rows(file: h5py.File, name: str, text: bool = False, kind: str = "") -> int:
-    """Length of a one-dimensional data set of text, or of numbers of a kind."""
-    data = file[name]
-    if not isinstance(data, h5py.Dataset) or data.ndim != 1:
-        raise TypeError(f"{name} is no list")
-    if text != (h5py.check_string_dtype(data.dtype) is not None):
-        raise TypeError(f"{name} has type {data.dtype}")
-    if kind and data.dtype.kind not in kind:
-        raise TypeError(f"{name} has type {data.dtype}")
-    if len(data) > 1 << 34 or len(data) > 1024 * os.path.getsize(file.filename):
-        raise ValueError(f"{name} claims {len(data)} rows")
-    return len(data)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, (bytes, str)):
-        raise TypeError(f"{value!r} is no text")
-    return value.decode() if isinstance(value, bytes) else str(value)
+        return export(self, path, **options)

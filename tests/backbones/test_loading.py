@@ -695,7 +695,7 @@ def test_a_vae_that_overflows_in_half_precision_stays_in_full(dtype, vae, suffix
     assert backbone.encode(pictures(1)).mean.dtype == torch.float32
 
 
-@pytest.mark.parametrize("dtype", ["float64", "half", "", "fp16"])
+@pytest.mark.parametrize("dtype", ["float64", "half", "", "fp8"])
 def test_an_unknown_dtype(dtype, folder_of):
     with pytest.raises(SpecError, match="expected auto or float32, float16, bfloat16"):
         load(folder_of("pixel"), dtype=dtype)

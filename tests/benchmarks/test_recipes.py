@@ -125,7 +125,7 @@ class TestRun:
         def never(*_):
             raise AssertionError("features were computed again")
 
-        monkeypatch.setattr("diffeat.extraction.Extractor.__call__", never)
+        monkeypatch.setattr("diffeat.extraction.Extractor.start", never)
         again = run_recipe(replace(TINY, view={}), folder, "cpu")
         assert json.loads(json.dumps(again["surfaces"])) == stored["surfaces"]
 

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import diffeat
-from diffeat.backbones.conditioning import visiting
+from diffeat.backbones import devices
+from diffeat.backbones.devices import visiting
 from diffeat.errors import SourceError, SpecError, SpecMismatch
 from diffeat.images import ArraySource, open_source
 from diffeat.jobs import extract_to_file
@@ -120,25 +121,28 @@ def test_prompts_that_no_cache_can_hold(backbone_of, plain_of, monkeypatch):
     check(found["up.1", T], plain_of("sd1"), "sd1", images, conditions)
 
 
-class Traveller(torch.nn.Module):
-    """Writes down where it is sent."""
-
-    def __init__(self):
-        super().__init__()
-        self.places = []
-
-    def to(self, place):
-        self.places.append(str(place))
-        return self
-
-
-def test_a_text_encoder_visits_the_device_and_goes_back():
-    encoder = Traveller()
-    with visiting(encoder, torch.device("cuda", 1)):
-        assert encoder.places == ["cuda:1"]
-    with pytest.raises(RuntimeError), visiting(encoder, torch.device("cuda")):
-        raise RuntimeError
-    assert encoder.places == ["cuda:1", "cpu", "cuda", "cpu"]
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_text_encoder_visits_the_device_and_goes_back(fails, monkeypatch):
+    sent = []
+    monkeypatch.setattr(
+        devices, "copied", lambda weight, device: sent.append(str(device)) or weight.clone()
+    )
+    encoder = torch.nn.BatchNorm1d(3)  # it has weights and buffers
+    homes = [tensor.data_ptr() for tensor in (*encoder.parameters(), *encoder.buffers())]
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    try:
+        with visiting(encoder, torch.device("cuda", 1)) as visitor:
+            assert visitor is encoder
+            there = {t.data_ptr() for t in (*encoder.parameters(), *encoder.buffers())}
+            assert not there & set(homes)
+            if fails:
+                raise KeyError
+    except KeyError:
+        assert fails
+    assert sent == ["cuda:1"] * len(homes)
+    assert [t.data_ptr() for t in (*encoder.parameters(), *encoder.buffers())] == homes
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 # --- prompts that are too long --------------------------------------------------------------------

@@ -13,8 +13,7 @@ import pytest
 
 from diffeat.images import ArraySource
 from diffeat.specs import ExtractSpec
-from diffeat.store import Request, StoreWriter
-from diffeat.store.writer import Column
+from diffeat.store import Column, Request, ShardWriter, StoreWriter
 
 LEVELS = {20: (0.9, 0.4358), 60: (0.6, 0.8)}
 
@@ -35,13 +34,15 @@ class Job:
     model: str = "m0"
     fit: str = "squash"
     boxes: bool = False
+    how: dict = field(default_factory=dict)
     values: dict[str, np.ndarray] = field(init=False)
 
     def __post_init__(self):
         rng = np.random.default_rng(self.seed)
         names = [f"features/{block}/t{t}" for block in self.blocks for t in LEVELS]
         shape = (self.count, *self.shape)
-        self.values = {name: rng.normal(size=shape).astype(self.dtype) for name in names}
+        given = "float32" if self.dtype == "int8" else self.dtype
+        self.values = {name: rng.normal(size=shape).astype(given) for name in names}
         if self.boxes:
             self.values["boxes"] = rng.integers(0, 32, (self.count, 4), np.int32)
 
@@ -63,7 +64,7 @@ class Job:
         model = {"name": "toy", "family": "toy", "fingerprint": self.model, "dtype": "float32"}
         source = self.source
         pictures = {"name": "made-up", "count": self.count, "fingerprint": source.fingerprint()}
-        return Request(spec.to_dict(), model, pictures)
+        return Request(spec.to_dict(), model, pictures, self.how)
 
     @property
     def columns(self) -> list[Column]:
@@ -87,19 +88,34 @@ class Job:
             "channels": self.shape[0],
         }
 
-    def writer(self, overwrite: bool = False) -> StoreWriter:
-        return StoreWriter(self.path, self.request, self.source, self.columns, overwrite)
+    def writer(self, overwrite: bool = False, compression: str = "none") -> StoreWriter:
+        return StoreWriter(
+            self.path, self.request, self.source, self.columns, overwrite, compression
+        )
 
-    def add(self, writer: StoreWriter, start: int, stop: int, skip: tuple[int, ...] = ()) -> None:
-        """Hand one batch to the writer, without the pictures in `skip`."""
+    def shard_writer(self, **options) -> ShardWriter:
+        return ShardWriter(self.path, self.columns, self.source, **options)
+
+    def batch(self, start: int, stop: int, skip: tuple[int, ...] = ()) -> tuple:
+        """One batch as writers take it, without the pictures in `skip`."""
         keep = [k for k in range(start, stop) if k not in skip]
         errors = [(k, f"reason {k}") for k in skip if start <= k < stop]
         rows = {name: values[keep] for name, values in self.values.items()}
-        writer.add((start, stop), keep, rows, errors)
+        return (start, stop), keep, rows, errors
 
-    def write(self, batch: int = 4, skip: tuple[int, ...] = (), overwrite: bool = False) -> Path:
+    def add(self, writer, start: int, stop: int, skip: tuple[int, ...] = ()) -> None:
+        """Hand one batch to a writer."""
+        writer.add(*self.batch(start, stop, skip))
+
+    def write(
+        self,
+        batch: int = 4,
+        skip: tuple[int, ...] = (),
+        overwrite: bool = False,
+        compression: str = "none",
+    ) -> Path:
         """The finished file."""
-        with self.writer(overwrite) as writer:
+        with self.writer(overwrite, compression) as writer:
             for start, stop in writer.remaining(batch):
                 self.add(writer, start, stop, skip)
             writer.finish()

@@ -1,0 +1,265 @@
+"""speed.json as Markdown; every figure comes from the file."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+Lines = list[str]
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The summary and the tables of all parts that were measured."""
+    parts = result["parts"]
+    lines = [] if not result["quick"] else ["A quick run, to see that it works.", ""]
+    lines += [*_machines(parts), "", *_summary(parts)]
+    for letter, part in parts.items():
+        lines += ["", f"### ({letter}) {part['title']}", "", *DETAILS[letter](part)]
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Lines:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return lines + [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+
+
+def _machines(parts: dict[str, Any]) -> Lines:
+    """One line per machine, with the parts that were measured on it."""
+    found: dict[str, list[str]] = {}
+    for letter, part in parts.items():
+        machine = part["environment"]
+        gpus = ", ".join(machine["gpus"]) or "no GPU"
+        versions = ", ".join(
+            f"{name} {machine['packages'][name]}" for name in ("torch", "diffusers", "h5py")
+        )
+        text = (
+            f"{machine['processor']}, {machine['cores']} cores, {machine['torch_threads']} threads "
+            f"of torch, {gpus}; Python {machine['python']}, {versions}"
+        )
+        found.setdefault(text, []).append(letter)
+    return [f"({', '.join(letters)}) {text}.  " for text, letters in found.items()]
+
+
+def _summary(parts: dict[str, Any]) -> Lines:
+    rows = [
+        (f"({letter})", *row)
+        for letter, part in parts.items()
+        if "left_out" not in part
+        for row in SUMMARIES.get(letter, lambda part: [])(part)
+    ]
+    return _table(("part", "ratio", "found", "target"), rows)
+
+
+def _a_summary(part: dict[str, Any]) -> list[tuple]:
+    what = "extraction of JPEG files to HDF5 ÷ bare truncated forwards"
+    return [(what, _spread(part["ratio"], 3), f"≤ {part['target']}")]
+
+
+def _b_summary(part: dict[str, Any]) -> list[tuple]:
+    counted, measured = part["arithmetic"], part["measured"]
+    rows = []
+    for name, words in (("per_cell", "a run per cell"), ("per_t", "a run per t")):
+        rows += [
+            (f"{words} ÷ one run, {counted['model']} at {counted['size'][0]} pixels, arithmetic",
+             f"{counted[name]:.2f}", f"≥ {part['targets'][name]}"),
+            (f"{words} ÷ one run, {measured['model']} at {measured['size'][0]} pixels, measured",
+             _spread(measured[name]), f"arithmetic {measured['by_arithmetic'][name]:.2f}"),
+        ]  # fmt: skip
+    return rows
+
+
+def _c_summary(part: dict[str, Any]) -> list[tuple]:
+    counted, measured = part["arithmetic"], part["measured"]
+    words = f"{part['members']} passes ÷ an ensemble of {part['members']}"
+    return [
+        (f"{words}, {counted['model']} at {counted['size'][0]} pixels, arithmetic",
+         f"{counted['ratio']:.2f}", f"≥ {part['target']}"),
+        (f"{words}, {measured['model']} at {measured['size'][0]} pixels, measured",
+         _spread(measured["ratio"]), f"arithmetic {measured['by_arithmetic']:.2f}"),
+    ]  # fmt: skip
+
+
+def _d_summary(part: dict[str, Any]) -> list[tuple]:
+    shares = part["maps"]["read"]["shares"]
+    return [
+        *(
+            (f"extraction of {name} to a file ÷ with its results dropped",
+             _spread(part[name]["write"]["ratio"], 3), "")
+            for name in ("vectors", "maps")
+        ),
+        ("`store.read` ÷ plain read(), rates, empty page cache", _spread(shares["read"]),
+         f"≥ {part['read_target']}"),
+        ("slices of `store[b, t]` ÷ plain read(), likewise", _spread(shares["slices"]), ""),
+    ]  # fmt: skip
+
+
+def _e_summary(part: dict[str, Any]) -> list[tuple]:
+    pictures, blocks = part["pictures"], part["blocks"]["runs"]
+    counts = [f"{run['pictures']:,}" for run in pictures["runs"]]
+    return [
+        (f"largest ÷ smallest peak memory, {', '.join(counts)} pictures",
+         f"{pictures['memory_ratio']:.3f}", f"≤ {part['target']}"),
+        *(
+            (f"{run['blocks']} blocks ÷ {blocks[0]['blocks']} with the same last, time",
+             _spread(run["ratio"], 3), "")
+            for run in blocks[1:]
+        ),
+    ]  # fmt: skip
+
+
+def _f_summary(part: dict[str, Any]) -> list[tuple]:
+    rows = []
+    for model in part["models"]:
+        done = [run for run in model["by_batch"] if "error" not in run]
+        if done:
+            best = max(done, key=lambda run: run["pictures_per_s"])
+            rows.append((f"{model['model']} at {model['size'][0]} pixels ÷ bf16 matrix peak",
+                         f"{best['share_of_bf16_peak']:.3f}", ""))  # fmt: skip
+    return rows
+
+
+def _a(part: dict[str, Any]) -> Lines:
+    spec, forwards = part["spec"], part["forwards"]
+    rows = []
+    for name, key in (("JPEG files → HDF5", "extraction"), ("bare forwards", "bare")):
+        taken = statistics.median(part[f"{key}_seconds"])
+        rows.append((name, f"{taken:.3f}", f"{forwards / taken:.1f}"))
+    return [
+        f"{part['model']}, {part['device']}: {part['pictures']} pictures, "
+        f"t = {_listed(spec['timesteps'])}, blocks {_listed(spec['blocks'])}, "
+        f"{len(part['bare_seconds'])} pairs in turn.",
+        "",
+        *_table(("", "s (median)", "forwards/s"), rows),
+    ]
+
+
+def _b(part: dict[str, Any]) -> Lines:
+    counted, measured = part["arithmetic"], part["measured"]
+    gflops = counted["gflops"]
+    rows = [
+        (words, f"{counted['teraflops'][key]:,.0f}",
+         f"{statistics.median(measured[f'{key}_seconds']):.2f}")
+        for words, key in (("one run", "together"), ("a run per t", "per_t"),
+                           ("a run per cell", "per_cell"))
+    ]  # fmt: skip
+    return [
+        f"Counted: {counted['model']}, {counted['levels']} t × {counted['blocks']} blocks, "
+        f"{counted['pictures']:,} pictures; VAE encoder {gflops['encoder']:,.0f} GFLOP, forwards "
+        f"{min(gflops['denoiser'].values()):,.0f} to {max(gflops['denoiser'].values()):,.0f} GFLOP "
+        f"up to their block, text {gflops['text']:,.0f} GFLOP per run. Measured: "
+        f"{measured['model']}, {len(measured['timesteps'])} t × {len(measured['blocks'])} blocks, "
+        f"{measured['pictures']} pictures, {measured['batch']} rows a forward, "
+        f"{measured['device']}. Loading the model, anew in each of many runs, is left out.",
+        "",
+        *_table(("", "TFLOP, counted", "s, measured"), rows),
+    ]
+
+
+def _c(part: dict[str, Any]) -> Lines:
+    gflops, measured = part["arithmetic"]["gflops"], part["measured"]
+    taken = {key: statistics.median(measured[f"{key}_seconds"]) for key in ("together", "apart")}
+    rows = [
+        (f"ensemble of {part['members']}", f"{taken['together']:.2f}"),
+        (f"{part['members']} passes", f"{taken['apart']:.2f}"),
+    ]
+    return [
+        f"{part['block']} at t = {part['timestep']}. Counted: VAE encoder "
+        f"{gflops['encoder']:,.0f} GFLOP, forward {gflops['denoiser']:,.0f} GFLOP. Measured: "
+        f"{measured['model']}, {measured['pictures']} pictures, {measured['device']}.",
+        "",
+        *_table(("", "s, measured"), rows),
+    ]
+
+
+def _d(part: dict[str, Any]) -> Lines:
+    read, rows = part["maps"]["read"], []
+    for words, key in (("plain read() of the file", "plain"), ("`store.read`", "read"),
+                       ("slices of 4 MiB", "slices"),
+                       ("chunks, unchecked", "chunks unchecked")):  # fmt: skip
+        cold = read["cold_mb_per_s"].get(key)
+        rows.append((words, "" if cold is None else f"{cold:,.0f}",
+                     f"{read['cached_mb_per_s'][key]:,.0f}"))  # fmt: skip
+    written = [
+        (name, part[name]["pictures"], f"{part[name]['write']['megabytes']:.1f}",
+         f"{statistics.median(part[name]['write']['to_file_seconds']):.2f}",
+         f"{statistics.median(part[name]['write']['dropped_seconds']):.2f}",
+         f"{part[name]['rows']['one_by_one_rows_per_s']:,.0f}",
+         f"{part[name]['rows']['shuffled_loader_rows_per_s']:,.0f}")
+        for name in ("vectors", "maps")
+    ]  # fmt: skip
+    return [
+        f"{part['model']}, {part['device']}, t = {_listed(part['timesteps'])}, "
+        f"{len(part['blocks'])} blocks. The file's side has the merge too, which nothing hides. "
+        f"Of the file {100 * read['left_in_cache']:.1f} % stay in the cache when that is emptied.",
+        "",
+        *_table(("", "pictures", "MB", "s to a file", "s dropped", "random rows/s",
+                 "rows/s, shuffled loader"), written),
+        "",
+        *_table((f"reading {read['file_megabytes']:.0f} MB of maps", "MB/s, empty page cache",
+                 "MB/s, cached"), rows),
+    ]  # fmt: skip
+
+
+def _e(part: dict[str, Any]) -> Lines:
+    pictures, blocks = part["pictures"], part["blocks"]
+    return [
+        f"{part['model']}, t = {part['timestep']}; pictures: block {pictures['block']}, each in a "
+        f"process of its own; blocks: {blocks['pictures']} pictures, the last is {blocks['last']}.",
+        "",
+        *_table(("pictures", "s", "pictures/s", "peak MiB", "of it, model loaded"),
+                [(f"{run['pictures']:,}", f"{run['seconds']:.2f}", f"{run['pictures_per_s']:.1f}",
+                  run["peak_mb"], run["loaded_mb"]) for run in pictures["runs"]]),
+        "",
+        *_table(("blocks", "s (median)", f"÷ {blocks['runs'][0]['blocks']} block"),
+                [(run["blocks"], f"{run['median_seconds']:.3f}", _spread(run["ratio"], 3))
+                 for run in blocks["runs"]]),
+    ]  # fmt: skip
+
+
+def _f(part: dict[str, Any]) -> Lines:
+    if "left_out" in part:
+        return [f"Left out: {part['left_out']}."]
+    peaks = ", ".join(f"{name} {peak:,.1f}" for name, peak in part["matrix_teraflops"].items())
+    lines = [f"{part['device_name']}; TFLOP/s of large matrix products: {peaks}."]
+    for model in part["models"]:
+        gflops = model["gflops_per_picture"]
+        lines += [
+            "",
+            f"{model['model']}, {model['block']} at t = {model['t']}, {model['size'][0]} × "
+            f"{model['size'][1]} pixels: {gflops['encoder']:,.1f} GFLOP for the VAE encoder and "
+            f"{gflops['denoiser']:,.1f} for the forward of one picture.",
+            "",
+            *_table(("", "batch", "pictures/s", "÷ best bf16", "TFLOP/s", "of the bf16 peak",
+                     "GiB", "first batches, s"), [
+                         *(_run("bf16", run) for run in model["by_batch"]),
+                         *(_run(name, run) for name, run in model["variants"].items()
+                           if run is not None and name != "bf16"),
+                     ]),
+        ]  # fmt: skip
+    return lines
+
+
+def _run(name: str, run: dict[str, Any]) -> tuple:
+    if "error" in run:
+        return (name, run["batch"], run["error"].replace("|", "/").replace("\n", " "), *[""] * 5)
+    memory = run["device_peak_gb"]
+    return (
+        name, run["batch"], f"{run['pictures_per_s']:,.2f}", f"{run['gain']:.2f}",
+        f"{run['teraflops']:,.2f}", f"{100 * run['share_of_bf16_peak']:.1f} %",
+        "" if memory is None else f"{memory:.1f}", f"{run['first_seconds']:.1f}",
+    )  # fmt: skip
+
+
+def _spread(ratio: dict[str, Any], digits: int = 2) -> str:
+    low, high = ratio["min"], ratio["max"]
+    return f"{ratio['median']:.{digits}f} ({low:.{digits}f} … {high:.{digits}f})"
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+SUMMARIES = {"a": _a_summary, "b": _b_summary, "c": _c_summary, "d": _d_summary, "e": _e_summary,
+             "f": _f_summary}  # fmt: skip
+DETAILS = {"a": _a, "b": _b, "c": _c, "d": _d, "e": _e, "f": _f}

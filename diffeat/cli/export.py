@@ -1,0 +1,53 @@
+"""`diffeat export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from diffeat.cli.options import comma_list, json_option, print_json
+from diffeat.errors import SpecError
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
+              help="NAME.npz, or NAME.zarr (a folder; Zarr format 3).")  # fmt: skip
+@click.option("-t", "--timesteps", callback=comma_list, help="Only these t.")
+@click.option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
+@click.option("--keep-int8", is_flag=True,
+              help="Give int8 features as int8 and scales, not as float32.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@json_option
+def export(file: Path, output: Path, timesteps, blocks, keep_int8, overwrite, as_json) -> None:
+    """Write the features of FILE for other programs, as .npz or .zarr.
+
+    The arrays are features/BLOCK/tT, ids, labels and class_names; spec, model and pictures are
+    JSON: texts in .npz, attributes in .zarr. The output appears only when it is whole.
+    """
+    from tqdm import tqdm
+
+    from diffeat.noise import format_t
+    from diffeat.store import FeatureStore
+
+    with FeatureStore(file) as store:
+        known = {format_t(t): t for t in store.timesteps}
+        missing = [t for t in timesteps or () if t not in known]
+        if missing:
+            raise SpecError(f"{file} has no t={missing[0]}; it has {', '.join(known)}")
+        steps = [known[t] for t in timesteps] if timesteps else None
+        store.export(
+            output,
+            blocks=blocks or None,
+            timesteps=steps,
+            keep_int8=keep_int8,
+            overwrite=overwrite,
+            progress=lambda items: tqdm(items, desc="export", disable=None),
+        )
+        arrays = len(blocks or store.blocks) * len(steps or store.timesteps)
+        facts = {"path": str(output), "pictures": len(store), "features": arrays}
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(f"wrote {output}: {arrays} feature sets of {facts['pictures']} pictures")

@@ -1,0 +1,60 @@
+"""`diffeat merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from diffeat.cli.options import json_option, print_json
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--compression", type=click.Choice(["none", "lzf", "gzip", "zstd"]), default="none",
+              show_default=True, help="Of the features in FILE.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace an existing FILE.")
+@json_option
+def merge(file: Path, inputs: tuple[Path, ...], compression: str, overwrite: bool,
+          as_json: bool) -> None:  # fmt: skip
+    """Finish FILE from its parts, or join INPUTS into FILE.
+
+    \b
+    diffeat merge features.h5              from features.h5.parts, without model and pictures
+    diffeat merge all.h5 one.h5 two.h5     other pictures, or other blocks and t
+    diffeat merge small.h5 big.h5 --compression zstd
+
+    Files that are joined come from one model and differ at most in blocks and t. Those of
+    different pictures are put below each other, in the order given, and their class names are
+    united; those of the same pictures side by side. FILE appears only when it is whole.
+    """
+    from tqdm import tqdm
+
+    from diffeat.store import FeatureStore, merge_files, merge_parts
+
+    def shown(items):
+        return tqdm(items, desc="merge", disable=None)
+
+    if inputs:
+        merge_files(inputs, file, compression, overwrite, shown)
+    else:
+        merge_parts(file, compression, overwrite, shown)
+    with FeatureStore(file) as store:
+        facts = {
+            "path": str(file),
+            "pictures": len(store),
+            "skipped": len(store.skipped),
+            "blocks": store.blocks,
+            "timesteps": store.timesteps,
+            "compression": compression,
+            "fingerprint": store.fingerprint,
+        }
+    if as_json:
+        print_json(facts)
+        return
+    skipped = f", {facts['skipped']} skipped" if facts["skipped"] else ""
+    click.echo(
+        f"{file}: {facts['pictures']} pictures{skipped}, {len(facts['blocks'])} blocks at "
+        f"{len(facts['timesteps'])} t"
+    )

@@ -1,0 +1,161 @@
+"""What all engines share: the driver's side of a job, and how work is cut into tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from diffeat.backbones import ModelRequest
+from diffeat.errors import StoreError
+from diffeat.store import FeatureStore, Request, StoreWriter
+from diffeat.store.request import Column
+from diffeat.work import Job, Span
+
+TASK_BYTES = 32 << 20
+"""Most bytes of features that one task of a pool gives."""
+TASKS_PER_WORKER = 4
+"""At least so many tasks each, so that a slow worker does not keep the others waiting."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job did.
+
+    Attributes:
+        path: the feature file.
+        status: "done", "resumed" (finished what an earlier run began) or "already complete".
+        pictures: rows in the file.
+        computed: pictures that went through the model in this run.
+        skipped: pictures left out because they could not be read.
+        seconds: time from the first picture to the finished file.
+        where: the device, or how many workers shared the work; empty if nothing was done.
+    """
+
+    path: Path
+    status: str
+    pictures: int
+    computed: int
+    skipped: int
+    seconds: float
+    where: str = ""
+
+
+def drive(
+    job: Job,
+    request: Request,
+    columns: Sequence[Column],
+    work: Callable[[StoreWriter, tqdm], int],
+    where: str,
+) -> JobResult:
+    """Open the output, have the work done, merge the shards.
+
+    Args:
+        job: what to do.
+        request, columns: what the file is made of.
+        work: gets the writer and a bar that counts pictures; sees to it that shards cover all
+            of them, and returns how many went through the model.
+        where: who works, for the result.
+
+    Raises:
+        DiffeatError: see the parts; finished pictures are kept whatever happens.
+    """
+    began = time.monotonic()
+    writer = StoreWriter(
+        job.path, request, job.source, columns, job.overwrite, compression=job.compression
+    )
+    hide = hidden(job)
+    with writer:
+        if writer.complete:
+            return _already_complete(job)
+        status = "resumed" if writer.done else "done"
+        with progress_bar(job, len(job.source), writer.done) as bar:
+            computed = work(writer, bar)
+        writer.finish(lambda shards: tqdm(shards, desc="merge", unit="shard", disable=hide))
+    with FeatureStore(job.path) as store:
+        return _result(store, status, computed, time.monotonic() - began, where)
+
+
+def complete(job: Job, request: Request, columns: Sequence[Column]) -> JobResult | None:
+    """The result of doing nothing, if the output is already there; None if it is not.
+
+    Raises:
+        StoreError: something else lies there.
+    """
+    if job.overwrite or not job.path.exists():
+        return None
+    with StoreWriter(job.path, request, job.source, columns, compression=job.compression) as writer:
+        return _already_complete(job) if writer.complete else None
+
+
+def hidden(job: Job) -> bool | None:
+    """What tqdm calls `disable`: None hides the bar where the output is no terminal."""
+    return None if job.progress is None else not job.progress
+
+
+def progress_bar(job: Job, total: int, done: int = 0, desc: str = "extract") -> tqdm:
+    """A bar that counts pictures."""
+    return tqdm(total=total, initial=done, desc=desc, unit="img", disable=hidden(job))
+
+
+def tasks_of(spans: Sequence[Span], bytes_per_picture: int, workers: int) -> list[list[Span]]:
+    """Runs of neighbouring batches, small enough that every worker gets several.
+
+    Args:
+        spans: batches, ascending.
+        bytes_per_picture: size of one picture's features.
+        workers: how many share the work.
+    """
+    if not spans:
+        return []
+    largest = max(stop - start for start, stop in spans)
+    by_size = max(1, TASK_BYTES // max(1, bytes_per_picture * largest))
+    fair = max(1, len(spans) // (TASKS_PER_WORKER * workers))
+    length = min(by_size, fair)
+    return [list(spans[first : first + length]) for first in range(0, len(spans), length)]
+
+
+def without(spans: Sequence[Span], covered: Sequence[Span]) -> list[Span]:
+    """The spans that do not lie in shards already."""
+    return [
+        (start, stop)
+        for start, stop in spans
+        if not any(first <= start and stop <= last for first, last in covered)
+    ]
+
+
+def place(model: ModelRequest, number: int) -> ModelRequest:
+    """The same model for worker `number` of this machine: each has a GPU, in turn."""
+    import torch
+
+    if model.device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return model
+    return replace(model, device=f"cuda:{number % torch.cuda.device_count()}")
+
+
+def share_threads(workers: int) -> None:
+    """Leave each of the workers of this machine its share of the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def _already_complete(job: Job) -> JobResult:
+    """The result of doing nothing; StoreError if pictures are missing that must not be."""
+    with FeatureStore(job.path) as store:
+        if store.skipped and job.on_error == "fail":
+            name, reason = next(iter(store.skipped.items()))
+            raise StoreError(
+                f"{job.path} is complete but for {len(store.skipped)} skipped pictures (first "
+                f"{name!r}: {reason}); accept that with --on-error skip, or repair them and pass "
+                "--overwrite"
+            )
+        return _result(store, "already complete", 0, 0.0)
+
+
+def _result(store: FeatureStore, status: str, computed: int, seconds: float, where="") -> JobResult:
+    """Rows and skipped pictures are those of the file, whichever run met them."""
+    return JobResult(store.path, status, len(store), computed, len(store.skipped), seconds, where)

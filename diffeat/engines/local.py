@@ -1,0 +1,30 @@
+"""The engine of one process, this one."""
+
+from __future__ import annotations
+
+from tqdm import tqdm
+
+from diffeat.backbones import Backbone
+from diffeat.engines.base import JobResult, complete, drive
+from diffeat.store import StoreWriter
+from diffeat.work import Job, Worker, errors_of
+
+
+def run_local(job: Job, backbone: Backbone | None = None) -> JobResult:
+    """Do a job here; `backbone` is its model, where that is loaded already."""
+    worker = Worker(job, backbone)
+    found = complete(job, worker.request, worker.columns)
+    if found is not None:
+        return found
+    # an impossible request fails here, before --overwrite would discard anything
+    order = worker.order
+
+    def work(writer: StoreWriter, bar: tqdm) -> int:
+        computed = 0
+        for batch, rows in worker.batches(writer.remaining(order.pictures)):
+            writer.add(batch.span, batch.indices, rows, errors_of(batch))
+            computed += len(batch.indices)
+            bar.update(batch.span[1] - batch.span[0])
+        return computed
+
+    return drive(job, order.request, order.columns, work, str(worker.backbone.device))

@@ -1,0 +1,238 @@
+"""The engine of a Ray cluster, by Ray Data.
+
+    tasks (runs of batches) → read and decode on any CPU → one actor per accelerator, which
+    holds the model, computes and writes a shard → how many pictures are done
+
+Ray streams pictures through its object store, keeps as many in flight as fit there, and runs
+tasks of lost workers again. The driver holds the output's lock and merges at the end; a task
+that was reported done, but whose shard is not there, is computed once more.
+
+Source: Ray Data, stateful transforms (map with an actor pool).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tqdm import tqdm
+
+from diffeat.engines.base import TASK_BYTES, JobResult, complete, drive, tasks_of
+from diffeat.errors import DeviceError, DiffeatError, SpecError, StoreError
+from diffeat.images import PictureBatch
+from diffeat.store import ShardWriter, StoreWriter
+from diffeat.work import Job, Order, Reading, Span, Worker, errors_of
+
+TASK_PIXELS = 128 << 20
+"""Most bytes of decoded pictures that travel together."""
+ROUNDS = 3
+"""How often work is handed out again whose shards did not appear."""
+READ_CPUS = 0.25
+"""Of a decoding task: small, so that they fill the gaps that the actors leave."""
+
+
+def run_ray(job: Job, processes: int | None = None, address: str | None = None) -> JobResult:
+    """Do a job on a Ray cluster.
+
+    Args:
+        job: what to do; its output must lie on a file system that all nodes share.
+        processes: actors; by default one per accelerator, or per node where there is none.
+        address: "auto" or "ray://…" of a running cluster; None starts one on this machine.
+
+    Raises:
+        DeviceError: no such cluster.
+        SpecError: Ray is not installed.
+        StoreError: the output does not appear where the driver looks for it.
+    """
+    ray = _ray()
+    started = not ray.is_initialized()
+    if started:
+        _connect(ray, address, processes)
+    try:
+        crew = _Crew(ray, job, processes)
+        order = crew.order()
+        found = complete(job, order.request, order.columns)
+        return found or drive(
+            job, order.request, order.columns, crew.work, f"{crew.size} Ray actors"
+        )
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _ray():
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # losses are told by us
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise SpecError("engine ray needs Ray Data; pip install 'diffeat[ray]'") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray
+
+
+def _connect(ray: Any, address: str | None, processes: int | None) -> None:
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:  # a cluster of its own, which ends with us
+        options |= {"num_cpus": max(os.cpu_count() or 1, processes or 1),
+                    "include_dashboard": False}  # fmt: skip
+    try:
+        ray.init(address=address or "local", **options)
+    except Exception as error:  # Ray raises several kinds
+        raise DeviceError(
+            f"no Ray cluster at {address!r} ({str(error)[:200]}); expected 'auto' or the address "
+            "of a running one, or no address for one on this machine"
+        ) from error
+
+
+class _Crew:
+    """The actors of a job, and what they need.
+
+    Args:
+        ray: the module.
+        job: what to do.
+        processes: how many actors.
+    """
+
+    def __init__(self, ray: Any, job: Job, processes: int | None):
+        self.ray, self.job = ray, job
+        cluster = ray.cluster_resources()
+        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
+        wants_gpu = job.model.device == "cuda" or (job.model.device == "auto" and gpus)
+        self.size = processes or (gpus if wants_gpu else nodes) or 1
+        each = -(-self.size // nodes)
+        threads = max(1, cpus // nodes // each)
+        # half a CPU each at most, so that decoding always finds room
+        self.needs = {"num_gpus": 1} if wants_gpu else {"num_cpus": min(1.0, cpus / self.size / 2)}
+        self.told = _Told(ray.put(job), os.getcwd(), threads)
+
+    def order(self) -> Order:
+        """What a worker with the model makes of the job; the driver needs no accelerator."""
+        ask = self.ray.remote(_order).options(max_retries=ROUNDS, **self.needs)
+        answer = self.ray.get(ask.remote(self.told))
+        if isinstance(answer, DiffeatError):
+            raise answer
+        self._order = answer
+        return answer
+
+    def work(self, writer: StoreWriter, bar: tqdm) -> int:
+        """Have all remaining batches computed; returns the number of pictures."""
+        done = 0
+        for _ in range(ROUNDS):
+            spans = writer.remaining(self._order.pictures)
+            if not spans:
+                return done
+            for row in self._stream(spans):
+                if row["error"] is not None:
+                    raise row["error"]
+                done += row["pictures"]
+                bar.update(row["pictures"])
+        if writer.remaining(self._order.pictures):
+            raise StoreError(
+                f"{self.job.path}: workers wrote shards, but {ROUNDS} times not all of them "
+                "appeared beside the output; expected a folder that all nodes share"
+            )
+        return done
+
+    def _stream(self, spans: Sequence[Span]) -> Iterator[dict[str, Any]]:
+        """One row per finished task, as they come."""
+        data, order = self.ray.data, self._order
+        data.DataContext.get_current().enable_progress_bars = False  # ours counts pictures
+        tasks = self._tasks(spans)
+        rows = data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
+        read = rows.map(_read, fn_args=(self.told, order.reading), num_cpus=READ_CPUS)
+        done = read.map(
+            _Actor,
+            fn_constructor_args=(self.told, order),
+            compute=data.ActorPoolStrategy(size=min(self.size, len(tasks))),
+            **self.needs,
+        )
+        return done.iter_rows()
+
+    def _tasks(self, spans: Sequence[Span]) -> list[list[Span]]:
+        """Tasks whose features fit a shard and whose pixels travel well."""
+        order = self._order
+        height, width = order.reading.size or (1024, 1024)
+        pixels = 3 * height * width
+        bound = max(order.bytes_per_picture, pixels * TASK_BYTES // TASK_PIXELS)
+        return tasks_of(spans, bound, self.size)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What goes to every worker.
+
+    Attributes:
+        reference: to the job, of which Ray keeps one copy on every node.
+        folder: where the driver stands, since paths may be relative.
+        threads: the worker's share of its node's cores.
+    """
+
+    reference: Any
+    folder: str
+    threads: int
+
+    def job(self) -> Job:
+        return _fetched(self)
+
+
+@lru_cache(maxsize=1)
+def _fetched(told: _Told) -> Job:
+    """The job, brought to this process once and not with every task."""
+    import ray
+    import torch
+
+    torch.set_num_threads(told.threads)
+    if os.path.isdir(told.folder):
+        os.chdir(told.folder)
+    return ray.get(told.reference)
+
+
+def _order(told: _Told) -> Order | DiffeatError:
+    try:
+        return Worker(told.job()).order
+    except DiffeatError as error:  # as a value: Ray would run it again, and wrap it
+        return error
+
+
+def _read(row: dict[str, Any], told: _Told, reading: Reading) -> dict[str, Any]:
+    """Decode the pictures of a task."""
+    try:
+        batches = list(reading.batches(told.job(), [tuple(span) for span in row["task"]]))
+        return {"batches": batches, "error": None}
+    except DiffeatError as error:
+        return {"batches": [], "error": error}
+
+
+class _Actor:
+    """Holds the model; computes the batches of a task and writes them as a shard."""
+
+    def __init__(self, told: _Told, order: Order):
+        self.job, self.error = told.job(), None
+        try:
+            self.worker = Worker(self.job, order=order)
+        except DiffeatError as error:
+            self.error = error
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        error = row["error"] or self.error
+        if error is not None:
+            return {"pictures": 0, "error": error}
+        try:
+            return {"pictures": self._write(row["batches"]), "error": None}
+        except DiffeatError as failed:
+            return {"pictures": 0, "error": failed}
+
+    def _write(self, batches: Sequence[PictureBatch]) -> int:
+        count = 0
+        with ShardWriter(self.job.path, self.worker.order.columns, self.job.source) as shards:
+            for batch, rows in self.worker.compute(iter(batches)):
+                shards.add(batch.span, batch.indices, rows, errors_of(batch))
+                count += batch.span[1] - batch.span[0]
+        return count

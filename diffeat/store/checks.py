@@ -1,0 +1,151 @@
+"""`verify`: a feature file, or the parts of an unfinished one, compared with the contract."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diffeat.errors import StoreError
+from diffeat.noise import format_t
+from diffeat.store.parts import Parts, damage, missing_spans
+from diffeat.store.reader import FeatureStore
+from diffeat.store.request import Note
+from diffeat.store.view import QuantizedView
+
+BLOCK_BYTES = 8 << 20
+"""What is looked at together."""
+ATTRIBUTES = ("block", "t", "alpha", "sigma", "log_snr", "layout", "stride", "channels")
+
+
+def verify(path: str | Path) -> list[str]:
+    """Read a whole feature file and compare it with the contract.
+
+    Every chunk carries a Fletcher-32 checksum, so flipped bits are found too.
+
+    Returns:
+        What is wrong, one sentence each; empty if the file is sound.
+
+    Raises:
+        StoreError: it cannot be opened as a feature file at all.
+    """
+    problems: list[str] = []
+    with FeatureStore(path) as store:
+        count = len(store)
+        if len(set(store.ids)) != count:
+            problems.append("ids are not unique")
+        if store.labels is not None and count:
+            names = len(store.class_names)
+            if not 0 <= store.labels.min() <= store.labels.max() < names:
+                problems.append("labels lie outside their names")
+        problems += _verify_boxes(store)
+        for block in store.blocks:
+            for t in store.timesteps:
+                problems += _verify_features(store, block, t)
+    return problems
+
+
+def _verify_boxes(store: FeatureStore) -> list[str]:
+    """What is wrong with the boxes of padded pictures, where there are any."""
+    try:
+        boxes = store.boxes
+    except StoreError as error:
+        return [str(error).removeprefix(f"{store.path}: ")]
+    if boxes is None:
+        return []
+    size = store.spec.size or (1 << 31, 1 << 31)
+    inside = (boxes >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= size).all()
+    return [] if inside else ["boxes lie outside the pictures"]
+
+
+def _verify_features(store: FeatureStore, block: str, t: int | float) -> list[str]:
+    where = f"features/{block}/t{format_t(t)}"
+    try:
+        data = store[block, t]
+    except StoreError as error:
+        return [str(error).removeprefix(f"{store.path}: ")]
+    problems = [
+        f"{where} lacks the attribute {name!r}" for name in ATTRIBUTES if name not in data.attrs
+    ]
+    parts = [data]
+    if isinstance(data, QuantizedView):
+        parts = [data.quantized, data.scales]
+    for part in parts:
+        found = _verify_values(part)
+        if found:
+            return [*problems, f"{part.name.lstrip('/')}, {found}"]
+    return problems
+
+
+def _verify_values(data) -> str:
+    """What is wrong with the values of a data set; read in pieces of bounded size."""
+    chunks = data.chunks or (1, *data.shape[1:])
+    steps = [chunks[0], *data.shape[1:]]
+    for axis in range(1, data.ndim):  # rows too large to be read at once, by their first axes
+        rest = math.prod(steps) // max(1, steps[axis]) * data.dtype.itemsize
+        most = BLOCK_BYTES // max(1, rest) // chunks[axis] * chunks[axis]
+        steps[axis] = min(steps[axis], max(chunks[axis], most))
+    for corner in np.ndindex(*(-(-n // s) for n, s in zip(data.shape, steps, strict=True))):
+        key = tuple(slice(k * s, (k + 1) * s) for k, s in zip(corner, steps, strict=True))
+        try:
+            values = data[key]
+        except OSError as error:
+            return f"rows from {key[0].start}: cannot be read ({error})"
+        if data.dtype.kind == "f" and not np.isfinite(values).all():
+            return f"rows from {key[0].start}: inf or nan"
+    return ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an unfinished extraction is.
+
+    Attributes:
+        note: what is being made.
+        finished: pictures that are in sound shards.
+        shards: number of shards of this request.
+        problems: what is wrong with shards, one sentence each.
+    """
+
+    note: Note
+    finished: int
+    shards: int
+    problems: list[str]
+
+
+def look_at_parts(path: str | Path, thorough: bool = False) -> Progress | None:
+    """How far the extraction of `path` is; None if no parts lie beside it.
+
+    Args:
+        path: the feature file that is being made.
+        thorough: also read every shard and compare its checksum.
+
+    Raises:
+        StoreError: the parts do not say what is being made.
+    """
+    parts = Parts(path)
+    if not parts.exist():
+        return None
+    note = Note.read(parts.folder)
+    if note is None or note.columns is None:
+        raise StoreError(
+            f"{parts.folder} does not say what is being made; run the same `diffeat extract` again"
+        )
+    shards = parts.shards(note)
+    known = {shard.path for shard in shards}
+    problems = [
+        f"{file.name} is damaged or of another request"
+        for file in parts.files()
+        if file not in known
+    ]
+    if thorough:
+        for shard in list(shards):
+            reason = damage(shard, note)
+            if reason is not None:
+                problems.append(f"{shard.path.name} {reason}")
+                parts.ignore(shard)
+    missing = missing_spans(parts.covered(note), note.count)
+    finished = note.count - sum(stop - start for start, stop in missing)
+    return Progress(note, finished, len(shards), problems)

@@ -1,0 +1,294 @@
+"""Feature files joined into one: other pictures below each other, other features side by side."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffeat.errors import SpecMismatch, StoreError
+from diffeat.hashing import fingerprint
+from diffeat.noise import format_t
+from diffeat.specs import differences
+from diffeat.store.atomic import explained, new_file
+from diffeat.store.compress import check_compression
+from diffeat.store.execution_order import united
+from diffeat.store.layout import column_bytes, create_column, create_header, write_skipped
+from diffeat.store.merge import BLOCK_BYTES, Progress
+from diffeat.store.quantize import quantization_attrs, scale_name
+from diffeat.store.reader import FeatureStore
+from diffeat.store.request import Column, Request
+from diffeat.store.view import QuantizedView
+
+OTHER = ("timesteps", "blocks", "number of pictures", "pictures", "captions or embeddings")
+"""Fields of a request in which files may differ that are joined."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the joined file holds, and from which files.
+
+    Attributes:
+        request: what it says it is made of.
+        ids: of its rows.
+        labels: (N,) int64, or None.
+        class_names: names of the labels.
+        skipped: id → reason.
+        sources: data set → files that hold its rows, in their order.
+    """
+
+    request: Request
+    ids: list[str]
+    labels: np.ndarray | None
+    class_names: list[str]
+    skipped: dict[str, str]
+    sources: dict[str, list[FeatureStore]]
+
+
+def merge_files(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    compression: str = "none",
+    overwrite: bool = False,
+    progress: Progress = iter,
+) -> Path:
+    """Join feature files of one model and one way of extraction into one file.
+
+    Either the pictures differ: then rows come below each other, files in the order given, and
+    class names are united. Or the pictures are the same, in the same order: then (block, t)
+    come together, which must fill a whole table. One file alone is written again, say with
+    another compression. What is in memory does not grow with the features.
+
+    Args:
+        paths: feature files.
+        out: the new file.
+        compression: "none", "lzf", "gzip" or "zstd".
+        overwrite: replace what lies at `out`.
+        progress: wraps the list of data sets.
+
+    Returns:
+        `out`.
+
+    Raises:
+        SpecMismatch: the files do not fit together; says what differs.
+        StoreError: a file cannot be read, or `out` cannot be written.
+    """
+    out = Path(out)
+    check_compression(compression)
+    if not paths:
+        raise StoreError("no feature files to merge were given")
+    if out.exists() and (out.is_dir() or not overwrite):
+        raise StoreError(f"{out} is already there; pass --overwrite to replace it")
+    with ExitStack() as stack:
+        stores = [stack.enter_context(FeatureStore(path)) for path in paths]
+        plan = _plan(stores)
+        with explained(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _write(plan, out, compression, progress)
+    return out
+
+
+def _plan(stores: list[FeatureStore]) -> _Plan:
+    first = stores[0]
+    for store in stores[1:]:
+        _check_alike(first, store)
+    if len(stores) == 1:
+        sources = {name: [first] for name in _names(first)}
+        return _of_one(first, sources, _request(first))
+    same = [store.ids == first.ids for store in stores[1:]]
+    if all(same):
+        return _beside(stores)
+    if any(same):
+        raise SpecMismatch(
+            "some files hold the same pictures and others do not; join those with the same "
+            "pictures first"
+        )
+    return _below(stores)
+
+
+def _check_alike(first: FeatureStore, other: FeatureStore) -> None:
+    """SpecMismatch, naming the fields, if two files are of other models or extractions."""
+    found, wanted = (
+        {name: value for name, value in _request(s).identity().items() if name not in OTHER}
+        for s in (other, first)
+    )
+    if differ := differences(wanted, found):
+        raise SpecMismatch(
+            f"{other.path} cannot be joined to {first.path}: {'; '.join(differ)}; extract both in "
+            "the same way"
+        )
+
+
+def _beside(stores: list[FeatureStore]) -> _Plan:
+    """The same pictures with other (block, t)."""
+    first = stores[0]
+    for store in stores[1:]:
+        pictures = {
+            "labels": lambda s: None if s.labels is None else s.labels.tolist(),
+            "class names": lambda s: s.class_names,
+            "boxes": lambda s: None if s.boxes is None else s.boxes.tolist(),
+            "the pictures' contents": lambda s: s.pictures["fingerprint"],
+            "captions or embeddings": lambda s: s.pictures.get("conditions"),
+        }
+        for what, read in pictures.items():
+            if read(store) != read(first):
+                raise SpecMismatch(
+                    f"{store.path} and {first.path} hold the same ids, but {what} differ"
+                )
+    sources: dict[str, list[FeatureStore]] = {}
+    for store in stores:
+        for name in _names(store):
+            if name in sources and name != "boxes":
+                raise SpecMismatch(
+                    f"{store.path} and {sources[name][0].path} both hold {name} of the same "
+                    "pictures; leave one of them out"
+                )
+            sources.setdefault(name, [store])
+    blocks = united([store.blocks for store in stores])
+    steps = sorted({t for store in stores for t in store.timesteps})
+    for block in blocks:
+        for t in steps:
+            if f"features/{block}/t{format_t(t)}" not in sources:
+                raise SpecMismatch(
+                    f"no file holds block {block!r} at t={format_t(t)}; expected every block at "
+                    "every t: extract what is missing first"
+                )
+    spec = {**first.spec.to_dict(), "blocks": blocks, "timesteps": _levels(stores, steps)}
+    request = _request(first)
+    request = Request(spec, request.model, request.pictures, _how(stores))
+    skipped = {name: why for s in reversed(stores) for name, why in s.skipped.items()}
+    return _of_one(first, sources, request, skipped)
+
+
+def _levels(stores: list[FeatureStore], steps: list) -> list:
+    """The timesteps of the joined spec: as all files have them in order, else ascending."""
+    listed = [t for store in stores for t in store.spec.timesteps]
+    listed = list(dict.fromkeys(listed))
+    return listed if len(listed) == len(steps) else steps
+
+
+def _of_one(first: FeatureStore, sources, request: Request, skipped=None) -> _Plan:
+    skipped = first.skipped if skipped is None else skipped
+    return _Plan(request, first.ids, first.labels, first.class_names, skipped, sources)
+
+
+def _below(stores: list[FeatureStore]) -> _Plan:
+    """The same (block, t) of other pictures."""
+    first = stores[0]
+    owner: dict[str, FeatureStore] = {}
+    for store in stores:
+        for name in store.ids:
+            if name in owner:
+                raise SpecMismatch(
+                    f"{store.path} and {owner[name].path} both hold the picture {name!r}, among "
+                    "others that differ; ids must be distinct, or all the same in the same order"
+                )
+            owner[name] = store
+        if differ := sorted(set(_names(store)) ^ set(_names(first))):
+            raise SpecMismatch(
+                f"{store.path} and {first.path} hold other pictures and other features (first "
+                f"{differ[0]}); expected the same blocks and t of other pictures"
+            )
+        if (store.labels is None) != (first.labels is None):
+            raise SpecMismatch(f"one of {store.path} and {first.path} has labels, the other none")
+    names = list(dict.fromkeys(name for store in stores for name in store.class_names))
+    labels = None
+    if first.labels is not None:
+        index = {name: k for k, name in enumerate(names)}
+        labels = np.concatenate(
+            [np.array([index[n] for n in s.class_names], np.int64)[s.labels] for s in stores]
+        )
+    pictures = [store.pictures for store in stores]
+    conditions = [p.get("conditions") for p in pictures]
+    known = {
+        "name": " + ".join(p["name"] for p in pictures),
+        "count": sum(p["count"] for p in pictures),
+        "fingerprint": fingerprint([p["fingerprint"] for p in pictures]),
+        "conditions": None if conditions == [None] * len(stores) else fingerprint(conditions),
+    }
+    request = _request(first)
+    request = Request(request.spec, request.model, known, _how(stores))
+    skipped = {name: why for s in stores for name, why in s.skipped.items() if name not in owner}
+    sources = dict.fromkeys(_names(first), stores)
+    return _Plan(request, list(owner), labels, names, skipped, sources)
+
+
+def _names(store: FeatureStore) -> list[str]:
+    """Names of the data sets with a row per picture."""
+    found = [f"features/{b}/t{format_t(t)}" for b in store.blocks for t in store.timesteps]
+    return [*found, *(["boxes"] if store.boxes is not None else [])]
+
+
+def _request(store: FeatureStore) -> Request:
+    return Request.from_attrs(store.file)
+
+
+def _how(stores: list[FeatureStore]) -> dict[str, Any]:
+    found = [store.how for store in stores]
+    return found[0] if all(how == found[0] for how in found) else {"merged": found}
+
+
+def _column(stores: list[FeatureStore], name: str) -> tuple[list, Column]:
+    """The data sets of a column, as they are stored, and what it becomes."""
+    if name == "boxes":
+        found = [store.file[name] for store in stores]
+    else:
+        block, t = name.split("/")[1], float(name.split("/")[2][1:])
+        found = [store[block, t] for store in stores]
+    data = found[0]
+    for store, other in zip(stores, found, strict=True):
+        if other.shape[1:] != data.shape[1:]:
+            raise SpecMismatch(
+                f"{store.path}: {name} has rows of shape {other.shape[1:]}, elsewhere "
+                f"{data.shape[1:]}"
+            )
+    attrs = {key: data.attrs[key] for key in data.attrs}
+    if isinstance(data, QuantizedView):
+        attrs |= {**quantization_attrs(name, data.shape[1:]), "group": data.group}
+        if any(other.group != data.group for other in found):
+            raise SpecMismatch(f"{name} was quantised in groups of other sizes")
+        found = [other.quantized for other in found]
+    return found, Column(name, data.shape[1:], str(found[0].dtype), attrs)
+
+
+def _write(plan: _Plan, out: Path, compression: str, progress: Progress) -> None:
+    columns = [_column(stores, name) for name, stores in plan.sources.items()]
+    for name, stores in plan.sources.items():
+        if scale_name(name) in stores[0].file and plan.request.spec["dtype"] == "int8":
+            found = [store.file[scale_name(name)] for store in stores]
+            columns.append((found, Column(scale_name(name), found[0].shape[1:], "float32", {})))
+    count = len(plan.ids)
+    room = sum(column_bytes(column, count) for _, column in columns) + (1 << 20)
+    room += sum(len(name.encode()) + 64 for name in plan.ids)
+    partial = out.with_name(f"{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    steps = [float(t) for t in _steps(plan)]
+    names = None if plan.labels is None else plan.class_names
+    with new_file(partial, out, reserved=room) as file:
+        create_header(file, plan.request, count, names, steps)
+        file["ids"][:] = plan.ids
+        if plan.labels is not None:
+            file["labels"][:] = plan.labels
+        write_skipped(file, list(plan.skipped), list(plan.skipped.values()))
+        for found, column in progress(columns):
+            target = create_column(file, column, count, compression)
+            step = max(1, BLOCK_BYTES // column.row_bytes // target.chunks[0]) * target.chunks[0]
+            row = 0
+            for data in found:
+                for start in range(0, len(data), step):
+                    stop = min(start + step, len(data))
+                    target[row + start : row + stop] = data[start:stop]
+                    file.check()
+                row += len(data)
+        file.attrs["complete"] = True
+
+
+def _steps(plan: _Plan) -> list[float]:
+    """Native t of all features."""
+    names = (name.split("/") for name in plan.sources if name != "boxes")
+    return list(dict.fromkeys(float(parts[2][1:]) for parts in names))

@@ -1,0 +1,117 @@
+"""How data sets lie in files: what is stored for a column, and in which chunks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import h5py
+import numpy as np
+
+from diffeat._version import __version__
+from diffeat.store.compress import creation_options
+from diffeat.store.quantize import group_size, groups, quantization_attrs, quantize, scale_name
+from diffeat.store.request import Column, Request
+from diffeat.store.safety import FORMAT
+
+CHUNK_BYTES = 1 << 18
+TEXT = h5py.string_dtype()
+
+
+def stored(columns: Sequence[Column]) -> list[Column]:
+    """The data sets of columns: an int8 column is two, its numbers and its scales."""
+    found = []
+    for column in columns:
+        if column.dtype != "int8":
+            found.append(column)
+            continue
+        attrs = {**column.attrs, **quantization_attrs(column.name, column.shape)}
+        found.append(Column(column.name, column.shape, "int8", attrs))
+        kept = groups(column.shape, group_size(column.shape))
+        found.append(Column(scale_name(column.name), (kept,), "float32", {}))
+    return found
+
+
+def stored_values(column: Column, values: np.ndarray) -> dict[str, np.ndarray]:
+    """What goes into the data sets of a column, by their names."""
+    if column.dtype != "int8":
+        return {column.name: values.astype(column.dtype, copy=False)}
+    quantized, scales = quantize(values, group_size(column.shape), column.name)
+    return {column.name: quantized, scale_name(column.name): scales}
+
+
+def chunk_shape(shape: tuple[int, ...], itemsize: int, count: int) -> tuple[int, ...]:
+    """A chunk of at most about 256 KiB: several rows, or an even part of one row.
+
+    The first axes of a large row are split first, so that a chunk is an unbroken piece of the
+    row and one channel of a map can be read without the others.
+    """
+    row = math.prod(shape) * itemsize
+    if row <= CHUNK_BYTES:
+        return (max(1, min(count, CHUNK_BYTES // max(1, row))), *shape)
+    sides = list(shape)
+    for axis, side in enumerate(shape):
+        inner = math.prod(shape[axis + 1 :]) * itemsize
+        if inner <= CHUNK_BYTES:
+            sides[axis] = -(-side // _pieces(side, -(-side // (CHUNK_BYTES // inner))))
+            break
+        sides[axis] = 1
+    return (1, *sides)
+
+
+def _pieces(side: int, least: int) -> int:
+    """Into how many pieces a side is cut: equal ones if possible, for the last is padded."""
+    return next((n for n in range(least, min(side, 2 * least) + 1) if side % n == 0), least)
+
+
+def create_column(file: h5py.File, column: Column, count: int, compression: str) -> h5py.Dataset:
+    """An empty data set of `count` rows with checksums."""
+    dataset = file.create_dataset(
+        column.name,
+        shape=(count, *column.shape),
+        dtype=column.dtype,
+        chunks=chunk_shape(column.shape, np.dtype(column.dtype).itemsize, count),
+        fletcher32=True,
+        **creation_options(compression, column.dtype),
+    )
+    dataset.attrs.update(column.attrs)
+    return dataset
+
+
+def column_bytes(column: Column, count: int) -> int:
+    """Disk that a column takes without compression, with all padding and checksums."""
+    itemsize = np.dtype(column.dtype).itemsize
+    chunk = chunk_shape(column.shape, itemsize, count)
+    pieces = math.prod(-(-n // c) for n, c in zip((count, *column.shape), chunk, strict=True))
+    return pieces * (math.prod(chunk) * itemsize + 32)  # checksum, and its place in the index
+
+
+def create_header(
+    file: h5py.File,
+    request: Request,
+    count: int,
+    class_names: Sequence[str] | None,
+    timesteps: Sequence[float],
+) -> None:
+    """All but the values: attributes, and empty ids and labels of `count` rows.
+
+    Args:
+        class_names: None where there are no labels.
+        timesteps: native t of all features.
+    """
+    file.attrs["format"] = FORMAT
+    file.attrs["diffeat_version"] = __version__
+    file.attrs.update(request.to_attrs())
+    file.attrs["complete"] = False
+    file.create_dataset("ids", shape=(count,), dtype=TEXT)
+    if class_names is not None:
+        labels = file.create_dataset("labels", shape=(count,), dtype=np.int64)
+        labels.attrs.create("names", list(class_names), dtype=TEXT)
+    file.require_group("features").attrs["timesteps"] = [float(t) for t in timesteps]
+
+
+def write_skipped(file: h5py.File, ids: Sequence[str], reasons: Sequence[str]) -> None:
+    """The pictures that were left out; nothing where there are none."""
+    if ids:
+        file.create_dataset("skipped/ids", data=list(ids), dtype=TEXT)
+        file.create_dataset("skipped/reasons", data=list(reasons), dtype=TEXT)

@@ -1,0 +1,242 @@
+"""What a feature file is made of: its request, its columns, and the note beside its shards."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from diffeat.errors import DiffeatError, SpecError, SpecMismatch
+from diffeat.hashing import fingerprint
+from diffeat.specs import ExtractSpec, differences
+from diffeat.store.atomic import read_small, write_synced
+from diffeat.store.safety import damage_explained, read_text
+
+DTYPES = ("float16", "float32", "int32", "int8")
+NOTE = "request.json"
+NOTE_BYTES = 64 << 20
+ROW_BYTES = 1 << 32
+"""No feature of one picture is larger."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a feature file is made of; two equal requests give equal files.
+
+    Attributes:
+        spec: the worked-out ExtractSpec as plain values.
+        model: name, family, fingerprint and dtype of the backbone.
+        pictures: name, count and fingerprint of the source; "conditions" is the hash of
+            captions or embeddings, where there are any.
+        how: what changes the last bits at most, such as device and batch size; it is noted,
+            but two requests that differ in it are the same.
+    """
+
+    spec: dict[str, Any]
+    model: dict[str, Any]
+    pictures: dict[str, Any]
+    how: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree; names are left out, because a folder may be moved or renamed."""
+        try:
+            spec = ExtractSpec.from_dict(self.spec).to_dict()  # a younger field has its default
+        except SpecError:  # a damaged note; it agrees with nothing
+            spec = dict(self.spec)
+        for name in ("captions", "embeddings"):  # what they say counts, not where they lie
+            spec[name] = bool(spec.get(name))
+        return {
+            **spec,
+            "model": self.model["fingerprint"],
+            "model dtype": self.model["dtype"],
+            "number of pictures": self.pictures["count"],
+            "pictures": self.pictures["fingerprint"],
+            "captions or embeddings": self.pictures.get("conditions"),
+        }
+
+    def check_same(self, found: Request, path: Path) -> None:
+        """SpecMismatch, naming the fields, if `found` (what lies at `path`) is another."""
+        differ = differences(found.identity(), self.identity())
+        if differ:
+            raise SpecMismatch(
+                f"{path} was made with another spec ({'; '.join(differ)}); choose another "
+                "output, ask for the same, or pass --overwrite to replace it"
+            )
+
+    def to_attrs(self) -> dict[str, str]:
+        """The root attributes of a feature file that say what it is made of."""
+        texts = {
+            name: json.dumps(getattr(self, name), default=_plain)
+            for name in ("spec", "model", "pictures", "how")
+        }
+        return {**texts, "fingerprint": self.fingerprint}
+
+    @classmethod
+    def from_attrs(cls, file: h5py.File) -> Request:
+        values = {name: json.loads(read_text(file, name)) for name in ("spec", "model", "pictures")}
+        return cls(**values, how=how_of(file))
+
+
+def how_of(file: h5py.File) -> dict[str, Any]:
+    """How a feature file was made; {} in files of older versions."""
+    return _table(json.loads(read_text(file, "how"))) if "how" in file.attrs else {}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A data set with a row per picture.
+
+    Attributes:
+        name: its path in the file.
+        shape: of one picture's row.
+        dtype: "float16", "float32", "int32" or "int8". Values of an int8 column are handed
+            over as float32 and quantised when they are written.
+        attrs: its attributes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    attrs: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(side) for side in self.shape))
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Note:
+    """`request.json` among the parts: all that a merge must know besides the shards.
+
+    Attributes:
+        request: what is being made.
+        columns: its data sets; None in notes of versions before 0.3.
+        class_names: names of the classes, by index.
+        labelled: whether the pictures have labels.
+    """
+
+    request: Request
+    columns: tuple[Column, ...] | None
+    class_names: tuple[str, ...] = ()
+    labelled: bool = False
+
+    @property
+    def count(self) -> int:
+        """Number of pictures."""
+        return self.request.pictures["count"]
+
+    def write(self, folder: Path) -> None:
+        values = asdict(self)
+        values |= values.pop("request")
+        write_synced(folder / NOTE, json.dumps(values, default=_plain).encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Note | None:
+        """The note in a folder of parts, checked; None if there is none."""
+        path = folder / NOTE
+        if not path.exists() and not path.is_symlink():
+            return None
+        with damage_explained(path, "the note of what is being made"):
+            return cls._from_values(_table(json.loads(read_small(path, NOTE_BYTES))))
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any]) -> Note:
+        parts = {name: _table(values[name]) for name in ("spec", "model", "pictures")}
+        request = Request(**parts, how=_table(values.get("how", {})))
+        request.identity()  # has all its fields
+        count = request.pictures["count"]
+        if type(count) is not int or not 0 < count < 1 << 40:
+            raise ValueError(f"{count!r} pictures")
+        columns = values.get("columns")
+        if columns is not None:
+            columns = tuple(Column(**_table(column)) for column in columns)
+            for column in columns:
+                check_column(column)
+            if len({column.name for column in columns}) < len(columns):
+                raise ValueError("two columns of one name")
+        names = values.get("class_names", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("class names must be a list of texts")
+        return cls(request, columns, tuple(names), bool(values.get("labelled", False)))
+
+    def as_read(self) -> Note:
+        """The same as it reads back from JSON, so that every merge writes equal attributes."""
+        values = asdict(self)
+        values |= values.pop("request")
+        return Note._from_values(json.loads(json.dumps(values, default=_plain)))
+
+
+def check_column(column: Column) -> None:
+    """ValueError unless a column is one that diffeat could have asked for."""
+    parts = column.name.split("/")
+    features = len(parts) == 3 and parts[0] == "features" and re.fullmatch("t[-+.e0-9]+", parts[2])
+    if column.name != "boxes" and (not features or parts[1] in ("", ".", "..")):
+        raise ValueError(f"{column.name!r} is no name of a data set of features")
+    if column.dtype not in DTYPES:
+        raise ValueError(f"{column.name} has dtype {column.dtype!r}")
+    sides = column.shape
+    if not sides or min(sides) < 1 or math.prod(sides) > ROW_BYTES // 4:
+        raise ValueError(f"{column.name} has rows of shape {sides}")
+    for name, value in _table(column.attrs).items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, (str, int, float, bool)) for item in values):
+            raise TypeError(f"{column.name}: attribute {name} is {value!r}")
+
+
+def note_of(request: Request, source, columns: Sequence[Column]) -> Note:
+    """The note of a request, as it reads back from the disk."""
+    labelled = source.labels is not None
+    return Note(request, tuple(columns), tuple(source.class_names), labelled).as_read()
+
+
+def read_how(path: str | Path) -> dict[str, Any]:
+    """How the unfinished or finished feature file `path` was made; {} if there is none.
+
+    Args:
+        path: the file that the user named, whether it is there yet or not.
+    """
+    from diffeat.store.safety import open_checked
+
+    path = Path(path)
+    try:
+        note = Note.read(parts_of(path))
+        if note is not None:
+            return note.request.how
+        if path.is_file():
+            with open_checked(path) as file, damage_explained(path, "how it was made"):
+                return how_of(file)
+    except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
+        pass
+    return {}
+
+
+def parts_of(path: Path) -> Path:
+    """The folder of the parts of a feature file."""
+    return path.with_name(path.name + ".parts")
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{value!r:.100} is no table of fields")
+    return dict(value)
+
+
+def _plain(value: Any) -> Any:
+    """numpy values as JSON."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{value!r} is no plain value")

@@ -1,0 +1,278 @@
+"""One extraction as plain values, and one copy of the model that works on it.
+
+A `Job` is what the user asked for and an `Order` what that means for one model; both can be
+sent to any process. A `Worker` holds the model and turns spans of pictures into arrays. Where
+workers run, and how many, is the business of `diffeat.engines`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffeat.backbones import Backbone, ModelRequest
+from diffeat.errors import ModelError, SpecError
+from diffeat.extraction import Conditions, Plan, extractor_for
+from diffeat.extraction.api import Drawn, draw_batch, start_batch
+from diffeat.hashing import files_fingerprint, fingerprint
+from diffeat.images import PictureBatch, Source, ahead, captions_for, load_batches, read_captions
+from diffeat.specs import ExtractSpec
+from diffeat.store import Column, Request, read_how
+
+BOXES = "boxes"
+"""Data set that says which part of each padded input shows the picture."""
+Span = tuple[int, int]
+"""(start, stop) of a run of pictures of the source."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a user asked for; see `diffeat.extract_to_file` for the fields."""
+
+    model: ModelRequest
+    source: Source
+    spec: ExtractSpec
+    path: Path
+    batch_size: int | str | None = None
+    workers: int = 2
+    on_error: str = "fail"
+    overwrite: bool = False
+    compression: str = "none"
+    progress: bool | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures become pixels: (H, W) in pixels, fit, filter, and what sides are rounded to."""
+
+    size: tuple[int, int] | None
+    fit: str
+    resample: str
+    multiple: int
+
+    def batches(self, job: Job, spans: Sequence[Span]) -> Iterator[PictureBatch]:
+        """The pictures of every span, decoded ahead in threads."""
+        return load_batches(
+            job.source, spans, self.size, self.fit, self.resample, job.workers, job.on_error,
+            self.multiple,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job worked out for its model: all that must be known where the model is not.
+
+    Attributes:
+        request: what the feature file is made of.
+        columns: its data sets.
+        reading: how pictures are read.
+        batch_size: rows of one forward.
+        pictures: pictures of one batch. Spans are cut from multiples of it, so that every
+            engine and every resumed run computes the same batches.
+        bytes_per_picture: size of one row of the file.
+    """
+
+    request: Request
+    columns: tuple[Column, ...]
+    reading: Reading
+    batch_size: int
+    pictures: int
+    bytes_per_picture: int
+
+
+class Worker:
+    """One copy of the model at work on a job.
+
+    Args:
+        job: what to do.
+        backbone: the model, where it is loaded already.
+        order: what another worker made of the same job. The pictures are then not read again
+            to find their fingerprint.
+
+    Attributes:
+        request: what the file is made of, without how it is made.
+        columns: the data sets of the file.
+
+    Raises:
+        ModelError: this worker found another model than that of `order`.
+        DiffeatError: the job cannot be done with this model.
+    """
+
+    def __init__(self, job: Job, backbone: Backbone | None = None, order: Order | None = None):
+        if job.spec.dtype == "bfloat16":
+            raise SpecError("HDF5 has no bfloat16; store as float16 or float32")
+        self.job = job if order is None else replace(job, batch_size=order.batch_size)
+        self.backbone = backbone = backbone or job.model.load()
+        prompts, source = _captions(job.spec, job.source), job.source
+        self._conditions = Conditions.of_spec(
+            backbone, job.spec, len(source), prompts, source.labels, source.class_names
+        )
+        self.plan = plan = Plan(backbone, job.spec, self._conditions.text_length)
+        self._cells = {
+            (block.name, level.t): Column(
+                f"features/{block.name}/{level.label}",
+                plan.shape(block),
+                plan.spec.dtype,
+                plan.describe(block, level),
+            )
+            for block in plan.blocks
+            for level in plan.levels
+        }
+        self.columns = tuple(self._cells.values())
+        if job.spec.fit == "pad":
+            what = {"what": "top, left, height, width in pixels of what shows the picture"}
+            self.columns += (Column(BOXES, (4,), "int32", what),)
+        if order is None:
+            self.request = request_of(plan, source, prompts)
+        else:
+            _check_same(backbone, order)
+            self.request, self.order = order.request, order
+
+    @cached_property
+    def extractor(self):
+        """Encodes the first prompt and settles the batch size, so it is made when needed."""
+        size = self.job.batch_size
+        if size == "auto":  # a resumed run must compute the same batches
+            size = read_how(self.job.path).get("batch_size", size)
+        return extractor_for(self.plan, size, self._conditions)
+
+    @cached_property
+    def order(self) -> Order:
+        plan, extractor = self.plan, self.extractor
+        reading = Reading(plan.size, plan.spec.fit, plan.spec.resample, self.backbone.step)
+        return Order(
+            request=replace(self.request, how=self._how()),
+            columns=self.columns,
+            reading=reading,
+            batch_size=extractor.batch_size,
+            pictures=extractor.pictures,
+            bytes_per_picture=plan.bytes_per_picture,
+        )
+
+    def _how(self) -> dict[str, Any]:
+        """What may change the last bits of a feature, and nothing more."""
+        model = self.job.model
+        return {
+            "batch_size": self.extractor.batch_size,
+            **_device_facts(self.backbone),
+            "channels_last": self.backbone.channels_last,
+            "compile": model.compile,
+            **{name: importlib.metadata.version(name) for name in ("torch", "diffusers")},
+        }
+
+    def batches(
+        self, spans: Sequence[Span]
+    ) -> Iterator[tuple[PictureBatch, dict[str, np.ndarray]]]:
+        """Every batch of `spans` with its columns' rows, in order.
+
+        Pictures are decoded and noise is drawn ahead, in threads. On an accelerator one batch
+        is being computed while the one before is fetched.
+        """
+        return self.compute(self.order.reading.batches(self.job, spans))
+
+    def compute(
+        self, batches: Iterator[PictureBatch]
+    ) -> Iterator[tuple[PictureBatch, dict[str, np.ndarray]]]:
+        """The same for batches that somebody else has read."""
+        waits = self.backbone.device.type != "cpu"
+        last = None
+        for batch, drawn in ahead(self._drawn, batches):
+            current = batch, self._started(batch, drawn)
+            if last is not None:
+                yield last[0], self._rows(*last)
+            last = current
+            if not waits:
+                yield batch, self._rows(*current)
+                last = None
+        if last is not None:
+            yield last[0], self._rows(*last)
+
+    def _ids(self, batch: PictureBatch) -> list[str]:
+        return [self.job.source.ids[index] for index in batch.indices]
+
+    def _drawn(self, batch: PictureBatch) -> tuple[PictureBatch, Drawn | None]:
+        if not batch.indices:
+            return batch, None
+        return batch, draw_batch(self.extractor, batch.pixels, self._ids(batch))
+
+    def _started(self, batch: PictureBatch, drawn: Drawn | None):
+        if not batch.indices:
+            return None
+        return start_batch(self.extractor, batch.pixels, self._ids(batch), batch.indices, drawn)
+
+    def _rows(self, batch: PictureBatch, pending) -> dict[str, np.ndarray]:
+        if pending is None:
+            return {}
+        found = {self._cells[key].name: rows.numpy() for key, rows in pending.result().items()}
+        return {**found, BOXES: batch.boxes} if self.job.spec.fit == "pad" else found
+
+
+def _check_same(backbone: Backbone, order: Order) -> None:
+    model = order.request.model
+    if backbone.fingerprint != model["fingerprint"]:
+        raise ModelError(
+            f"{backbone.name} on {platform.node()} is not the model that the first worker loaded "
+            f"({model['name']}, {model['dtype']}); expected the same files everywhere"
+        )
+
+
+def errors_of(batch: PictureBatch) -> list[tuple[int, str]]:
+    """(source index, reason) of the pictures of a batch that could not be read."""
+    known = set(batch.indices)
+    missing = [index for index in range(*batch.span) if index not in known]
+    return [(index, error.reason) for index, error in zip(missing, batch.errors, strict=True)]
+
+
+def request_of(plan: Plan, source: Source, prompts: Sequence[str] | None = None) -> Request:
+    """What the feature file of a plan, a source and its captions is made of."""
+    backbone, spec = plan.backbone, plan.spec
+    conditions = None if prompts is None else fingerprint(list(prompts))
+    if spec.embeddings is not None:
+        conditions = files_fingerprint([Path(spec.embeddings)])
+    return Request(
+        spec=plan.spec.to_dict(),
+        model={
+            "name": backbone.name,
+            "family": backbone.family,
+            "fingerprint": backbone.fingerprint,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "changes": list(backbone.changes),
+        },
+        pictures={
+            "name": source.name,
+            "count": len(source),
+            "fingerprint": source.fingerprint(),
+            "conditions": conditions,
+        },
+    )
+
+
+def _captions(spec: ExtractSpec, source: Source) -> tuple[str, ...] | list[str] | None:
+    """One prompt per picture, where the spec asks for that."""
+    if spec.captions is None:
+        return None
+    if spec.captions != "pictures":
+        return captions_for(source.ids, read_captions(spec.captions), spec.captions)
+    if source.captions is None:
+        raise SpecError(
+            f"captions='pictures', but {source.name} has none; give a CSV or JSONL file, or a "
+            "prompt"
+        )
+    return source.captions
+
+
+def _device_facts(backbone: Backbone) -> dict[str, Any]:
+    """Kind of device; on a CPU sums are cut by the number of threads."""
+    import torch
+
+    if backbone.device.type == "cuda":
+        return {"device": torch.cuda.get_device_name(backbone.device)}
+    threads = {"threads": torch.get_num_threads()} if backbone.device.type == "cpu" else {}
+    return {"device": backbone.device.type, **threads}

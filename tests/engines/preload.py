@@ -1,0 +1,11 @@
+"""What a worker process imports, and what loading a model imports."""
+
+import torch
+from diffusers import DDPMPipeline, UNet2DModel  # noqa: F401
+
+import diffeat.backbones.loading
+import diffeat.engines.processes
+import tests.engines.common
+import tests.pipelines  # noqa: F401
+
+torch.set_num_threads(1)
