@@ -25,6 +25,7 @@ def list_() -> None:
 
     for name in recipe_names():
         click.echo(f"{name:<14} {Recipe.open(name).title}")
+    click.echo(f"{'faults':<14} Kills, full disks and lost workers, and what is left of them")
     click.echo(f"{'speed':<14} What the engine costs above the least work possible")
 
 
@@ -36,7 +37,9 @@ def list_() -> None:
 @click.option("--device", default="auto", show_default=True)
 @click.option("--part", "parts", callback=comma_list, help="speed: letters such as a,d "
               "(default: all).")  # fmt: skip
-@click.option("--quick", is_flag=True, help="speed: everything small, to see that it works.")
+@click.option("--quick", is_flag=True, help="speed, faults: everything small, to see that it "
+              "works.")  # fmt: skip
+@click.option("--kills", type=click.IntRange(1), help="faults: kills at random times (default 20).")
 @click.option("--model", help="speed: another model, such as sd15@random; part a then needs -t "
               "and -b.")  # fmt: skip
 @click.option("-t", "--timesteps", callback=comma_list, help="speed, part a: noise levels.")
@@ -45,13 +48,15 @@ def list_() -> None:
 @click.option("--pictures", type=click.IntRange(1), help="speed: how many in a, b and c.")
 @click.option("--batch-size", "batch", type=click.IntRange(1), help="speed: rows of one forward "
               "in a, b and c.")  # fmt: skip
-def run(name: str, out: Path | None, record: bool, device: str, **speed) -> None:
+def run(name: str, out: Path | None, record: bool, device: str, kills: int | None, **speed) -> None:
     """Run the benchmark NAME; `list` shows the names."""
     out = out or Path("runs") / name
-    if name == "speed":
+    if name == "speed" and kills is None:
         _run_speed(out, device, record, **speed)
-    elif any(speed.values()):
-        raise click.UsageError(f"--part, --quick, --model, … are for speed; {name} says its own")
+    elif name == "faults" and not any(v for key, v in speed.items() if key != "quick"):
+        _run_faults(out, device, record, kills, speed["quick"])
+    elif kills or any(speed.values()):
+        raise click.UsageError(f"--part, --kills, --model, … are not for {name}; see --help")
     else:
         from benchmarks.recipes import Recipe
         from benchmarks.surface import run_recipe, summary
@@ -96,6 +101,20 @@ def _run_speed(out: Path, device: str, record: bool, parts: tuple[str, ...], **g
     result = run_speed(out, settings, lambda line: click.echo(line, err=True))
     click.echo(markdown(result))
     click.echo(f"\nwrote {out / 'speed.json'}")
+
+
+def _run_faults(out: Path, device: str, record: bool, kills: int | None, quick: bool) -> None:
+    from benchmarks.faults import run_faults
+    from benchmarks.faults.table import markdown
+    from diffeat.errors import StoreError
+
+    if record and quick:
+        raise click.UsageError("--quick figures mean little; leave --quick or --record out")
+    result = run_faults(out, kills, quick, device, lambda line: click.echo(line, err=True))
+    click.echo(markdown(result))
+    click.echo(f"\nwrote {out / 'faults.json'}")
+    if not result["equal"]:
+        raise StoreError("an end was not equal to the undisturbed run; see the table")
 
 
 @cli.command()

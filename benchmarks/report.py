@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults.table import markdown as faults_table
 from benchmarks.speed.table import markdown as speed_table
 from diffeat.noise import format_t
 
@@ -15,7 +16,8 @@ def markdown(folder: Path) -> str:
     parts = ["# Results", "", "Printed by `python -m benchmarks report` from the JSON beside it."]
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        parts += ["", *(_recipe(path, result) if "recipe" in result else _speed(path, result))]
+        kind = _recipe if "recipe" in result else KINDS[result["suite"]]
+        parts += ["", *kind(path, result)]
     return "\n".join(parts)
 
 
@@ -81,3 +83,11 @@ def _row(name: str | None, cell: dict[str, Any], without_t: bool) -> str:
 def _speed(path: Path, result: dict[str, Any]) -> list[str]:
     title = ["## Speed", "", f"`python -m benchmarks run speed`; [{path.name}]({path.name}).", ""]
     return [*title, speed_table(result)]
+
+
+def _faults(path: Path, result: dict[str, Any]) -> list[str]:
+    title = ["## Faults", "", f"`python -m benchmarks run faults`; [{path.name}]({path.name}).", ""]
+    return [*title, faults_table(result)]
+
+
+KINDS = {"speed": _speed, "faults": _faults}

@@ -22,9 +22,9 @@ def run_faults(
     out: Path,
     kills: int | None = None,
     quick: bool = False,
-    seed: int = SEED,
     device: str = "auto",
     tell: Callable[[str], None] = lambda line: None,
+    seed: int = SEED,
 ) -> dict[str, Any]:
     """Disturb extractions in all ways and write faults.json.
 
@@ -32,9 +32,9 @@ def run_faults(
         out: folder for faults.json.
         kills: SIGKILLs at random times; by default 20, or 2 with `quick`.
         quick: a small extraction, without ranks, Ray and lost workers.
-        seed: of the moments.
         device: of the models.
         tell: called with a line before every scenario.
+        seed: of the moments.
 
     Returns:
         What faults.json holds.
@@ -59,7 +59,7 @@ def run_faults(
         "quick": quick,
         "seed": seed,
         "kills": kills,
-        "disk": disk.way()[0],
+        "disk": disk.way(),
         "command": lab.shown,
         "reference": reference,
         "scenarios": done,

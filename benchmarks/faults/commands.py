@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +24,8 @@ from diffeat.errors import DeviceError, StoreError
 
 PATIENCE = 300.0
 """Seconds after which a command hangs."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+"""One thread each: sums are cut by the number of threads."""
 BAR = re.compile(rb"extract: +\d+%[^\r\n]*? (\d+)/\d+ \[")
 
 
@@ -34,50 +38,68 @@ class Command:
 
     Args:
         arguments: after `python`.
-        path: the feature file that it makes.
+        out: the file for its stdout.
+        warm: fork it from a process that has imported everything (`-m diffeat` alone).
     """
 
-    arguments: Sequence[object]
-    path: Path
+    arguments: Sequence[str]
+    out: Path
+    warm: bool = False
     said: bytes = b""
-    out: bytes = b""
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         ours, theirs = os.openpty()
-        self._process = subprocess.Popen(
-            [sys.executable, *map(str, self.arguments)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            start_new_session=True,
-            # a shell that starts us in the background lets children ignore Ctrl-C
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        os.close(theirs)
+        termios.tcsetwinsize(theirs, (24, 200))  # a bar needs room
+        self._lock = threading.Lock()
+        self._process = (self._forked if self.warm else self._started)(theirs)
         self.pid = self._process.pid
-        self._readers = [
-            threading.Thread(target=self._listen, args=(ours,), daemon=True),
-            threading.Thread(target=self._collect, daemon=True),
-        ]
-        for reader in self._readers:
-            reader.start()
+        self._reader = threading.Thread(target=self._listen, args=(ours, theirs), daemon=True)
+        self._reader.start()
 
-    def _listen(self, terminal: int) -> None:
-        with suppress(OSError):  # a terminal ends with an error when nobody writes to it any more
-            while piece := os.read(terminal, 1 << 16):
-                self.said += piece
+    def _started(self, terminal: int) -> subprocess.Popen:
+        with open(self.out, "wb") as out:
+            return subprocess.Popen(
+                [sys.executable, *self.arguments],
+                env={**os.environ, **ENVIRONMENT},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=terminal,
+                start_new_session=True,
+                # a shell that starts us in the background lets children ignore Ctrl-C
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    def _forked(self, terminal: int) -> Any:
+        from benchmarks.faults import warm
+
+        os.environ.update(ENVIRONMENT)
+        given = list(self.arguments[2:]), str(self.out), os.ttyname(terminal)
+        process = warm.server().Process(target=warm.work, args=given)
+        process.start()
+        return process
+
+    def _listen(self, terminal: int, theirs: int) -> None:
+        """Read until it has ended and nothing is left; our hold on the other side keeps it open."""
+        while True:
+            ended = not self.running
+            while select.select([terminal], [], [], 0.02)[0]:
+                self.said += os.read(terminal, 1 << 16)
+            if ended:
+                break
+        os.close(theirs)
         os.close(terminal)
 
-    def _collect(self) -> None:
-        while piece := self._process.stdout.read(1 << 16):
-            self.out += piece
-        self._process.stdout.close()
+    @property
+    def code(self) -> int | None:
+        """Exit code; None while it runs."""
+        process = self._process
+        with self._lock:  # two threads ask
+            return process.exitcode if self.warm else process.poll()
 
     @property
     def running(self) -> bool:
-        return self._process.poll() is None
+        return self.code is None
 
     @property
     def text(self) -> str:
@@ -100,21 +122,20 @@ class Command:
         """Its exit code, once it and all that it started are gone."""
         others = below(self.pid)
         try:
-            code = self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            for pid in [*below(self.pid), self.pid]:
+            until(lambda: not self.running, self, "its end")
+            until(lambda: not any(map(alive, others)), self, "all that it started to end")
+        except StoreError:
+            for pid in [*below(self.pid), self.pid, *others]:
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-            raise StoreError(f"a command hung; it said: {self.text}") from None
-        until(lambda: not any(map(alive, others)), self, "all that it started to end")
-        for reader in self._readers:
-            reader.join(PATIENCE)
-        return code
+            raise
+        self._reader.join()
+        return self.code
 
     def result(self) -> dict[str, Any]:
         """What it answered with --json; {} where it failed."""
         with suppress(ValueError):
-            text = self.out.decode()
+            text = self.out.read_text("utf-8")
             return json.loads(text[text.index("{") : text.rindex("}") + 1])
         return {}
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,9 +36,10 @@ class Size:
 
     pictures: int
     ensemble: int
+    warm: bool  # commands are forked from a process that has imported everything
 
 
-FULL, QUICK = Size(200, 2), Size(48, 1)
+FULL, QUICK = Size(200, 2, warm=False), Size(48, 1, warm=True)
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Lab:
             "--json",
         ]  # fmt: skip
         self.shown = " ".join(["diffeat extract", MODEL, "PICTURES -o F.h5", *self._spec])
-        self._count = 0
+        self._count = self._started = 0
         self.wanted: dict[str, str] = {}
         self.seconds: dict[tuple[str, ...], float] = {}
 
@@ -105,7 +103,10 @@ class Lab:
                 *self._spec, *options]  # fmt: skip
 
     def start(self, path: Path, how: Sequence[str] = ()) -> Command:
-        return Command(self.arguments(path, how), path)
+        path.parent.mkdir(exist_ok=True)
+        self._started += 1
+        out = path.parent / f"out-{self._started}"
+        return Command(self.arguments(path, how), out, self.size.warm)
 
     def undisturbed(self) -> dict[str, object]:
         """One process, from beginning to end; everything else is compared with its file."""
@@ -123,8 +124,7 @@ class Lab:
 
     def time(self, path: Path, how: tuple[str, ...]) -> Command:
         """Measure from the beginning of the work, when its folder appears, to the end."""
-        command = self.start(path, how)
-        until(lambda: parts_of(path).exists() or not command.running, command, "the beginning")
+        command = begun(self, path, how)
         began = time.monotonic()
         if command.wait() != 0:
             raise StoreError(f"an undisturbed run failed: {command.text}")
@@ -148,16 +148,9 @@ class Lab:
             codes.append(commands[-1].wait())
         if codes[-1] != 0:
             raise StoreError(f"{name}: it was not done after {TRIES} runs: {commands[-1].text}")
-        again = None
-        if counts:
-            again = self._computed(commands) - self.size.pictures
+        computed = sum(command.computed for command in commands)
+        again = computed - self.size.pictures if counts else None
         return self.compare(name, did, path, codes, saved, again, commands[0].began)
-
-    def _computed(self, commands: Sequence[Command]) -> int:
-        """By the answer of those that were done, and by the bar of those that were not."""
-        return sum(
-            command.result().get("computed", command.computed) for command in commands
-        )
 
     def compare(self, name, did, path, codes, saved, again, began) -> Scenario:
         found = hashes(path)
@@ -180,9 +173,7 @@ RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "--max-restarts", "1", "-m")  # fmt: skip
 
 
-def listed(
-    lab: Lab, kills: int, quick: bool, draw: random.Random
-) -> Iterator[tuple[str, Work]]:
+def listed(lab: Lab, kills: int, quick: bool, draw: random.Random) -> Iterator[tuple[str, Work]]:
     """All scenarios, in order."""
     engines = [()] if quick else [(), PROCESSES]
     if not quick:
@@ -197,11 +188,19 @@ def listed(
     yield "Ctrl-C", partial(stopped, lab, signal.SIGINT, how)
     if quick:
         return
-    yield "lost worker", partial(lost, lab, PROCESSES, "spawn_main", "one worker process of two")
-    yield "lost rank", partial(lost, lab, RANKS, "diffeat extract", "one rank of two (torchrun "
-                                                                    "--max-restarts 1)")  # fmt: skip
-    yield "lost Ray actor", partial(lost, lab, RAY, "_Actor", "one Ray actor of two")
+    yield "lost worker", partial(lost, lab, PROCESSES, "spawn_main", "one of two workers")
+    ranks = "one of two ranks (torchrun --max-restarts 1)"
+    yield "lost rank", partial(lost, lab, RANKS, "diffeat extract", ranks)
+    yield "lost Ray actor", partial(lost, lab, RAY, "_Actor", "one of two Ray actors")
     yield "lost Ray driver", partial(lost_driver, lab, RAY)
+
+
+def begun(lab: Lab, path: Path, how: Sequence[str], shard: bool = False) -> Command:
+    """The command, when its folder of parts appears, or the first shard."""
+    command = lab.start(path, how)
+    there = partial(shards, path) if shard else parts_of(path).exists
+    until(lambda: there() or not command.running, command, "the beginning")
+    return command
 
 
 def whole(lab: Lab, name: str) -> Scenario:
@@ -213,18 +212,15 @@ def whole(lab: Lab, name: str) -> Scenario:
 
 def random_kill(lab: Lab, how: tuple[str, ...], draw: random.Random, name: str) -> Scenario:
     """SIGKILL to the command at a random moment of its work, merging included."""
-    while True:
-        path, moment = lab.new_path(), draw.uniform(0, lab.seconds[how])
-        command = lab.start(path, how)
-        until(lambda: parts_of(path).exists() or not command.running, command, "the beginning")
-        time.sleep(moment)
-        if command.running:
-            break
-        command.wait()  # it was faster than the undisturbed run: another moment
+    path, moment = lab.new_path(), draw.uniform(0, lab.seconds[how])
+    command = begun(lab, path, how)
+    time.sleep(moment)
+    if not command.running:  # it was faster than the undisturbed run: another moment
         path.unlink()
-    merging = "merge:" in command.text or b"merge" in command.said
+        return random_kill(lab, how, draw, name)
     command.send(signal.SIGKILL)
     command.wait()
+    merging = b"merge:" in command.said
     did = f"SIGKILL {moment:.1f} s after work began" + (", while merging" if merging else "")
     return lab.finish(name, did, path, [command], how)
 
@@ -232,9 +228,7 @@ def random_kill(lab: Lab, how: tuple[str, ...], draw: random.Random, name: str) 
 def stopped(lab: Lab, number: int, how: tuple[str, ...], name: str) -> Scenario:
     """SIGTERM to the command, or Ctrl-C to all processes of its terminal."""
     path = lab.new_path()
-    command = lab.start(path, how)
-    wait_for = (lambda: shards(path)) if how else (lambda: parts_of(path).exists())
-    until(lambda: wait_for() or not command.running, command, "the first shard")
+    command = begun(lab, path, how, shard=bool(how))
     command.send(number, everybody=number == signal.SIGINT)
     code = command.wait()
     words = "interrupted: finished batches are kept"
@@ -247,8 +241,7 @@ def stopped(lab: Lab, number: int, how: tuple[str, ...], name: str) -> Scenario:
 def lost(lab: Lab, how: tuple[str, ...], word: str, what: str, name: str) -> Scenario:
     """SIGKILL to a worker after the first shard; the command itself goes on."""
     path = lab.new_path()
-    command = lab.start(path, how)
-    until(lambda: shards(path) or not command.running, command, "the first shard")
+    command = begun(lab, path, how, shard=True)
     workers = [pid for pid in below(command.pid) if word in command_of(pid)]
     if len(workers) < 2:
         raise StoreError(f"{name}: {len(workers)} workers; it said: {command.text}")
@@ -260,8 +253,7 @@ def lost(lab: Lab, how: tuple[str, ...], word: str, what: str, name: str) -> Sce
 def lost_driver(lab: Lab, how: tuple[str, ...], name: str) -> Scenario:
     """SIGKILL to the driver after the first shard; all that it started must end."""
     path = lab.new_path()
-    command = lab.start(path, how)
-    until(lambda: shards(path) or not command.running, command, "the first shard")
+    command = begun(lab, path, how, shard=True)
     command.send(signal.SIGKILL)
     command.wait()
     did = "SIGKILL to the driver after the first shard"
@@ -271,26 +263,17 @@ def lost_driver(lab: Lab, how: tuple[str, ...], name: str) -> Scenario:
 def full_disk(lab: Lab, name: str) -> Scenario:
     """The disk is full during the work, then during the merge, then there is room."""
     began, path = time.monotonic(), lab.new_path()
-    mounted = path.parent
-    mounted.mkdir()
-    called, before = disk.way()
-    command = shlex.join([sys.executable, *lab.arguments(path)]) + " > /dev/null"
-    out = lab.folder / f"{mounted.name}.h5"
-    text = disk.script(command, mounted, out, lab.bytes, called)
-    done = subprocess.run(
-        [*before, "sh", "-c", text],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    codes = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("code")]
-    clear = done.stderr.count("the disk is full") if called != disk.LIMIT else 1
-    wanted = [1] * clear + [0]
-    if codes != wanted or clear == 0 or "Traceback" in done.stderr:
-        raise StoreError(f"{name} ({called}): exit codes {codes}, and it said: {done.stderr}")
-    did = f"{called}: full in the work, then in the merge" if clear > 1 else called
-    return lab.compare(name, did, out, codes, 0, None, began)
+    path.parent.mkdir()
+    out = lab.folder / f"{path.parent.name}.h5"
+    told = disk.on_small_disk(lab.arguments(path), path, out, lab.bytes, lab.size.warm)
+    said = " / ".join(told["said"])
+    if told["codes"] != [1] * (len(told["codes"]) - 1) + [0] or "Traceback" in said:
+        raise StoreError(f"{name} ({told['way']}): exit codes {told['codes']}; it said: {said}")
+    if told["way"] != disk.LIMIT and said.count("the disk is full") != len(told["codes"]) - 1:
+        raise StoreError(f"{name} ({told['way']}): the reason is not told: {said}")
+    full = "in the work, then in the merge" if len(told["codes"]) > 2 else "in the merge"
+    did = f"{told['way']}: full {full}"
+    return lab.compare(name, did, out, told["codes"], told["kept"], None, began)
 
 
 def _save_pictures(folder: Path, count: int) -> Path:

@@ -18,6 +18,7 @@ PARTS = {
     "d": ("disk", "writing behind the compute, reading against the raw disk"),
     "e": ("growth", "time and memory by the number of pictures and of blocks"),
     "f": ("accelerator", "pictures per second and share of a GPU's bf16 matrix peak"),
+    "g": ("scale", "what bounds an extraction on many machines"),
 }
 
 

@@ -50,12 +50,13 @@ class Task:
 def measure(settings: Settings) -> dict[str, Any]:
     """Full-size models on a GPU: by batch size, then by precision, memory format and compile.
 
-    Without a GPU a reduced form runs where it is asked for by name (`--part f --quick`), to
-    see that it works.
+    Without a GPU it runs where it is asked for by name (`--part f`), with the bundled models.
+    What is changed is compared with bf16 on a GPU, with fp32 on a CPU.
     """
     device = pick_device(settings.device)
-    if device.type == "cpu" and not (settings.quick and settings.alone):
+    if device.type == "cpu" and not settings.alone:
         return {"device": "cpu", "left_out": NO_GPU}
+    base = "fp32" if device.type == "cpu" and not settings.quick else "bf16"
     peaks = {name: matrix_peak(device, dtype, settings) for name, dtype in PRECISIONS.items()}
     return {
         "device": str(device),
@@ -63,15 +64,22 @@ def measure(settings: Settings) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "base": base,
         "matrix_teraflops": peaks,
         "models": [
-            _model(task, device, peaks["bf16"], settings) for task in tasks(device, settings)
+            _model(task, device, base, peaks[base], settings) for task in tasks(device, settings)
         ],
     }
 
 
 def tasks(device: torch.device, settings: Settings) -> list[Task]:
     """SD 1.5 as DIFT uses it, and half of DiT-XL/2; of another model its last block."""
+    if device.type == "cpu" and not settings.quick and not settings.model:
+        sizes = {"size": (32, 32), "batches": (1, 8, 64), "spell": 2.0}
+        return [
+            Task("unet-cifar10", "up.1", 20, **sizes),
+            Task("dit-cifar10", "block.3", 5, **sizes),
+        ]
     whole = device.type != "cpu" and not settings.quick
     batches = (1, 2, 4, 8, 16, 32, 64) if whole else (1, 2)
     spell = 2.0 if whole else 0.0
@@ -107,23 +115,27 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, settings: Settings) ->
     return round(times * 2 * side**3 / best / 1e12, 3)
 
 
-def _model(task: Task, device: torch.device, peak: float, settings: Settings) -> dict[str, Any]:
+def _model(
+    task: Task, device: torch.device, base: str, peak: float, settings: Settings
+) -> dict[str, Any]:
     """All measurements of one model."""
     cost = costs(task.model, task.size, (task.block,))
     flops = cost.run(1, [task.block])
-    plain = replace(task, options={"dtype": "bf16", "channels_last": False})
+    plain = replace(task, options={"dtype": base, "channels_last": False})
     by_batch = _sweep(plain, device, settings)
     best = max((run for run in by_batch if "error" not in run), key=_rate, default=None)
-    runs = {"bf16": best}
+    runs = {base: best}
     if best is not None:
         for name, options in variants(plain.options).items():
+            if name == base:
+                continue
             changed = replace(plain, options=options, batches=(best["batch"],))
             runs[name] = _sweep(changed, device, settings)[0]
     for run in [*by_batch, *runs.values()]:
         if run is not None and "error" not in run:
             reached = flops * _rate(run) / 1e12
             run["teraflops"] = float(f"{reached:.5g}")
-            run["share_of_bf16_peak"] = float(f"{reached / peak:.5g}")
+            run["share_of_peak"] = float(f"{reached / peak:.5g}")
             run["gain"] = round(_rate(run) / _rate(best), 4)
     return {
         "model": task.model,
@@ -142,6 +154,7 @@ def _model(task: Task, device: torch.device, peak: float, settings: Settings) ->
 def variants(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What is changed, one thing at a time and then what may go together."""
     return {
+        "bf16": {**plain, "dtype": "bf16"},
         "fp16": {**plain, "dtype": "fp16"},
         "fp32": {**plain, "dtype": "fp32"},
         "channels last": {**plain, "channels_last": True},

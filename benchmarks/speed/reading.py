@@ -20,23 +20,20 @@ from diffeat.store import FeatureStore
 
 SLICE = 4 << 20
 """Bytes of one plain read, and of one slice of a data set."""
-RUN = 64 << 20
-"""Bytes of one `store.read`."""
 BATCH = 64
 
 
 def read_whole(path: Path, settings: Settings) -> dict[str, Any]:
-    """Bytes per second of the two ways to many rows, and of plain reads.
+    """Bytes per second of many rows, and of plain reads.
 
-    `store.read(block, t, start, stop)` in runs of 64 MiB and `store[block, t][start:stop]` in
-    slices of 4 MiB, against read() of 4 MiB at a time into one buffer. All begin with an empty
-    page cache, so the disk is read; they take turns, and who is first changes, because the
-    disk's own caches favour whoever comes later. Then the same from the page cache, where
-    the disk plays no part and the cost of HDF5 itself shows.
+    `store[block, t][start:stop]` in slices of 4 MiB, against read() of 4 MiB at a time into one
+    buffer. Both begin with an empty page cache, so the disk is read; they take turns, and who
+    is first changes, because the disk's own caches favour whoever comes later. Then the same
+    from the page cache, where the disk plays no part and the cost of HDF5 itself shows.
     """
     with FeatureStore(path) as store:
         payload = sum(store[key].nbytes for key in _keys(store))
-    works = {"plain": _plain, "read": _runs, "slices": _slices}
+    works = {"plain": _plain, "slices": _slices}
     names = list(works)
     cold: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(settings.by_length(9, 3)):
@@ -46,10 +43,9 @@ def read_whole(path: Path, settings: Settings) -> dict[str, Any]:
             cold[name].append(_seconds(lambda name=name: works[name](path)))
     drop_cache(path)
     left = resident_share(path)  # not 0 on a file system that lives in memory
-    cached = {"chunks unchecked": _raw_chunks, **works}
     warm = {
         name: [_seconds(lambda work=work: work(path)) for _ in range(settings.by_length(5, 2))]
-        for name, work in cached.items()
+        for name, work in works.items()
     }
     size = path.stat().st_size
     return {
@@ -59,9 +55,7 @@ def read_whole(path: Path, settings: Settings) -> dict[str, Any]:
         "cold_seconds": {name: rounded(times) for name, times in cold.items()},
         "cold_mb_per_s": _rates(size, payload, cold),
         "cached_mb_per_s": _rates(size, payload, warm),
-        "shares": {
-            name: _shares(payload, cold[name], size, cold["plain"]) for name in ("read", "slices")
-        },
+        "share": _shares(payload, cold["slices"], size, cold["plain"]),
     }
 
 
@@ -148,23 +142,6 @@ def _slices(path: Path) -> None:
             rows = max(1, SLICE // max(1, data.nbytes // len(data)))
             for start in range(0, len(data), rows):
                 data[start : start + rows]
-
-
-def _runs(path: Path) -> None:
-    with FeatureStore(path) as store:
-        for key in _keys(store):
-            rows = max(1, RUN // max(1, store[key].nbytes // len(store)))
-            for start in range(0, len(store), rows):
-                store.read(*key, start, start + rows)
-
-
-def _raw_chunks(path: Path) -> None:
-    """The stored bytes of every chunk by HDF5, which neither checks nor gathers them."""
-    with FeatureStore(path) as store:
-        for key in _keys(store):
-            data = store[key].id
-            for number in range(data.get_num_chunks()):
-                data.read_direct_chunk(data.get_chunk_info(number).chunk_offset)
 
 
 def _keys(store: FeatureStore) -> list[tuple[str, Any]]:

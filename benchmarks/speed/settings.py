@@ -25,7 +25,7 @@ class Settings:
         seed: of noise, pictures and random weights.
     """
 
-    parts: tuple[str, ...] = ("a", "b", "c", "d", "e", "f")
+    parts: tuple[str, ...] = ("a", "b", "c", "d", "e", "f", "g")
     device: str = "auto"
     model: str | None = None
     quick: bool = False

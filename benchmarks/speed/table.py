@@ -81,16 +81,14 @@ def _c_summary(part: dict[str, Any]) -> list[tuple]:
 
 
 def _d_summary(part: dict[str, Any]) -> list[tuple]:
-    shares = part["maps"]["read"]["shares"]
     return [
         *(
             (f"extraction of {name} to a file ÷ with its results dropped",
              _spread(part[name]["write"]["ratio"], 3), "")
             for name in ("vectors", "maps")
         ),
-        ("`store.read` ÷ plain read(), rates, empty page cache", _spread(shares["read"]),
-         f"≥ {part['read_target']}"),
-        ("slices of `store[b, t]` ÷ plain read(), likewise", _spread(shares["slices"]), ""),
+        ("slices of `store[b, t]` ÷ plain read(), rates, empty page cache",
+         _spread(part["maps"]["read"]["share"]), f"≥ {part['read_target']}"),
     ]  # fmt: skip
 
 
@@ -114,8 +112,8 @@ def _f_summary(part: dict[str, Any]) -> list[tuple]:
         done = [run for run in model["by_batch"] if "error" not in run]
         if done:
             best = max(done, key=lambda run: run["pictures_per_s"])
-            rows.append((f"{model['model']} at {model['size'][0]} pixels ÷ bf16 matrix peak",
-                         f"{best['share_of_bf16_peak']:.3f}", ""))  # fmt: skip
+            what = f"{model['model']} at {model['size'][0]} pixels ÷ {part['base']} matrix peak"
+            rows.append((what, f"{best['share_of_peak']:.3f}", ""))
     return rows
 
 
@@ -174,11 +172,8 @@ def _c(part: dict[str, Any]) -> Lines:
 
 def _d(part: dict[str, Any]) -> Lines:
     read, rows = part["maps"]["read"], []
-    for words, key in (("plain read() of the file", "plain"), ("`store.read`", "read"),
-                       ("slices of 4 MiB", "slices"),
-                       ("chunks, unchecked", "chunks unchecked")):  # fmt: skip
-        cold = read["cold_mb_per_s"].get(key)
-        rows.append((words, "" if cold is None else f"{cold:,.0f}",
+    for words, key in (("plain read() of the file", "plain"), ("slices of 4 MiB", "slices")):
+        rows.append((words, f"{read['cold_mb_per_s'][key]:,.0f}",
                      f"{read['cached_mb_per_s'][key]:,.0f}"))  # fmt: skip
     written = [
         (name, part[name]["pictures"], f"{part[name]['write']['megabytes']:.1f}",
@@ -220,6 +215,7 @@ def _e(part: dict[str, Any]) -> Lines:
 def _f(part: dict[str, Any]) -> Lines:
     if "left_out" in part:
         return [f"Left out: {part['left_out']}."]
+    base = part["base"]
     peaks = ", ".join(f"{name} {peak:,.1f}" for name, peak in part["matrix_teraflops"].items())
     lines = [f"{part['device_name']}; TFLOP/s of large matrix products: {peaks}."]
     for model in part["models"]:
@@ -230,14 +226,47 @@ def _f(part: dict[str, Any]) -> Lines:
             f"{model['size'][1]} pixels: {gflops['encoder']:,.1f} GFLOP for the VAE encoder and "
             f"{gflops['denoiser']:,.1f} for the forward of one picture.",
             "",
-            *_table(("", "batch", "pictures/s", "÷ best bf16", "TFLOP/s", "of the bf16 peak",
+            *_table(("", "batch", "pictures/s", f"÷ best {base}", "TFLOP/s", f"of the {base} peak",
                      "GiB", "first batches, s"), [
-                         *(_run("bf16", run) for run in model["by_batch"]),
+                         *(_run(base, run) for run in model["by_batch"]),
                          *(_run(name, run) for name, run in model["variants"].items()
-                           if run is not None and name != "bf16"),
+                           if run is not None and name != base),
                      ]),
         ]  # fmt: skip
     return lines
+
+
+def _g(part: dict[str, Any]) -> Lines:
+    rates, kinds = part["rates"], part["bytes_per_picture"]
+    tasks = rates["ray_tasks_per_second"]
+    rows = [
+        (run["accelerators"], *(_plainly(run[name]) for name in (
+            "pictures_per_second", "compute_seconds", "decoding_cores", "pixels_mb_per_second",
+            "vectors_mb_per_second", "maps_mb_per_second", "tasks_per_second")))
+        for run in part["accelerators"]
+    ]  # fmt: skip
+    first = part["accelerators"][0]
+    return [
+        f"{part['model']} at {part['size'][0]} pixels, {part['block']} at t = {part['timestep']}: "
+        f"{part['gflops_per_picture']:,.0f} GFLOP per picture, counted. Assumed: an accelerator "
+        f"sustains {part['assumed_tflops']:g} TFLOP/s. Measured here: {rates['decode_ms']:.1f} ms "
+        f"of one core to decode and resize a photograph, {rates['shard_mb_per_second']:,.0f} MB/s "
+        f"into synced shards, {rates['merge_mb_per_second']:,.0f} MB/s from shards into the file"
+        + ("" if tasks is None else f", {tasks:,.0f} tasks per second by Ray's driver") + ".",
+        "",
+        *_table(("accelerators", "pictures/s", f"s for {part['pictures']:,}", "decoding cores",
+                 "pixels MB/s", "vectors MB/s", "maps MB/s", "Ray tasks/s"), rows),
+        "",
+        f"One picture: {kinds['pixels'] / 1e3:,.0f} kB of pixels, {kinds['vector'] / 1e3:,.1f} kB "
+        f"pooled, {kinds['map'] / 1e6:,.1f} MB as a map. Merging {part['pictures']:,} pictures "
+        f"takes {_plainly(first['merge_vectors_seconds'])} s for vectors, "
+        f"{_plainly(first['merge_maps_seconds'])} s for maps, on any number of accelerators.",
+    ]  # fmt: skip
+
+
+def _plainly(value: float) -> str:
+    """Three digits that mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _run(name: str, run: dict[str, Any]) -> tuple:
@@ -246,7 +275,7 @@ def _run(name: str, run: dict[str, Any]) -> tuple:
     memory = run["device_peak_gb"]
     return (
         name, run["batch"], f"{run['pictures_per_s']:,.2f}", f"{run['gain']:.2f}",
-        f"{run['teraflops']:,.2f}", f"{100 * run['share_of_bf16_peak']:.1f} %",
+        f"{run['teraflops']:,.2f}", f"{100 * run['share_of_peak']:.1f} %",
         "" if memory is None else f"{memory:.1f}", f"{run['first_seconds']:.1f}",
     )  # fmt: skip
 
@@ -262,4 +291,4 @@ def _listed(values: Sequence[Any]) -> str:
 
 SUMMARIES = {"a": _a_summary, "b": _b_summary, "c": _c_summary, "d": _d_summary, "e": _e_summary,
              "f": _f_summary}  # fmt: skip
-DETAILS = {"a": _a, "b": _b, "c": _c, "d": _d, "e": _e, "f": _f}
+DETAILS = {"a": _a, "b": _b, "c": _c, "d": _d, "e": _e, "f": _f, "g": _g}

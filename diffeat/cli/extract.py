@@ -97,7 +97,7 @@ def _batch_size(_context, _option, value: str | None):
 @click.option("--tokens", callback=index_list, help="Keys of attention maps to keep.")
 @click.option("--discard", callback=index_list, help="Channels set to 0 before …:adaln (see "
               "`diffeat channels`).")  # fmt: skip
-@click.option("--dtype", help="Stored precision: float16 (default) or float32.")
+@click.option("--dtype", help="Stored precision: float16 (default), float32, or int8 with scales.")
 @click.option("--limit", type=click.IntRange(1),
               help="Only so many pictures, class-balanced, by a stable hash.")  # fmt: skip
 @click.option("--batch-size", callback=_batch_size, help="Rows of one forward, or auto: measured "

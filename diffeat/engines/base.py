@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from diffeat.backbones import ModelRequest
 from diffeat.errors import StoreError
 from diffeat.store import FeatureStore, Request, StoreWriter
 from diffeat.store.request import Column
@@ -125,15 +124,6 @@ def without(spans: Sequence[Span], covered: Sequence[Span]) -> list[Span]:
         for start, stop in spans
         if not any(first <= start and stop <= last for first, last in covered)
     ]
-
-
-def place(model: ModelRequest, number: int) -> ModelRequest:
-    """The same model for worker `number` of this machine: each has a GPU, in turn."""
-    import torch
-
-    if model.device not in ("auto", "cuda") or not torch.cuda.is_available():
-        return model
-    return replace(model, device=f"cuda:{number % torch.cuda.device_count()}")
 
 
 def share_threads(workers: int) -> None:

@@ -25,7 +25,6 @@ from diffeat.engines.base import (
     JobResult,
     complete,
     drive,
-    place,
     share_threads,
     tasks_of,
     without,
@@ -195,7 +194,7 @@ def _serve(job: Job, pipe: Connection, number: int, processes: int, order: Order
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         share_threads(processes)
-        worker = Worker(replace(job, model=place(job.model, number)), order=order)
+        worker = Worker(replace(job, model=job.model.on(number)), order=order)
         pipe.send(("ready", worker.order))
         while (task := pipe.recv()) is not None:
             with ShardWriter(job.path, worker.order.columns, job.source) as shards:

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diffeat.engines.base import JobResult, drive, place, progress_bar, share_threads
+from diffeat.engines.base import JobResult, drive, progress_bar, share_threads
 from diffeat.errors import DiffeatError, SourceError, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.store import ShardWriter, StoreWriter
@@ -39,7 +39,7 @@ def run_ranks(job: Job) -> JobResult | None:
     with _group() as (rank, world):
         local = int(os.environ.get("LOCAL_RANK", rank))
         share_threads(int(os.environ.get("LOCAL_WORLD_SIZE", world)))
-        job = replace(job, model=place(job.model, local))
+        job = replace(job, model=job.model.on(local))
         worker = _agreed(job, rank)
         if rank == 0:
             return _lead(worker, world)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from diffeat.errors import StoreError
@@ -13,6 +15,8 @@ from diffeat.noise import format_t
 from diffeat.store.parts import Parts, damage, missing_spans
 from diffeat.store.reader import FeatureStore
 from diffeat.store.request import Note
+from diffeat.store.safety import damage_explained
+from diffeat.store.seals import Seal
 from diffeat.store.view import QuantizedView
 
 BLOCK_BYTES = 8 << 20
@@ -23,7 +27,7 @@ ATTRIBUTES = ("block", "t", "alpha", "sigma", "log_snr", "layout", "stride", "ch
 def verify(path: str | Path) -> list[str]:
     """Read a whole feature file and compare it with the contract.
 
-    Every chunk carries a Fletcher-32 checksum, so flipped bits are found too.
+    Every data set carries a checksum, so flipped bits are found too.
 
     Returns:
         What is wrong, one sentence each; empty if the file is sound.
@@ -36,6 +40,9 @@ def verify(path: str | Path) -> list[str]:
         count = len(store)
         if len(set(store.ids)) != count:
             problems.append("ids are not unique")
+        for name in ("ids", "labels"):
+            if name in store.file and (found := _verify_list(store.file[name])):
+                problems.append(f"{name}: {found}")
         if store.labels is not None and count:
             names = len(store.class_names)
             if not 0 <= store.labels.min() <= store.labels.max() < names:
@@ -47,6 +54,12 @@ def verify(path: str | Path) -> list[str]:
     return problems
 
 
+def _verify_list(data: h5py.Dataset) -> str:
+    seal = Seal()
+    seal.add(data[:])
+    return "another checksum than when they were written" if seal.broken(data) else ""
+
+
 def _verify_boxes(store: FeatureStore) -> list[str]:
     """What is wrong with the boxes of padded pictures, where there are any."""
     try:
@@ -55,6 +68,8 @@ def _verify_boxes(store: FeatureStore) -> list[str]:
         return [str(error).removeprefix(f"{store.path}: ")]
     if boxes is None:
         return []
+    if found := _verify_list(store.file["boxes"]):
+        return [f"boxes: {found}"]
     size = store.spec.size or (1 << 31, 1 << 31)
     inside = (boxes >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= size).all()
     return [] if inside else ["boxes lie outside the pictures"]
@@ -64,11 +79,11 @@ def _verify_features(store: FeatureStore, block: str, t: int | float) -> list[st
     where = f"features/{block}/t{format_t(t)}"
     try:
         data = store[block, t]
+        with damage_explained(store.path, f"the attributes of {where}"):
+            lacking = [name for name in ATTRIBUTES if name not in data.attrs]
     except StoreError as error:
         return [str(error).removeprefix(f"{store.path}: ")]
-    problems = [
-        f"{where} lacks the attribute {name!r}" for name in ATTRIBUTES if name not in data.attrs
-    ]
+    problems = [f"{where} lacks the attribute {name!r}" for name in lacking]
     parts = [data]
     if isinstance(data, QuantizedView):
         parts = [data.quantized, data.scales]
@@ -79,23 +94,34 @@ def _verify_features(store: FeatureStore, block: str, t: int | float) -> list[st
     return problems
 
 
-def _verify_values(data) -> str:
+def _verify_values(data: h5py.Dataset) -> str:
     """What is wrong with the values of a data set; read in pieces of bounded size."""
-    chunks = data.chunks or (1, *data.shape[1:])
-    steps = [chunks[0], *data.shape[1:]]
-    for axis in range(1, data.ndim):  # rows too large to be read at once, by their first axes
-        rest = math.prod(steps) // max(1, steps[axis]) * data.dtype.itemsize
-        most = BLOCK_BYTES // max(1, rest) // chunks[axis] * chunks[axis]
-        steps[axis] = min(steps[axis], max(chunks[axis], most))
-    for corner in np.ndindex(*(-(-n // s) for n, s in zip(data.shape, steps, strict=True))):
-        key = tuple(slice(k * s, (k + 1) * s) for k, s in zip(corner, steps, strict=True))
+    seal = Seal()
+    for key in _pieces(data):
         try:
             values = data[key]
         except OSError as error:
             return f"rows from {key[0].start}: cannot be read ({error})"
         if data.dtype.kind == "f" and not np.isfinite(values).all():
             return f"rows from {key[0].start}: inf or nan"
-    return ""
+        seal.add(values)
+    return "has another checksum than when it was written" if seal.broken(data) else ""
+
+
+def _pieces(data: h5py.Dataset) -> Iterator[tuple[slice, ...]]:
+    """Keys that together read a data set once, in the order of its values."""
+    row = math.prod(data.shape[1:]) * data.dtype.itemsize
+    chunk = (data.chunks or (1,))[0]
+    rows = max(1, BLOCK_BYTES // max(1, row) // chunk) * chunk
+    if row <= BLOCK_BYTES or data.ndim < 3:
+        for start in range(0, len(data), rows):
+            yield (slice(start, start + rows),)
+        return
+    inner = math.prod(data.shape[2:]) * data.dtype.itemsize
+    step = max(1, BLOCK_BYTES // inner)  # of the second axis: one row is too much at once
+    for start in range(len(data)):
+        for first in range(0, data.shape[1], step):
+            yield slice(start, start + 1), slice(first, first + step)
 
 
 @dataclass(frozen=True)

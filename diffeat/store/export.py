@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from diffeat.errors import SpecError, StoreError
@@ -19,6 +20,7 @@ from diffeat.noise import format_t
 from diffeat.store.atomic import explained, sync_folder
 from diffeat.store.merge import BLOCK_BYTES, Progress
 from diffeat.store.reader import FeatureStore
+from diffeat.store.seals import ATTRIBUTE, Seal, check_seal
 from diffeat.store.view import QuantizedView
 
 SUFFIXES = (".npz", ".zarr")
@@ -98,13 +100,25 @@ def _arrays(store: FeatureStore, key, keep_int8: bool) -> list[tuple[str, Any]]:
     return [(name, data)]
 
 
-def _blocks(data) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, rows) of a data set, some MiB at a time."""
-    chunk = (data.chunks or (1,))[0]
+def _blocks(data, multiple: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, rows) of a data set, some MiB at a time.
+
+    Args:
+        multiple: of so many rows; by default of those that HDF5 keeps together.
+
+    Raises:
+        StoreError: at the end, if the rows are not those that were written.
+    """
+    chunk = multiple or (data.chunks or (1,))[0]
     row = max(1, data.nbytes // max(1, len(data)))
     step = max(1, BLOCK_BYTES // row // chunk) * chunk
+    seal = Seal()
     for start in range(0, len(data), step):
-        yield start, data[start : start + step]
+        rows = data[start : start + step]
+        seal.add(rows)
+        yield start, rows
+    if isinstance(data, h5py.Dataset):  # of int8 seen as float32 there is no checksum
+        check_seal(seal, data)
 
 
 def _facts(store: FeatureStore) -> dict[str, Any]:
@@ -117,7 +131,7 @@ def _facts(store: FeatureStore) -> dict[str, Any]:
 
 def _attrs(data) -> dict[str, Any]:
     """Attributes of a data set as plain values, without those of its storage."""
-    kept = {key: np.asarray(data.attrs[key]).tolist() for key in data.attrs}
+    kept = {key: np.asarray(data.attrs[key]).tolist() for key in data.attrs if key != ATTRIBUTE}
     if isinstance(data, QuantizedView):
         for name in ("quantization", "group", "scale"):
             kept.pop(name, None)
@@ -193,9 +207,8 @@ def _write_zarr(store: FeatureStore, path: Path, arrays, progress: Progress) -> 
             chunks=(rows, *data.shape[1:]),
             attributes=_attrs(data),
         )
-        step = max(1, BLOCK_BYTES // row // rows) * rows
-        for start in range(0, len(data), step):
-            array[start : start + step] = data[start : start + step]
+        for start, values in _blocks(data, rows):
+            array[start : start + len(values)] = values
     for name, values in _small(store).items():
         root.create_array(name, data=values)
     for name, values in _texts(store).items():

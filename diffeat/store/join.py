@@ -24,6 +24,7 @@ from diffeat.store.merge import BLOCK_BYTES, Progress
 from diffeat.store.quantize import quantization_attrs, scale_name
 from diffeat.store.reader import FeatureStore
 from diffeat.store.request import Column, Request
+from diffeat.store.seals import ATTRIBUTE, Seal, check_seal
 from diffeat.store.view import QuantizedView
 
 OTHER = ("timesteps", "blocks", "number of pictures", "pictures", "captions or embeddings")
@@ -248,7 +249,7 @@ def _column(stores: list[FeatureStore], name: str) -> tuple[list, Column]:
                 f"{store.path}: {name} has rows of shape {other.shape[1:]}, elsewhere "
                 f"{data.shape[1:]}"
             )
-    attrs = {key: data.attrs[key] for key in data.attrs}
+    attrs = {key: data.attrs[key] for key in data.attrs if key != ATTRIBUTE}
     if isinstance(data, QuantizedView):
         attrs |= {**quantization_attrs(name, data.shape[1:]), "group": data.group}
         if any(other.group != data.group for other in found):
@@ -271,20 +272,30 @@ def _write(plan: _Plan, out: Path, compression: str, progress: Progress) -> None
     names = None if plan.labels is None else plan.class_names
     with new_file(partial, out, reserved=room) as file:
         create_header(file, plan.request, count, names, steps)
-        file["ids"][:] = plan.ids
-        if plan.labels is not None:
-            file["labels"][:] = plan.labels
+        lists = {"ids": plan.ids} | ({} if plan.labels is None else {"labels": plan.labels})
+        for name, values in lists.items():
+            file[name][:] = values
+            seal = Seal()
+            seal.add(np.asarray(values))
+            seal.write(file[name])
         write_skipped(file, list(plan.skipped), list(plan.skipped.values()))
         for found, column in progress(columns):
             target = create_column(file, column, count, compression)
-            step = max(1, BLOCK_BYTES // column.row_bytes // target.chunks[0]) * target.chunks[0]
-            row = 0
+            chunk = (target.chunks or (1,))[0]
+            step = max(1, BLOCK_BYTES // column.row_bytes // chunk) * chunk
+            row, seal = 0, Seal()
             for data in found:
+                before = Seal()
                 for start in range(0, len(data), step):
                     stop = min(start + step, len(data))
-                    target[row + start : row + stop] = data[start:stop]
+                    block = data[start:stop]
+                    target[row + start : row + stop] = block
+                    before.add(block)
+                    seal.add(block)
                     file.check()
+                check_seal(before, data)
                 row += len(data)
+            seal.write(target)
         file.attrs["complete"] = True
 
 

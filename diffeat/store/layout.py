@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -65,21 +66,23 @@ def _pieces(side: int, least: int) -> int:
 
 
 def create_column(file: h5py.File, column: Column, count: int, compression: str) -> h5py.Dataset:
-    """An empty data set of `count` rows with checksums."""
-    dataset = file.create_dataset(
-        column.name,
-        shape=(count, *column.shape),
-        dtype=column.dtype,
-        chunks=chunk_shape(column.shape, np.dtype(column.dtype).itemsize, count),
-        fletcher32=True,
-        **creation_options(compression, column.dtype),
-    )
+    """An empty data set of `count` rows.
+
+    Compressed ones lie in chunks with a checksum each. Others are one array in the file, of
+    which HDF5 reads exactly what is asked for, as fast as the disk.
+    """
+    options: dict[str, Any] = {}
+    if compression != "none":
+        itemsize = np.dtype(column.dtype).itemsize
+        options = {"chunks": chunk_shape(column.shape, itemsize, count), "fletcher32": True}
+        options |= creation_options(compression, column.dtype)
+    dataset = file.create_dataset(column.name, (count, *column.shape), column.dtype, **options)
     dataset.attrs.update(column.attrs)
     return dataset
 
 
 def column_bytes(column: Column, count: int) -> int:
-    """Disk that a column takes without compression, with all padding and checksums."""
+    """Disk that a column takes at most, compressed or not."""
     itemsize = np.dtype(column.dtype).itemsize
     chunk = chunk_shape(column.shape, itemsize, count)
     pieces = math.prod(-(-n // c) for n, c in zip((count, *column.shape), chunk, strict=True))

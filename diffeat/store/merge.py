@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from diffeat.store.layout import (
 )
 from diffeat.store.parts import Parts, Shard, damage, missing_spans
 from diffeat.store.request import Column, Note
+from diffeat.store.seals import Seal
 
 BLOCK_BYTES = 8 << 20
 """What is copied at a time."""
@@ -94,8 +95,12 @@ def merge_shards(parts: Parts, note: Note, compression: str, progress: Progress 
             for column in columns:
                 create_column(file, column, len(rows), compression)
             edges = _edges(rows, len(shards))
+            seals: defaultdict[str, Seal] = defaultdict(Seal)
             for number, _ in enumerate(progress([shard.path for shard in shards])):
-                _copy(file, opened, rows, columns, note.labelled, edges[number : number + 2])
+                part = edges[number : number + 2]
+                _copy(file, opened, rows, columns, note.labelled, part, seals)
+            for name, seal in seals.items():
+                seal.write(file[name])
             file.attrs["complete"] = True
 
 
@@ -183,7 +188,9 @@ def _edges(rows: Rows, shards: int) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.bincount(rows.shard, minlength=shards))])
 
 
-def _copy(file: h5py.File, opened, rows: Rows, columns: Sequence[Column], labelled, part) -> None:
+def _copy(
+    file: h5py.File, opened, rows: Rows, columns: Sequence[Column], labelled, part, seals
+) -> None:
     """Copy rows part[0] … part[1], a block at a time; chunks are written in order, once."""
     largest = max(column.row_bytes for column in columns)
     step = max(1, BLOCK_BYTES // largest)
@@ -198,10 +205,12 @@ def _copy(file: h5py.File, opened, rows: Rows, columns: Sequence[Column], labell
                     block, np.s_[row : row + last - first], np.s_[first - start : last - start]
                 )
             file[column.name][start:stop] = block
+            seals[column.name].add(block)
         for first, last, number, row in runs:
-            file["ids"][first:last] = opened[number]["ids"][row : row + last - first]
-            if labelled:
-                file["labels"][first:last] = opened[number]["labels"][row : row + last - first]
+            for name in ("ids", "labels") if labelled else ("ids",):
+                values = opened[number][name][row : row + last - first]
+                file[name][first:last] = values
+                seals[name].add(values)
         file.check()
 
 

@@ -67,22 +67,19 @@ def quantize(values: np.ndarray, group: int, name: str) -> tuple[np.ndarray, np.
     return quantized, scales
 
 
-def dequantize(
-    quantized: np.ndarray, scales: np.ndarray, group: int, out: np.ndarray | None = None
-) -> np.ndarray:
+def dequantize(quantized: np.ndarray, scales: np.ndarray, group: int) -> np.ndarray:
     """x' = q · scale.
 
     Args:
         quantized: (N, C, …) int8.
         scales: (N, K) float32.
         group: channels that share a scale.
-        out: (N, C, …) float32 to write into.
 
     Returns:
         (N, C, …) float32.
     """
     steps = np.repeat(scales, group, axis=1)[:, : quantized.shape[1]]
-    return np.multiply(quantized, steps.reshape(*steps.shape, *[1] * (quantized.ndim - 2)), out)
+    return quantized * steps.reshape(*steps.shape, *[1] * (quantized.ndim - 2))
 
 
 def quantization_attrs(name: str, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from diffeat.store.safety import (
     read_attr,
     read_text,
 )
-from diffeat.store.sequential import SequentialReader
 from diffeat.store.view import QuantizedView
 
 
@@ -48,7 +47,6 @@ class FeatureStore:
         self.path = Path(path)
         self.file = open_checked(path)
         self._found: dict[str, h5py.Dataset | QuantizedView] = {}
-        self._readers: dict[str, SequentialReader] = {}
         try:
             with damage_explained(path, "the header"):
                 if not bool(read_attr(self.file, "complete", 1)):
@@ -92,7 +90,6 @@ class FeatureStore:
 
     def close(self) -> None:
         self._found.clear()
-        self._readers.clear()
         self.file.close()
 
     def __len__(self) -> int:
@@ -206,55 +203,11 @@ class FeatureStore:
             raise SpecError(f"{self.path} has no t={t}; it has {have}")
         return f"features/{block}/t{format_t(t)}"
 
-    def read(
-        self,
-        block: str,
-        t: int | float,
-        start: int = 0,
-        stop: int | None = None,
-        threads: int | None = None,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Rows start … stop in memory; equal to `store[block, t][start:stop]`, only faster.
-
-        Without compression, several threads read and compare checksums; so long runs come as
-        fast as the disk gives them.
-
-        Args:
-            block, t: which features.
-            start, stop: which rows, as in a slice.
-            threads: how many read; None is as many as there are processors, at most 8.
-            out: array of that shape and dtype to read into, which spares making new ones.
-
-        Returns:
-            (rows, …) array; float32 for features in int8, else as they are stored.
-
-        Raises:
-            SpecError: `out` does not fit.
-            StoreError: a checksum is wrong.
-        """
-        data = self[block, t]
-        start, stop, _ = slice(start, stop).indices(len(self))
-        stop = max(start, stop)
-        stored = data.quantized if isinstance(data, QuantizedView) else data
-        reader = self._readers.setdefault(stored.name, SequentialReader(stored))
-        shape = (stop - start, *data.shape[1:])
-        if out is not None and (
-            out.shape != shape or out.dtype != data.dtype or not out.flags.c_contiguous
-        ):
-            raise SpecError(
-                f"out is {out.shape} {out.dtype}; expected an unbroken {shape} {data.dtype}"
-            )
-        with damage_explained(self.path, stored.name.lstrip("/")):
-            if stored is data:
-                return reader.read(start, stop, threads, out)
-            return data.of_rows(reader.read(start, stop, threads), start, stop, out)
-
     def torch_dataset(self, block: str, t: int | float):
         """A map-style torch dataset of (feature (…) float32, label int64 or -1).
 
         It may be pickled; every worker process opens the file for itself. Batches of a
-        DataLoader are read together, chunk by chunk, so shuffled ones are fast too.
+        DataLoader are read together, in the order of the file, so shuffled ones are fast too.
         """
         from diffeat.store.torch_data import FeatureDataset
 

@@ -8,8 +8,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from diffeat.store.quantize import dequantize
-
 
 class QuantizedView:
     """A data set of int8 and its scales, with the manners of an h5py data set of float32.
@@ -76,10 +74,6 @@ class QuantizedView:
             raise IndexError(f"{len(key)} indices for {self.ndim} axes")
         key[at : at + len(dots)] = [slice(None)] * missing
         return tuple(_checked(part, side) for part, side in zip(key, self.shape, strict=True))
-
-    def of_rows(self, values: np.ndarray, start: int, stop: int, out=None) -> np.ndarray:
-        """What rows start … stop stand for, when their int8 numbers are there already."""
-        return dequantize(values, self.scales[start:stop], self.group, out)
 
 
 def _checked(part: Any, side: int) -> Any:

@@ -30,8 +30,10 @@ SPEC = diffeat.ExtractSpec(
     timesteps=(20, 600), blocks=("mid", "up.0"), ensemble=2, fit="pad", dtype="float32"
 )
 ROWS = 8  # of one forward
-OPTIONS = ("-t", "20,600", "-b", "mid,up.0", "--ensemble", 2, "--fit", "pad", "--dtype", "float32",
-           "--batch-size", ROWS, "--workers", 1, "--on-error", "skip", "--device", "cpu")  # fmt: skip
+OPTIONS = (
+    *("-t", "20,600", "-b", "mid,up.0", "--ensemble", 2, "--fit", "pad", "--dtype", "float32"),
+    *("--batch-size", ROWS, "--workers", 1, "--on-error", "skip", "--device", "cpu"),
+)
 """SPEC as a command."""
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 PATIENCE = 90
@@ -102,7 +104,7 @@ def until(true: Callable[[], object], what: str, seconds: float = PATIENCE):
 
 
 def start(*arguments: object, module: str = "diffeat", log: Path) -> subprocess.Popen:
-    """A command in a session of its own, as a terminal would start it; its output goes to a file."""
+    """A command in a session of its own, as from a terminal; its output goes to a file."""
     with open(log, "wb") as out:
         return subprocess.Popen(
             [sys.executable, "-m", module, *map(str, arguments)],

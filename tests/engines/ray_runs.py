@@ -22,7 +22,6 @@ from tests.engines.common import (
     command_of,
     extract,
     parts_of,
-    save_overflowing,
     shards,
     until,
 )
@@ -71,10 +70,6 @@ def main(model: Path, pictures: Path, folder: Path) -> dict:
     failing("unreadable", on_error="fail")
     failing("block", spec=replace(SPEC, blocks=("mit",)))
     failing("model", model=folder / "nowhere")
-    huge = save_overflowing(model, folder / "huge")
-    failing("numbers", model=huge, spec=replace(SPEC, dtype="float16"))
-    (folder / "file").write_text("in the way")
-    found["output"] = told(model, pictures, folder / "file" / "f.h5")
     return found
 
 

@@ -31,6 +31,12 @@ class Items:
         self.closed += 1
 
 
+def collect(results, found: list) -> None:
+    """Results one by one, so that those before an error are kept."""
+    for result in results:
+        found.append(result)
+
+
 def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if "diffeat-ahead" in thread.name]
 
@@ -86,8 +92,7 @@ def test_an_error_of_the_work_comes_out_in_its_place():
 
     items, found = Items(range(10)), []
     with pytest.raises(ValueError, match="three"):
-        for result in ahead(work, items, 4):
-            found.append(result)
+        collect(ahead(work, items, 4), found)
     assert found == [0, 1, 2]
     assert items.closed == 1
     assert threads() == []
@@ -101,15 +106,9 @@ def test_an_error_of_the_items_comes_out_in_its_place():
 
     found = []
     with pytest.raises(KeyError, match="no more"):
-        found.extend(iter_into(found, ahead(lambda k: k, items(), 3)))
+        collect(ahead(lambda k: k, items(), 3), found)
     assert found == [0, 1]
     assert threads() == []
-
-
-def iter_into(found, results):
-    for result in results:
-        found.append(result)
-    return []
 
 
 def test_closing_ends_the_thread_and_then_closes_the_items():

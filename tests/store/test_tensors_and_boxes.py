@@ -149,7 +149,7 @@ def test_boxes_in_another_file_are_refused(padded, tripwire):
 
 def flip_a_bit(file):
     data = file["boxes"]
-    offset = data.id.get_chunk_info(0).byte_offset
+    offset = data.id.get_offset()
     with open(file.filename, "r+b") as raw:
         raw.seek(offset)
         byte = raw.read(1)[0]

@@ -49,6 +49,7 @@ def test_feature_attributes(job, t):
     alpha, sigma = LEVELS[t]
     with h5py.File(job().write()) as file:
         attrs = dict(file[f"features/up.1/t{t}"].attrs)
+    assert len(attrs.pop("blake2b")) == 32
     assert attrs.pop("log_snr") == pytest.approx(np.log(alpha**2 / sigma**2))
     assert attrs == {
         "block": "up.1",
