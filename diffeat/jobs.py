@@ -34,7 +34,8 @@ def extract_to_file(
     for none of them; memory depends on the batch and the shard, not on the number of pictures.
 
     Args:
-        backbone: from `diffeat.load`, or a `ModelRequest` that is loaded where it is needed.
+        backbone: from `diffeat.load`, or a `ModelRequest` that is loaded where it is needed;
+            several workers each load their own.
         source: from `diffeat.open_source`.
         spec: what to extract.
         path: the feature file; with several machines, on a file system that all share.
@@ -47,7 +48,8 @@ def extract_to_file(
         progress: show a bar; None shows it where the output is a terminal.
         compression: of the file: "none", "lzf", "gzip" or "zstd".
         engine: "local", "torchrun", "ray", or "auto" (see `diffeat.engines`).
-        processes: copies of the model, each in a process of its own.
+        processes: copies of the model, each in a process of its own; in a script, call this
+            below `if __name__ == "__main__":`.
         address: of a Ray cluster.
 
     Returns:

@@ -46,6 +46,8 @@ class Job:
     overwrite: bool = False
     compression: str = "none"
     progress: bool | None = None
+    sharing: int = 1
+    """Workers that share the memory of one device, set by the engines."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,10 @@ class Worker:
         """Encodes the first prompt and settles the batch size, so it is made when needed."""
         size = self.job.batch_size
         if size == "auto":  # a resumed run must compute the same batches
-            size = read_how(self.job.path).get("batch_size", size)
-        return extractor_for(self.plan, size, self._conditions)
+            noted = read_how(self.job.path, self.request).get("batch_size")
+            if type(noted) is int and 1 <= noted <= self.plan.row_limit:
+                size = noted
+        return extractor_for(self.plan, size, self._conditions, sharing=self.job.sharing)
 
     @cached_property
     def order(self) -> Order:

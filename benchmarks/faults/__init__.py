@@ -53,7 +53,7 @@ def run_faults(
         done = []
         for name, work in scenarios.listed(lab, kills, quick, random.Random(seed)):
             tell(f"{name} …")
-            done.append(asdict(work(name)))
+            done.append(asdict(scenarios.tried(name, work)))
     result = {
         "suite": "faults",
         "quick": quick,

@@ -22,7 +22,7 @@ import h5py
 
 from diffeat.errors import DeviceError, StoreError
 
-PATIENCE = 300.0
+PATIENCE = 120.0
 """Seconds after which a command hangs."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 """One thread each: sums are cut by the number of threads."""

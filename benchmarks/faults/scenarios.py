@@ -53,7 +53,7 @@ class Scenario:
         kept: pictures that were in shards after the last disturbance.
         again: pictures that were computed more than once; None where no bar counts them.
         equal: the file holds what the undisturbed run made.
-        different: data sets that are not equal.
+        different: data sets that are not equal, or why there is nothing to compare.
         sha256: of all that the file holds.
         seconds: from the first start to the end.
     """
@@ -193,6 +193,16 @@ def listed(lab: Lab, kills: int, quick: bool, draw: random.Random) -> Iterator[t
     yield "lost rank", partial(lost, lab, RANKS, "diffeat extract", ranks)
     yield "lost Ray actor", partial(lost, lab, RAY, "_Actor", "one of two Ray actors")
     yield "lost Ray driver", partial(lost_driver, lab, RAY)
+
+
+def tried(name: str, work: Work) -> Scenario:
+    """A scenario, also where it did not come to its end; the others still say something."""
+    began = time.monotonic()
+    try:
+        return work(name)
+    except StoreError as error:
+        seconds = round(time.monotonic() - began, 1)
+        return Scenario(name, "failed", 0, [], 0, None, False, [str(error)], "", seconds)
 
 
 def begun(lab: Lab, path: Path, how: Sequence[str], shard: bool = False) -> Command:

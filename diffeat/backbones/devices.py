@@ -38,10 +38,17 @@ def visiting(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
 
 
 def move(module: nn.Module, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Copy a module's weights to `device`; what `restore` needs to drop the copies again."""
+    """Copy a module's weights to `device`; what `restore` needs to drop the copies again.
+
+    Where that fails, as for lack of memory, all of them are at home again.
+    """
     homes = [(tensor, tensor.data) for tensor in _weights(module)]
-    for tensor, home in homes:
-        tensor.data = copied(home, device)
+    try:
+        for tensor, home in homes:
+            tensor.data = copied(home, device)
+    except BaseException:
+        restore(homes)
+        raise
     return homes
 
 

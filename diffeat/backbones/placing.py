@@ -76,4 +76,6 @@ class _Stream:
         if block is self._block:
             return
         restore(self._homes)
-        self._block, self._homes = block, move(block, self.device)
+        self._block, self._homes = None, []  # so it is if there is no memory for this block
+        self._homes = move(block, self.device)
+        self._block = block

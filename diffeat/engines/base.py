@@ -49,6 +49,7 @@ def drive(
     columns: Sequence[Column],
     work: Callable[[StoreWriter, tqdm], int],
     where: str,
+    alone: bool = True,
 ) -> JobResult:
     """Open the output, have the work done, merge the shards.
 
@@ -58,13 +59,14 @@ def drive(
         work: gets the writer and a bar that counts pictures; sees to it that shards cover all
             of them, and returns how many went through the model.
         where: who works, for the result.
+        alone: whether this process writes all shards itself.
 
     Raises:
         DiffeatError: see the parts; finished pictures are kept whatever happens.
     """
     began = time.monotonic()
     writer = StoreWriter(
-        job.path, request, job.source, columns, job.overwrite, compression=job.compression
+        job.path, request, job.source, columns, job.overwrite, job.compression, alone=alone
     )
     hide = hidden(job)
     with writer:
@@ -124,6 +126,16 @@ def without(spans: Sequence[Span], covered: Sequence[Span]) -> list[Span]:
         for start, stop in spans
         if not any(first <= start and stop <= last for first, last in covered)
     ]
+
+
+def sharing(job: Job, workers: int) -> int:
+    """How many of the workers of this machine share one device, and so its memory."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count and job.model.device in ("auto", "cuda"):
+        return -(-workers // count)
+    return workers
 
 
 def share_threads(workers: int) -> None:

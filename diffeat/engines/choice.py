@@ -47,7 +47,7 @@ def run_job(
 
         return run_ray(job, processes, address)
     if engine == "torchrun":
-        if not ranks.is_rank():
+        if not ranks.is_rank(least=1):
             raise SpecError(
                 "engine torchrun, but no torchrun started this process; run `torchrun "
                 "--nproc-per-node 2 -m diffeat extract …`"

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +32,8 @@ from diffeat.work import Job, Order, Reading, Span, Worker, errors_of
 
 TASK_PIXELS = 128 << 20
 """Most bytes of decoded pictures that travel together."""
+RETRIES = 3
+"""How often Ray starts a lost worker, or a task of it, again."""
 ROUNDS = 3
 """How often work is handed out again whose shards did not appear."""
 READ_CPUS = 0.25
@@ -52,13 +57,20 @@ def run_ray(job: Job, processes: int | None = None, address: str | None = None) 
     started = not ray.is_initialized()
     if started:
         _connect(ray, address, processes)
+    elif address is not None:
+        raise SpecError("this process is connected to a Ray cluster already; leave address out")
     try:
         crew = _Crew(ray, job, processes)
         order = crew.order()
         found = complete(job, order.request, order.columns)
         return found or drive(
-            job, order.request, order.columns, crew.work, f"{crew.size} Ray actors"
+            job, order.request, order.columns, crew.work, f"{crew.size} Ray actors", alone=False
         )
+    except ray.exceptions.RayError as error:
+        raise StoreError(
+            f"{job.path}: Ray gave up after {RETRIES} tries ({type(error).__name__}: "
+            f"{str(error)[:300]}); finished pictures are kept: run the same command again"
+        ) from error
     finally:
         if started:
             ray.shutdown()
@@ -106,20 +118,38 @@ class _Crew:
         gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
         wants_gpu = job.model.device == "cuda" or (job.model.device == "auto" and gpus)
         self.size = processes or (gpus if wants_gpu else nodes) or 1
+        if wants_gpu and not gpus:
+            raise DeviceError("device cuda, but the Ray cluster has no GPUs; use --device cpu")
+        if wants_gpu and self.size > gpus:
+            raise DeviceError(
+                f"{self.size} actors with a GPU each are wanted, but the cluster has {gpus} GPUs; "
+                "choose fewer processes, or --device cpu"
+            )
         each = -(-self.size // nodes)
         threads = max(1, cpus // nodes // each)
         # half a CPU each at most, so that decoding always finds room
         self.needs = {"num_gpus": 1} if wants_gpu else {"num_cpus": min(1.0, cpus / self.size / 2)}
+        # actors on GPUs have one each; on CPUs they share the memory of their node
+        job = replace(job, sharing=1 if wants_gpu else each)
         self.told = _Told(ray.put(job), os.getcwd(), threads)
+        self._warned: set[str] = set()
 
     def order(self) -> Order:
         """What a worker with the model makes of the job; the driver needs no accelerator."""
-        ask = self.ray.remote(_order).options(max_retries=ROUNDS, **self.needs)
-        answer = self.ray.get(ask.remote(self.told))
+        ask = self.ray.remote(_order).options(max_retries=RETRIES, **self.needs)
+        answer, said = self.ray.get(ask.remote(self.told))
+        self._warn(said)
         if isinstance(answer, DiffeatError):
             raise answer
         self._order = answer
         return answer
+
+    def _warn(self, said: Sequence[str]) -> None:
+        """What workers warn of, once each."""
+        for text in said:
+            if text not in self._warned:
+                self._warned.add(text)
+                warnings.warn(text, stacklevel=2)
 
     def work(self, writer: StoreWriter, bar: tqdm) -> int:
         """Have all remaining batches computed; returns the number of pictures."""
@@ -129,9 +159,10 @@ class _Crew:
             if not spans:
                 return done
             for row in self._stream(spans):
+                self._warn(row["warnings"])
                 if row["error"] is not None:
                     raise row["error"]
-                done += row["pictures"]
+                done += row["computed"]
                 bar.update(row["pictures"])
         if writer.remaining(self._order.pictures):
             raise StoreError(
@@ -146,11 +177,15 @@ class _Crew:
         data.DataContext.get_current().enable_progress_bars = False  # ours counts pictures
         tasks = self._tasks(spans)
         rows = data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
-        read = rows.map(_read, fn_args=(self.told, order.reading), num_cpus=READ_CPUS)
+        read = rows.map(
+            _read, fn_args=(self.told, order.reading), num_cpus=READ_CPUS, max_retries=RETRIES
+        )
         done = read.map(
             _Actor,
             fn_constructor_args=(self.told, order),
             compute=data.ActorPoolStrategy(size=min(self.size, len(tasks))),
+            max_restarts=RETRIES * self.size,
+            max_task_retries=RETRIES,
             **self.needs,
         )
         return done.iter_rows()
@@ -189,16 +224,30 @@ def _fetched(told: _Told) -> Job:
     import torch
 
     torch.set_num_threads(told.threads)
-    if os.path.isdir(told.folder):
-        os.chdir(told.folder)
+    if not os.path.isdir(told.folder):
+        raise StoreError(
+            f"{told.folder}: no such folder on {platform.node()}; expected a file system that all "
+            "nodes share: start the command in a folder of it"
+        )
+    os.chdir(told.folder)
     return ray.get(told.reference)
 
 
-def _order(told: _Told) -> Order | DiffeatError:
-    try:
-        return Worker(told.job()).order
-    except DiffeatError as error:  # as a value: Ray would run it again, and wrap it
-        return error
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """The warnings that are given meanwhile; nobody would see them on a worker."""
+    said: list[str] = []
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: said.append(str(message))
+        yield said
+
+
+def _order(told: _Told) -> tuple[Order | DiffeatError, list[str]]:
+    with _heard() as said:
+        try:
+            return Worker(told.job()).order, said
+        except DiffeatError as error:  # as a value: Ray would run it again, and wrap it
+            return error, said
 
 
 def _read(row: dict[str, Any], told: _Told, reading: Reading) -> dict[str, Any]:
@@ -214,25 +263,29 @@ class _Actor:
     """Holds the model; computes the batches of a task and writes them as a shard."""
 
     def __init__(self, told: _Told, order: Order):
-        self.job, self.error = told.job(), None
+        self.error = None
         try:
+            self.job = told.job()
             self.worker = Worker(self.job, order=order)
         except DiffeatError as error:
             self.error = error
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        error = row["error"] or self.error
-        if error is not None:
-            return {"pictures": 0, "error": error}
-        try:
-            return {"pictures": self._write(row["batches"]), "error": None}
-        except DiffeatError as failed:
-            return {"pictures": 0, "error": failed}
+        found = {"pictures": 0, "computed": 0, "error": row["error"] or self.error}
+        with _heard() as said:
+            try:
+                if found["error"] is None:
+                    found["pictures"], found["computed"] = self._write(row["batches"])
+            except DiffeatError as failed:
+                found["error"] = failed
+        return {**found, "warnings": said}
 
-    def _write(self, batches: Sequence[PictureBatch]) -> int:
-        count = 0
+    def _write(self, batches: Sequence[PictureBatch]) -> tuple[int, int]:
+        """Pictures of the batches, and how many of them went through the model."""
+        pictures = computed = 0
         with ShardWriter(self.job.path, self.worker.order.columns, self.job.source) as shards:
             for batch, rows in self.worker.compute(iter(batches)):
                 shards.add(batch.span, batch.indices, rows, errors_of(batch))
-                count += batch.span[1] - batch.span[0]
-        return count
+                pictures += batch.span[1] - batch.span[0]
+                computed += len(batch.indices)
+        return pictures, computed

@@ -10,11 +10,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
+import warnings
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -26,6 +28,7 @@ from diffeat.engines.base import (
     complete,
     drive,
     share_threads,
+    sharing,
     tasks_of,
     without,
 )
@@ -35,6 +38,8 @@ from diffeat.work import Job, Order, Span, Worker, errors_of
 
 LOSSES = 3
 """Workers that may be lost in a row, with no batch finished in between."""
+PATIENCE = 30
+"""Seconds that a worker has to put down what it finished."""
 
 
 def run_processes(job: Job, processes: int) -> JobResult:
@@ -44,21 +49,27 @@ def run_processes(job: Job, processes: int) -> JobResult:
         order = pool.order()
         found = complete(job, order.request, order.columns)
         return found or drive(
-            job, order.request, order.columns, pool.work, f"{processes} processes"
+            job, order.request, order.columns, pool.work, f"{processes} processes", alone=False
         )
     finally:
-        pool.close()
+        pool.close(at_once=True)
 
 
 @dataclass
 class _Hand:
-    """One worker process as the driver sees it."""
+    """One worker process as the driver sees it.
+
+    Attributes:
+        task: the batches that it works on.
+        finished: those of them that it has computed → how many pictures went through the model.
+    """
 
     number: int
     process: Any
     pipe: Connection
     ready: bool = False
     task: list[Span] = field(default_factory=list)
+    finished: dict[Span, int] = field(default_factory=dict)
 
 
 class _Pool:
@@ -69,17 +80,17 @@ class _Pool:
         self._context = multiprocessing.get_context("spawn")
         self._hands: list[_Hand] = []
         self._order: Order | None = None
-        self._losses = 0
+        self._losses = self._computed = 0
+        self._bar: tqdm | None = None
 
     def order(self) -> Order:
         """What the first worker made of the job; the others use its batch size."""
-        first = self._start(0)
+        self._start(0)
         while self._order is None:
-            self._listen([first], lambda _count: None)
-            first = self._hands[0]
+            self._listen()
         return self._order
 
-    def _start(self, number: int) -> _Hand:
+    def _start(self, number: int) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_serve,
@@ -87,25 +98,26 @@ class _Pool:
             name=f"diffeat-{number}",
             daemon=True,
         )
-        process.start()
+        with _deaf():
+            process.start()
         theirs.close()
         hand = _Hand(number, process, ours)
         self._hands = [other for other in self._hands if other.number != number] + [hand]
-        return hand
 
     def work(self, writer: StoreWriter, bar: tqdm) -> int:
         """Have all remaining batches computed; returns the number of pictures."""
+        self._bar, done = bar, False
+        try:
+            self._hand_out(writer)
+            done = True
+        finally:  # while the writer is there to take what workers put down
+            self.close(at_once=not done)
+        return self._computed
+
+    def _hand_out(self, writer: StoreWriter) -> None:
         order = self._order
         spans = writer.remaining(order.pictures)
         tasks = deque(tasks_of(spans, order.bytes_per_picture, self.size))
-        computed = 0
-
-        def finished(count: int) -> None:
-            nonlocal computed
-            computed += count
-            self._losses = 0
-            bar.update(count)
-
         for number in range(1, min(self.size, len(tasks))):
             self._start(number)
         while tasks or any(hand.task for hand in self._hands):
@@ -113,32 +125,39 @@ class _Pool:
                 if tasks and hand.ready and not hand.task:
                     hand.task = tasks.popleft()
                     self._tell(hand, hand.task)
-            lost = self._listen(self._hands, finished)
-            for task in filter(None, (without(task, writer.covered()) for task in lost)):
-                tasks.appendleft(task)
-        return computed
+            for hand in self._listen():
+                missing = without(hand.task, writer.covered())
+                for start, stop in set(missing) & set(hand.finished):
+                    self._count(-hand.finished[start, stop], start - stop)
+                if missing:
+                    tasks.appendleft(missing)
+
+    def _count(self, computed: int, pictures: int) -> None:
+        self._computed += computed
+        if self._bar is not None:
+            self._bar.update(pictures)
 
     def _tell(self, hand: _Hand, task: list[Span] | None) -> None:
         with suppress(OSError):  # it is gone, which its sentinel tells too
             hand.pipe.send(task)
 
-    def _listen(self, hands: list[_Hand], finished: Callable[[int], None]) -> list[list[Span]]:
-        """Wait for news; returns the tasks of workers that were lost."""
-        by_pipe = {hand.pipe: hand for hand in hands}
-        by_end = {hand.process.sentinel: hand for hand in hands}
+    def _listen(self) -> list[_Hand]:
+        """Wait for news; returns workers that were lost, in whose place others have started."""
+        by_pipe = {hand.pipe: hand for hand in self._hands}
+        by_end = {hand.process.sentinel: hand for hand in self._hands}
         lost = []
         news = wait([*by_pipe, *by_end])
         for pipe in (item for item in news if item in by_pipe):
-            self._hear(by_pipe[pipe], finished)
+            self._hear(by_pipe[pipe])
         for end in (item for item in news if item in by_end):
             hand = by_end[end]
-            while self._hear(hand, finished):  # what it still said
+            while self._hear(hand):  # what it still said
                 pass
-            lost.append(hand.task)
+            lost.append(hand)
             self._replace(hand)
         return lost
 
-    def _hear(self, hand: _Hand, finished: Callable[[int], None]) -> bool:
+    def _hear(self, hand: _Hand) -> bool:
         """One message of a worker; False if there is none (any more)."""
         try:
             if not hand.pipe.poll():
@@ -148,13 +167,17 @@ class _Pool:
             return False
         if what == "error":
             raise value
-        if what == "ready":
-            self._order = value
-            hand.ready = True
+        if what == "warning":
+            warnings.warn(value, stacklevel=2)
+        elif what == "ready":
+            self._order, hand.ready = value, True
         elif what == "batch":
-            finished(value)
+            span, computed = value
+            hand.finished[span] = computed
+            self._losses = 0
+            self._count(computed, span[1] - span[0])
         elif what == "task":
-            hand.task = []
+            hand.task, hand.finished = [], {}
         return True
 
     def _replace(self, hand: _Hand) -> None:
@@ -163,6 +186,12 @@ class _Pool:
         code = hand.process.exitcode
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
         self._losses += 1
+        if self._order is None and code > 0:  # it never began, and would not the next time
+            raise StoreError(
+                f"{self.job.path}: the first worker process ended at its start ({why}; what it "
+                "said is above). In a script, call it below `if __name__ == '__main__':`, "
+                "since every process imports the script"
+            )
         if self._losses > LOSSES:
             raise StoreError(
                 f"{self.job.path}: worker processes were lost {self._losses} times without "
@@ -170,45 +199,70 @@ class _Pool:
                 "pictures are kept. Choose fewer processes or a smaller batch, and run the "
                 "command again"
             )
-        tqdm.write(f"worker {hand.number} was lost ({why}); it is replaced")
+        tqdm.write(f"worker {hand.number} was lost ({why}); it is replaced", file=sys.stderr)
         hand.pipe.close()
         self._start(hand.number)
 
-    def close(self) -> None:
-        """Let workers put down what they finished, and end."""
+    def close(self, at_once: bool) -> None:
+        """End the workers; they put down what they finished, also if that must be at once."""
         for hand in self._hands:
             self._tell(hand, None)
-            hand.process.terminate()
+            if at_once:
+                hand.process.terminate()
         for hand in self._hands:
-            hand.process.join(timeout=30)
+            hand.process.join(timeout=PATIENCE)
             if hand.process.is_alive():
                 hand.process.kill()
                 hand.process.join()
             hand.pipe.close()
+        self._hands = []
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """A process started here does not hear Ctrl-C, which is for the driver."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _serve(job: Job, pipe: Connection, number: int, processes: int, order: Order | None) -> None:
     """A worker process: says what it made of the job, then computes task after task."""
     _end_with_the_driver()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then stops us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
+    one_at_a_time = threading.Lock()
+
+    def say(what: str, value: Any = None) -> None:
+        with one_at_a_time:
+            pipe.send((what, value))
+
+    warnings.showwarning = lambda message, *_: say("warning", str(message))
     try:
+        job = replace(job, model=job.model.on(number), sharing=sharing(job, processes))
         share_threads(processes)
-        worker = Worker(replace(job, model=job.model.on(number)), order=order)
-        pipe.send(("ready", worker.order))
+        worker = Worker(job, order=order)
+        say("ready", worker.order)
         while (task := pipe.recv()) is not None:
             with ShardWriter(job.path, worker.order.columns, job.source) as shards:
                 for batch, rows in worker.batches(task):
                     shards.add(batch.span, batch.indices, rows, errors_of(batch))
-                    pipe.send(("batch", batch.span[1] - batch.span[0]))
-            pipe.send(("task", None))
+                    say("batch", (batch.span, len(batch.indices)))
+            say("task")
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         pass  # the driver says why
     except DiffeatError as error:
-        pipe.send(("error", error))
+        say("error", error)
     except Exception as error:  # it would only happen again
         traceback.print_exc()
-        pipe.send(("error", DiffeatError(f"a worker failed: {type(error).__name__}: {error}")))
+        say("error", DiffeatError(f"a worker failed: {type(error).__name__}: {error}"))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we end anyway
 
 
 def _interrupt(*_: object) -> None:

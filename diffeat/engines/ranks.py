@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diffeat.engines.base import JobResult, drive, progress_bar, share_threads
+from diffeat.engines.base import JobResult, drive, progress_bar, share_threads, sharing
 from diffeat.errors import DiffeatError, SourceError, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.store import ShardWriter, StoreWriter
@@ -29,24 +29,28 @@ PATIENCE = timedelta(days=30)
 """How long a rank waits for slower ones; torchrun stops all as soon as one is lost."""
 
 
-def is_rank() -> bool:
-    """Whether torchrun (or a launcher like it) started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+def is_rank(least: int = 2) -> bool:
+    """Whether torchrun (or a launcher like it) started this process as one of several.
+
+    Args:
+        least: how many ranks there must be.
+    """
+    return int(os.environ.get("WORLD_SIZE", "0")) >= least and "RANK" in os.environ
 
 
 def run_ranks(job: Job) -> JobResult | None:
     """Do this rank's share of a job; rank 0 gives the result, the others None."""
     with _group() as (rank, world):
         local = int(os.environ.get("LOCAL_RANK", rank))
-        share_threads(int(os.environ.get("LOCAL_WORLD_SIZE", world)))
-        job = replace(job, model=job.model.on(local))
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        job = replace(job, model=job.model.on(local), sharing=sharing(job, here))
+        share_threads(here)
         worker = _agreed(job, rank)
         if rank == 0:
             return _lead(worker, world)
         shares = _told(None, rank)
         if shares is not None:
-            _share(worker, shares[rank], rank, world)
-            _barrier()
+            _gathered(_share(worker, shares[rank], rank, world))
         return None
 
 
@@ -90,18 +94,15 @@ def _lead(worker: Worker, world: int) -> JobResult:
     def work(writer: StoreWriter, bar: tqdm) -> int:
         nonlocal told
         spans = writer.remaining(order.pictures)
-        left = sum(stop - start for start, stop in spans)
         shares = _shares(spans, world)
         told = True
         _told(shares, 0)
-        _share(worker, shares[0], 0, world)
-        _barrier()
-        bar.update(left)
-        return left
+        return _gathered(_share(worker, shares[0], 0, world))
 
     try:
         quiet = replace(worker.job, progress=False)
-        return drive(quiet, order.request, order.columns, work, f"{world} ranks")
+        where = f"{world} ranks"
+        return drive(quiet, order.request, order.columns, work, where, alone=False)
     finally:
         if not told:  # nothing to do, or the output cannot be written
             _told(None, 0)
@@ -113,9 +114,14 @@ def _shares(spans: Sequence[Span], world: int) -> list[list[Span]]:
     return [list(spans[a:b]) for a, b in pairwise(edges)]
 
 
-def _share(worker: Worker, spans: Sequence[Span], rank: int, world: int) -> None:
-    """Compute and write the batches of one rank; rank 0 shows how far it is."""
+def _share(worker: Worker, spans: Sequence[Span], rank: int, world: int) -> int:
+    """Compute and write the batches of one rank; rank 0 shows how far it is.
+
+    Returns:
+        How many pictures went through the model.
+    """
     job, total = worker.job, sum(stop - start for start, stop in spans)
+    computed = 0
     shown = job if rank == 0 else replace(job, progress=False)
     with (
         progress_bar(shown, total, desc=f"extract, rank {rank} of {world}") as bar,
@@ -123,7 +129,9 @@ def _share(worker: Worker, spans: Sequence[Span], rank: int, world: int) -> None
     ):
         for batch, rows in worker.batches(spans):
             shards.add(batch.span, batch.indices, rows, errors_of(batch))
+            computed += len(batch.indices)
             bar.update(batch.span[1] - batch.span[0])
+    return computed
 
 
 def _told(value: Any, rank: int) -> Any:
@@ -131,16 +139,26 @@ def _told(value: Any, rank: int) -> Any:
     import torch.distributed as dist
 
     box = [value if rank == 0 else None]
-    dist.broadcast_object_list(box, src=0)
+    with _losses_explained():
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def _barrier() -> None:
+def _gathered(count: int) -> int:
+    """The sum over all ranks, when all of them have come so far."""
     import torch.distributed as dist
 
+    counts: list[int] = [0] * dist.get_world_size()
+    with _losses_explained():
+        dist.all_gather_object(counts, count)
+    return sum(counts)
+
+
+@contextmanager
+def _losses_explained():
     try:
-        dist.barrier()
-    except RuntimeError as error:
+        yield
+    except RuntimeError as error:  # of gloo
         raise StoreError(
             f"another rank was lost ({str(error)[:80]}); finished pictures are kept: run the same "
             "command again"

@@ -5,14 +5,21 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diffeat.errors import SpecError
-from diffeat.extraction.memory import device_use, host_available, host_peak, is_out_of_memory
+from diffeat.extraction.memory import (
+    device_use,
+    host_available,
+    host_peak,
+    is_out_of_memory,
+    own_use,
+)
 from diffeat.extraction.plan import Plan
-from diffeat.extraction.remembered import recall, remember
+from diffeat.extraction.remembered import LARGEST, recall, remember
 from diffeat.hashing import fingerprint
 
 if TYPE_CHECKING:
@@ -24,12 +31,13 @@ SHARE = 0.85
 """Most of the memory (of the device, or what the host has left) that measuring goes to."""
 SECONDS = 30.0
 """Time after which no further size is tried."""
-LARGEST = 1024
 UNIMPORTANT = ("seed", "prompt", "captions", "embeddings", "label", "timesteps", "resample")
 """Fields of a spec that change neither time nor memory of a row."""
 
 
-def resolve_batch(plan: Plan, batch_size: int | str | None, conditions: Conditions) -> int:
+def resolve_batch(
+    plan: Plan, batch_size: int | str | None, conditions: Conditions, *, sharing: int = 1
+) -> int:
     """Rows of one denoiser forward.
 
     Args:
@@ -38,6 +46,7 @@ def resolve_batch(plan: Plan, batch_size: int | str | None, conditions: Conditio
             remembered (see `diffeat.extraction.remembered`). Pictures that keep sizes of their
             own go by the size of the latent.
         conditions: prompts and labels, for measuring.
+        sharing: how many workers share the device; measuring goes to a part of its memory.
 
     Raises:
         SpecError: none of these.
@@ -45,8 +54,8 @@ def resolve_batch(plan: Plan, batch_size: int | str | None, conditions: Conditio
     if batch_size is None or (batch_size == "auto" and plan.size is None):
         return plan.default_batch()
     if batch_size == "auto":
-        return _automatic(plan, conditions)
-    if isinstance(batch_size, (str, bool)) or batch_size != int(batch_size):
+        return _automatic(plan, conditions, sharing)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral):
         raise SpecError(f"batch size {batch_size!r}; expected a whole number, or 'auto'")
     if batch_size < 1:
         raise SpecError(f"batch size {batch_size}; expected at least 1")
@@ -59,17 +68,17 @@ def resolve_batch(plan: Plan, batch_size: int | str | None, conditions: Conditio
     return min(int(batch_size), plan.row_limit)
 
 
-def _automatic(plan: Plan, conditions: Conditions) -> int:
-    facts = situation(plan, conditions)
+def _automatic(plan: Plan, conditions: Conditions, sharing: int) -> int:
+    facts = situation(plan, conditions, sharing)
     key = fingerprint(facts)
     found = recall(key)
     if found is None:
-        found = measure(plan, conditions)
+        found = measure(plan, conditions, sharing=sharing)
         remember(key, found, facts)
     return min(found, plan.row_limit)
 
 
-def situation(plan: Plan, conditions: Conditions) -> dict[str, Any]:
+def situation(plan: Plan, conditions: Conditions, sharing: int = 1) -> dict[str, Any]:
     """All that the best batch size depends on."""
     backbone, request = plan.backbone, plan.backbone.request
     device = backbone.device
@@ -84,19 +93,20 @@ def situation(plan: Plan, conditions: Conditions) -> dict[str, Any]:
         "spec": spec,
         "text_length": conditions.text_length,
         "device": torch.cuda.get_device_name(device) if cuda else str(device),
+        "sharing": sharing,
         "threads": 0 if cuda else torch.get_num_threads(),
         "torch": torch.__version__,
     }
 
 
-def measure(plan: Plan, conditions: Conditions) -> int:
+def measure(plan: Plan, conditions: Conditions, *, sharing: int = 1) -> int:
     """Rows per forward that bring the most pictures per second, by doubling.
 
     Synthetic pictures go through one level and member each. It ends where memory runs out or
-    more than `SHARE` of it would be taken, when two doublings bring less than `GAIN`, or after
-    `SECONDS`.
+    more than `SHARE / sharing` of it would be taken, when two doublings bring less than `GAIN`,
+    or after `SECONDS`.
     """
-    trial = _Trial(plan, conditions)
+    trial = _Trial(plan, conditions, sharing)
     largest = min(LARGEST, plan.row_limit)
     best, rate, vain, rows = 1, 0.0, 0, 1
     began = time.monotonic()
@@ -118,7 +128,7 @@ def measure(plan: Plan, conditions: Conditions) -> int:
 class _Trial:
     """Runs synthetic pictures through a plan, one row each."""
 
-    def __init__(self, plan: Plan, conditions: Conditions):
+    def __init__(self, plan: Plan, conditions: Conditions, sharing: int = 1):
         from diffeat.extraction.extractor import Extractor
 
         # of a trajectory, the level that is reached first
@@ -126,7 +136,8 @@ class _Trial:
         first = steps.index(max(steps) if plan.spec.noise == "generation" else min(steps))
         spec = replace(plan.spec, timesteps=(plan.spec.timesteps[first],), ensemble=1)
         self._extractor = Extractor(Plan(plan.backbone, spec, plan.text_length), 1, conditions)
-        self._device = plan.backbone.device
+        self._device, self._share = plan.backbone.device, SHARE / sharing
+        self._weights = own_use(self._device)[0] if self._device.type == "cuda" else 0.0
         self._held, _ = host_peak()
         self._available = host_available()
         if plan.backbone.request.compile:
@@ -156,7 +167,10 @@ class _Trial:
     def is_full(self) -> bool:
         """Whether twice as much would take too much memory."""
         if self._device.type == "cuda":
-            return device_use(self._device) > SHARE
+            # the others' parts must stay free, though a batch that takes them would run now
+            taken = 2 * own_use(self._device)[1] - self._weights
+            crowded = self._share < SHARE and taken > self._share
+            return crowded or device_use(self._device) > SHARE
         _, peak = host_peak()
         grown = peak - self._held
-        return self._available is not None and 2 * grown > SHARE * self._available
+        return self._available is not None and 2 * grown > self._share * self._available

@@ -77,7 +77,7 @@ def start_batch(
             span = slice(first, first + extractor.pictures)
             part = places[span]
             pending = _attempt(
-                extractor, _at(pixels, part), [ids[i] for i in part],
+                extractor, size, _at(pixels, part), [ids[i] for i in part],
                 None if noise is None else noise[span], [rows[i] for i in part],
                 None if sample is None else sample[span],
             )  # fmt: skip
@@ -117,7 +117,9 @@ def _joined(started: list[tuple[list[int], Pending]], count: int) -> dict[Key, t
     return found
 
 
-def _attempt(extractor: AnyExtractor, pixels, ids, noise, rows, sample) -> Pending | None:
+def _attempt(
+    extractor: AnyExtractor, size: Size, pixels, ids, noise, rows, sample
+) -> Pending | None:
     """`extractor.start(…)`, or None if memory ran out and the batch size is now smaller."""
     try:
         return extractor.start(pixels, ids, noise, rows, sample)
@@ -129,21 +131,21 @@ def _attempt(extractor: AnyExtractor, pixels, ids, noise, rows, sample) -> Pendi
     gc.collect()
     if extractor.plan.backbone.device.type == "cuda":
         torch.cuda.empty_cache()
-    _halve(extractor, len(ids), reason)
+    _halve(extractor, size, len(ids), reason)
     return None
 
 
-def _halve(extractor: AnyExtractor, pictures: int, reason: str) -> None:
-    """Make the next attempt smaller than what `pictures` pictures just took."""
-    plan, size = extractor.plan, extractor.batch_size
-    rows = min(size, pictures * len(plan.levels) * plan.spec.ensemble)
-    if rows <= 1:
+def _halve(extractor: AnyExtractor, size: Size, pictures: int, reason: str) -> None:
+    """Make the next attempt smaller than what `pictures` pictures of (H, W) just took."""
+    plan = extractor.plan
+    levels = 1 if plan.grid else len(plan.levels)  # a trajectory comes to them one by one
+    rows = min(extractor.forward_rows(size), pictures * levels * plan.spec.ensemble)
+    if rows <= 1 and pictures <= 1:
         raise DeviceError(
             f"{plan.backbone.device} has no memory for one row of one picture ({reason}); choose a "
             "smaller size, fewer or pooled blocks, a half-precision model or --offload"
         )
-    extractor.batch_size = rows // 2
-    warnings.warn(
-        f"out of memory with {size} rows per forward; going on with {rows // 2} ({reason})",
-        stacklevel=4,
-    )
+    extractor.batch_size = less = max(1, rows // 2)
+    # where a forward has one row already, it was what the pictures take together, as in the VAE
+    what = f"{rows} rows per forward" if rows > 1 else f"{pictures} pictures at a time"
+    warnings.warn(f"out of memory with {what}; going on with {less} ({reason})", stacklevel=4)

@@ -32,6 +32,7 @@ class Extractor:
         batch_size: rows of one denoiser forward; None chooses by the latent's size, "auto" by
             measuring (see `resolve_batch`).
         conditions: prompts and labels; by default the spec's, the same for all pictures.
+        sharing: how many workers share the device, for measuring.
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class Extractor:
         plan: Plan,
         batch_size: int | str | None = None,
         conditions: Conditions | None = None,
+        *,
+        sharing: int = 1,
     ):
         self.plan, self.backbone = plan, plan.backbone
         if self.backbone.device.type == "meta":
@@ -59,7 +62,7 @@ class Extractor:
         self._walk = Trajectory(plan, self.reduce) if plan.grid else None
         columns = [(lv.t, lv.alpha, lv.sigma) for lv in plan.levels]
         self._levels = torch.tensor(columns, dtype=torch.float64, device=self.backbone.device)
-        self.batch_size = resolve_batch(plan, batch_size, self.conditions)
+        self.batch_size = resolve_batch(plan, batch_size, self.conditions, sharing=sharing)
 
     @property
     def pictures(self) -> int:
@@ -136,12 +139,16 @@ class Extractor:
                 out.put_every_level(name, hooks[name])
         return latents
 
-    @property
-    def _rows(self) -> int:
-        """Rows of one forward; fewer where pictures have sizes of their own."""
+    def forward_rows(self, size: tuple[int, int]) -> int:
+        """Most rows of one forward; fewer than `batch_size` for large pictures (H, W) where
+        pictures have sizes of their own."""
         if self.plan.size is not None:
             return self.batch_size
-        return min(self.batch_size, self.plan.default_batch(self.reduce.size))
+        return min(self.batch_size, self.plan.default_batch(size))
+
+    @property
+    def _rows(self) -> int:
+        return self.forward_rows(self.reduce.size)
 
     def _denoise(self, clean: torch.Tensor, ids, noise, rows, out: Buffers) -> None:
         """Fill what the denoiser gives, level by level or along a trajectory."""

@@ -31,6 +31,13 @@ def device_use(device: torch.device) -> float:
     return 1 - free / total
 
 
+def own_use(device: torch.device) -> tuple[float, float]:
+    """The shares of a CUDA device's memory that this process's tensors take, and that torch
+    keeps for them."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    return torch.cuda.memory_allocated(device) / total, torch.cuda.memory_reserved(device) / total
+
+
 def host_available(root: Path = SYSTEM) -> int | None:
     """Bytes that this process may still take, by the kernel and by its control groups.
 

@@ -9,6 +9,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+LARGEST = 1024
+"""No larger batch size is tried, or believed."""
+
 
 def cache_file() -> Path:
     """$DIFFEAT_CACHE, or diffeat/ in $XDG_CACHE_HOME or ~/.cache; batch_sizes.json in it."""
@@ -63,4 +66,4 @@ def _read(quiet: bool = False) -> dict[str, dict[str, Any]]:
 
 def _is_entry(entry: Any) -> bool:
     rows = entry.get("rows") if isinstance(entry, dict) else None
-    return isinstance(rows, int) and not isinstance(rows, bool) and rows > 0
+    return type(rows) is int and 1 <= rows <= LARGEST

@@ -47,11 +47,15 @@ def offsets(length: int, tile: int, multiple: int) -> list[int]:
 
 
 def extractor_for(
-    plan: Plan, batch_size: int | str | None = None, conditions: Conditions | None = None
+    plan: Plan,
+    batch_size: int | str | None = None,
+    conditions: Conditions | None = None,
+    *,
+    sharing: int = 1,
 ) -> Extractor | ViewExtractor:
-    """The extractor that a plan needs."""
+    """The extractor that a plan needs; see `Extractor` for the arguments."""
     kind = ViewExtractor if plan.spec.tile or plan.spec.flip else Extractor
-    return kind(plan, batch_size, conditions)
+    return kind(plan, batch_size, conditions, sharing=sharing)
 
 
 class ViewExtractor:
@@ -63,9 +67,14 @@ class ViewExtractor:
     """
 
     def __init__(
-        self, plan: Plan, batch_size: int | str | None = None, conditions: Conditions | None = None
+        self,
+        plan: Plan,
+        batch_size: int | str | None = None,
+        conditions: Conditions | None = None,
+        *,
+        sharing: int = 1,
     ):
-        self.plan = plan
+        self.plan, self._sharing = plan, sharing
         self.conditions = conditions or Conditions.of_spec(plan.backbone, plan.spec)
         self._inner: dict[tuple[int, int], Extractor] = {}
         size = plan.spec.tile or plan.size or plan.backbone.native_size
@@ -79,13 +88,18 @@ class ViewExtractor:
             spec = replace(self.plan.spec, size=tile, tile=None, flip=False, pool="none",
                            dtype="float32", fit="squash")  # fmt: skip
             plan = Plan(self.plan.backbone, spec, self.plan.text_length)
-            self._inner[tile] = Extractor(plan, batch_size, self.conditions)
+            self._inner[tile] = Extractor(plan, batch_size, self.conditions, sharing=self._sharing)
         return self._inner[tile]
 
     def _extractor(self, tile: tuple[int, int]) -> Extractor:
         found = self._made(tile, self.batch_size)
         found.batch_size = min(self.batch_size, found.plan.row_limit)
         return found
+
+    def forward_rows(self, size: tuple[int, int]) -> int:
+        """Most rows of one forward for pictures of (H, W) pixels."""
+        tile = self.plan.spec.tile or size
+        return self._extractor(tile).forward_rows(tile)
 
     @property
     def pictures(self) -> int:

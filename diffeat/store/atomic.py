@@ -223,7 +223,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def locked(path: Path, output: Path):
-    """An open, exclusively locked file; the system lets go of it when the process dies."""
+    """An open, exclusively locked file; the system lets go of it when the process dies.
+
+    Raises:
+        StoreError: another process holds it, or the file system has no locks.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     file = os.fdopen(os.open(path, flags, 0o666), "r+b")
     try:
@@ -231,11 +235,17 @@ def locked(path: Path, output: Path):
         # who finished meanwhile has removed the folder, and the lock with it
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             raise BlockingIOError
-    except OSError:
+    except (BlockingIOError, FileNotFoundError):  # not found: removed while we looked
         file.close()
         raise StoreError(
             f"{output}: another process is writing it; wait for it or stop it"
         ) from None
+    except OSError as error:
+        file.close()
+        raise StoreError(
+            f"{output}: this file system has no locks ({error.strerror}); choose an output on "
+            "another one, such as a local disk"
+        ) from error
     return file
 
 

@@ -40,7 +40,7 @@ def verify(path: str | Path) -> list[str]:
         count = len(store)
         if len(set(store.ids)) != count:
             problems.append("ids are not unique")
-        for name in ("ids", "labels"):
+        for name in ("ids", "labels", "skipped/ids", "skipped/reasons"):
             if name in store.file and (found := _verify_list(store.file[name])):
                 problems.append(f"{name}: {found}")
         if store.labels is not None and count:

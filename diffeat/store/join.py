@@ -235,8 +235,8 @@ def _how(stores: list[FeatureStore]) -> dict[str, Any]:
     return found[0] if all(how == found[0] for how in found) else {"merged": found}
 
 
-def _column(stores: list[FeatureStore], name: str) -> tuple[list, Column]:
-    """The data sets of a column, as they are stored, and what it becomes."""
+def _columns(stores: list[FeatureStore], name: str) -> list[tuple[list, Column]]:
+    """Data sets as they are stored, and what they become; of int8 also those of the scales."""
     if name == "boxes":
         found = [store.file[name] for store in stores]
     else:
@@ -249,21 +249,30 @@ def _column(stores: list[FeatureStore], name: str) -> tuple[list, Column]:
                 f"{store.path}: {name} has rows of shape {other.shape[1:]}, elsewhere "
                 f"{data.shape[1:]}"
             )
+        if _stored(other) != _stored(data):
+            raise SpecMismatch(
+                f"{store.path}: {name} is stored as {_stored(other)}, elsewhere as "
+                f"{_stored(data)}; extract all in the same dtype"
+            )
     attrs = {key: data.attrs[key] for key in data.attrs if key != ATTRIBUTE}
-    if isinstance(data, QuantizedView):
-        attrs |= {**quantization_attrs(name, data.shape[1:]), "group": data.group}
-        if any(other.group != data.group for other in found):
-            raise SpecMismatch(f"{name} was quantised in groups of other sizes")
-        found = [other.quantized for other in found]
-    return found, Column(name, data.shape[1:], str(found[0].dtype), attrs)
+    if not isinstance(data, QuantizedView):
+        return [(found, Column(name, data.shape[1:], str(data.dtype), attrs))]
+    attrs |= {**quantization_attrs(name, data.shape[1:]), "group": data.group}
+    if any(other.group != data.group for other in found):
+        raise SpecMismatch(f"{name} was quantised in groups of other sizes")
+    numbers = Column(name, data.shape[1:], "int8", attrs)
+    scales = Column(scale_name(name), data.scales.shape[1:], "float32", {})
+    return [([o.quantized for o in found], numbers), ([o.scales for o in found], scales)]
+
+
+def _stored(data) -> str:
+    """The dtype in the file, and whether it is that of quantised numbers."""
+    quantized = isinstance(data, QuantizedView)
+    return f"quantised {data.quantized.dtype}" if quantized else str(data.dtype)
 
 
 def _write(plan: _Plan, out: Path, compression: str, progress: Progress) -> None:
-    columns = [_column(stores, name) for name, stores in plan.sources.items()]
-    for name, stores in plan.sources.items():
-        if scale_name(name) in stores[0].file and plan.request.spec["dtype"] == "int8":
-            found = [store.file[scale_name(name)] for store in stores]
-            columns.append((found, Column(scale_name(name), found[0].shape[1:], "float32", {})))
+    columns = [found for name, stores in plan.sources.items() for found in _columns(stores, name)]
     count = len(plan.ids)
     room = sum(column_bytes(column, count) for _, column in columns) + (1 << 20)
     room += sum(len(name.encode()) + 64 for name in plan.ids)
@@ -276,7 +285,7 @@ def _write(plan: _Plan, out: Path, compression: str, progress: Progress) -> None
         for name, values in lists.items():
             file[name][:] = values
             seal = Seal()
-            seal.add(np.asarray(values))
+            seal.add(values)
             seal.write(file[name])
         write_skipped(file, list(plan.skipped), list(plan.skipped.values()))
         for found, column in progress(columns):

@@ -14,6 +14,7 @@ from diffeat.store.compress import creation_options
 from diffeat.store.quantize import group_size, groups, quantization_attrs, quantize, scale_name
 from diffeat.store.request import Column, Request
 from diffeat.store.safety import FORMAT
+from diffeat.store.seals import Seal
 
 CHUNK_BYTES = 1 << 18
 TEXT = h5py.string_dtype()
@@ -115,6 +116,8 @@ def create_header(
 
 def write_skipped(file: h5py.File, ids: Sequence[str], reasons: Sequence[str]) -> None:
     """The pictures that were left out; nothing where there are none."""
-    if ids:
-        file.create_dataset("skipped/ids", data=list(ids), dtype=TEXT)
-        file.create_dataset("skipped/reasons", data=list(reasons), dtype=TEXT)
+    for name, texts in {"ids": ids, "reasons": reasons}.items() if ids else ():
+        data = file.create_dataset(f"skipped/{name}", data=list(texts), dtype=TEXT)
+        seal = Seal()
+        seal.add(texts)
+        seal.write(data)

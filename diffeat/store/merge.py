@@ -88,7 +88,8 @@ def merge_shards(parts: Parts, note: Note, compression: str, progress: Progress 
         room = sum(column_bytes(column, len(rows)) for column in columns)
         room += sum(shard.path.stat().st_size for shard in shards) // 64 + (1 << 20)
         with new_file(parts.folder / "merged.h5", parts.path, reserved=room) as file:
-            steps = dict.fromkeys(float(c.attrs["t"]) for c in note.columns if "t" in c.attrs)
+            features = [c for c in note.columns if c.name.startswith("features/")]
+            steps = dict.fromkeys(float(c.attrs["t"]) for c in features)
             names = note.class_names if note.labelled else None
             create_header(file, note.request, len(rows), names, list(steps))
             write_skipped(file, *_skipped_text(opened, skipped))
@@ -167,10 +168,10 @@ def _rows(opened: SoundShards, count: int) -> tuple[Rows, list[tuple[int, int, i
     if not index:
         return Rows(np.empty(0, np.int32), np.empty(0, np.int64)), []
     index = np.concatenate(index)
-    _, first = np.unique(index, return_index=True)  # the first shard that has it
+    there, first = np.unique(index, return_index=True)  # the first shard that has it
     rows = Rows(np.concatenate(shard)[first], np.concatenate(row)[first])
-    there = set(index.tolist()) if skipped else set()
-    left_out = {k: (k, number, at) for k, number, at in reversed(skipped) if k not in there}
+    read = np.isin([k for k, _, _ in skipped], there)  # by another
+    left_out = {one[0]: one for one, has in zip(skipped[::-1], read[::-1], strict=True) if not has}
     return rows, sorted(left_out.values())
 
 

@@ -67,7 +67,10 @@ class Parts:
         found = []
         for path in self.files():
             if path.name not in self._known:
-                self._known[path.name] = _look_at(path, note)
+                shard = _look_at(path, note)
+                if shard is None:  # not kept: the next one of that name may be sound
+                    continue
+                self._known[path.name] = shard
             found.append(self._known[path.name])
         return [shard for shard in found if shard is not None]
 

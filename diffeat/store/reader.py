@@ -16,7 +16,7 @@ from diffeat.noise import format_t, plain_t
 from diffeat.specs import ExtractSpec
 from diffeat.store.compress import compression_of
 from diffeat.store.features import feature_set
-from diffeat.store.request import how_of
+from diffeat.store.request import check_block, how_of
 from diffeat.store.safety import (
     as_text,
     check_numbers,
@@ -33,8 +33,8 @@ class FeatureStore:
     """A finished feature file.
 
     `store["up.1", 20]` is an h5py data set of shape (N, …), or for features in int8 a view with
-    the same manners: nothing is read before it is sliced. `store.read("up.1", 20)` is the
-    fast way to many rows. Use it as a context manager, or call `close`.
+    the same manners: nothing is read before it is sliced. Use it as a context manager, or call
+    `close`.
 
     Args:
         path: a file written by `diffeat extract`.
@@ -78,6 +78,8 @@ class FeatureStore:
             raise TypeError("spec, model and pictures must be JSON objects")
         if not all(isinstance(block, str) for block in self.spec.blocks):
             raise TypeError("the spec's blocks must be names")
+        for block in self.spec.blocks:
+            check_block(block)
         steps = [*self.spec.timesteps, *self.timesteps]
         if not self.timesteps or not all(math.isfinite(step) for step in steps):
             raise ValueError("no noise level, or one that is not finite")

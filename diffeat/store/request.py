@@ -15,6 +15,7 @@ import numpy as np
 
 from diffeat.errors import DiffeatError, SpecError, SpecMismatch
 from diffeat.hashing import fingerprint
+from diffeat.noise import format_t
 from diffeat.specs import ExtractSpec, differences
 from diffeat.store.atomic import read_small, write_synced
 from diffeat.store.safety import damage_explained, read_text
@@ -168,6 +169,8 @@ class Note:
                 check_column(column)
             if len({column.name for column in columns}) < len(columns):
                 raise ValueError("two columns of one name")
+            if all(column.name == "boxes" for column in columns):
+                raise ValueError("no features")
         names = values.get("class_names", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError("class names must be a list of texts")
@@ -182,10 +185,14 @@ class Note:
 
 def check_column(column: Column) -> None:
     """ValueError unless a column is one that diffeat could have asked for."""
-    parts = column.name.split("/")
-    features = len(parts) == 3 and parts[0] == "features" and re.fullmatch("t[-+.e0-9]+", parts[2])
-    if column.name != "boxes" and (not features or parts[1] in ("", ".", "..")):
-        raise ValueError(f"{column.name!r} is no name of a data set of features")
+    if column.name != "boxes":
+        parts = column.name.split("/")
+        if len(parts) != 3 or parts[0] != "features" or not re.fullmatch("t[-+.e0-9]+", parts[2]):
+            raise ValueError(f"{column.name!r} is no name of a data set of features")
+        check_block(parts[1])
+        t = _table(column.attrs).get("t")
+        if type(t) not in (int, float) or not math.isfinite(t) or parts[2] != f"t{format_t(t)}":
+            raise ValueError(f"{column.name} says that it is of t={t!r:.100}")
     if column.dtype not in DTYPES:
         raise ValueError(f"{column.name} has dtype {column.dtype!r}")
     sides = column.shape
@@ -197,28 +204,39 @@ def check_column(column: Column) -> None:
             raise TypeError(f"{column.name}: attribute {name} is {value!r}")
 
 
+def check_block(name: str) -> None:
+    """ValueError unless the name of a block is one step of a path, that leads down."""
+    if name in ("", ".", "..") or "/" in name:
+        raise ValueError(f"{name!r:.100} is no name of a block")
+
+
 def note_of(request: Request, source, columns: Sequence[Column]) -> Note:
     """The note of a request, as it reads back from the disk."""
     labelled = source.labels is not None
     return Note(request, tuple(columns), tuple(source.class_names), labelled).as_read()
 
 
-def read_how(path: str | Path) -> dict[str, Any]:
+def read_how(path: str | Path, request: Request | None = None) -> dict[str, Any]:
     """How the unfinished or finished feature file `path` was made; {} if there is none.
 
     Args:
         path: the file that the user named, whether it is there yet or not.
+        request: only of what is made of this; None takes whatever lies there.
     """
     from diffeat.store.safety import open_checked
 
     path = Path(path)
+
+    def same(found: str) -> bool:
+        return request is None or found == request.fingerprint
+
     try:
         note = Note.read(parts_of(path))
         if note is not None:
-            return note.request.how
+            return note.request.how if same(note.request.fingerprint) else {}
         if path.is_file():
             with open_checked(path) as file, damage_explained(path, "how it was made"):
-                return how_of(file)
+                return how_of(file) if same(read_text(file, "fingerprint")) else {}
     except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
         pass
     return {}

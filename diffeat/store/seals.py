@@ -1,13 +1,14 @@
 """Checksums of whole data sets, taken while their rows go by.
 
 HDF5 can keep a checksum with every chunk, but then compares it at every read, which halves the
-speed of reading. So data sets that are not compressed have one checksum each, which `verify` and
-everything that copies features on compare.
+speed of reading. So every data set, compressed or not, has one checksum, also the lists of
+skipped pictures; `verify` compares all of them, and whatever copies features on compares theirs.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
@@ -27,10 +28,10 @@ class Seal:
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=16)
 
-    def add(self, rows: np.ndarray) -> None:
-        """The next rows: (n, …) numbers, or (n,) texts as bytes or str."""
-        rows = np.asarray(rows)
-        if rows.dtype.kind in "OU":
+    def add(self, rows: np.ndarray | Sequence[str]) -> None:
+        """The next rows: (n, …) numbers, or n texts as bytes or str."""
+        # never an array of a list: in one of texts each would be as long as the longest
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind in "OU":
             for text in rows:
                 self._hash.update(text if isinstance(text, bytes) else str(text).encode())
                 self._hash.update(b"\0")

@@ -41,6 +41,7 @@ class StoreWriter:
         overwrite: replace what lies at `path`, whatever it is, once the new file is whole.
         compression: of the finished file: "none", "lzf", "gzip" or "zstd". It does not belong
             to the request: a finished file with another one is left as it is, with a warning.
+        alone: whether no other process writes shards; then a folder without any is removed.
 
     Attributes:
         complete: the file is already there, made by the same request.
@@ -59,11 +60,13 @@ class StoreWriter:
         columns: Sequence[Column],
         overwrite: bool = False,
         compression: str = "none",
+        alone: bool = True,
     ):
         self.path, self.request, self.source = Path(path), request, source
         self.columns = list(columns)
         self.overwrite = overwrite
         self.compression = check_compression(compression)
+        self.alone = alone
         self.complete = False
         self.done = 0
         self._parts = Parts(self.path)
@@ -91,8 +94,8 @@ class StoreWriter:
                 self._shards.__exit__(kind, error, _trace)
             except BaseException as found:
                 failure = found
-        if self._lock is not None and not self.complete and not self.covered():
-            self._parts.remove()  # nothing to go on from
+        if self.alone and self._lock is not None and not self.complete and not self.covered():
+            self._parts.remove()  # nothing to go on from, and nobody who still writes
         self._unlock()
         if failure is not None:
             raise failure
@@ -105,7 +108,7 @@ class StoreWriter:
     def _open(self) -> None:
         self._note = note_of(self.request, self.source, self.columns)
         if self._finished():
-            self._parts.remove()
+            self._clear_up()
             return
         self._parts.exist()
         self.parts.mkdir(parents=True, exist_ok=True)
@@ -114,9 +117,26 @@ class StoreWriter:
             self._parts.remove()
             return
         for leftover in self.parts.glob("*.tmp"):
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         self._go_on()
         self.done = sum(stop - start for start, stop in self.covered())
+
+    def _clear_up(self) -> None:
+        """Remove parts of this same request, unless somebody is making the file anew."""
+        if not self._parts.exist():
+            return
+        try:
+            lock = locked(self.parts / "lock", self.path)
+        except StoreError:
+            return
+        try:
+            note = Note.read(self.parts)
+            if note is not None and note.request.fingerprint == self.request.fingerprint:
+                self._parts.remove()
+        except StoreError:
+            return  # not ours to judge
+        finally:
+            lock.close()
 
     def _finished(self) -> bool:
         """Whether the file is there and complete; SpecMismatch if it is another's."""

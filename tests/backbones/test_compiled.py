@@ -148,7 +148,8 @@ def test_a_manager_that_fails_leaves_blocks_compiled(quick):
 # --- whole models ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["sd1", "pixart-alpha", "flux"])
+@pytest.mark.parametrize("model", [pytest.param("sd1", marks=pytest.mark.slow),
+                                   "pixart-alpha", "flux"])  # fmt: skip
 def test_every_tensor_of_a_compiled_model(model, folder_of, backbone_of, quick):
     backbone, plain = load(folder_of(model)), backbone_of(model)
     assert all(compiled_forward(block) for block in units(backbone.denoiser).values())
@@ -202,8 +203,10 @@ def test_other_batch_sizes_compile_once_more_and_no_further(folder_of, quick):
     assert len(seen) == third
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_generated_code_gives_the_same_features(folder_of, backbone_of):
-    backbone, plain = load(folder_of("dit-pixels")), backbone_of("dit-pixels")
+def test_generated_code_gives_the_same_features(backend, folder_of, backbone_of, monkeypatch):
     assert compiled.BACKEND == "inductor"
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    backbone, plain = load(folder_of("dit-pixels")), backbone_of("dit-pixels")
     close(*(features(model, "dit-pixels", ("block.1", "block.2")) for model in (backbone, plain)))

@@ -239,6 +239,49 @@ def test_the_vae_visits_the_device(offload, folder_of, backbone_of, journeys, mo
     assert [tensor.data_ptr() for tensor in backbone.vae.parameters()] == homes
 
 
+@pytest.mark.parametrize("at", [1, 3, 30])
+def test_no_memory_for_a_block_leaves_all_at_home(at, folder_of, journeys, monkeypatch):
+    backbone, plain = load(folder_of("sd1"), offload="blocks"), load(folder_of("sd1"))
+    homes = [weight.data_ptr() for weight in backbone.denoiser.parameters()]
+    features(backbone, "sd1")  # leaves its last block there
+    copy, count = devices.copied, len(journeys)
+
+    def failing(weight, device):
+        if len(journeys) - count >= at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return copy(weight, device)
+
+    monkeypatch.setattr(devices, "copied", failing)
+    x = {"sample": torch.ones(1, 4, 16, 16), "timestep": torch.tensor([5])}
+    x["encoder_hidden_states"] = torch.ones(1, *plain.embedding_shapes["encoder_hidden_states"])
+    for _ in range(2):  # again, it is not taken for one that is there
+        with torch.no_grad(), pytest.raises(torch.OutOfMemoryError):
+            backbone.denoiser(**x)
+        assert not away(backbone, homes)
+    monkeypatch.setattr(devices, "copied", copy)
+    near(features(backbone, "sd1"), features(plain, "sd1"))
+
+
+def test_no_memory_for_a_visit_brings_all_home(monkeypatch):
+    module, weights = torch.nn.BatchNorm1d(3), []
+    homes = [tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers())]
+
+    def copied(weight, device):
+        if len(weights) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        weights.append(weight.clone())
+        return weights[-1]
+
+    monkeypatch.setattr(devices, "copied", copied)
+    with (
+        pytest.raises(torch.OutOfMemoryError),
+        devices.visiting(module, torch.device("cuda")),
+    ):
+        raise AssertionError("it runs although its weights are not there")
+    assert len(weights) == 3
+    assert [t.data_ptr() for t in (*module.parameters(), *module.buffers())] == homes
+
+
 def test_nothing_travels_to_the_cpu_itself(folder_of, backbone_of):
     backbone = load(folder_of("sd1"), offload="blocks")
     homes = [weight.data_ptr() for weight in backbone.denoiser.parameters()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def work(rank: int, port: int, out: Path, jobs: list[tuple], own_group: bool) -> None:
-    """Do jobs one after another as rank `rank` of 2; what came of them goes to `out` as JSON."""
+def work(
+    rank: int, port: int, out: Path, jobs: list[tuple], own_group: bool, attempt: int | None
+) -> None:
+    """Do jobs one after another as rank `rank` of 2; what came of them goes to `out` as JSON.
+
+    Args:
+        own_group: the program has opened torch's process group itself.
+        attempt: which start this is by a torchrun that keeps the ranks' store itself.
+    """
+    if attempt is not None:
+        os.environ |= {
+            "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(attempt)
+        }  # fmt: skip
+        if attempt and rank == 0:  # so that the other meets what the last attempt left
+            time.sleep(4)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),

@@ -33,8 +33,8 @@ class Clock:
         self.rows: list[int] = []
 
         class Trial:
-            def __init__(trial, plan, conditions):
-                pass
+            def __init__(trial, plan, conditions, sharing):
+                self.sharing = sharing
 
             def __call__(trial, rows):
                 self.rows.append(rows)
@@ -139,6 +139,36 @@ def test_host_memory_is_watched(backbone_of, monkeypatch):
     assert trial.is_full() is True
 
 
+def test_workers_that_share_a_device_share_its_memory(backbone_of, monkeypatch):
+    use, backbone = {}, backbone_of("pixel")
+    monkeypatch.setattr(batch_size, "device_use", lambda device: use["all"])
+    monkeypatch.setattr(batch_size, "own_use", lambda device: (0.125, use["own"]))
+    monkeypatch.setattr(batch_size, "host_peak", lambda: (100, use["peak"]))
+    monkeypatch.setattr(batch_size, "host_available", lambda: 1000)
+
+    def full(sharing, device="cpu", **state):
+        use.update({"peak": 100, **state})
+        trial = batch_size._Trial(plan_of(backbone), Conditions(backbone), sharing)
+        trial._device, trial._weights = torch.device(device), 0.125
+        return trial.is_full()
+
+    # half of 0.85 each: 2 · 212 < 425 < 2 · 213, and 2 · 0.27 - 0.125 < 0.425 < 2 · 0.28 - 0.125
+    assert [full(2, peak=100 + grown) for grown in (212, 213)] == [False, True]
+    assert [full(2, "cuda", all=0.5, own=own) for own in (0.27, 0.28)] == [False, True]
+    assert full(2, "cuda", all=0.86, own=0.2)  # whoever it was
+    assert [full(1, "cuda", all=share, own=share) for share in (0.84, 0.86)] == [False, True]
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 32, "size": 64, "blocks": ("up.0", "up.1")}])
+def test_how_many_share_a_device_is_passed_on(options, backbone_of, monkeypatch):
+    clock = Clock(monkeypatch, lambda n: 0.1 * n)
+    plan = plan_of(backbone_of("sd1"), "sd1", **options)
+    for sharing, runs in ((1, 3), (3, 6), (3, 6), (1, 6)):  # each is remembered by itself
+        extractor_for(plan, "auto", sharing=sharing)
+        assert len(clock.rows) == runs
+    assert clock.sharing == 3
+
+
 def test_features_with_a_measured_size_are_the_same(backbone_of, monkeypatch):
     monkeypatch.setattr(batch_size, "LARGEST", 2)
     backbone, asked = backbone_of("pixel"), spec("pixel", "up.1")
@@ -153,7 +183,7 @@ def test_sizes_of_their_own_go_by_the_rule(backbone_of, monkeypatch):
     assert clock.rows == []
 
 
-@pytest.mark.parametrize("asked", ["fast", "8", True, 2.5, 0, -3])
+@pytest.mark.parametrize("asked", ["fast", "8", True, 2.5, float("nan"), [4], 0, -3])
 def test_no_batch_size(asked, backbone_of):
     with pytest.raises(SpecError, match="batch size"):
         extractor_for(plan_of(backbone_of("pixel")), asked)
@@ -208,7 +238,8 @@ def test_another_model_machine_or_torch_is_measured_by_itself(backbone_of, monke
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"k": 3}', '{"k": {"rows": "8"}}', '{"k": {"rows": 0}}', "\udcff",
+    "content", ["{", "[]", '{"k": 3}', '{"k": {"rows": "8"}}', '{"k": {"rows": 0}}',
+                '{"k": {"rows": 1025}}', '{"k": {"rows": 8.0}}', "\udcff",
                 '{"k": {"rows": true}}', ""]
 )  # fmt: skip
 def test_a_damaged_memory_is_ignored_and_written_anew(content, folder):

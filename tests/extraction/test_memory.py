@@ -86,7 +86,7 @@ def test_rows_are_halved_and_no_picture_is_lost(kind, backbone_of):
     check(found, expected, again)
     assert extractor.batch_size == 1
     said = [str(warning.message) for warning in caught]
-    assert "out of memory with 8 rows per forward; going on with 3" in said[0]
+    assert "out of memory with 7 rows per forward; going on with 3" in said[0]
     assert "out of memory with 3 rows per forward; going on with 1" in said[1]
     assert len(said) == 2
     assert rows == [1] * 7  # hooks run in their order, so failed attempts do not count
@@ -131,6 +131,45 @@ def test_views(options, backbone_of):
     backbone, size = backbone_of("sd1"), options.get("size", 32)
     pixels = pictures(7, (size, size))
     assert disturbed(backbone, "sd1", pixels, backbone.denoiser, 2, **options) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "used"),
+    [
+        ({"fit": "native", "pool": "1x1"}, 4),  # 65536 cells of latents in one forward
+        ({"fit": "native", "pool": "1x1", "flip": True}, 7),
+        ({"size": 64, "tile": 32, "blocks": ("up.0", "up.1")}, 7),
+        ({"noise": "inversion", "steps": 5, "timesteps": (600, 200)}, 7),  # not 7 · 2
+    ],
+)
+def test_halving_begins_with_the_rows_of_the_forward(options, used, backbone_of, monkeypatch):
+    backbone = backbone_of("pixel")
+    monkeypatch.setattr(backbone, "latent_shape", lambda size: (3, 128, 128))
+    extractor, seen = extractor_of(backbone, "pixel", 64, **options), []
+
+    def start(*_):
+        seen.append(min(7, extractor.forward_rows((32, 32))))
+        if len(seen) == 1:
+            raise ERRORS["cuda"]()
+
+    monkeypatch.setattr(extractor, "start", start)
+    with pytest.warns(UserWarning, match=f"with {used} rows per .*going on with {used // 2} "):
+        assert batches._attempt(extractor, (32, 32), None, IDS, None, range(7), None) is None
+    assert seen == [used]
+    assert extractor.batch_size == extractor.forward_rows((32, 32)) == used // 2
+
+
+def test_pictures_that_go_one_by_one_may_be_too_many_for_the_vae(backbone_of, monkeypatch):
+    backbone = backbone_of("sd1")
+    extractor = extractor_of(backbone, "sd1", fit="native", pool="1x1")
+    monkeypatch.setattr(extractor.plan, "default_batch", lambda size=None: 1)
+    pixels = list(np.asarray(pictures(3, (32, 32))))
+    with (
+        small(backbone.vae.encoder, 1),
+        pytest.warns(UserWarning, match="with 3 pictures at a time; going on with 1"),
+    ):
+        found = run_batch(extractor, pixels, IDS[:3], range(3))
+    assert found["up.1", 200].shape[0] == 3
 
 
 @pytest.mark.parametrize("options", [{"ensemble": 3}, {"noise": "inversion", "steps": 5}])
@@ -202,14 +241,16 @@ def test_the_cache_of_a_gpu_is_emptied(monkeypatch):
     emptied = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     backbone = SimpleNamespace(device=torch.device("cuda", 1))
-    plan = SimpleNamespace(backbone=backbone, levels=[1, 2], spec=SimpleNamespace(ensemble=3))
+    plan = SimpleNamespace(
+        backbone=backbone, levels=[1, 2], grid=None, spec=SimpleNamespace(ensemble=3)
+    )
 
     def start(*_):
         raise ERRORS["cuda"]()
 
-    extractor = SimpleNamespace(plan=plan, batch_size=64, start=start)
-    with pytest.warns(UserWarning, match="with 64 rows per forward; going on with 12"):
-        assert batches._attempt(extractor, None, ["a"] * 4, None, range(4), None) is None
+    extractor = SimpleNamespace(plan=plan, forward_rows=lambda size: 64, start=start)
+    with pytest.warns(UserWarning, match="with 24 rows per forward; going on with 12"):
+        assert batches._attempt(extractor, (32, 32), None, ["a"] * 4, None, range(4), None) is None
     assert emptied == [True]
 
 
