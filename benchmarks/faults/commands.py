@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,16 @@ class Command:
 
     @property
     def computed(self) -> int:
-        """Pictures that went through the model, beside those of earlier runs, by the bar."""
-        counts = [int(count) for count in BAR.findall(self.said)]
-        return max(counts) - counts[0] if counts else 0
+        """Pictures that went through the model in this run, by the bar.
+
+        It begins with those of earlier runs, and steps back when a worker is lost.
+        """
+        return sum(max(0, after - before) for before, after in pairwise(self.counts))
+
+    @property
+    def counts(self) -> list[int]:
+        """All numbers that the bar showed."""
+        return [int(count) for count in BAR.findall(self.said)]
 
     def send(self, number: int, everybody: bool = False) -> None:
         """A signal, as by `kill`, or to all processes of the terminal, as by Ctrl-C."""

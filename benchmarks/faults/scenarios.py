@@ -226,6 +226,8 @@ def random_kill(lab: Lab, how: tuple[str, ...], draw: random.Random, name: str) 
     command = begun(lab, path, how)
     time.sleep(moment)
     if not command.running:  # it was faster than the undisturbed run: another moment
+        if command.wait() != 0:
+            raise StoreError(f"{name}: it failed before it was killed: {command.text}")
         path.unlink()
         return random_kill(lab, how, draw, name)
     command.send(signal.SIGKILL)

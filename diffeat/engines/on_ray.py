@@ -177,17 +177,20 @@ class _Crew:
         data.DataContext.get_current().enable_progress_bars = False  # ours counts pictures
         tasks = self._tasks(spans)
         rows = data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
-        read = rows.map(
-            _read, fn_args=(self.told, order.reading), num_cpus=READ_CPUS, max_retries=RETRIES
-        )
-        done = read.map(
-            _Actor,
-            fn_constructor_args=(self.told, order),
-            compute=data.ActorPoolStrategy(size=min(self.size, len(tasks))),
-            max_restarts=RETRIES * self.size,
-            max_task_retries=RETRIES,
-            **self.needs,
-        )
+        with warnings.catch_warnings():
+            # the only way to bound retries up to Ray 2.63, and said to end then
+            warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+            read = rows.map(
+                _read, fn_args=(self.told, order.reading), num_cpus=READ_CPUS, max_retries=RETRIES
+            )
+            done = read.map(
+                _Actor,
+                fn_constructor_args=(self.told, order),
+                compute=data.ActorPoolStrategy(size=min(self.size, len(tasks))),
+                max_restarts=RETRIES * self.size,
+                max_task_retries=RETRIES,
+                **self.needs,
+            )
         return done.iter_rows()
 
     def _tasks(self, spans: Sequence[Span]) -> list[list[Span]]:

@@ -170,7 +170,7 @@ def _rows(opened: SoundShards, count: int) -> tuple[Rows, list[tuple[int, int, i
     index = np.concatenate(index)
     there, first = np.unique(index, return_index=True)  # the first shard that has it
     rows = Rows(np.concatenate(shard)[first], np.concatenate(row)[first])
-    read = np.isin([k for k, _, _ in skipped], there)  # by another
+    read = np.isin(np.array([k for k, _, _ in skipped], np.int64), there)  # by another
     left_out = {one[0]: one for one, has in zip(skipped[::-1], read[::-1], strict=True) if not has}
     return rows, sorted(left_out.values())
 

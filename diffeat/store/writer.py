@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class StoreWriter:
         self.parts.mkdir(parents=True, exist_ok=True)
         self._lock = locked(self.parts / "lock", self.path)
         if self._finished():  # by the process that held the lock until now
-            self._parts.remove()
+            self._clear_up()
             return
         for leftover in self.parts.glob("*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -122,21 +123,19 @@ class StoreWriter:
         self.done = sum(stop - start for start, stop in self.covered())
 
     def _clear_up(self) -> None:
-        """Remove parts of this same request, unless somebody is making the file anew."""
-        if not self._parts.exist():
-            return
-        try:
-            lock = locked(self.parts / "lock", self.path)
-        except StoreError:
-            return
-        try:
+        """Remove parts of this same request, unless somebody is making the file anew.
+
+        The file is whole, so parts that cannot be read or removed are no error.
+        """
+        with suppress(StoreError, OSError):
+            if not self._parts.exist():
+                return
+            if self._lock is None:
+                self._lock = locked(self.parts / "lock", self.path)
             note = Note.read(self.parts)
             if note is not None and note.request.fingerprint == self.request.fingerprint:
                 self._parts.remove()
-        except StoreError:
-            return  # not ours to judge
-        finally:
-            lock.close()
+        self._unlock()
 
     def _finished(self) -> bool:
         """Whether the file is there and complete; SpecMismatch if it is another's."""

@@ -25,6 +25,8 @@ from diffeat.errors import StoreError
 
 ENDS = {"SIGTERM": [1, 0], "Ctrl-C": [1, 0]}
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory) -> tuple[dict, str]:

@@ -270,6 +270,7 @@ def grown():
     return growth.measure(quick("e"))
 
 
+@pytest.mark.slow
 class TestGrowth:
     def test_memory_does_not_grow_with_pictures(self, grown):
         runs = grown["pictures"]["runs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import h5py
@@ -257,6 +258,21 @@ def test_harmless_oddities_do_no_harm(stranger, change):
     path = stranger(change)
     use(path)
     assert verify(path) == []
+
+
+@pytest.mark.parametrize("block", ["..", ".", "../../../x", "/x", "a/b", ""])
+def test_block_names_that_climb_are_refused(stranger, block):
+    """HDF5 takes them as plain names, but an export would be unpacked somewhere else."""
+
+    def change(file):
+        for t in (20, 60):
+            if block.strip("./"):  # there need be none for the others
+                file[f"features/{block}/t{t}"] = file[f"features/mid/t{t}"]
+        spec = json.loads(file.attrs["spec"])
+        file.attrs["spec"] = json.dumps({**spec, "blocks": [block]})
+
+    with pytest.raises(StoreError, match="is no name of a block"):
+        FeatureStore(stranger(change))
 
 
 # --- links and storage in other files -------------------------------------------------------

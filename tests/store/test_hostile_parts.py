@@ -103,6 +103,18 @@ NOTES = {
     "a dtype of records": column(dtype="f4,f4"),
     "attributes in a list": column(attrs=[1]),
     "attributes of tables": column(attrs={"t": {"a": 1}}),
+    "no t": column(attrs={}),
+    "a word as t": column(attrs={"t": "abc"}),
+    "a list as t": column(attrs={"t": [1, 2]}),
+    "a truth value as t": column(name="features/mid/t1", attrs={"t": True}),
+    "a t without end": column(attrs={"t": float("inf")}),
+    "a t of no number": column(attrs={"t": float("nan")}),
+    "a t larger than any float": column(attrs={"t": 10**400}),
+    "another t than in the name": column(attrs={"t": 21}),
+    "a t in another spelling": column(name="features/mid/t20.0", attrs={"t": 20}),
+    "boxes and no features": lambda made: note(
+        made, columns=[{"name": "boxes", "shape": [4], "dtype": "int32", "attrs": {}}]
+    ),
     "a column of another field": column(path="/etc/passwd"),
     "two columns of a name": lambda made: note(
         made, columns=2 * json.loads((parts(made) / "request.json").read_text())["columns"]

@@ -230,3 +230,39 @@ def test_memory_does_not_grow_with_the_features(job, tmp_path, monkeypatch):
     tracemalloc.stop()
     assert peak < path.stat().st_size / 4
     assert json.loads(h5py.File(path).attrs["spec"])["blocks"] == ["mid", "up.1"]
+
+
+# --- files that lie about their dtype -------------------------------------------------------
+
+
+def claim(path, dtype: str) -> None:
+    """Have a file say another dtype than it has."""
+    with h5py.File(path, "r+") as file:
+        spec = json.loads(file.attrs["spec"])
+        file.attrs["spec"] = json.dumps({**spec, "dtype": dtype})
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "message"),
+    [
+        (("int8", "float16"), "as float16, elsewhere as quantised int8"),
+        (("float16", "int8"), "as quantised int8, elsewhere as float16"),
+        (("float16", "float32"), "as float32, elsewhere as float16"),
+    ],
+)
+def test_another_dtype_than_the_spec_says(job, tmp_path, dtypes, message):
+    one = job("a.h5", dtype=dtypes[0]).write()
+    other = job("b.h5", dtype=dtypes[1], ids=OTHER).write()
+    claim(other, dtypes[0])
+    with pytest.raises(SpecMismatch, match=rf"b\.h5: features/mid/t20 is stored {message}"):
+        merge_files([one, other], tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_scales_come_along_whatever_the_spec_says(job, tmp_path):
+    path = job("a.h5", dtype="int8").write()
+    claim(path, "float16")
+    out = merge_files([path], tmp_path / "out.h5")
+    assert verify(out) == []
+    with FeatureStore(path) as one, FeatureStore(out) as found:
+        np.testing.assert_array_equal(found["mid", 60][:], one["mid", 60][:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from diffeat.errors import SpecError, StoreError
 from diffeat.specs import ExtractSpec
-from diffeat.store import FeatureStore, verify
+from diffeat.store import FeatureStore, merge_files, verify
+from diffeat.store.seals import Seal
 
 ROW = (128, 16, 16)  # 64 KiB in float16, so that 10 pictures take several chunks
 
@@ -251,6 +253,27 @@ def test_another_name_or_label_is_found(job, name):
     path = job(labels=np.arange(10) % 2, class_names=("cat", "dog")).write()
     edit(path, lambda file: file[name].__setitem__(3, {"ids": "other", "labels": 0}[name]))
     assert any(problem.startswith(f"{name}: another checksum") for problem in verify(path))
+
+
+@pytest.mark.parametrize("name", ["skipped/ids", "skipped/reasons"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_other_words_about_skipped_pictures_are_found(job, tmp_path, name, joined):
+    path = job().write(skip=(3, 5))
+    path = merge_files([path], tmp_path / "out.h5") if joined else path
+    edit(path, lambda file: file[name].__setitem__(1, "other"))
+    assert verify(path) == [f"{name}: another checksum than when they were written"]
+
+
+def test_sealing_texts_takes_no_room():
+    texts = ["é", "x" * 5000, *map(str, range(2000))]  # 40 MB as an array of equal widths
+    seal = Seal()
+    tracemalloc.start()
+    seal.add(texts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    wanted = "".join(text + "\0" for text in texts).encode()
+    assert seal.value == hashlib.blake2b(wanted, digest_size=16).hexdigest()
 
 
 def test_the_checksum_is_that_of_the_rows(job):

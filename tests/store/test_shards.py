@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import re
 import threading
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from diffeat.errors import NumericsError, StoreError
 from diffeat.store import FeatureStore, read_how, verify
+from diffeat.store.merge import _rows
 
 LABELS = np.arange(40) % 3
 NAMES = ("cat", "dög", "鳥")
@@ -297,3 +299,30 @@ def test_older_shards_are_gone_on_with(forty, whole, each_batch_a_shard):
         forty.add(writer, 30, 40)
         writer.finish()
     assert content(forty.path) == whole
+
+
+# --- what may pass --------------------------------------------------------------------------
+
+
+def test_a_shard_that_could_not_be_read_once_is_looked_at_again(forty):
+    with forty.writer() as writer:
+        path = forty.shard_writer().write_now(*forty.batch(0, 4))
+        whole = path.read_bytes()
+        path.write_bytes(b"not yet there")
+        assert writer.covered() == []
+        path.write_bytes(whole)
+        assert writer.covered() == [(0, 4)]
+
+
+def test_a_skipped_picture_makes_the_merge_no_larger():
+    def peak(skipped) -> int:
+        shard = {"index": np.arange(1_000_000), "skipped_index": np.array(skipped, np.int64)}
+        tracemalloc.start()
+        rows, left_out = _rows([shard], 1)
+        assert len(rows) == 1_000_000
+        assert [k for k, _, _ in left_out] == [k for k in skipped if k >= 1_000_000]
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak([7, 1_000_000, 1_000_003]) < 1.2 * peak([])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
 from diffeat.errors import SpecMismatch, StoreError
-from diffeat.store import FeatureStore, verify
+from diffeat.store import FeatureStore, StoreWriter, verify
 
 
 @pytest.mark.parametrize(
@@ -189,3 +194,87 @@ def test_a_refused_second_writer_removes_nothing(job):
         with pytest.raises(StoreError, match="another process"), made.writer(overwrite=True):
             pass
         assert made.path.read_text() == "put there meanwhile"
+
+
+# --- parts that are somebody else's ---------------------------------------------------------
+
+
+def test_a_complete_file_leaves_the_parts_of_a_running_overwrite(job):
+    made = job()
+    made.write()
+    with made.writer(overwrite=True) as first:
+        made.shard_writer().write_now(*made.batch(0, 4))
+        with made.writer() as second:
+            assert second.complete
+        assert first.covered() == [(0, 4)]
+        made.add(first, 4, 10)
+        first.finish()
+    assert verify(made.path) == []
+
+
+def test_a_complete_file_leaves_the_parts_of_another_request(job):
+    made, other = job(), job(seed=5)
+    made.write()
+    with contextlib.suppress(KeyboardInterrupt), other.writer(overwrite=True) as writer:
+        other.add(writer, 0, 4)
+        raise KeyboardInterrupt
+    with made.writer() as writer:
+        assert writer.complete
+    with other.writer(overwrite=True) as writer:
+        assert writer.done == 4
+
+
+def test_a_complete_file_clears_up_its_own_parts(job, tmp_path):
+    made = job()
+    parts = made.begin((0, 4))
+    shutil.copytree(parts, tmp_path / "kept")
+    made.write()
+    shutil.move(tmp_path / "kept", parts)
+    with made.writer() as writer:
+        assert writer.complete
+    assert not parts.exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_complete_file_leaves_parts_that_say_nothing(job, content):
+    made = job()
+    parts = made.path.with_name(made.path.name + ".parts")
+    made.write()
+    parts.mkdir()
+    (parts / "request.json").write_text(content)
+    with made.writer() as writer:
+        assert writer.complete
+    assert (parts / "request.json").read_text() == content
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_empty_folder_stays_for_other_processes(job, alone):
+    made = job()
+    with StoreWriter(made.path, made.request, made.source, made.columns, alone=alone) as writer:
+        assert writer.parts.is_dir()
+    assert writer.parts.is_dir() is not alone
+    if not alone:
+        made.shard_writer().write_now(*made.batch(0, 4))
+        with made.writer() as again:
+            assert again.done == 4
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(job, monkeypatch, error):
+    def no_locks(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(StoreError, match=rf"no locks \({os.strerror(error)}\)"):
+        job().write()
+
+
+def test_a_leftover_that_is_gone_when_it_is_removed(job, monkeypatch):
+    original = Path.glob
+
+    def glob(folder, pattern):
+        gone = [folder / "shard.h5.1-aa.tmp"] if pattern == "*.tmp" else []
+        return [*original(folder, pattern), *gone]
+
+    monkeypatch.setattr(Path, "glob", glob)
+    assert verify(job().write()) == []
