@@ -38,6 +38,8 @@ def run_job(
 
     if engine not in ENGINES:
         raise SpecError(f"engine {engine!r}; expected one of {', '.join(ENGINES)}")
+    if processes is not None and processes < 1:
+        raise SpecError(f"processes={processes}; expected at least 1")
     if engine == "auto":
         engine = "torchrun" if ranks.is_rank() else "local"
     if address is not None and engine != "ray":

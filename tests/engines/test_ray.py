@@ -48,7 +48,7 @@ def test_two_actors_make_what_one_process_makes_and_one_is_killed(seen, folder, 
     assert seen["equal"]["status"] == "done"
     assert seen["equal"]["where"] == "2 Ray actors"
     assert (seen["equal"]["pictures"], seen["equal"]["skipped"]) == (COUNT - 1, 1)
-    assert seen["equal"]["computed"] >= COUNT
+    assert seen["equal"]["computed"] >= COUNT - 1
 
 
 def test_complete_is_complete(seen):
@@ -70,7 +70,7 @@ def test_errors_are_those_of_one_process(seen, name, error, message):
     assert not seen[name]["file"]
 
 
-@pytest.mark.xfail(strict=True, reason="Ray's handler of SIGTERM aborts the driver")
+@pytest.mark.slow
 def test_sigterm_reaches_the_driver(said):
     """It stops as after Ctrl-C, and is not ended from within Ray's own handler."""
     assert said.returncode == 0, said.stderr

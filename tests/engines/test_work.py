@@ -11,7 +11,7 @@ import pytest
 
 import diffeat
 from diffeat.backbones import ModelRequest
-from diffeat.engines import base, run_job
+from diffeat.engines import run_job
 from diffeat.engines.base import TASK_BYTES, TASKS_PER_WORKER, tasks_of, without
 from diffeat.engines.ranks import _shares
 from diffeat.errors import SpecError
@@ -163,9 +163,6 @@ def job(of_kind, model, tmp_path) -> Job:
     return Job(request, of_kind("folder"), SPEC, tmp_path / "f.h5", progress=False)
 
 
-ACCEPTED = pytest.mark.xfail(strict=True, reason="a number below 1 is accepted")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -174,9 +171,9 @@ ACCEPTED = pytest.mark.xfail(strict=True, reason="a number below 1 is accepted")
         ({"engine": "local", "address": "auto"}, "an address is for engine ray"),
         ({"engine": "auto", "address": "auto"}, "an address is for engine ray"),
         ({"engine": "torchrun", "address": "auto"}, "an address is for engine ray"),
-        pytest.param({"engine": "local", "processes": 0}, "processes", marks=ACCEPTED),
-        pytest.param({"engine": "ray", "processes": 0}, "processes", marks=ACCEPTED),
-        pytest.param({"engine": "auto", "processes": -1}, "processes", marks=ACCEPTED),
+        ({"engine": "local", "processes": 0}, "processes=0; expected at least 1"),
+        ({"engine": "ray", "processes": 0}, "processes=0"),
+        ({"engine": "auto", "processes": -1}, "processes=-1"),
     ],
 )
 def test_wrong_combinations_are_refused(job, options, message):
@@ -202,11 +199,11 @@ def test_workers_take_gpus_in_turn(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     auto = ModelRequest("m")
-    assert [base.place(auto, k).device for k in range(4)] == [
+    assert [auto.on(k).device for k in range(4)] == [
         "cuda:0",
         "cuda:1",
         "cuda:2",
         "cuda:0",
     ]
     for device in ("cpu", "cuda:1"):
-        assert base.place(ModelRequest("m", device=device), 2).device == device
+        assert ModelRequest("m", device=device).on(2).device == device
