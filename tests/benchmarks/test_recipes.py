@@ -63,7 +63,7 @@ class TestRecipe:
         shown = CliRunner().invoke(cli, ["list"])
         assert shown.exit_code == 0
         listed = [line.split()[0] for line in shown.output.splitlines()]
-        assert listed == [*recipe_names(), "speed"]
+        assert listed == [*recipe_names(), "faults", "speed"]
 
 
 @pytest.fixture(scope="module")

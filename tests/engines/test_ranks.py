@@ -17,7 +17,6 @@ from tests.engines.common import (
     Deadly,
     as_kind,
     extract,
-    parts_of,
     same,
     save_overflowing,
     shards,
