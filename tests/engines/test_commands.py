@@ -80,6 +80,7 @@ def test_stopped(begin, model, pictures, reference, tmp_path, how, engine):
     assert same(path, reference)
 
 
+@pytest.mark.slow
 def test_workers_end_in_silence(begin, model, pictures, reference, tmp_path):
     path = tmp_path / "f.h5"
     arguments = ("extract", model, pictures, "-o", path, *OPTIONS, "--processes", 2)
@@ -128,6 +129,7 @@ def test_another_driver_waits_for_nobody(begin, model, pictures, tmp_path, refer
     assert same(path, reference)
 
 
+@pytest.mark.slow
 def test_no_cluster_there(begin, model, pictures, tmp_path):
     """A wrong address is told within seconds."""
     arguments = ("-o", tmp_path / "f.h5", *OPTIONS, "--engine", "ray", "--address", "127.0.0.1:9")
