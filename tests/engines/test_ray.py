@@ -11,7 +11,7 @@ import pytest
 
 from tests.engines.common import BROKEN, COUNT, ENVIRONMENT, same
 
-pytestmark = pytest.mark.timeout(300)  # of a machine that does other things too
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
