@@ -68,11 +68,11 @@ def _verify_boxes(store: FeatureStore) -> list[str]:
         return [str(error).removeprefix(f"{store.path}: ")]
     if boxes is None:
         return []
-    if found := _verify_list(store.file["boxes"]):
-        return [f"boxes: {found}"]
+    changed = _verify_list(store.file["boxes"])
     size = store.spec.size or (1 << 31, 1 << 31)
     inside = (boxes >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= size).all()
-    return [] if inside else ["boxes lie outside the pictures"]
+    problems = [f"boxes: {changed}"] if changed else []
+    return problems if inside else [*problems, "boxes lie outside the pictures"]
 
 
 def _verify_features(store: FeatureStore, block: str, t: int | float) -> list[str]:

@@ -88,7 +88,13 @@ class Parts:
         self._known[shard.path.name] = None
 
     def remove(self) -> None:
-        """Remove the folder, with the shards of whoever may still be writing."""
+        """Remove the folder, with the shards of whoever may still be writing.
+
+        Shards go first: killed in between, it leaves no shard without the note of its request.
+        """
+        with suppress(OSError):
+            for path in self.files():
+                path.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

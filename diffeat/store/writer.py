@@ -133,7 +133,11 @@ class StoreWriter:
             if self._lock is None:
                 self._lock = locked(self.parts / "lock", self.path)
             note = Note.read(self.parts)
-            if note is not None and note.request.fingerprint == self.request.fingerprint:
+            if note is None:
+                ours = not self._parts.files()  # what a removal left that was killed
+            else:
+                ours = note.request.fingerprint == self.request.fingerprint
+            if ours:
                 self._parts.remove()
         self._unlock()
 
