@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -23,9 +24,11 @@ def ahead(work: Callable[[A], B], items: Iterator[A], steps: int = 1) -> Iterato
         steps: results that may wait.
     """
     end = object()
+    using = Lock()
 
     def step():
-        item = next(items, end)
+        with using:
+            item = next(items, end)
         return end if item is end else work(item)
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="diffeat-ahead")
@@ -41,4 +44,5 @@ def ahead(work: Callable[[A], B], items: Iterator[A], steps: int = 1) -> Iterato
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         if hasattr(items, "close"):
-            items.close()
+            with using:  # a thread that was interrupted while it started is not waited for
+                items.close()

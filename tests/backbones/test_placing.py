@@ -116,7 +116,7 @@ def test_without_gpus_a_worker_is_as_asked():
 # --- channels last --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", ["none", "1x1", "2x2"])
+@pytest.mark.parametrize("pool", ["none", "2x2"])
 def test_the_memory_format_changes_no_feature(name, pool, folder_of):
     last, first = (load(folder_of(name), channels_last=asked) for asked in (True, False))
     assert last.channels_last
@@ -302,8 +302,8 @@ def test_blocks_hold_nearly_all_weights_and_none_twice(model, backbone_of):
 # --- random weights -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_seed_means_the_same_in_every_precision(name, dtype, folder_of):
+def test_a_seed_means_the_same_in_every_precision(name, folder_of):
+    dtype = "bfloat16"
     full, half = (load(f"{folder_of(name)}@random:3", dtype=d) for d in ("float32", dtype))
     expected = dict(full.denoiser.state_dict())
     computed = {key for key, _ in full.denoiser.named_buffers()}

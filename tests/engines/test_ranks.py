@@ -27,6 +27,7 @@ LIMIT = 40
 """Seconds after which a rank hangs."""
 
 
+@pytest.mark.slow
 def test_torchrun_makes_what_one_process_makes(model, pictures, reference, tmp_path):
     path, log = tmp_path / "f.h5", tmp_path / "log"
     arguments = ("extract", model, pictures, "-o", path, *OPTIONS, "--json")
