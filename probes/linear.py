@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from probes.arrays import as_numpy, encode_labels, pick_device
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):
@@ -73,15 +74,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         """
         if not self.C > 0:
             raise ValueError(f"C={self.C}; expected a positive number")
-        device = self._device(X)
-        X, y = validate_data(self, _as_numpy(X), _as_numpy(y), dtype=[np.float64, np.float32])
-        check_classification_targets(y)
+        device = pick_device(self.device, X)
+        X, y = validate_data(self, as_numpy(X), as_numpy(y), dtype=[np.float64, np.float32])
         old_classes = getattr(self, "classes_", None)
-        self.classes_, targets = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"y has one class only ({self.classes_[0]!r}); expected at least two classes"
-            )
+        self.classes_, targets = encode_labels(y)
         mean, scale = _moments(X)
         z = torch.from_numpy(((X - mean) / scale).astype(X.dtype, copy=False)).to(device)
         start = torch.zeros(z.shape[1] + 1, len(self.classes_), dtype=z.dtype, device=device)
@@ -121,32 +117,15 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy in [0, 1]."""
-        return super().score(_as_numpy(X), _as_numpy(y), sample_weight)
+        return super().score(as_numpy(X), as_numpy(y), sample_weight)
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, _as_numpy(X), reset=False, dtype=[np.float64, np.float32])
+        X = validate_data(self, as_numpy(X), reset=False, dtype=[np.float64, np.float32])
         return X @ self.coef_.T + self.intercept_
 
     def _fits_start(self, old_classes: np.ndarray, X: np.ndarray) -> bool:
         return np.array_equal(old_classes, self.classes_) and self.coef_.shape[1] == X.shape[1]
-
-    def _device(self, X: Any) -> torch.device:
-        if self.device != "auto":
-            return torch.device(self.device)
-        return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")
-
-
-def _as_numpy(values: Any) -> Any:
-    """Torch tensors and h5py datasets as numpy; half precision becomes float32."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    elif type(values).__module__.startswith("h5py"):
-        values = values[:]
-    if isinstance(values, np.ndarray) and values.dtype == np.float16:
-        values = values.astype(np.float32)
-    return values
 
 
 def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +14,8 @@ from benchmarks.speed.reading import read_rows, read_whole
 from benchmarks.speed.settings import Settings
 from diffeat.backbones import Backbone
 from diffeat.extraction import Plan
-from diffeat.images import Source
+from diffeat.images import PictureBatch, Source
+from diffeat.store import ShardWriter
 from diffeat.work import Job, Worker
 
 MODEL = "unet-cifar10"
@@ -25,8 +27,9 @@ def measure(settings: Settings) -> dict[str, Any]:
     """Write vectors, then maps, with and without a file; read the files back.
 
     Dropping means the same worker on the same pictures, decoding and drawing ahead as ever,
-    with nobody who writes. The file's side also has what cannot hide behind the compute:
-    the merge into one file, which is synced before it gets its name.
+    with nobody who writes. Shards are written while the model computes, so their side is what
+    can hide behind it. The file's side also has what cannot: the merge of the shards into one
+    file, which is synced before it gets its name.
     """
     backbone = diffeat.load(settings.model or MODEL, settings.device)
     names = [block.name for block in backbone.blocks]
@@ -59,25 +62,36 @@ def measure(settings: Settings) -> dict[str, Any]:
 def _write(
     backbone: Backbone, plan: Plan, source: Source, path: Path, settings: Settings
 ) -> dict[str, Any]:
-    """Seconds of an extraction to a file and of the same with its results dropped."""
+    """Seconds of an extraction to a file, to shards alone, and with its results dropped."""
     spec = plan.spec
+    folder = path.with_name("unmerged.h5.parts")
+    folder.mkdir()
 
     def to_file() -> None:
         diffeat.extract_to_file(backbone, source, spec, path, overwrite=True, progress=False)
 
-    def dropped() -> None:
+    def compute(keep: Callable[[PictureBatch, dict], None] | None = None) -> None:
         worker = Worker(Job(backbone.request, source, spec, path), backbone)
         step = worker.order.pictures
         spans = [(i, min(i + step, len(source))) for i in range(0, len(source), step)]
-        for _batch, _rows in worker.batches(spans):
-            pass
+        for batch, rows in worker.batches(spans):
+            if keep is not None:
+                keep(batch, rows)
 
-    works = (to_file, dropped)
-    whole, bare = in_turn(works, settings.by_length(3, 2), backbone.device)
+    columns = Worker(Job(backbone.request, source, spec, path), backbone).order.columns
+
+    def to_shards() -> None:
+        with ShardWriter(folder.with_suffix(""), columns, source) as shards:
+            compute(lambda batch, rows: shards.add(batch.span, batch.indices, rows))
+
+    works = (to_file, to_shards, compute)
+    whole, unmerged, bare = in_turn(works, settings.by_length(3, 2), backbone.device)
     size = path.stat().st_size
     return {
         "megabytes": round(size / 1e6, 3),
         "to_file_seconds": rounded(whole),
+        "to_shards_seconds": rounded(unmerged),
         "dropped_seconds": rounded(bare),
         "ratio": ratios(whole, bare),
+        "shards_ratio": ratios(unmerged, bare),
     }

@@ -83,9 +83,10 @@ def _c_summary(part: dict[str, Any]) -> list[tuple]:
 def _d_summary(part: dict[str, Any]) -> list[tuple]:
     return [
         *(
-            (f"extraction of {name} to a file ÷ with its results dropped",
-             _spread(part[name]["write"]["ratio"], 3), "")
+            (f"extraction of {name} to {where} ÷ with its results dropped",
+             _spread(part[name]["write"][ratio], 3), "")
             for name in ("vectors", "maps")
+            for where, ratio in (("shards", "shards_ratio"), ("a file, merge included", "ratio"))
         ),
         ("slices of `store[b, t]` ÷ plain read(), rates, empty page cache",
          _spread(part["maps"]["read"]["share"]), f"≥ {part['read_target']}"),
@@ -177,18 +178,19 @@ def _d(part: dict[str, Any]) -> Lines:
                      f"{read['cached_mb_per_s'][key]:,.0f}"))  # fmt: skip
     written = [
         (name, part[name]["pictures"], f"{part[name]['write']['megabytes']:.1f}",
-         f"{statistics.median(part[name]['write']['to_file_seconds']):.2f}",
-         f"{statistics.median(part[name]['write']['dropped_seconds']):.2f}",
+         *(f"{statistics.median(part[name]['write'][f'{side}_seconds']):.2f}"
+           for side in ("to_file", "to_shards", "dropped")),
          f"{part[name]['rows']['one_by_one_rows_per_s']:,.0f}",
          f"{part[name]['rows']['shuffled_loader_rows_per_s']:,.0f}")
         for name in ("vectors", "maps")
     ]  # fmt: skip
     return [
         f"{part['model']}, {part['device']}, t = {_listed(part['timesteps'])}, "
-        f"{len(part['blocks'])} blocks. The file's side has the merge too, which nothing hides. "
+        f"{len(part['blocks'])} blocks. Shards are written while the model computes; the file's "
+        "side has their merge too, which nothing hides. "
         f"Of the file {100 * read['left_in_cache']:.1f} % stay in the cache when that is emptied.",
         "",
-        *_table(("", "pictures", "MB", "s to a file", "s dropped", "random rows/s",
+        *_table(("", "pictures", "MB", "s to a file", "s to shards", "s dropped", "random rows/s",
                  "rows/s, shuffled loader"), written),
         "",
         *_table((f"reading {read['file_megabytes']:.0f} MB of maps", "MB/s, empty page cache",

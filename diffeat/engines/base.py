@@ -88,7 +88,9 @@ def complete(job: Job, request: Request, columns: Sequence[Column]) -> JobResult
     """
     if job.overwrite or not job.path.exists():
         return None
-    with StoreWriter(job.path, request, job.source, columns, compression=job.compression) as writer:
+    with StoreWriter(
+        job.path, request, job.source, columns, compression=job.compression, alone=False
+    ) as writer:
         return _already_complete(job) if writer.complete else None
 
 

@@ -19,12 +19,12 @@ from diffeat.specs import differences
 from diffeat.store.atomic import explained, new_file
 from diffeat.store.compress import check_compression
 from diffeat.store.execution_order import united
-from diffeat.store.layout import column_bytes, create_column, create_header, write_skipped
+from diffeat.store.layout import create_column, create_header, room_for, write_skipped
 from diffeat.store.merge import BLOCK_BYTES, Progress
 from diffeat.store.quantize import quantization_attrs, scale_name
 from diffeat.store.reader import FeatureStore
 from diffeat.store.request import Column, Request
-from diffeat.store.seals import ATTRIBUTE, Seal, check_seal
+from diffeat.store.seals import ATTRIBUTE, Seal, check_lists, check_seal
 from diffeat.store.view import QuantizedView
 
 OTHER = ("timesteps", "blocks", "number of pictures", "pictures", "captions or embeddings")
@@ -88,6 +88,8 @@ def merge_files(
         raise StoreError(f"{out} is already there; pass --overwrite to replace it")
     with ExitStack() as stack:
         stores = [stack.enter_context(FeatureStore(path)) for path in paths]
+        for store in stores:
+            check_lists(store.file)
         plan = _plan(stores)
         with explained(out):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -274,7 +276,7 @@ def _stored(data) -> str:
 def _write(plan: _Plan, out: Path, compression: str, progress: Progress) -> None:
     columns = [found for name, stores in plan.sources.items() for found in _columns(stores, name)]
     count = len(plan.ids)
-    room = sum(column_bytes(column, count) for _, column in columns) + (1 << 20)
+    room = room_for([column for _, column in columns], count, compression) + (1 << 20)
     room += sum(len(name.encode()) + 64 for name in plan.ids)
     partial = out.with_name(f"{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
     steps = [float(t) for t in _steps(plan)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from diffeat.errors import StoreError
 from diffeat.store.atomic import explained, locked, new_file
 from diffeat.store.compress import check_compression
 from diffeat.store.layout import (
-    column_bytes,
     create_column,
     create_header,
+    room_for,
     stored,
     write_skipped,
 )
-from diffeat.store.parts import Parts, Shard, damage, missing_spans
+from diffeat.store.parts import DigestsAhead, Parts, Shard, damage, missing_spans
 from diffeat.store.request import Column, Note
-from diffeat.store.seals import Seal
+from diffeat.store.seals import Seals
 
 BLOCK_BYTES = 8 << 20
 """What is copied at a time."""
@@ -61,7 +61,8 @@ def merge_shards(parts: Parts, note: Note, compression: str, progress: Progress 
     """Merge shards that cover all pictures into the user's file; the shards stay.
 
     Each picture is taken once, from the first shard that has a row of it; a picture that one
-    worker could not read and another could is taken from the other. Disk is set aside first.
+    worker could not read and another could is taken from the other. Disk is set aside
+    first, unless the file is compressed.
 
     Args:
         parts: the folder, whose lock the caller holds.
@@ -85,7 +86,7 @@ def merge_shards(parts: Parts, note: Note, compression: str, progress: Progress 
                 "nothing is written"
             )
         columns = stored(note.columns)
-        room = sum(column_bytes(column, len(rows)) for column in columns)
+        room = room_for(columns, len(rows), compression)
         room += sum(shard.path.stat().st_size for shard in shards) // 64 + (1 << 20)
         with new_file(parts.folder / "merged.h5", parts.path, reserved=room) as file:
             features = [c for c in note.columns if c.name.startswith("features/")]
@@ -96,12 +97,11 @@ def merge_shards(parts: Parts, note: Note, compression: str, progress: Progress 
             for column in columns:
                 create_column(file, column, len(rows), compression)
             edges = _edges(rows, len(shards))
-            seals: defaultdict[str, Seal] = defaultdict(Seal)
-            for number, _ in enumerate(progress([shard.path for shard in shards])):
-                part = edges[number : number + 2]
-                _copy(file, opened, rows, columns, note.labelled, part, seals)
-            for name, seal in seals.items():
-                seal.write(file[name])
+            with Seals() as seals:
+                for number, _ in enumerate(progress([shard.path for shard in shards])):
+                    part = edges[number : number + 2]
+                    _copy(file, opened, rows, columns, note.labelled, part, seals)
+                seals.write(file)
             file.attrs["complete"] = True
 
 
@@ -115,6 +115,7 @@ class SoundShards:
         self.parts, self.shards, self.note = parts, shards, note
         self._checked: set[int] = set()
         self._open: OrderedDict[int, h5py.File] = OrderedDict()
+        self._digests = DigestsAhead([shard.path for shard in shards])
 
     def __enter__(self) -> SoundShards:
         return self
@@ -123,13 +124,14 @@ class SoundShards:
         for file in self._open.values():
             file.close()
         self._open.clear()
+        self._digests.close()
 
     def __getitem__(self, number: int) -> h5py.File:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
         if number not in self._checked:
-            reason = damage(self.shards[number], self.note)
+            reason = damage(self.shards[number], self.note, self._digests[number])
             if reason is not None:
                 self._remove_damaged(number, reason)
             self._checked.add(number)
@@ -206,12 +208,12 @@ def _copy(
                     block, np.s_[row : row + last - first], np.s_[first - start : last - start]
                 )
             file[column.name][start:stop] = block
-            seals[column.name].add(block)
+            seals.add(column.name, block)
         for first, last, number, row in runs:
             for name in ("ids", "labels") if labelled else ("ids",):
                 values = opened[number][name][row : row + last - first]
                 file[name][first:last] = values
-                seals[name].add(values)
+                seals.add(name, values)
         file.check()
 
 

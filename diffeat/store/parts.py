@@ -7,9 +7,11 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -22,6 +24,7 @@ from diffeat.store.request import Column, Note, parts_of
 from diffeat.store.safety import check_links, check_texts, read_attr, read_text
 from diffeat.store.shards import SHARD_SPANS, Span, columns_hash
 
+DIGESTS_AHEAD = 2
 SHARD_ROWS = 1 << 24
 """No shard covers more pictures."""
 NAME = re.compile(r"shard-(\d{10,12})-(\d{10,12})-([0-9a-f]{32})\.h5")
@@ -139,12 +142,17 @@ def _look_at(path: Path, note: Note) -> Shard | None:
     return None
 
 
-def damage(shard: Shard, note: Note) -> str | None:
-    """What is wrong with a shard, or None: its checksum, and all that it claims to hold."""
+def damage(shard: Shard, note: Note, digest: Callable[[], str] | None = None) -> str | None:
+    """What is wrong with a shard, or None: its checksum, and all that it claims to hold.
+
+    Args:
+        shard, note: which, and what it is of.
+        digest: gives the checksum of its bytes, where somebody takes it already.
+    """
     try:
         if not is_regular(shard.path):
             return "is a link"
-        if _digest(shard.path) != NAME.fullmatch(shard.path.name)[3]:
+        if (digest or partial(_digest, shard.path))() != NAME.fullmatch(shard.path.name)[3]:
             return "has another checksum than its name says"
         with h5py.File(shard.path, "r") as file:
             check_links(file, shard.path)
@@ -163,6 +171,33 @@ def _digest(path: Path) -> str:
         while size := file.readinto(piece):
             hasher.update(piece[:size])
     return hasher.hexdigest()
+
+
+class DigestsAhead:
+    """Checksums of files, the next ones being taken in threads while one is in use.
+
+    `self[k]` gives what waits for file k, which raises what reading raised.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = paths
+        self._pool = ThreadPoolExecutor(DIGESTS_AHEAD, thread_name_prefix="diffeat-checksum")
+        self._taken: dict[int, Future] = {}
+
+    def __getitem__(self, number: int) -> Callable[[], str]:
+        for ahead in range(number, min(number + DIGESTS_AHEAD, len(self.paths))):
+            if ahead not in self._taken:
+                self._taken[ahead] = self._pool.submit(_digest_of_regular, self.paths[ahead])
+        return self._taken[number].result
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _digest_of_regular(path: Path) -> str:
+    """The checksum, or "" of a link, which is not followed."""
+    return _digest(path) if is_regular(path) else ""
 
 
 def check_shard(file: h5py.File, shard: Shard, note: Note) -> None:

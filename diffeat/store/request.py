@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from diffeat.store.safety import damage_explained, read_text
 DTYPES = ("float16", "float32", "int32", "int8")
 NOTE = "request.json"
 NOTE_BYTES = 64 << 20
+LIST_LENGTH, TEXT_BYTES = 1 << 12, 1 << 14
+"""Of an attribute."""
 ROW_BYTES = 1 << 32
 """No feature of one picture is larger."""
 
@@ -172,8 +175,10 @@ class Note:
             if all(column.name == "boxes" for column in columns):
                 raise ValueError("no features")
         names = values.get("class_names", [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise TypeError("class names must be a list of texts")
+        if not isinstance(names, list) or not all(
+            isinstance(name, str) and (not name or _storable(name)) for name in names
+        ):
+            raise TypeError("class names must be a list of texts without NUL")
         return cls(request, columns, tuple(names), bool(values.get("labelled", False)))
 
     def as_read(self) -> Note:
@@ -199,9 +204,21 @@ def check_column(column: Column) -> None:
     if not sides or min(sides) < 1 or math.prod(sides) > ROW_BYTES // 4:
         raise ValueError(f"{column.name} has rows of shape {sides}")
     for name, value in _table(column.attrs).items():
-        values = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, (str, int, float, bool)) for item in values):
-            raise TypeError(f"{column.name}: attribute {name} is {value!r}")
+        if not _storable(name) or not _storable(value):
+            raise TypeError(f"{column.name}: attribute {name!r:.100} is {value!r:.100}")
+
+
+def _storable(value: Any) -> bool:
+    """Whether HDF5 takes it as an attribute, or as the name of one: no NUL, no mixed list."""
+    if isinstance(value, list):
+        kinds = {type(item) for item in value}
+        plain = len(kinds) == 1 and kinds <= {int, float}
+        return plain and len(value) <= LIST_LENGTH and all(map(_storable, value))
+    if isinstance(value, str):
+        with suppress(UnicodeEncodeError):
+            return 0 < len(value.encode()) <= TEXT_BYTES and "\0" not in value
+        return False
+    return isinstance(value, (bool, float)) or (type(value) is int and abs(value) < 1 << 63)
 
 
 def check_block(name: str) -> None:

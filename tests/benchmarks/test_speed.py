@@ -216,7 +216,17 @@ class TestDisk:
         source = jpegs(tmp_path / "pictures", 5, (32, 32), 0)
         part = disk._write(backbone, plan, source, tmp_path / "f.h5", quick("d"))
         timed = len(part["dropped_seconds"]) + 1  # with the warm-up
-        assert counted["denoiser"] == 2 * timed * len(source) * len(plan.levels)
+        assert counted["denoiser"] == 3 * timed * len(source) * len(plan.levels)
+
+    def test_shards_hold_all_pictures(self, tmp_path):
+        backbone = diffeat.load("unet-cifar10", "cpu")
+        plan = Plan(backbone, diffeat.ExtractSpec((20,), ("mid",), pool="1x1"))
+        (tmp_path / "pictures").mkdir()
+        source = jpegs(tmp_path / "pictures", 5, (32, 32), 0)
+        disk._write(backbone, plan, source, tmp_path / "f.h5", quick("d"))
+        (shard,) = (tmp_path / "unmerged.h5.parts").glob("shard-*.h5")
+        with h5py.File(shard) as file:
+            assert file["features/mid/t20"].shape == (5, 192)
 
     def test_shares_belong_to_the_seconds(self, measured):
         read = measured[1]["parts"]["d"]["maps"]["read"]

@@ -81,6 +81,16 @@ def test_one_file_is_written_again(job, tmp_path, dtype, compression):
     assert verify(out) == []
 
 
+@pytest.mark.parametrize("name", ["ids", "labels", "skipped/ids", "skipped/reasons"])
+def test_damaged_lists_get_no_new_checksum(two, tmp_path, name):
+    first, second = two
+    with h5py.File(second.path, "r+") as file:
+        file[name][0] = 1 if name == "labels" else "another"
+    with pytest.raises(StoreError, match=f"b.h5: {name} has another checksum"):
+        merge_files([first.path, second.path], tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
 # --- side by side ---------------------------------------------------------------------------
 
 
