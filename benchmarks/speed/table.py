@@ -242,7 +242,7 @@ def _g(part: dict[str, Any]) -> Lines:
     rates, kinds = part["rates"], part["bytes_per_picture"]
     tasks = rates["ray_tasks_per_second"]
     rows = [
-        (run["accelerators"], *(_plainly(run[name]) for name in (
+        (f"{run['accelerators']:,.0f}", *(_plainly(run[name]) for name in (
             "pictures_per_second", "compute_seconds", "decoding_cores", "pixels_mb_per_second",
             "vectors_mb_per_second", "maps_mb_per_second", "tasks_per_second")))
         for run in part["accelerators"]
