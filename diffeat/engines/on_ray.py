@@ -17,10 +17,11 @@ import os
 import platform
 import signal
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -56,7 +57,11 @@ def run_ray(job: Job, processes: int | None = None, address: str | None = None) 
         SpecError: Ray is not installed.
         StoreError: the output does not appear where the driver looks for it.
     """
-    ray = _ray()
+    with redirect_stdout(sys.stderr):  # where Ray tells of lost actors; stdout is for the answer
+        return _run(_ray(), job, processes, address)
+
+
+def _run(ray: Any, job: Job, processes: int | None, address: str | None) -> JobResult:
     started = not ray.is_initialized()
     if started:
         _connect(ray, address, processes)
