@@ -46,6 +46,8 @@ def list_() -> None:
 @click.option("-b", "--blocks", callback=comma_list, help="speed, part a: tensors.")
 @click.option("--size", callback=pixel_size, help="speed: picture size of a, b, c and f.")
 @click.option("--pictures", type=click.IntRange(1), help="speed: how many in a, b and c.")
+@click.option("--features", type=click.Path(path_type=Path, exists=True), help="speed, part h: a "
+              "feature file in place of an extraction.")  # fmt: skip
 @click.option("--batch-size", "batch", type=click.IntRange(1), help="speed: rows of one forward "
               "in a, b and c.")  # fmt: skip
 def run(name: str, out: Path | None, record: bool, device: str, kills: int | None, **speed) -> None:

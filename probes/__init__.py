@@ -1,5 +1,31 @@
 """Features in, predictions out: heads with scikit-learn manners. Knows no backbone, no file."""
 
+from probes.attention import AttentionProbe
+from probes.batchnorm import BatchNormProbe
+from probes.cells import Cells
+from probes.conv import ConvProbe
+from probes.difformer import DifFormerProbe
+from probes.knn import KNNProbe
 from probes.linear import LinearProbe
+from probes.many import ManyLogistic
+from probes.mlp import MLPProbe
+from probes.noise_conditional import NoiseConditionalProbe
+from probes.presets import PRESETS, preset
+from probes.ridge import ManyRidge, RidgeProbe
 
-__all__ = ["LinearProbe"]
+__all__ = [
+    "PRESETS",
+    "AttentionProbe",
+    "BatchNormProbe",
+    "Cells",
+    "ConvProbe",
+    "DifFormerProbe",
+    "KNNProbe",
+    "LinearProbe",
+    "MLPProbe",
+    "ManyLogistic",
+    "ManyRidge",
+    "NoiseConditionalProbe",
+    "RidgeProbe",
+    "preset",
+]

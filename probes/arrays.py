@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
 CHUNK_BYTES = 32 << 20
 """What is read of a file at a time."""
@@ -18,18 +19,23 @@ def as_numpy(values: Any) -> Any:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    elif _is_lazy(values):
+    elif is_lazy(values):
         values = values[:]
     if isinstance(values, np.ndarray) and values.dtype == np.float16:
         values = values.astype(np.float32)
     return values
 
 
-def _is_lazy(values: Any) -> bool:
+def is_lazy(values: Any) -> bool:
     """Whether it is an array that lies in a file: no table, no sparse matrix, but sliced."""
     if isinstance(values, np.ndarray) or hasattr(values, "iloc") or hasattr(values, "tocsr"):
         return False
     return all(hasattr(values, name) for name in ("shape", "dtype", "__getitem__", "__len__"))
+
+
+def as_tensor(values: np.ndarray) -> torch.Tensor:
+    """The array's own memory as a tensor; a copy of it where that may not be written."""
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
 class Rows:
@@ -38,17 +44,18 @@ class Rows:
     Args:
         values: the array; what lies in a file is read when it is asked for, and no more.
         name: for errors.
+        dtype: that of the rows, if not float32.
 
     Raises:
         ValueError: no numbers, or no rows.
     """
 
-    def __init__(self, values: Any, name: str = "X"):
+    def __init__(self, values: Any, name: str = "X", dtype: Any = np.float32):
         if isinstance(values, torch.Tensor):
             values = values.detach()
-        elif not _is_lazy(values):
+        elif not is_lazy(values):
             values = np.asarray(values)
-        self.values, self.name = values, name
+        self.values, self.name, self.dtype = values, name, dtype
         self.shape = tuple(int(side) for side in values.shape)
         kind = "f" if isinstance(values, torch.Tensor) else np.dtype(values.dtype).kind
         if kind not in "fiub" or not self.shape:
@@ -66,11 +73,27 @@ class Rows:
         """
         found = self._read(rows)
         if isinstance(found, torch.Tensor):
-            found = found.float().cpu().numpy()
-        found = np.asarray(found, np.float32)
+            kept = found.dtype if found.dtype == torch.float64 else torch.float32
+            found = found.to(kept).cpu().numpy()
+        found = np.asarray(found, self.dtype)
         if not np.isfinite(found).all():
             bad = "nan" if np.isnan(found).any() else "inf"
             raise ValueError(f"{self.name} contains {bad}; expected finite features")
+        return found
+
+    def tensor(
+        self, rows: slice | Sequence[int] | np.ndarray, device: torch.device | str
+    ) -> torch.Tensor:
+        """float32 rows on `device`; a tensor that lies there takes no way round by numpy.
+
+        Raises:
+            ValueError: nan or inf among them.
+        """
+        if not isinstance(self.values, torch.Tensor) or self.values.device.type == "cpu":
+            return as_tensor(self[rows]).to(device)
+        found = self._read(rows).to(device, torch.float32)
+        if not torch.isfinite(found).all():
+            raise ValueError(f"{self.name} contains nan or inf; expected finite features")
         return found
 
     def _read(self, rows: slice | Sequence[int] | np.ndarray) -> Any:
@@ -115,3 +138,35 @@ def pick_device(device: str, X: Any) -> torch.device:
     if device != "auto":
         return torch.device(device)
     return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")
+
+
+def open_vectors(
+    estimator: Any, X: Any, y: Any = None, reset: bool = True
+) -> tuple[Rows, np.ndarray | None]:
+    """(N, D) features and their labels, checked as scikit-learn does; files are not read yet.
+
+    Args:
+        estimator: its `n_features_in_` is set (`reset`) or compared.
+        X: arrays keep float64; what lies in a file is float32.
+        y: (N,) labels, or None where there are none.
+
+    Raises:
+        ValueError: wrong shapes, lengths that differ, nan or inf in what is no file.
+    """
+    if not is_lazy(X) or isinstance(X, torch.Tensor):
+        kinds = [np.float64, np.float32]
+        if not reset:
+            X = validate_data(estimator, as_numpy(X), reset=False, dtype=kinds)
+        else:
+            X, y = validate_data(estimator, as_numpy(X), as_numpy(y), dtype=kinds)
+        return Rows(X, dtype=X.dtype), y
+    if len(X.shape) != 2 or 0 in X.shape:
+        raise ValueError(f"X has shape {tuple(X.shape)}; expected (pictures, features)")
+    if reset:
+        estimator.n_features_in_ = int(X.shape[1])
+        y = column_or_1d(as_numpy(y))
+        check_consistent_length(X, y)
+    elif X.shape[1] != estimator.n_features_in_:
+        raise ValueError(f"X has {X.shape[1]} features, but {type(estimator).__name__} is "
+                         f"expecting {estimator.n_features_in_} features as input")  # fmt: skip
+    return Rows(X), y

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probes.arrays import as_numpy, encode_labels, pick_device
+from probes.newton import LogisticPath
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):
@@ -42,7 +43,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         n_features_in_: D.
         n_iter_: iterations that the last fit took.
 
-    Source: Bishop 2006, section 4.3.4; Liu & Nocedal 1989 (L-BFGS).
+    Source: Bishop 2006, section 4.3.4; Liu & Nocedal 1989 (L-BFGS), from the inverse of the
+    Gram matrix (see `probes.newton`).
     """
 
     def __init__(
@@ -80,23 +82,23 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         self.classes_, targets = encode_labels(y)
         mean, scale = _moments(X)
         z = torch.from_numpy(((X - mean) / scale).astype(X.dtype, copy=False)).to(device)
-        start = torch.zeros(z.shape[1] + 1, len(self.classes_), dtype=z.dtype, device=device)
+        start = None
         if self.warm_start and old_classes is not None and self._fits_start(old_classes, X):
             weights = self.coef_ * scale
             biases = self.intercept_ + self.coef_ @ mean
-            start = torch.tensor(np.vstack([weights.T, biases]), dtype=z.dtype, device=device)
-        solution, self.n_iter_ = _minimise(
-            z, torch.from_numpy(targets).to(device), start, self.C, self.max_iter, self.tol
-        )
+            start = torch.from_numpy(np.column_stack([weights, biases])[None]).to(z)
+        targets = torch.from_numpy(targets).to(device)
+        path = LogisticPath(z[None], targets, len(self.classes_), start)
+        solution, self.n_iter_ = path.minimise(1 / (self.C * len(z)), self.max_iter, self.tol)
         if self.n_iter_ >= self.max_iter:
             warnings.warn(
                 f"L-BFGS stopped after max_iter={self.max_iter}; raise it or lower C",
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        solution = solution.double().cpu().numpy()
-        self.coef_ = solution[:-1].T / scale
-        self.intercept_ = solution[-1] - self.coef_ @ mean
+        solution = solution[0].double().cpu().numpy()
+        self.coef_ = solution[:, :-1] / scale
+        self.intercept_ = solution[:, -1] - self.coef_ @ mean
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -133,51 +135,3 @@ def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = X.mean(0, dtype=np.float64)
     scale = X.std(0, dtype=np.float64)
     return mean, np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
-
-
-def _minimise(
-    z: torch.Tensor,
-    targets: torch.Tensor,
-    start: torch.Tensor,
-    C: float,
-    max_iter: int,
-    tol: float,
-) -> tuple[torch.Tensor, int]:
-    """L-BFGS on the probe's objective.
-
-    Args:
-        z: (N, D) standardised features.
-        targets: (N,) int64 class indices.
-        start: (D + 1, K) weights, with the intercepts as the last row.
-
-    Returns:
-        The solution, shaped like `start`, and the number of iterations.
-    """
-    theta = start.clone()
-    optimizer = torch.optim.LBFGS(
-        [theta],
-        max_iter=max_iter,
-        max_eval=25 * max_iter,  # the line search's own limit: only max_iter ends a fit early
-        tolerance_grad=tol,
-        tolerance_change=0.0 if z.dtype == torch.float64 else 1e-7,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    )
-    penalty = 0.5 / (C * len(z))
-    rows = torch.arange(len(z), device=z.device)
-
-    def closure() -> torch.Tensor:
-        # by hand: about twice as fast as autograd, which also differentiates for z's sake
-        weights = theta[:-1]
-        log_p = torch.log_softmax(torch.addmm(theta[-1], z, weights), 1)
-        loss = penalty * weights.square().sum() - log_p[rows, targets].mean()
-        residual = log_p.exp_()
-        residual[rows, targets] -= 1
-        residual /= len(z)
-        theta.grad = torch.empty_like(theta)
-        torch.addmm(weights, z.T, residual, beta=2 * penalty, out=theta.grad[:-1])
-        torch.sum(residual, 0, out=theta.grad[-1])
-        return loss
-
-    optimizer.step(closure)
-    return theta, int(optimizer.state[theta]["n_iter"])

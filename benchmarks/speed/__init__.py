@@ -19,6 +19,7 @@ PARTS = {
     "e": ("growth", "time and memory by the number of pictures and of blocks"),
     "f": ("accelerator", "pictures per second and share of a GPU's bf16 matrix peak"),
     "g": ("scale", "what bounds an extraction on many machines"),
+    "h": ("probing", "a surface of linear probes at once against scikit-learn cell by cell"),
 }
 
 

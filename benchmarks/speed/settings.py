@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -20,12 +21,13 @@ class Settings:
         timesteps, blocks: of part a, with another model.
         size: (H, W) in pixels of the pictures of a, b, c and f.
         pictures: how many a, b and c take.
+        features: a feature file for h, in place of an extraction.
         batch: rows of one forward in a, b and c.
         alone: whether the parts were named by the user, and not just all of them meant.
         seed: of noise, pictures and random weights.
     """
 
-    parts: tuple[str, ...] = ("a", "b", "c", "d", "e", "f", "g")
+    parts: tuple[str, ...] = tuple("abcdefgh")
     device: str = "auto"
     model: str | None = None
     quick: bool = False
@@ -33,6 +35,7 @@ class Settings:
     blocks: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
     pictures: int | None = None
+    features: Path | None = None
     batch: int | None = None
     alone: bool = False
     seed: int = 0

@@ -16,6 +16,7 @@ from diffeat.cli.merge import merge
 from diffeat.cli.models import blocks, models
 from diffeat.cli.probe import probe
 from diffeat.cli.recipes import channels, recipes
+from diffeat.cli.search import search
 from diffeat.errors import DiffeatError
 
 
@@ -27,6 +28,7 @@ def cli() -> None:
     \b
     diffeat extract unet-cifar10 digits -o features.h5 -t 20,60 -b up.0,up.1 --pool 2x2
     diffeat probe features.h5
+    diffeat search unet-cifar10 digits -t 20,60 -b decoder
 
     PICTURES is a folder (class subfolders become labels), a glob, a list file, WebDataset
     tars, a Hugging Face data set (hf:NAME[:split]), or a named data set: digits, photos,
@@ -46,6 +48,7 @@ for command in (
     export,
     view,
     probe,
+    search,
 ):
     cli.add_command(command)
 

@@ -292,7 +292,7 @@ class TestStores:
         np.testing.assert_array_equal(task.labels, digits[1])
         surface = probe_surface(task, (0.01,))
         assert surface.counts[2] == 200
-        X = task.read("mid", 20).astype(np.float64)
+        X = np.asarray(task.read("mid", 20), np.float64)
         assert (surface.best.block, surface.best.t) == ("mid", 20)
         expected = accuracy(X, task.labels, task.part != TEST, task.part == TEST, 0.01)
         assert abs(surface.best.test - expected) <= 1.01 / 200
@@ -329,5 +329,7 @@ class TestStores:
 
     @pytest.mark.parametrize("rows", [slice(0, 3), slice(0, 1)])
     def test_too_few_pictures(self, store_of, rows):
-        with pytest.raises(SpecError, match=r"fewer than two classes.*give more pictures"):
+        with pytest.raises(
+            SpecError, match=r"(fewer than two classes in|is empty).*give more pictures"
+        ):
             task_from_store(store_of("a.h5", rows))

@@ -1,0 +1,124 @@
+"""(h) A whole surface of linear probes at once, against scikit-learn cell by cell."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import diffeat
+from benchmarks.speed.common import rounded
+from benchmarks.speed.settings import Settings
+from diffeat.errors import SourceError
+from diffeat.search import PENALTIES
+from diffeat.store import FeatureStore
+from probes import ManyLogistic
+
+MODEL = "unet-cifar10"
+TIMESTEPS, BLOCKS = (5, 20, 60, 100, 200, 300), ("mid", "up.*")
+TRAINING, VALIDATION = 10_000, 2_500
+TARGETS = {"ratio": 10.0, "points": 0.5}
+ITERATIONS = 1000  # of scikit-learn, so that few fits are cut short
+
+Cells = dict[tuple[str, float], tuple[np.ndarray, np.ndarray]]
+"""(block, t) → (N, D) training and (M, D) validation features, float32."""
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Fit the surface of 6 t × 12 blocks both ways, with one C and with a path of five.
+
+    Both get the same float32 arrays in memory and as many threads as the machine gives. On the
+    path each cell's C is chosen on validation; scikit-learn fits every C from zero, ours goes
+    on from the stronger penalty and stops where validation falls by a standard error. The
+    accuracies are on validation, at the C chosen there.
+    """
+    try:
+        source = diffeat.open_source(settings.by_length("cifar10", "digits"))
+    except SourceError as error:
+        return {"left_out": f"no CIFAR-10 here ({error})"}
+    held = settings.by_length(VALIDATION, 100)
+    with ExitStack() as stack:
+        path = settings.features
+        if path is None:
+            path = Path(stack.enter_context(TemporaryDirectory())) / "features.h5"
+            few = source.limit(held + settings.by_length(TRAINING, 200), settings.seed)
+            backbone = diffeat.load(settings.model or MODEL, settings.device)
+            steps = settings.by_length(TIMESTEPS, TIMESTEPS[:2])
+            spec = diffeat.ExtractSpec(steps, BLOCKS, pool="1x1", seed=settings.seed)
+            diffeat.extract_to_file(backbone, few, spec, path)
+        store = stack.enter_context(FeatureStore(path))
+        order = np.random.default_rng(settings.seed).permutation(len(store))
+        train, test = order[held:], order[:held]
+        cells = {
+            (block, t): tuple(store[block, t][:][rows].astype(np.float32) for rows in (train, test))
+            for block in store.blocks
+            for t in store.timesteps
+        }
+        labels = store.labels[train], store.labels[test]
+        model, spec = store.model["name"], store.spec.to_dict()
+    return {
+        "model": model,
+        "spec": spec,
+        "cells": len(cells),
+        "widths": sorted({X.shape[1] for X, _ in cells.values()}),
+        "training": len(train),
+        "validation": len(test),
+        "targets": TARGETS,
+        "runs": [race(cells, labels, penalties) for penalties in ((1.0,), PENALTIES)],
+    }
+
+
+def race(
+    cells: Cells, labels: tuple[np.ndarray, np.ndarray], penalties: Sequence[float]
+) -> dict[str, Any]:
+    """Seconds and accuracies of both sides, and their differences cell by cell."""
+    began = time.perf_counter()
+    ours = _ours(cells, labels, penalties)
+    middle = time.perf_counter()
+    theirs = {key: _theirs(*cell, labels, penalties) for key, cell in cells.items()}
+    ended = time.perf_counter()
+    apart = [100 * (ours[key] - theirs[key]) for key in cells]
+    seconds, seconds_theirs = middle - began, ended - middle
+    return {
+        "penalties": list(penalties),
+        "seconds": rounded([seconds])[0],
+        "sklearn_seconds": rounded([seconds_theirs])[0],
+        "ratio": round(seconds_theirs / seconds, 3),
+        "accuracy": float(np.mean(list(ours.values()))),
+        "sklearn_accuracy": float(np.mean(list(theirs.values()))),
+        "points_apart": {"mean": float(np.mean(apart)), "largest": float(np.max(np.abs(apart)))},
+    }
+
+
+def _ours(cells: Cells, labels, penalties: Sequence[float]) -> dict:
+    """Validation accuracies of all cells, those of equal D at once."""
+    found = {}
+    for width in {X.shape[1] for X, _ in cells.values()}:
+        keys = [key for key, (X, _) in cells.items() if X.shape[1] == width]
+        train, held = zip(*(cells[key] for key in keys), strict=True)
+        probe = ManyLogistic(penalties).fit(train, labels[0], held, labels[1])
+        found |= dict(zip(keys, probe.validation_.tolist(), strict=True))
+    return found
+
+
+def _theirs(X: np.ndarray, held: np.ndarray, labels, penalties: Sequence[float]) -> float:
+    """Validation accuracy of one cell."""
+    scores = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for C in penalties:
+            probe = make_pipeline(
+                StandardScaler(), LogisticRegression(C=C, max_iter=ITERATIONS)
+            ).fit(X, labels[0])
+            scores.append(probe.score(held, labels[1]))
+    return max(scores)

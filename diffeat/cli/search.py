@@ -1,0 +1,213 @@
+"""`diffeat search`."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from diffeat.cli.extract import _label, _spec
+from diffeat.cli.options import (
+    comma_list,
+    json_option,
+    model_fields,
+    model_options,
+    pixel_size,
+    print_json,
+    speed_options,
+)
+from diffeat.cli.probe import _fractions, _penalties
+from diffeat.errors import SpecError
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
+        "label", "latent", "size", "fit", "dtype", "limit", "batch_size")  # fmt: skip
+"""Options for a search straight from a model alone."""
+
+
+def _bytes(_context, _option, value: str) -> int:
+    match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)(i?b)?", value.strip().lower())
+    try:
+        return int(float(match[1]) * UNITS[match[2]])
+    except (TypeError, ValueError):
+        raise click.BadParameter("expected a size such as 2GiB or 512MiB") from None
+
+
+@click.command()
+@click.argument("what", metavar="FILE|MODEL")
+@click.argument("second", metavar="[TEST_FILE|PICTURES]", required=False)
+@click.option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only "
+              "these, natively).")  # fmt: skip
+@click.option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
+@click.option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
+@click.option("--score", type=click.Choice(("logistic", "ridge", "knn")), default="logistic",
+              show_default=True, help="What judges a cell.")  # fmt: skip
+@click.option("-C", "penalties", callback=lambda c, o, v: v and _penalties(c, o, v), help="To "
+              "choose from: C of logistic, alpha of ridge, k of knn.")  # fmt: skip
+@click.option("--split", default="0.6,0.2,0.2", show_default=True, callback=_fractions,
+              help="Training, validation and test shares, by a hash of the ids.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Seed of splits and subsets.")
+@click.option("--repeats", type=click.IntRange(2), help="Random training and validation splits; "
+              "means with 95 % intervals.")  # fmt: skip
+@click.option("--sets", type=click.IntRange(2), help="Also sets of up to so many cells, greedily.")
+@click.option("--pairs", is_flag=True, help="Also all pairs of cells.")
+@click.option("--halving", is_flag=True, help="Successive halving over pictures in place of the "
+              "whole grid.")  # fmt: skip
+@click.option("--frequency", is_flag=True, help="Also the high-frequency ratio, which needs no "
+              "labels (of a file: maps).")  # fmt: skip
+@click.option("--cutoff", type=float, default=0.5, show_default=True, help="Its cut-off radius in "
+              "Nyquist frequencies (not A-SelecT's verified value).")  # fmt: skip
+@click.option("--bandit", type=click.IntRange(1), help="Also an agent over t, with so many pulls.")
+@click.option("--agent", type=click.Choice(("ucb1", "thompson")), default="ucb1",
+              show_default=True, help="Which agent.")  # fmt: skip
+@click.option("--memory", default="2GiB", show_default=True, callback=_bytes,
+              help="Bound for features in memory.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps "
+              "finished cells; a second run computes none of them again.")  # fmt: skip
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the cells as CSV.")
+@click.option("--png", "png_path", type=click.Path(path_type=Path), help="Write a heat map.")
+@click.option("--spec", "spec_path", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write the best cells as a TOML file for `diffeat extract --spec`.")  # fmt: skip
+@click.option("--recipe", help="MODEL: fields of a published system.")
+@click.option("--pool", help="MODEL: 1x1 (default), 2x2, …")
+@click.option("--ensemble", type=int, help="MODEL: noise samples averaged per picture.")
+@click.option("--noise", help="MODEL: per-image (default), shared, none, inversion, generation.")
+@click.option("--noise-seed", type=int, help="MODEL: seed of the noise.")
+@click.option("--steps", type=int, help="MODEL: steps of an inversion or generation.")
+@click.option("--prompt", help="MODEL: for text-conditional models.")
+@click.option("--captions", help="MODEL: CSV, TSV or JSONL file with a prompt per picture.")
+@click.option("--label", callback=_label, help="MODEL: for class-conditional models.")
+@click.option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
+@click.option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
+@click.option("--fit", help="MODEL: squash (default), crop, pad or native.")
+@click.option("--dtype", help="MODEL: precision of kept features: float16 (default) or float32.")
+@click.option("--limit", type=click.IntRange(1), help="MODEL: only so many pictures, "
+              "class-balanced.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1), help="MODEL: rows of one forward.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True,
+              help="MODEL: decoding threads.")  # fmt: skip
+@model_options
+@speed_options
+@json_option
+def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> None:
+    """Find the best (block, t) of a labelled task, and say what it is worth.
+
+    \b
+    diffeat search FEATURES.h5 [TEST.h5]              features that are stored
+    diffeat search MODEL PICTURES -t 20,60 -b decoder  straight from the model
+
+    The second stores no features: pooled vectors are kept in memory, all t's together or, where
+    they do not fit in half of --memory, in groups one after the other (the VAE and the text
+    encoder then run once per picture and group). Every choice is made on validation; the chosen
+    cells are refitted on training and validation and scored on test once.
+    """
+    from tqdm import tqdm
+
+    from diffeat.backbones.loading import pick_device
+    from diffeat.search.run import SearchOptions, run_search
+    from diffeat.search.scores import score_of
+
+    if abs(sum(values["split"]) - 1) > 1e-6:
+        raise SpecError(f"--split {values['split']}; expected three shares that sum to 1")
+    if png_path and values["halving"]:
+        raise click.UsageError("--png shows the whole grid, which --halving does not fit")
+    from_file = Path(what).suffix in (".h5", ".hdf5") or Path(what).is_file()
+    device = "cpu" if from_file and values["device"] == "auto" else values["device"]
+    options = SearchOptions(
+        score=score_of(values["score"], values["penalties"], str(pick_device(device))),
+        repeats=values["repeats"] or 0,
+        sets=values["sets"] or 0,
+        bandit=values["bandit"] or 0,
+        memory=values["memory"] if from_file else values["memory"] // 2,
+        **{name: values[name] for name in ("pairs", "halving", "agent", "seed", "out")},
+    )
+    with ExitStack() as stack:
+        parts = _from_file if from_file else _from_model
+        task, spec, frequency = parts(stack, what, second, values)
+        report = run_search(
+            task, options, frequency, lambda label, items: tqdm(items, desc=label, disable=None)
+        )
+    _write(report, spec, task, options.score.name, csv_path, png_path, spec_path)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    train, held, tested = task.counts
+    click.echo(
+        f"{task.name}: {options.score.name}, validation accuracy in %, {task.classes} classes, "
+        f"{train} training, {held} validation and {tested} test pictures"
+    )
+    if options.out:
+        found, computed = report.made
+        click.echo(f"{options.out}: {found} results were there already, {computed} computed now")
+    click.echo("\n".join(report.lines()))
+
+
+def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
+    """The task of one feature file or two, its spec, and the guess by frequency."""
+    from diffeat.noise import plain_t
+    from diffeat.search.frequency import frequency_guess
+    from diffeat.search.stored import task_from_store
+    from diffeat.store import FeatureStore
+
+    given = [f"--{name.replace('_', '-')}" for name in LIVE if values[name] is not None]
+    if given:
+        raise click.UsageError(f"{', '.join(given)}: for a search straight from a model; the "
+                               f"features of {what} are made already")  # fmt: skip
+    try:
+        timesteps = values["timesteps"] and [plain_t(float(t)) for t in values["timesteps"]]
+    except ValueError:
+        raise click.UsageError("-t of a file: expected native t's such as 20,60") from None
+    store = stack.enter_context(FeatureStore(what))
+    test = stack.enter_context(FeatureStore(second)) if second else None
+    task = task_from_store(store, values["split"], values["seed"], test, values["blocks"] or None,
+                           timesteps or None)  # fmt: skip
+    guess = frequency_guess(store, task.cells, values["cutoff"]) if values["frequency"] else None
+    return task, store.spec, guess
+
+
+def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
+    """The same for a model that is run now."""
+    import diffeat
+    from diffeat.backbones import ModelRequest
+    from diffeat.search.live import LiveFeatures, live_frequency, live_task
+
+    if second is None:
+        raise click.UsageError(
+            f"{what} is no feature file; a search straight from a model needs PICTURES too"
+        )
+    if not values["recipe"] and not (values["timesteps"] and values["blocks"]):
+        raise click.UsageError("a search straight from a model needs -t and -b, or --recipe")
+    fields = {**values, "seed": values["noise_seed"]}
+    spec = _spec(values["recipe"], None, fields)
+    if spec.pool == "none":
+        if values["pool"]:
+            raise SpecError("--pool none: maps are not kept in memory; choose 1x1, 2x2, …")
+        spec = replace(spec, pool="1x1")
+    sources = [diffeat.open_source(name) for name in (second, values["test"]) if name]
+    if values["limit"]:
+        sources = [source.limit(values["limit"]) for source in sources]
+    backbone = ModelRequest(what, **model_fields(values)).load()
+    run = {"batch_size": values["batch_size"], "workers": values["workers"]}
+    features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
+    task = live_task(features, values["split"], values["seed"])
+    guess = None
+    if values["frequency"]:
+        guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
+    return task, features.plan.spec, guess
+
+
+def _write(report, spec, task, score, csv_path, png_path, spec_path) -> None:
+    """The files that were asked for."""
+    from diffeat.search.best_spec import write_best_spec
+    from diffeat.viz import heat_map
+
+    if csv_path:
+        report.write_csv(csv_path)
+    if png_path:
+        heat_map([report.surface], png_path, title=f"{score}, on validation")
+    if spec_path:
+        note = f"best of {len(task.cells)} cells of {task.name} by {score} on validation"
+        write_best_spec(spec_path, spec, report.best_cells, [note])

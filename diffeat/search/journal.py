@@ -1,0 +1,82 @@
+"""Finished cells on disk, so that a second run computes none of them again."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffeat.errors import SpecError
+from diffeat.hashing import fingerprint
+from diffeat.noise import format_t
+from diffeat.search.scores import Score
+from diffeat.search.tasks import CellKey, Task, bytes_fingerprint
+from diffeat.store.atomic import write_synced
+
+
+class Journal:
+    """One JSON per finished piece of work, named after what it was made of.
+
+    The key of a cell hashes the features (spec, model and pictures), the labels, the parts,
+    the score with its settings, and the cell: whatever changes, the cell is computed anew.
+
+    Args:
+        folder: where the files lie; made if need be. None keeps nothing.
+
+    Attributes:
+        found: how many answers were there already.
+        computed: how many were not.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = None if folder is None else Path(folder)
+        self.found = self.computed = 0
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def key(self, task: Task, score: Score, part: np.ndarray, *rest: Any) -> str:
+        """Fingerprint of a piece of work.
+
+        Raises:
+            SpecError: the task does not say what its features are.
+        """
+        if self.folder is not None and not task.identity:
+            raise SpecError(
+                f"{task.name}: finished cells cannot be kept for features without an identity; "
+                "give the task one, or no folder"
+            )
+        parts = bytes_fingerprint(np.asarray(part, np.int64))
+        return fingerprint(task.identity, task.labels_fingerprint, parts, score.describe(), [*rest])
+
+    def get(self, cell: CellKey, key: str) -> dict[str, Any] | None:
+        """What was kept, or None."""
+        path = self._path(cell, key)
+        if path is None or not path.is_file():
+            return None
+        try:
+            stored = json.loads(path.read_text("utf-8"))
+            if stored["fingerprint"] != key:
+                raise ValueError("it belongs to something else")
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            warnings.warn(f"{path}: not usable ({error}); it is computed again", stacklevel=2)
+            return None
+        self.found += 1
+        return stored
+
+    def put(self, cell: CellKey, key: str, values: dict[str, Any]) -> None:
+        """Keep what was computed; the file appears whole or not at all."""
+        self.computed += 1
+        path = self._path(cell, key)
+        if path is not None:
+            stored = {"fingerprint": key, "block": cell[0], "t": cell[1], **values}
+            write_synced(path, (json.dumps(stored, indent=1) + "\n").encode())
+
+    def _path(self, cell: CellKey, key: str) -> Path | None:
+        if self.folder is None:
+            return None
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", cell[0])[:80]
+        return self.folder / f"{name}-t{format_t(cell[1])}-{key[:16]}.json"

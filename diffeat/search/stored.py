@@ -1,0 +1,135 @@
+"""A task whose features lie in one feature file or two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from diffeat.errors import SpecError
+from diffeat.hashing import fingerprint
+from diffeat.search.tasks import TEST, Task, split_by_hash
+from diffeat.specs import differences
+from diffeat.store import FeatureStore
+
+
+class Stacked:
+    """(N1 + N2, …) rows of several data sets, read by slices."""
+
+    def __init__(self, parts: Sequence[Any]):
+        if len({tuple(part.shape[1:]) for part in parts}) != 1:
+            raise SpecError(f"features of different shapes: {[part.shape for part in parts]}")
+        self.parts = parts
+        self.shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise IndexError("only whole runs of rows can be read")
+        found = []
+        for part in self.parts:
+            if start < part.shape[0] and stop > 0:
+                found.append(part[max(start, 0) : min(stop, part.shape[0])])
+            start, stop = start - part.shape[0], stop - part.shape[0]
+        return np.concatenate(found) if found else self.parts[0][:0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+def task_from_store(
+    store: FeatureStore,
+    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    seed: int = 0,
+    test: FeatureStore | None = None,
+    blocks: Sequence[str] | None = None,
+    timesteps: Sequence[float] | None = None,
+) -> Task:
+    """A task from one file split by the hash of its ids, or from a training and a test file.
+
+    With a test file the training file gives training and validation, 80 to 20. Features stay
+    in the files; they must be open as long as the task is used.
+
+    Args:
+        blocks: only these; None means all.
+        timesteps: only these native t; None means all.
+
+    Raises:
+        SpecError: no labels, a block or t that the file lacks, or two files that do not fit
+            together.
+    """
+    stores = [store] if test is None else [store, test]
+    for one in stores:
+        if one.labels is None:
+            raise SpecError(
+                f"{one.path} has no labels; extract from a folder with one subfolder per class"
+            )
+    if test is not None:
+        _check_pair(store, test)
+
+    def read(block: str, t: float) -> Any:
+        found = [one[block, t] for one in stores]
+        return found[0] if test is None else Stacked(found)
+
+    whole = Task(
+        name=store.model["name"],
+        labels=np.concatenate([one.labels for one in stores]),
+        part=parts_of([one.ids for one in stores], fractions, seed),
+        cells=tuple((block, t) for block in store.blocks for t in store.timesteps),
+        read=read,
+        identity=identity_of([(one.spec.to_dict(), one.model, one.pictures) for one in stores]),
+        ids=tuple(name for one in stores for name in one.ids),
+    )
+    return replace(whole, cells=whole.choose(blocks, timesteps))
+
+
+def parts_of(
+    ids: Sequence[Sequence[str]], fractions: tuple[float, float, float], seed: int
+) -> np.ndarray:
+    """(N,) parts of one set of ids, or of a training and a test set (80 to 20, and all test)."""
+    if len(ids) == 1:
+        return split_by_hash(ids[0], fractions, seed)
+    inner = split_by_hash(ids[0], (0.8, 0.2, 0.0), seed)
+    return np.concatenate([inner, np.full(len(ids[1]), TEST)])
+
+
+def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:
+    """Hash of (spec, model, pictures) without the lists of blocks and t, which cells name."""
+    plain = []
+    for spec, model, pictures in made_of:
+        spec = {k: v for k, v in spec.items() if k not in ("blocks", "timesteps")}
+        model = {k: v for k, v in model.items() if k != "name"}
+        pictures = {k: v for k, v in pictures.items() if k != "name"}
+        plain.append((spec, model, pictures))
+    return fingerprint(plain)
+
+
+def _check_pair(train: FeatureStore, test: FeatureStore) -> None:
+    if train.class_names != test.class_names:
+        raise SpecError(f"{train.path} and {test.path} have different classes")
+    if train.model["fingerprint"] != test.model["fingerprint"]:
+        raise SpecError(f"{train.path} and {test.path} come from different models")
+    if train.pictures["fingerprint"] == test.pictures["fingerprint"]:
+        raise SpecError(
+            f"{train.path} and {test.path} hold the same pictures; expected a test set of its own, "
+            "or give one file and let it be split"
+        )
+    specs = [one.spec.to_dict() for one in (train, test)]
+    for spec in specs:
+        del spec["blocks"], spec["timesteps"]
+    if differ := differences(*specs):
+        raise SpecError(
+            f"{test.path} was extracted in another way than {train.path} ({'; '.join(differ)}); "
+            "extract both with the same options"
+        )
+    missing = {(b, t) for b in train.blocks for t in train.timesteps} - {
+        (b, t) for b in test.blocks for t in test.timesteps
+    }
+    if missing:
+        block, t = sorted(missing, key=str)[0]
+        raise SpecError(f"{test.path} lacks block {block!r} at t={t}, which {train.path} has")

@@ -1,0 +1,108 @@
+"""The scored (block, t) cells of one task, as a grid, a table and files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffeat.noise import format_t
+
+
+@dataclass
+class Cell:
+    """One (block, t): accuracies in [0, 1]; `test` only where the cell was chosen.
+
+    `C` is the setting that validation chose: C of the logistic probe, alpha of ridge, k of
+    k-NN; None for a score that has none.
+    """
+
+    block: str
+    t: int | float
+    validation: float
+    C: float | None
+    test: float | None = None
+
+    @property
+    def key(self) -> tuple[str, float]:
+        return self.block, self.t
+
+
+@dataclass
+class Surface:
+    """The fitted cells of one task.
+
+    Attributes:
+        name: what the features are of.
+        cells: all cells, blocks in the order of execution.
+        counts: pictures in training, validation and test.
+        classes: number of classes.
+        score: what was fitted.
+    """
+
+    name: str
+    cells: list[Cell]
+    counts: tuple[int, int, int]
+    classes: int
+    score: str = "logistic"
+
+    @property
+    def best(self) -> Cell:
+        """The cell with the highest validation accuracy; the first of equals."""
+        return max(self.cells, key=lambda cell: cell.validation)
+
+    @property
+    def timesteps(self) -> list[int | float]:
+        return list(dict.fromkeys(cell.t for cell in self.cells))
+
+    @property
+    def blocks(self) -> list[str]:
+        return list(dict.fromkeys(cell.block for cell in self.cells))
+
+    def best_at(self, t: float) -> Cell:
+        """The block with the highest validation accuracy at one t."""
+        return max((c for c in self.cells if c.t == t), key=lambda cell: cell.validation)
+
+    def grid(self) -> np.ndarray:
+        """(blocks, timesteps) validation accuracies; nan where there is no cell."""
+        values = {cell.key: cell.validation for cell in self.cells}
+        return np.array([[values.get((b, t), np.nan) for t in self.timesteps] for b in self.blocks])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "best": asdict(self.best)}
+
+    def write_json(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    def write_csv(self, path: str | Path) -> None:
+        """One row per cell: features, block, t, validation, test (empty if not chosen), C."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["features", "block", "t", "validation", "test", "C"])
+            for c in self.cells:
+                test = "" if c.test is None else round(c.test, 4)
+                writer.writerow(
+                    [self.name, c.block, format_t(c.t), round(c.validation, 4), test, c.C]
+                )
+
+    def table(self) -> str:
+        """Validation accuracy in per cent, blocks down and t across; the best is starred."""
+        width = max(len("block"), *(len(block) for block in self.blocks))
+        head = "block".ljust(width) + "".join(f"{'t=' + format_t(t):>9}" for t in self.timesteps)
+        lines = [head, "-" * len(head)]
+        cells = {cell.key: cell for cell in self.cells}
+        for block in self.blocks:
+            row = [_percent(cells.get((block, t)), self.best) for t in self.timesteps]
+            lines.append(block.ljust(width) + "".join(row))
+        return "\n".join(lines)
+
+
+def _percent(cell: Cell | None, best: Cell) -> str:
+    if cell is None:
+        return " " * 9
+    star = "*" if cell is best else " "
+    return f"{100 * cell.validation:8.1f}{star}"

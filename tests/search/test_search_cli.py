@@ -1,0 +1,153 @@
+"""`diffeat search`, from a file and straight from a model."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffeat as package
+from tests.command import command
+from tests.search.common import BEST, arrays_of, labels_of, write_store
+from tests.search.test_frequency import noise_maps
+
+MODEL = "unet-cifar10"
+LIVE = ("-t", "20,300", "-b", "up.0.res.0,up.0.attn.0", "--score", "knn", "--split", "0.4,0.3,0.3")
+
+
+@pytest.fixture
+def diffeat(monkeypatch, capsys):
+    with command(monkeypatch, capsys) as run:
+        yield run
+
+
+@pytest.fixture
+def file(tmp_path):
+    labels = labels_of(120)
+    write_store(tmp_path / "a.h5", arrays_of(labels), labels).close()
+    return tmp_path / "a.h5"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of small pictures: dark and bright."""
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        place = tmp_path / "pictures" / str(index % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 130, (16, 16, 3)) + 120 * (index % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{index}.png")
+    return tmp_path / "pictures"
+
+
+class TestFile:
+    def test_table_csv_png_and_spec(self, diffeat, file, tmp_path):
+        outputs = ("--csv", tmp_path / "t.csv", "--png", tmp_path / "t.png",
+                   "--spec", tmp_path / "best.toml")  # fmt: skip
+        answer = diffeat("search", file, "--score", "knn", *outputs)
+        assert answer.code == 0, answer.err
+        assert "best on validation: b at t=10" in answer.out
+        assert answer.out.count("*") == 1
+        with open(tmp_path / "t.csv", newline="", encoding="utf-8") as csv_file:
+            assert len(list(csv.DictReader(csv_file))) == 4
+        with Image.open(tmp_path / "t.png") as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
+        spec = package.ExtractSpec.from_file(tmp_path / "best.toml")
+        assert (spec.blocks, spec.timesteps) == (("b",), (10,))
+
+    def test_json_and_resuming(self, diffeat, file, tmp_path):
+        args = ("search", file, "--score", "ridge", "--repeats", 3, "--sets", 2, "--json",
+                "--out", tmp_path / "kept")  # fmt: skip
+        first, second = (json.loads(diffeat(*args).out) for _ in range(2))
+        assert (first["best"]["block"], first["best"]["t"]) == BEST
+        assert first["computed"] > 0 == first["found"]
+        assert second["computed"] == 0
+        assert {**second, "found": 0, "computed": first["computed"]} == first
+
+    def test_some_cells_halving_and_a_bandit(self, diffeat, file):
+        answer = diffeat("search", file, "-t", 10, "-b", "a,b", "--halving", "--bandit", 5,
+                         "-C", "1,5", "--score", "knn", "--agent", "thompson")  # fmt: skip
+        assert answer.code == 0, answer.err
+        assert "bandit: t=10 after 5 pulls (t=10: 5)" in answer.out
+        assert "successive halving: 2 cells" in answer.out
+
+    def test_frequencies_of_maps(self, diffeat, tmp_path):
+        labels = labels_of(40)
+        write_store(tmp_path / "m.h5", noise_maps(), labels).close()
+        split = ("--split", "0.5,0.25,0.25", "--score", "knn")
+        answer = diffeat("search", tmp_path / "m.h5", "--frequency", *split)
+        assert answer.code == 0, answer.err
+        assert "highest a at t=3" in answer.out
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (("-b", "c"), ["no block 'c'", "it has a, b"]),
+            (("-t", "11"), ["no t=11"]),
+            (("-t", "sigma=1"), ["native"]),
+            (("--pool", "1x1", "--noise-seed", 1), ["--pool, --noise-seed", "straight from"]),
+            (("--split", "0.7,0.3,0"), ["test part is empty"]),
+            (("--split", "1,1,1"), ["sum to 1"]),
+            (("--memory", "many"), ["2GiB"]),
+            (("--memory", "1KiB"), ["'a' at t=10", "--memory"]),
+            (("--frequency",), ["holds vectors", "--pool none"]),
+            (("--halving", "--png", "x.png"), ["--png"]),
+            (("--halving", "--sets", 2), ["choose one"]),
+            (("-C", "0"), ["positive"]),
+        ],
+    )
+    def test_wrong_options(self, diffeat, file, options, words):
+        answer = diffeat("search", file, *options)
+        assert answer.code == 2, answer.err
+        for word in words:
+            assert word in answer.err
+
+    def test_no_labels(self, diffeat, tmp_path):
+        write_store(tmp_path / "a.h5", arrays_of(labels_of(30))).close()
+        answer = diffeat("search", tmp_path / "a.h5")
+        assert answer.code == 2
+        assert "no labels" in answer.err
+
+
+class TestModel:
+    def test_the_same_as_from_a_file_and_back(self, diffeat, folder, tmp_path):
+        spec = tmp_path / "best.toml"
+        live = diffeat("search", MODEL, folder, *LIVE, "--json", "--spec", spec)
+        assert live.code == 0, live.err
+        out = tmp_path / "f.h5"
+        made = diffeat("extract", MODEL, folder, "-o", out, *LIVE[:4], "--pool", "1x1")
+        assert made.code == 0, made.err
+        stored = json.loads(diffeat("search", out, *LIVE[4:], "--json").out)
+        found = json.loads(live.out)
+        assert found == stored
+        # the winner is extracted from the file that was written
+        best = tmp_path / "best.h5"
+        again = diffeat("extract", MODEL, folder, "-o", best, "--spec", spec)
+        assert again.code == 0, again.err
+        cell = found["best"]["block"], found["best"]["t"]
+        with package.FeatureStore(best) as one, package.FeatureStore(out) as whole:
+            assert (one.blocks, one.timesteps) == ([cell[0]], [cell[1]])
+            # another number of t's in a batch may change the last bits
+            np.testing.assert_allclose(one[cell][:], whole[cell][:], rtol=2e-3, atol=1e-3)
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ((), ["needs -t and -b"]),
+            (("-t", "20", "-b", "mid", "--pool", "none"), ["1x1"]),
+            (("-t", "20", "-b", "middle"), ["'middle'"]),
+        ],
+    )
+    def test_wrong_options(self, diffeat, folder, options, words):
+        answer = diffeat("search", MODEL, folder, *options)
+        assert answer.code == 2
+        for word in words:
+            assert word in answer.err
+
+    def test_a_model_needs_pictures(self, diffeat):
+        answer = diffeat("search", MODEL)
+        assert answer.code == 2
+        assert "needs PICTURES" in answer.err

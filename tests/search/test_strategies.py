@@ -1,0 +1,221 @@
+"""Repeats, sets, halving and the bandit find what was built in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffeat.errors import SpecError
+from diffeat.search import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Journal,
+    best_pairs,
+    greedy_sets,
+    repeat_surface,
+    run_bandit,
+    successive_halving,
+)
+from diffeat.search.bandit import AGENTS
+from diffeat.search.halving import balanced_order
+from diffeat.search.repeats import random_part
+from diffeat.search.scores import Custom, Outcome
+from tests.search.common import BEST, task_of
+from tests.search.test_grid import centroid
+
+
+class TestRepeats:
+    def test_the_test_part_stays_and_the_rest_is_drawn(self):
+        task = task_of(2000)
+        first, second = random_part(task, 0, 0), random_part(task, 0, 1)
+        rest = (task.part != TEST).sum()
+        share = (task.part == VALIDATION).sum() / rest
+        for part in (first, second):
+            np.testing.assert_array_equal(part == TEST, task.part == TEST)
+            spread = np.sqrt(share * (1 - share) / rest)
+            assert abs((part == VALIDATION).sum() / rest - share) < 3 * spread
+        assert (first != second).any()
+        np.testing.assert_array_equal(first, random_part(task, 0, 0))
+
+    def test_means_intervals_and_wins(self):
+        result = repeat_surface(task_of(), 6, centroid)
+        assert result.scores.shape == (4, 6)
+        for row, mean, half in zip(result.scores, result.mean, result.half_width, strict=True):
+            low, high = stats.t.interval(0.95, 5, np.mean(row), stats.sem(row))
+            assert (mean - half, mean + half) == pytest.approx((low, high))
+        assert result.wins.sum() == 6
+        assert result.cells[int(result.wins.argmax())] == BEST == result.best.key
+        assert result.best.test > 0.8
+
+    def test_every_score_is_that_of_its_split(self):
+        task = task_of()
+        result = repeat_surface(task, 3, centroid, seed=5)
+        X, y, part = task.read(*BEST), task.labels, random_part(task, 5, 2)
+        fit, held = part == TRAIN, part == VALIDATION
+        expected = centroid(X[fit], y[fit], X[held], y[held])
+        assert result.scores[task.cells.index(BEST), 2] == expected
+
+    def test_it_resumes(self, tmp_path):
+        first = repeat_surface(task_of(), 3, centroid, journal=Journal(tmp_path))
+        journal = Journal(tmp_path)
+        again = repeat_surface(task_of(), 3, centroid, journal=journal)
+        assert (journal.found, journal.computed) == (4 * 3 + 1, 0)
+        assert again.to_dict() == first.to_dict()
+
+    def test_one_split_has_no_spread(self):
+        with pytest.raises(SpecError, match="at least 2"):
+            repeat_surface(task_of(), 1, centroid)
+
+
+def halves(count: int = 600):
+    """Cells that tell one bit each of a class of two bits; a third is noise."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 4, count)
+    noise = {cell: rng.normal(size=(count, 4)).astype("f4") for cell in "abc"}
+    bits = {"a": labels % 2, "b": labels // 2, "c": np.zeros(count)}
+    arrays = {(cell, 1): noise[cell] + 6 * bits[cell][:, None].astype("f4") for cell in "abc"}
+    return task_of(count, arrays=arrays, labels=labels)
+
+
+class TestSets:
+    def test_two_halves_make_a_whole(self):
+        found = greedy_sets(halves(), 3, "logistic")
+        assert set(found.best.cells) == {("a", 1), ("b", 1)}
+        assert found.best.validation > 0.95
+        assert found.test > 0.95
+        assert found.steps[0].validation < 0.65  # one bit of two
+        assert found.fits == 3 + 2 + 1
+        assert found.stopped == "no cell helped a set of 2"
+        assert found.steps[1].gain == found.steps[1].validation - found.steps[0].validation
+
+    def test_all_pairs(self):
+        found = best_pairs(halves(), "logistic")
+        assert set(found.best.cells) == {("a", 1), ("b", 1)}
+        assert found.fits == 3 + 3
+        assert found.best.validation == greedy_sets(halves(), 2).best.validation
+
+    def test_scales_of_cells_play_no_part(self):
+        task = halves()
+        arrays = {cell: task.read(*cell) * 10 ** (3 * k) for k, cell in enumerate(task.cells)}
+        scaled = task_of(len(task.labels), arrays=arrays, labels=task.labels)
+        assert greedy_sets(scaled, 2, "knn").best == greedy_sets(task, 2, "knn").best
+
+    def test_it_resumes(self, tmp_path):
+        first = greedy_sets(halves(), 3, "knn", journal=Journal(tmp_path))
+        journal = Journal(tmp_path)
+        assert greedy_sets(halves(), 3, "knn", journal=journal) == first
+        assert journal.computed == 0
+
+    def test_too_few_and_too_many(self):
+        with pytest.raises(SpecError, match="at least 2 of each"):
+            greedy_sets(task_of(strength={("a", 1): 1.0}), 2)
+        with pytest.raises(SpecError, match="3,003 pairs; expected 1 to 3000"):
+            best_pairs(task_of(strength={("a", t): 0.0 for t in range(78)}))
+
+
+class TestHalving:
+    strength = {("a", t): 0.05 * t for t in range(7)} | {("b", 10): 1.5}
+
+    def test_it_finds_the_best_with_fewer_fits(self):
+        task = task_of(1000, strength=self.strength)
+        total = task.counts[0]
+        found = successive_halving(task, centroid)
+        assert found.best.key == BEST
+        assert [len(one.scores) for one in found.rounds] == [8, 4, 2]
+        assert [one.pictures for one in found.rounds] == [total // 4, total // 2, total]
+        expected = (8 * (total // 4) + 4 * (total // 2) + 2 * total) / total
+        assert found.cost == pytest.approx(expected)
+        assert (found.full_cost, found.fits, found.large_fits_saved) == (8, 14, 6)
+        assert found.best.test > 0.9
+
+    def test_the_last_round_is_on_all_pictures(self):
+        task = task_of(1000, strength=self.strength)
+        (X, y), (Xv, yv) = [
+            (task.read(*BEST)[task.part == k], task.labels[task.part == k])
+            for k in (TRAIN, VALIDATION)
+        ]
+        best = successive_halving(task, centroid).best
+        assert best.validation == centroid(X, y, Xv, yv)
+
+    def test_subsets_are_balanced_and_nested(self):
+        labels = np.repeat([0, 1, 2], [100, 20, 5])
+        order = balanced_order(labels, np.arange(125) % 5 != 0, 0)
+        assert sorted(order) == [k for k in range(125) if k % 5]
+        assert np.bincount(labels[order[:12]]).tolist() == [4, 4, 4]
+        assert np.bincount(labels[order[:20]]).tolist() == [8, 8, 4]
+
+    def test_too_little(self):
+        with pytest.raises(SpecError, match="at least 2 cells and 3 pictures"):
+            successive_halving(task_of(), centroid, least=2)
+
+
+class Rewards(Custom):
+    """A Bernoulli reward whose chance is the one feature of a cell."""
+
+    name = "rewards"
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def fit(self, X, y, Xv, yv):
+        return [Outcome(float(self.rng.random() < one[0, 0]), None) for one in X]
+
+
+class TestBandit:
+    chances = (0.2, 0.9, 0.5, 0.3)
+
+    @pytest.mark.parametrize("agent", AGENTS)
+    def test_it_learns_the_best_t(self, agent):
+        arrays = {("a", t): np.full((90, 1), p) for t, p in enumerate(self.chances)}
+        log = run_bandit(task_of(90, arrays=arrays), 250, agent, Rewards(), 20)
+        assert log.best == 1
+        assert log.counts.sum() == 250
+        assert log.counts[1] > 125
+        regret = log.regret(self.chances)
+        lost = [0.9 - self.chances[arm] for arm in log.arms]
+        assert regret == pytest.approx(np.cumsum(lost))
+        # choosing at random would lose 0.425 a pull
+        assert regret[-1] < 0.5 * 0.425 * 250
+        assert regret[-1] - regret[124] < regret[124]  # and less as it learns
+
+    def test_on_features(self):
+        log = run_bandit(task_of(), 12, score=centroid, pictures=60, blocks=["b"])
+        assert log.timesteps == [10, 50]
+        assert log.best == 10
+        np.testing.assert_allclose(
+            log.means, [np.mean([r for r, a in zip(log.rewards, log.arms, strict=True) if a == k])
+                        for k in (0, 1)])  # fmt: skip
+        assert len(set(log.rewards)) > 2  # fresh pictures
+        again = run_bandit(task_of(), 12, score=centroid, pictures=60, blocks=["b"])
+        assert again == log
+
+    def test_the_test_part_is_not_touched(self):
+        task = task_of()
+
+        def watched(X, y, Xv, yv):
+            used.extend(np.concatenate([X, Xv])[:, 0].tolist())
+            return centroid(X, y, Xv, yv)
+
+        used: list[float] = []
+        run_bandit(task, 4, score=watched, pictures=60)
+        test = {
+            v for cell in task.cells for v in task.read(*cell)[task.part == TEST][:, 0].tolist()
+        }
+        assert used
+        assert not test & set(used)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"agent": "greedy"}, "ucb1 or thompson"),
+            ({"pulls": 1}, "at least 2 pulls"),
+            ({"pictures": 5}, "6 pictures"),
+            ({"score": lambda *_: 2.0}, r"rewards in \[0, 1\]"),
+            ({"blocks": ["c"]}, "no block 'c'"),
+        ],
+    )
+    def test_wrong_options(self, options, message):
+        with pytest.raises(SpecError, match=message):
+            run_bandit(task_of(), **{"pulls": 5, "score": centroid, **options})
