@@ -1,6 +1,6 @@
 """What representations have in common, by (N, D) features of the same pictures."""
 
-from probes.metrics.alignment import (
+from probes.metrics.representations import (
     alignment,
     cknna,
     cknna_public,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-import probes.metrics.alignment
-from probes.metrics.alignment import (
+import probes.metrics.representations
+from probes.metrics.representations import (
     alignment,
     cknna,
     cknna_public,
@@ -40,7 +40,7 @@ def turned(pair):
 @pytest.fixture(params=[1024, 17])
 def blocks(request, monkeypatch):
     """Also with blocks that N is no multiple of."""
-    monkeypatch.setattr(probes.metrics.alignment, "BLOCK", request.param)
+    monkeypatch.setattr(probes.metrics.representations, "BLOCK", request.param)
 
 
 def u_centred(kernel):
