@@ -128,7 +128,7 @@ def encode_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     check_classification_targets(y)
     classes, targets = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        seen = f" ({classes[0]!r})" if len(classes) else ""
+        seen = f" ({classes[:1].tolist()[0]!r})" if len(classes) else ""
         raise ValueError(f"y has one class only{seen}; expected at least two classes")
     return classes, targets.reshape(-1).astype(np.int64)
 

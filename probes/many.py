@@ -150,8 +150,8 @@ class ManyLogistic(ManyProbes):
     Args:
         penalties: values of C to choose from, > 0.
         max_iter: iterations per penalty at most.
-        tol: a cell is done when no entry of its gradient is larger. The default moves
-            accuracies by some 0.1 points; 1e-4 is `LinearProbe`'s.
+        tol: a cell is done when no entry of its gradient is larger. A loose one ends a weak
+            penalty early, which then depends on where the path came from.
         device: "cpu", "cuda", …; "auto" is where X lies, if it is a torch tensor, else the CPU.
 
     Attributes:
@@ -167,7 +167,7 @@ class ManyLogistic(ManyProbes):
         self,
         penalties: Sequence[float] = PENALTIES,
         max_iter: int = 200,
-        tol: float = 1e-3,
+        tol: float = 1e-4,
         device: str = "auto",
     ):
         self.penalties = penalties

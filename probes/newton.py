@@ -148,6 +148,7 @@ class LogisticPath:
         low, step = torch.zeros_like(first), torch.ones_like(first)
         high = torch.full_like(first, torch.inf)
         for _ in range(SEARCHES):
+            taken = step  # what `moved` and `p` belong to, whether or not the search goes on
             moved = torch.addcmul(logits, step[:, None, None], along)
             p = torch.softmax(moved, 1)
             derivative = pull + step * bend + _dot(p, along) / along.shape[2]
@@ -160,7 +161,7 @@ class LogisticPath:
             found = step - derivative / second.clamp_min(1e-30)
             between = torch.where(high.isinf(), 4 * step, (low + high) / 2)
             step = torch.where((found > low) & (found < high) & (found < 10 * step), found, between)
-        self.at = Point(theta + step[:, None, None] * direction, moved, p)
+        self.at = Point(theta + taken[:, None, None] * direction, moved, p)
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
