@@ -43,20 +43,15 @@ def measure(settings: Settings) -> dict[str, Any]:
     accuracies are on validation, at the C chosen there. Both end a fit at a gradient of 1e-4,
     their default.
     """
-    try:
-        source = diffeat.open_source(settings.by_length("cifar10", "digits"))
-    except SourceError as error:
-        return {"left_out": f"no CIFAR-10 here ({error})"}
     held = settings.by_length(VALIDATION, 100)
     with ExitStack() as stack:
         path = settings.features
         if path is None:
-            path = Path(stack.enter_context(TemporaryDirectory())) / "features.h5"
-            few = source.limit(held + settings.by_length(TRAINING, 200), settings.seed)
-            backbone = diffeat.load(settings.model or MODEL, settings.device)
-            steps = settings.by_length(TIMESTEPS, TIMESTEPS[:2])
-            spec = diffeat.ExtractSpec(steps, BLOCKS, pool="1x1", seed=settings.seed)
-            diffeat.extract_to_file(backbone, few, spec, path)
+            folder = stack.enter_context(TemporaryDirectory())
+            try:
+                path = _extracted(settings, held, Path(folder) / "features.h5")
+            except SourceError as error:
+                return {"left_out": f"no CIFAR-10 here ({error})"}
         store = stack.enter_context(FeatureStore(path))
         order = np.random.default_rng(settings.seed).permutation(len(store))
         train, test = order[held:], order[:held]
@@ -77,6 +72,17 @@ def measure(settings: Settings) -> dict[str, Any]:
         "targets": TARGETS,
         "runs": [race(cells, labels, penalties) for penalties in ((1.0,), PENALTIES)],
     }
+
+
+def _extracted(settings: Settings, held: int, path: Path) -> Path:
+    """The surface's features, pooled to vectors."""
+    source = diffeat.open_source(settings.by_length("cifar10", "digits"))
+    source = source.limit(held + settings.by_length(TRAINING, 200), settings.seed)
+    backbone = diffeat.load(settings.model or MODEL, settings.device)
+    steps = settings.by_length(TIMESTEPS, TIMESTEPS[:2])
+    spec = diffeat.ExtractSpec(steps, BLOCKS, pool="1x1", seed=settings.seed)
+    diffeat.extract_to_file(backbone, source, spec, path)
+    return path
 
 
 def race(
