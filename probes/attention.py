@@ -99,8 +99,8 @@ class AttentionProbe(NetworkProbe):
     All others are those of `NetworkProbe`. X is (N, C, H, W), or (N, D) for one place. The
     head begins with a LayerNorm; features come as they are.
 
-    Source: GDC (Mukhopadhyay et al. 2023, "Do text-free diffusion models learn discriminative
-    visual representations?"), the attention head; also that of DifFormer for one block and t.
+    Source: GDC (Mukhopadhyay et al. 2023, "Diffusion models beat GANs on image classification"),
+    the attention head; also that of DifFormer for one block and t.
     """
 
     width: int = 256

@@ -29,9 +29,9 @@ class MLPProbe(NetworkProbe):
 
     All others are those of `NetworkProbe`.
 
-    Source: GDC (Mukhopadhyay et al. 2023, "Do text-free diffusion models learn discriminative
-    visual representations?") probes with linear heads on s×s pooled maps and with MLPs of two
-    widths; DDAE (Xiang et al. 2023) with a linear head on the global average.
+    Source: GDC (Mukhopadhyay et al. 2023, "Diffusion models beat GANs on image classification")
+    probes with linear heads on s×s pooled maps and with MLPs of two widths; DDAE (Xiang et al.
+    2023) with a linear head on the global average.
     """
 
     hidden: tuple[int, ...] = (512,)

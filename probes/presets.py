@@ -52,7 +52,7 @@ _GDC = {
     "schedule": "step", "epochs": 28, "batch_size": 128,
 }  # fmt: skip
 _GDC_NOTES = "The batch size is not verified; no weight decay is assumed. "
-_GDC_SOURCE = "Mukhopadhyay et al. 2023, Do text-free diffusion models learn …, experiments"
+_GDC_SOURCE = "Mukhopadhyay et al. 2023 (GDC), Diffusion models beat GANs on image classification"
 _MIRROR = "Maps are mirrored in place of pictures, which is ours. "
 _PUBLISHED_WIDTH = {"width": 1024, "heads": 8, "depth": 2, "limit": 16}
 _BIG_BATCH = {"weight_decay": 0.0, "schedule": "cosine", "epochs": 90, "batch_size": 16384}

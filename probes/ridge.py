@@ -226,6 +226,7 @@ class ManyRidge(ManyProbes):
         Raises:
             ValueError: shapes or labels that do not fit, no validation pictures.
         """
+        check_is_fitted(self, "grams_")
         held = open_cells(X_validation, "X_validation")
         grams = self.grams_
         cells, width = grams.squares.shape[:2]

@@ -308,6 +308,7 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def _h(part: dict[str, Any]) -> Lines:
+    threads = " and ".join(str(n) for n in sorted({r["sklearn_threads"] for r in part["runs"]}))
     rows = [
         (_penalties(run["penalties"]), f"{run['seconds']:.1f}", f"{run['sklearn_seconds']:.1f}",
          f"{100 * run['accuracy']:.2f}", f"{100 * run['sklearn_accuracy']:.2f}",
@@ -318,7 +319,8 @@ def _h(part: dict[str, Any]) -> Lines:
         f"{part['model']}, {part['cells']} cells of {_listed(part['widths'])} features, "
         f"{part['training']:,} training and {part['validation']:,} validation pictures. "
         "On the path each cell's C is chosen on validation; ours stops where validation falls "
-        "by a standard error.",
+        f"by a standard error. scikit-learn had {threads} of {part['environment']['cores']} "
+        "threads, with which it was fastest.",
         "",
         *_table(("", "s, all at once", "s, scikit-learn", "accuracy %", "of scikit-learn %",
                  "largest difference of a cell, points"), rows),

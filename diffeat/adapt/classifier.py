@@ -20,6 +20,8 @@ from diffeat.errors import NumericsError, SpecError
 from diffeat.images import Source, load_batches
 from diffeat.specs import ExtractSpec
 
+SETTLING = 16
+"""Batches from which BatchNorm's moments are taken after an epoch."""
 Head = Callable[[tuple[int, int, int], int], nn.Module]
 """((C, h, w), K) → module from maps (N, C, h, w) to logits (N, K)."""
 
@@ -127,6 +129,11 @@ class BackboneClassifier(ABC):
             SpecError: labels are missing, or classes do not fit; or see `NoisyFeatures`.
             NumericsError: the loss is nan or inf.
         """
+        self._check()
+        if self.patience is not None and validation is None:
+            raise SpecError(
+                f"patience={self.patience} needs validation pictures; give some, or None"
+            )
         _check_labels(source, validation)
         self.classes_ = tuple(source.class_names)
         with torch.random.fork_rng(devices=[]):
@@ -138,6 +145,20 @@ class BackboneClassifier(ABC):
         groups.append({"params": list(self.head_.parameters()), "lr": self.learning_rate})
         self._optimize(source, validation, groups)
         return self
+
+    def _check(self) -> None:
+        least = {"epochs": 1, "batch_size": 2, "shift": 0, "workers": 1, "weight_decay": 0,
+                 "learning_rate": 0}  # fmt: skip
+        for name, smallest in least.items():
+            if not getattr(self, name) >= smallest:
+                raise SpecError(f"{name}={getattr(self, name)}; expected at least {smallest}")
+        if self.patience is not None and self.patience < 1:
+            raise SpecError(f"patience={self.patience}; expected at least 1, or None")
+        known = {"latent", "noise", "prompt", "label", "size", "fit", "resample"}
+        if unknown := set(self.options or {}) - known:
+            raise SpecError(
+                f"options {', '.join(sorted(unknown))}; expected some of {', '.join(sorted(known))}"
+            )
 
     def _optimize(self, source: Source, validation: Source | None, groups: list[dict]) -> None:
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
@@ -153,6 +174,7 @@ class BackboneClassifier(ABC):
             began = time.monotonic()
             loss = self._epoch(source, optimizer, schedule, rng, epoch, hide)
             entry = {"epoch": epoch, "loss": loss}
+            self._settle(source, rng)
             if validation is not None:
                 entry["validation"] = self.score(validation)
             entry["seconds"] = round(time.monotonic() - began, 3)
@@ -191,8 +213,37 @@ class BackboneClassifier(ABC):
                 bar.set_postfix(loss=f"{total / count:.3f}")
         return total / count
 
+    @torch.no_grad()
+    def _settle(self, source: Source, rng: np.random.Generator) -> None:
+        """Give every BatchNorm the moments of the weights as they are now.
+
+        The running ones lag by tens of steps, which would bias short trainings and the choice
+        of the epoch. They are taken anew over at most `SETTLING` batches, as while training.
+        """
+        norms = [
+            module
+            for part in self._modules().values()
+            for module in part.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        ]
+        if not norms:
+            return
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over batches
+        few = source.take(rng.permutation(len(source))[: SETTLING * self.batch_size])
+        noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        for ids, pixels, _ in self._batches(few, self._spans(len(few), training=True)):
+            x = self._noisy().noisy(self._augmented(pixels, rng), ids, noise)
+            self._logits(x, training=True)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
     def predict_proba(self, source: Source) -> np.ndarray:
         """(N, K) probabilities of pictures."""
+        if not hasattr(self, "head_"):
+            raise SpecError(f"this {type(self).__name__} is not trained yet; call fit first")
         found = []
         with torch.no_grad():
             for ids, pixels, _ in self._batches(source, self._spans(len(source))):
@@ -206,6 +257,8 @@ class BackboneClassifier(ABC):
 
     def score(self, source: Source) -> float:
         """Accuracy in [0, 1]."""
+        if not hasattr(self, "head_"):
+            raise SpecError(f"this {type(self).__name__} is not trained yet; call fit first")
         _check_labels(source, classes=self.classes_)
         return float((self.predict(source) == source.labels).mean())
 

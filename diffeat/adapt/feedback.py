@@ -68,8 +68,8 @@ def feedback_links(backbone: Backbone, units: Sequence[int] | None = None) -> tu
     Raises:
         SpecError: no U-Net, or units that it does not have.
 
-    Source: Mukhopadhyay et al. 2023, "Do text-free diffusion models learn discriminative visual
-    representations?", section 3.3.
+    Source: DifFeed (Mukhopadhyay et al. 2024, "Do text-free diffusion models learn
+    discriminative visual representations?").
     """
     denoiser = backbone.denoiser
     if not hasattr(denoiser, "down_blocks") or not hasattr(denoiser, "up_blocks"):
@@ -161,7 +161,7 @@ class DifFeed(BackboneClassifier):
     Attributes:
         feedback_: the trained `Feedback`.
 
-    Source: Mukhopadhyay et al. 2023, section 3.3 (there t = 150, b = 24, attention head).
+    Source: DifFeed (Mukhopadhyay et al. 2024; there t = 150, b = 24, attention head).
     """
 
     def __init__(self, *args, units: Sequence[int] | None = None, **named):

@@ -40,7 +40,7 @@ def parameter_groups(
         SpecError: unknown blocks, or one behind the tapped one.
 
     Source: layer-wise decay as in ELECTRA (Clark et al. 2020) and BEiT (Bao et al. 2022);
-    fine-tuning of diffusion models as DDAE's second result (Xiang et al. 2023, section 4.4).
+    fine-tuning of diffusion models as DDAE's second result (Xiang et al. 2023).
     """
     if not 0 < decay <= 1:
         raise SpecError(f"decay={decay}; expected a number in (0, 1]")
@@ -113,7 +113,7 @@ class FineTuning(BackboneClassifier):
     Attributes:
         backbone_: the fine-tuned backbone, which `diffeat.extract` takes too.
 
-    Source: Xiang et al. 2023 (DDAE), section 4.4.
+    Source: Xiang et al. 2023 (DDAE), its fine-tuning.
     """
 
     def __init__(

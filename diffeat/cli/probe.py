@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -25,7 +26,7 @@ def _penalties(_context, _option, value: str) -> tuple[float, ...]:
         values = tuple(float(part) for part in value.split(","))
     except ValueError:
         values = ()
-    if not values or min(values) <= 0:
+    if not values or not all(0 < value < math.inf for value in values):
         raise click.BadParameter("expected positive numbers such as 0.001,0.01")
     return values
 

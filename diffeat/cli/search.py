@@ -49,7 +49,13 @@ def _bytes(_context, _option, value: str) -> int:
               "choose from: C of logistic, alpha of ridge, k of knn.")  # fmt: skip
 @click.option("--split", default="0.6,0.2,0.2", show_default=True, callback=_fractions,
               help="Training, validation and test shares, by a hash of the ids.")  # fmt: skip
-@click.option("--seed", default=0, show_default=True, help="Seed of splits and subsets.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of splits and subsets.",
+)
 @click.option("--repeats", type=click.IntRange(2), help="Random training and validation splits; "
               "means with 95 % intervals.")  # fmt: skip
 @click.option("--sets", type=click.IntRange(2), help="Also sets of up to so many cells, greedily.")
@@ -112,6 +118,11 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
 
     if abs(sum(values["split"]) - 1) > 1e-6:
         raise SpecError(f"--split {values['split']}; expected three shares that sum to 1")
+    if values["score"] == "knn" and any(k % 1 for k in values["penalties"] or ()):
+        raise click.UsageError("-C of knn: expected whole numbers such as 5,10")
+    for path in (csv_path, png_path, spec_path):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise click.UsageError(f"{path}: no such folder {path.parent}; make it first")
     if png_path and values["halving"]:
         raise click.UsageError("--png shows the whole grid, which --halving does not fit")
     from_file = Path(what).suffix in (".h5", ".hdf5") or Path(what).is_file()
@@ -130,10 +141,15 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         report = run_search(
             task, options, frequency, lambda label, items: tqdm(items, desc=label, disable=None)
         )
-    _write(report, spec, task, options.score.name, csv_path, png_path, spec_path)
     if as_json:
         print_json(report.to_dict())
-        return
+    else:
+        _tell(report, task, options)
+    _write(report, spec, task, options.score.name, csv_path, png_path, spec_path)
+
+
+def _tell(report, task, options) -> None:
+    """What was found, for people."""
     train, held, tested = task.counts
     click.echo(
         f"{task.name}: {options.score.name}, validation accuracy in %, {task.classes} classes, "

@@ -72,7 +72,7 @@ def run_bandit(
     pulls: int,
     agent: str = "ucb1",
     score: str | Score | Function = "ridge",
-    pictures: int = 200,
+    pictures: int | None = None,
     blocks: Sequence[str] | None = None,
     seed: int = 0,
     memory: int = MEMORY,
@@ -95,7 +95,8 @@ def run_bandit(
         pulls: N, at least one per t.
         agent: "ucb1" or "thompson".
         score: of a pull; in [0, 1].
-        pictures: training pictures of a pull, and a third as many for validation; never more
+        pictures: training pictures of a pull, and a third as many for validation; None takes
+            200, or 4 per class where that is more. Never more
             than half of a part, or they would not be fresh.
         blocks: whose mean is the reward; None means all of the task.
         seed: of subsets and draws.
@@ -110,6 +111,7 @@ def run_bandit(
     arms = list(dict.fromkeys(t for _, t in cells))
     if agent not in AGENTS:
         raise SpecError(f"agent {agent!r}; expected {' or '.join(AGENTS)}")
+    pictures = max(200, 4 * task.classes) if pictures is None else pictures
     if pulls < len(arms) or pictures < 2 * task.classes:
         raise SpecError(
             f"{pulls} pulls of {pictures} pictures; expected at least {len(arms)} pulls, one for "
@@ -143,7 +145,7 @@ def _reward(task, score, cells, pictures: int, rng: np.random.Generator, memory:
     rows = part != LEFT_OUT
     train, y = part[rows] == TRAIN, task.labels[rows]
     values = []
-    for group in groups_within(task, cells, score.copies, memory):
+    for group in groups_within(task, cells, score, memory):
         X = stacked(task, group, rows)
         values += score.fit(X[:, train], y[train], X[:, ~train], y[~train])
     reward = float(np.mean([one.validation for one in values]))

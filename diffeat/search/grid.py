@@ -34,9 +34,10 @@ def search_surface(
     Features are read from where they lie, a group of G cells with equal D at a time. With N
     pictures, at most
 
-        score.copies · 4 · G · N · D + 4 MiB
+        G · score.bytes_of(N, D, K) + 4 MiB
 
-    bytes are held, and G is the largest number that keeps this within `memory`.
+    bytes are held (4 · 4 · N · D for the features of a cell, and the solver's work space), and
+    G is the largest number that keeps this within `memory`.
 
     Args:
         task: features, labels and parts.
@@ -112,7 +113,7 @@ def score_cells(
         else:
             pending.append(cell)
     rows = np.any([(part == TRAIN) | (part == VALIDATION) for part in parts], axis=0)
-    for group in groups_within(task, pending, score.copies, memory):
+    for group in groups_within(task, pending, score, memory):
         if len(parts) == 1:
             found = [_fit_once(task, score, group, parts[0])]
         else:  # read once for all splits
@@ -148,7 +149,7 @@ def _fit(score: Score, X: np.ndarray, y: np.ndarray, part: np.ndarray) -> list[O
 
 
 def groups_within(
-    task: Task, cells: Sequence[CellKey], copies: float, memory: int
+    task: Task, cells: Sequence[CellKey], score: Score, memory: int
 ) -> Iterator[list[CellKey]]:
     """Runs of cells with equal D whose features fit in `memory` together.
 
@@ -157,14 +158,17 @@ def groups_within(
     """
     for width, same in itertools.groupby(sorted(cells, key=task.width), key=task.width):
         same = list(same)
-        check_memory(task, same[0], width, copies, memory)
-        most = max(1, int((memory - SLAB_BYTES) / (4 * copies * len(task.labels) * width)))
+        each = check_memory(task, same[0], width, score, memory)
+        most = max(1, int((memory - SLAB_BYTES) / each))
         yield from (same[start : start + most] for start in range(0, len(same), most))
 
 
-def check_memory(task: Task, cell: CellKey, width: int, copies: float, memory: int) -> None:
-    """SpecError if features of `width` numbers per picture are more than memory allows."""
-    needed = copies * 4 * len(task.labels) * width + SLAB_BYTES
+def check_memory(
+    task: Task, cell: CellKey, width: int, score: Score, memory: int, shared: int = 0
+) -> float:
+    """Bytes that fitting `width` numbers per picture takes; SpecError if that is too much."""
+    each = score.bytes_of(len(task.labels), width, task.classes, shared)
+    needed = each + SLAB_BYTES
     if needed > memory:
         raise SpecError(
             f"{task.name}: block {cell[0]!r} at t={format_t(cell[1])} has {width:,} numbers for "
@@ -172,6 +176,7 @@ def check_memory(task: Task, cell: CellKey, width: int, copies: float, memory: i
             f"they are fitted; {readable(memory)} are allowed: allow more (--memory), pool "
             "the features (--pool 1x1), or take fewer pictures"
         )
+    return each
 
 
 def score_on_test(
@@ -188,7 +193,7 @@ def score_on_test(
     stored = journal.get(cell, key)
     if stored is not None:
         return stored["test"]
-    check_memory(task, cell, task.width(cell), score.copies, memory)
+    check_memory(task, cell, task.width(cell), score, memory)
     test = task.part == TEST
     fitted = (task.part == TRAIN) | (task.part == VALIDATION)
     value = score.test(

@@ -17,6 +17,9 @@ from diffeat.search.scores import Score
 from diffeat.search.tasks import CellKey, Task, bytes_fingerprint
 from diffeat.store.atomic import write_synced
 
+NAMELESS = ("<lambda>", "partial", "function", "method")
+"""What functions without a name of their own are called."""
+
 
 class Journal:
     """One JSON per finished piece of work, named after what it was made of.
@@ -49,6 +52,11 @@ class Journal:
                 f"{task.name}: finished cells cannot be kept for features without an identity; "
                 "give the task one, or no folder"
             )
+        if self.folder is not None and score.name in NAMELESS:
+            raise SpecError(
+                f"a score called {score.name!r} cannot be told from another one in finished work; "
+                "wrap it with a name, Custom(function, name='mine'), or give no folder"
+            )
         parts = bytes_fingerprint(np.asarray(part, np.int64))
         return fingerprint(task.identity, task.labels_fingerprint, parts, score.describe(), [*rest])
 
@@ -61,6 +69,8 @@ class Journal:
             stored = json.loads(path.read_text("utf-8"))
             if stored["fingerprint"] != key:
                 raise ValueError("it belongs to something else")
+            if not {"validation", "setting"} <= set(stored) and "test" not in stored:
+                raise ValueError("it holds no score")
         except (ValueError, KeyError, TypeError, OSError) as error:
             warnings.warn(f"{path}: not usable ({error}); it is computed again", stacklevel=2)
             return None

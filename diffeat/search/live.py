@@ -25,7 +25,7 @@ from diffeat.search.frequency import (
     spread,
 )
 from diffeat.search.grid import MEMORY
-from diffeat.search.stored import identity_of, parts_of
+from diffeat.search.stored import SAMPLE, identity_of, parts_of
 from diffeat.search.tasks import Task, readable
 from diffeat.specs import ExtractSpec
 from diffeat.work import Job, Worker
@@ -175,6 +175,10 @@ class _Lazy:
         return np.asarray(self[:], dtype)
 
 
+def _same_picture(one: Source, first: int, other: Source, second: int) -> bool:
+    return np.array_equal(np.asarray(one.load(first)), np.asarray(other.load(second)))
+
+
 def live_task(
     features: LiveFeatures,
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
@@ -200,6 +204,14 @@ def live_task(
                 f"{train.name} and {test.name} hold the same pictures; expected a test set of its "
                 "own, or give one and let it be split"
             )
+        row = {name: index for index, name in enumerate(train.ids)}
+        shared = [name for name in test.ids if name in row][:SAMPLE]
+        for index, name in enumerate(test.ids):
+            if name in shared and _same_picture(train, row[name], test, index):
+                raise SpecError(
+                    f"{test.name} holds pictures of {train.name}, such as {name!r}; expected a "
+                    "test set of its own"
+                )
     blocks = list(features.widths)
     requests = features.requests
     return Task(

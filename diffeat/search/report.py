@@ -44,11 +44,11 @@ class SearchReport:
 
     @property
     def best_cells(self) -> tuple[CellKey, ...]:
-        """The best set, if sets were searched and one beats the best cell; else that cell."""
-        found, score = (self.best.key,), self.best.validation
+        """The set that gains most over the best cell alone, by the same split; or the best cell."""
+        found, gain = (self.best.key,), 0.0
         for one in (self.sets, self.pairs):
-            if one is not None and one.best.validation > score:
-                found, score = one.best.cells, one.best.validation
+            if one is not None and one.gain > gain:
+                found, gain = one.best.cells, one.gain
         return found
 
     def to_dict(self) -> dict[str, Any]:

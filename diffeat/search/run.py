@@ -15,7 +15,7 @@ from diffeat.search.journal import Journal
 from diffeat.search.repeats import repeat_surface
 from diffeat.search.report import SearchReport
 from diffeat.search.scores import Function, Score, score_of
-from diffeat.search.sets import best_pairs, greedy_sets
+from diffeat.search.sets import MOST_PAIRS, best_pairs, greedy_sets
 from diffeat.search.tasks import Task
 
 
@@ -67,6 +67,7 @@ def run_search(
         frequency: a guess to compare with the scores of the same cells.
         progress: (label, items) → the items, such as with a progress bar.
     """
+    _check_parts(task, options)
     score, journal = score_of(options.score), Journal(options.out)
     report, common = SearchReport(frequency=frequency), (options.memory, journal)
 
@@ -99,3 +100,31 @@ def run_search(
         )  # fmt: skip
     report.made = (journal.found, journal.computed)
     return report
+
+
+def _check_parts(task: Task, options: SearchOptions) -> None:
+    """SpecError, before hours of work, for parts that could not be done after it."""
+    cells, steps = len(task.cells), len({t for _, t in task.cells})
+    again = [
+        name
+        for name, wanted in (
+            ("sets", options.sets), ("pairs", options.pairs), ("halving", options.halving),
+            ("bandit", options.bandit),
+        )
+        if wanted
+    ]  # fmt: skip
+    if len(task.groups) > 1 and again:
+        raise SpecError(
+            f"{', '.join(again)}: they come back to every t, but the features of all {steps} t do "
+            "not fit in memory together, so the model would run again and again; allow more "
+            "(--memory), take fewer pictures or t, or extract to a file and search that"
+        )
+    if (options.sets or options.pairs) and cells < 2:
+        raise SpecError(f"sets and pairs of {cells} cell; expected at least 2 cells")
+    if options.pairs and cells * (cells - 1) // 2 > MOST_PAIRS:
+        raise SpecError(
+            f"{cells} cells make {cells * (cells - 1) // 2:,} pairs; expected at most "
+            f"{MOST_PAIRS}: choose fewer blocks or timesteps, or search greedily (--sets 2)"
+        )
+    if options.bandit and options.bandit < steps:
+        raise SpecError(f"{options.bandit} pulls for {steps} t; expected at least one for each")

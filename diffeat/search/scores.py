@@ -42,6 +42,15 @@ class Score(ABC):
     name: str
     copies: float = 4.0
 
+    def bytes_of(self, pictures: int, width: int, classes: int, shared: int = 0) -> float:
+        """Host memory that fitting one cell of a group takes, its features and work space.
+
+        Args:
+            pictures, width, classes: N, D and K.
+            shared: further arrays as large as the features.
+        """
+        return 4 * (self.copies + shared) * pictures * width
+
     @abstractmethod
     def fit(self, X: np.ndarray, y: np.ndarray, Xv: np.ndarray, yv: np.ndarray) -> list[Outcome]:
         """Judge G cells that share D.
@@ -116,6 +125,10 @@ class Logistic(ManyAtOnce):
 
     name, defaults = "logistic", PENALTIES
 
+    def bytes_of(self, pictures, width, classes, shared=0):
+        """With six (N, K) arrays of logits and their kin."""
+        return super().bytes_of(pictures, width, classes, shared) + 24 * pictures * classes
+
     def many(self, penalties, X, y, Xv, yv):
         from probes.many import ManyLogistic
 
@@ -126,6 +139,10 @@ class Ridge(ManyAtOnce):
     """Ridge regression on the classes' indicators, in closed form."""
 
     name, defaults = "ridge", ALPHAS
+
+    def bytes_of(self, pictures, width, classes, shared=0):
+        """With six (D, D) matrices of float64."""
+        return super().bytes_of(pictures, width, classes, shared) + 48 * width**2
 
     def many(self, penalties, X, y, Xv, yv):
         from probes.ridge import ManyRidge

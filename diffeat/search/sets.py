@@ -38,12 +38,14 @@ class CellSets:
 
     Attributes:
         steps: the best set of each size that was tried and kept (greedy), or the best pairs.
+        single: validation score of the best cell alone, by the same split.
         test: score on test of the best set, refitted on training and validation.
         fits: sets that were scored.
         stopped: why no larger set was tried.
     """
 
     steps: list[Step] = field(default_factory=list)
+    single: float = 0.0
     test: float | None = None
     fits: int = 0
     stopped: str = ""
@@ -52,6 +54,11 @@ class CellSets:
     def best(self) -> Step:
         """The highest validation score; the smaller set of equals."""
         return max(self.steps, key=lambda step: (step.validation, -len(step.cells)))
+
+    @property
+    def gain(self) -> float:
+        """Of the best set over the best cell alone."""
+        return self.best.validation - self.single
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "best": asdict(self.best)}
@@ -96,6 +103,7 @@ def greedy_sets(
             break
         chosen = sets[index]
         found.steps.append(Step(chosen, best.validation, best.setting, gain))
+    found.single = found.steps[0].validation
     found.test = bench.test(found.best)
     return found
 
@@ -124,6 +132,7 @@ def best_pairs(
     bench = _Bench(task, score_of(score), memory, journal or Journal())
     alone = dict(zip(task.cells, bench.score([(cell,) for cell in task.cells]), strict=True))
     found = CellSets(fits=len(pairs) + len(alone), stopped="all pairs were tried")
+    found.single = max(outcome.validation for outcome in alone.values())
     steps = []
     for first, group in itertools.groupby(progress(pairs), key=lambda pair: pair[0]):
         sets = list(group)
@@ -160,7 +169,7 @@ class _Bench:
         return [found[one] for one in sets]
 
     def _fit(self, shared: tuple[CellKey, ...], sets: list[tuple[CellKey, ...]]):
-        task, copies = self.task, self.made.copies + 1  # and the shared features
+        task = self.task
         held = sum(map(task.width, shared))
         train = task.part[self.rows] == TRAIN
         base = self._columns(shared, train) if shared else None
@@ -168,8 +177,8 @@ class _Bench:
         ordered = sorted(sets, key=lambda one: task.width(one[-1]))
         for width, same in itertools.groupby(ordered, key=lambda one: task.width(one[-1])):
             same = list(same)
-            check_memory(task, same[0][-1], width + held, copies, self.memory)
-            each = 4 * copies * len(task.labels) * (width + held)
+            # one more array for the shared features
+            each = check_memory(task, same[0][-1], width + held, self.made, self.memory, shared=1)
             most = max(1, int((self.memory - SLAB_BYTES) / each))
             for start in range(0, len(same), most):
                 group = same[start : start + most]
@@ -196,7 +205,7 @@ class _Bench:
         stored = self.journal.get(step.cells[-1], key)
         if stored is not None:
             return stored["test"]
-        check_memory(task, step.cells[-1], width, self.made.copies, self.memory)
+        check_memory(task, step.cells[-1], width, self.made, self.memory)
         pairs = [
             standardised(task.matrix(cell, self.rows), task.matrix(cell, ~self.rows))
             for cell in step.cells

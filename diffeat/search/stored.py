@@ -14,6 +14,9 @@ from diffeat.search.tasks import TEST, Task, split_by_hash
 from diffeat.specs import differences
 from diffeat.store import FeatureStore
 
+SAMPLE = 64
+"""Pictures with equal ids that are compared."""
+
 
 class Stacked:
     """(N1 + N2, …) rows of several data sets, read by slices."""
@@ -119,6 +122,7 @@ def _check_pair(train: FeatureStore, test: FeatureStore) -> None:
             f"{train.path} and {test.path} hold the same pictures; expected a test set of its own, "
             "or give one file and let it be split"
         )
+    _check_apart(train, test)
     specs = [one.spec.to_dict() for one in (train, test)]
     for spec in specs:
         del spec["blocks"], spec["timesteps"]
@@ -133,3 +137,20 @@ def _check_pair(train: FeatureStore, test: FeatureStore) -> None:
     if missing:
         block, t = sorted(missing, key=str)[0]
         raise SpecError(f"{test.path} lacks block {block!r} at t={t}, which {train.path} has")
+
+
+def _check_apart(train: FeatureStore, test: FeatureStore) -> None:
+    """SpecError if pictures with the same id have the same features, so are the same pictures."""
+    row = {name: index for index, name in enumerate(train.ids)}
+    shared = [(row[name], index) for index, name in enumerate(test.ids) if name in row][:SAMPLE]
+    block, t = train.blocks[0], train.timesteps[0]
+    if not shared or (block, t) not in {(b, s) for b in test.blocks for s in test.timesteps}:
+        return
+    if train[block, t].shape[1:] != test[block, t].shape[1:]:
+        return
+    same = [test.ids[b] for a, b in shared if np.array_equal(train[block, t][a], test[block, t][b])]
+    if same:
+        raise SpecError(
+            f"{test.path} holds pictures of {train.path}, such as {same[0]!r}; expected a test set "
+            "of its own"
+        )

@@ -135,6 +135,23 @@ def affine(x, layer):
     return x @ layer.weight.T + layer.bias
 
 
+def test_batchnorm_has_the_moments_of_the_last_weights(backbone_of, training):
+    """After a few steps already; the usual running means would still be near where they began."""
+    model = tuned(backbone_of("pixel"), epochs=1, unfreeze="up.0", flip=False,
+                  backbone_learning_rate=1e-2).fit(training)  # fmt: skip
+    norm = next(m for m in model.head_.modules() if isinstance(m, torch.nn.BatchNorm1d))
+    means = []
+    with torch.no_grad():
+        spans = model._spans(len(training), training=True)
+        for ids, pixels, _ in model._batches(training, spans):
+            x = model._noisy().noisy(pixels, ids)
+            means.append(model.head_[1](model.head_[0](model._map(x))))
+    pooled = torch.cat(means)
+    close = (norm.running_mean - pooled.mean(0)).abs() < 0.5 * pooled.std(0)
+    assert close.float().mean() > 0.95
+    assert norm.momentum == 0.1
+
+
 def test_bad_input(backbone_of, training, held):
     backbone = backbone_of("pixel")
     from dataclasses import replace
@@ -147,6 +164,12 @@ def test_bad_input(backbone_of, training, held):
         tuned(backbone).fit(training, replace(held, class_names=("a", "b")))
     with pytest.raises(SpecError, match="runs after"):
         tuned(backbone, unfreeze="up.1").fit(training)
+    for wrong in ({"epochs": 0}, {"batch_size": 1}, {"shift": -1}, {"patience": 0},
+                  {"options": {"pool": "1x1"}}, {"patience": 3}):  # fmt: skip
+        with pytest.raises(SpecError, match=next(iter(wrong))):
+            tuned(backbone, **wrong).fit(training)
+    with pytest.raises(SpecError, match="not trained yet"):
+        tuned(backbone).predict(training)
     with pytest.raises(SpecError, match="decay"):
         tuned(backbone, decay=0.0).fit(training)
     with pytest.raises(NumericsError, match="the loss is"):

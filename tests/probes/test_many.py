@@ -117,6 +117,21 @@ class TestLogistic:
         found = X[0, few] @ many.coef_[0].T + many.intercept_[0]
         np.testing.assert_allclose(found, probe.decision_function(X[0, few]), atol=1e-2)
 
+    def test_the_default_is_the_minimiser_of_the_default_linear_probe(self):
+        """Also where a weak penalty would end early from wherever the path came."""
+        rng = np.random.default_rng(0)
+        y = rng.integers(4, size=900)
+        mixed = rng.normal(size=(60, 60)) * np.logspace(0, -2, 60)
+        X = ((0.4 * rng.normal(size=(4, 60))[y] + rng.normal(size=(900, 60))) @ mixed).astype("f4")
+        (train, held), (known, truth) = (X[:500], X[500:]), (y[:500], y[500:])
+        path = ManyLogistic([1e-3, 1e-1, 1.0]).fit([train], known, [held], truth)
+        alone = ManyLogistic([path.penalty_[0]]).fit([train], known, [held], truth)
+        wide = train.astype(np.float64)
+        probe = LinearProbe(path.penalty_[0], tol=1e-9, max_iter=5000).fit(wide, known)
+        expected = probe.score(held, truth)
+        assert abs(path.validation_[0] - expected) <= 2 / 400
+        assert abs(alone.validation_[0] - expected) <= 2 / 400
+
 
 class TestRidge:
     @pytest.mark.parametrize("standardise", [True, False])

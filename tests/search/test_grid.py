@@ -43,20 +43,31 @@ class TestMemory:
     def test_groups_share_a_width_and_fit(self):
         arrays = arrays_of(labels_of(400), 6) | {("c", t): np.zeros((400, 8)) for t in range(5)}
         task = task_of(arrays=arrays)
-        each = 3 * 4 * 400 * 8
-        groups = list(groups_within(task, task.cells, 3, SLAB_BYTES + 2 * each))
+        score = score_of(centroid)  # which needs no work space
+        each = 4 * 4 * 400 * 8
+        groups = list(groups_within(task, task.cells, score, SLAB_BYTES + 2 * each))
         assert sorted(cell for group in groups for cell in group) == sorted(task.cells)
         for group in groups:
             widths = {task.width(cell) for cell in group}
             assert len(widths) == 1
-            assert len(group) * 3 * 4 * 400 * widths.pop() <= 2 * each
+            assert len(group) * 4 * 4 * 400 * widths.pop() <= 2 * each
         assert [len(group) for group in groups] == [2, 2, 2, 2, 1]
 
     def test_the_answer_does_not_depend_on_memory(self):
         task = task_of()
         small = SLAB_BYTES + 4 * 4 * 400 * 6
-        assert [len(g) for g in groups_within(task, task.cells, 4, small)] == [1] * 4
+        assert [len(g) for g in groups_within(task, task.cells, score_of(centroid), small)] == [
+            1
+        ] * 4
         assert search_surface(task, centroid, small) == search_surface(task, centroid)
+
+    def test_work_space_counts(self):
+        features = 4 * 4 * 1000 * 64
+        assert score_of("knn").bytes_of(1000, 64, 10) == features
+        assert score_of("ridge").bytes_of(1000, 64, 10) == features + 6 * 8 * 64 * 64
+        assert score_of("logistic").bytes_of(1000, 64, 500) == features + 6 * 4 * 1000 * 500
+        with pytest.raises(SpecError, match="--memory"):
+            search_surface(task_of(), "ridge", SLAB_BYTES + 4 * 4 * 400 * 6)
 
     def test_a_cell_that_does_not_fit(self):
         with pytest.raises(SpecError, match=r"'a' at t=10 has 6 numbers.*--memory.*--pool"):
@@ -256,3 +267,15 @@ class TestBadInput:
             with pytest.raises(SpecError, match="no t=20; it has 10, 50"):
                 task_from_store(store, timesteps=[20])
             assert task_from_store(store, blocks=["b"], timesteps=[10]).cells == (("b", 10),)
+
+
+def test_a_test_file_that_holds_training_pictures(tmp_path):
+    labels, other = labels_of(90), labels_of(40, seed=1)
+    arrays = arrays_of(labels)
+    train = write_store(tmp_path / "train.h5", arrays, labels)
+    few = {cell: values[:40] for cell, values in arrays.items()}
+    with train, write_store(tmp_path / "part.h5", few, labels[:40]) as part:
+        with pytest.raises(SpecError, match=r"part.h5 holds pictures of .*train.h5, such as 'p0'"):
+            task_from_store(train, test=part)
+        with write_store(tmp_path / "test.h5", arrays_of(other), other) as test:
+            assert task_from_store(train, test=test).counts[2] == 40  # same names, other pictures

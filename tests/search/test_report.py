@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from diffeat.errors import SpecError
@@ -83,6 +84,44 @@ class TestReport:
         alone = run_search(task_of(), SearchOptions(centroid))
         assert alone.best_cells == (BEST,)
         assert isinstance(alone.surface, Surface)
+
+    def test_repeats_do_not_lend_a_set_a_gain(self):
+        """Sets are compared with the best cell of their own split, not with means over others."""
+        strength = {("a", 1): 0.6, ("b", 1): 0.0, ("b", 2): 0.0}
+        task = task_of(60, strength=strength)
+        for seed in range(4):
+            report = run_search(task, SearchOptions("ridge", repeats=5, sets=2, seed=seed))
+            gained = report.sets.best.validation > report.sets.steps[0].validation
+            assert (len(report.best_cells) > 1) is gained
+            assert report.sets.single == report.sets.steps[0].validation
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"bandit": 1}, "at least one for each"),
+            ({"pairs": True}, "pairs; expected at most"),
+        ],
+    )
+    def test_what_cannot_be_done_is_told_before_the_grid(self, options, words):
+        def never(*_):
+            raise AssertionError("a cell was scored")
+
+        arrays = dict.fromkeys(((f"b{k}", t) for k in range(40) for t in (1, 2)), np.ones((400, 2)))
+        with pytest.raises(SpecError, match=words):
+            run_search(task_of(arrays=arrays), SearchOptions(never, **options))
+
+    @pytest.mark.parametrize(
+        "options", [{"sets": 2}, {"pairs": True}, {"halving": True}, {"bandit": 9}]
+    )
+    def test_what_comes_back_to_every_t_wants_them_all(self, options):
+        groups = tuple((cell,) for cell in task_of().cells)
+        with pytest.raises(SpecError, match="do not fit in memory together"):
+            run_search(task_of(groups=groups), SearchOptions(centroid, **options))
+
+    def test_a_function_without_a_name_keeps_nothing(self, tmp_path):
+        with pytest.raises(SpecError, match=r"<lambda>.*give no folder"):
+            run_search(task_of(), SearchOptions(lambda *_: 0.5, out=tmp_path / "o"))
+        assert run_search(task_of(), SearchOptions(lambda *_: 0.5)).best.validation == 0.5
 
     def test_halving_has_rounds_in_place_of_a_grid(self, tmp_path):
         report = run_search(task_of(), SearchOptions(centroid, halving=True))

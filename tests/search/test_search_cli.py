@@ -97,6 +97,12 @@ class TestFile:
             (("--halving", "--png", "x.png"), ["--png"]),
             (("--halving", "--sets", 2), ["choose one"]),
             (("-C", "0"), ["positive"]),
+            (("-C", "inf"), ["positive"]),
+            (("-C", "nan"), ["positive"]),
+            (("-C", "1.5", "--score", "knn"), ["whole numbers"]),
+            (("--seed", -1), ["--seed"]),
+            (("--csv", "nowhere/a.csv"), ["no such folder"]),
+            (("--spec", "nowhere/a.toml"), ["no such folder"]),
         ],
     )
     def test_wrong_options(self, diffeat, file, options, words):

@@ -219,3 +219,12 @@ class TestBandit:
     def test_wrong_options(self, options, message):
         with pytest.raises(SpecError, match=message):
             run_bandit(task_of(), **{"pulls": 5, "score": centroid, **options})
+
+
+def test_a_bandit_takes_pictures_enough_for_many_classes():
+    rng = np.random.default_rng(0)
+    labels = np.arange(3000) % 120
+    X = (rng.normal(size=(120, 8))[labels] + rng.normal(size=(3000, 8))).astype(np.float32)
+    task = task_of(3000, arrays={("a", 1): X}, labels=labels)
+    log = run_bandit(task, 1)
+    assert log.rewards[0] > 1 / 120
