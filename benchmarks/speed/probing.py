@@ -45,7 +45,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     standard error. The accuracies are on validation, at the C chosen there. Both end a fit at a
     gradient of 1e-4, their default.
     """
-    held = settings.by_length(VALIDATION, 100)
+    held = settings.by_length(VALIDATION, 50)
     with ExitStack() as stack:
         path = settings.features
         if path is None:
@@ -79,7 +79,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 def _extracted(settings: Settings, held: int, path: Path) -> Path:
     """The surface's features, pooled to vectors."""
     source = diffeat.open_source(settings.by_length("cifar10", "digits"))
-    source = source.limit(held + settings.by_length(TRAINING, 200), settings.seed)
+    source = source.limit(held + settings.by_length(TRAINING, 100), settings.seed)
     backbone = diffeat.load(settings.model or MODEL, settings.device)
     steps = settings.by_length(TIMESTEPS, TIMESTEPS[:2])
     spec = diffeat.ExtractSpec(steps, BLOCKS, pool="1x1", seed=settings.seed)

@@ -29,6 +29,7 @@ from tests.pipelines import (
 )
 
 PARTS = ("unet", "vae", "text_encoder")
+FEW = ("pixel", "adm", "sd1", "sdxl", "dit", "sd35", "flux")
 
 
 def load(folder, **options):
@@ -277,6 +278,7 @@ def all_weights(backbone) -> dict[str, torch.Tensor]:
     return {f"{p}.{n}": w for p, module in parts.items() for n, w in module.state_dict().items()}
 
 
+@pytest.mark.parametrize("name", FEW)
 def test_random_weights_are_the_same_every_time(name, folder_of):
     first = all_weights(load(f"{folder_of(name)}@random:3"))
     second = all_weights(load(f"{folder_of(name)}@random:3"))
@@ -284,6 +286,7 @@ def test_random_weights_are_the_same_every_time(name, folder_of):
     assert all(torch.equal(weight, second[key]) for key, weight in first.items())
 
 
+@pytest.mark.parametrize("name", FEW)
 def test_random_weights_differ_by_seed_and_from_the_trained(name, folder_of):
     folder = folder_of(name)
     zero, one, trained = (
@@ -704,6 +707,7 @@ def test_an_unknown_dtype(dtype, folder_of):
 # --- fingerprints ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", FEW)
 def test_the_same_files_have_the_same_fingerprint(name, folder_of, tmp_path):
     again = build(name, tmp_path / "elsewhere")
     assert load(again).fingerprint == load(folder_of(name)).fingerprint

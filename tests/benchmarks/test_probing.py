@@ -44,7 +44,7 @@ class TestProbing:
         result = run_speed(tmp_path, quick("h"))
         part, page = result["parts"]["h"], markdown(result)
         assert part["cells"] == 2 * 12
-        assert (part["training"], part["validation"]) == (200, 100)
+        assert (part["training"], part["validation"]) == (100, 50)
         assert [len(run["penalties"]) for run in part["runs"]] == [1, 5]
         for run in part["runs"]:
             assert f"| {run['ratio']:.2f} | ≥ 10.0 |" in page
@@ -52,7 +52,7 @@ class TestProbing:
     def test_features_may_be_given(self, tmp_path):
         backbone = diffeat.load("unet-cifar10", "cpu")
         spec = diffeat.ExtractSpec((20,), ("mid",), pool="1x1")
-        source = diffeat.open_source("digits").limit(300)
+        source = diffeat.open_source("digits").limit(150)
         diffeat.extract_to_file(backbone, source, spec, tmp_path / "f.h5", progress=False)
         part = probing.measure(quick("h", features=tmp_path / "f.h5"))
-        assert (part["cells"], part["training"]) == (1, 200)
+        assert (part["cells"], part["training"]) == (1, 100)

@@ -86,6 +86,7 @@ class TestClocks:
 
 
 class TestSuite:
+    @pytest.mark.slow
     def test_json_holds_the_result(self, measured):
         out, result, told = measured
         assert json.loads((out / "speed.json").read_text("utf-8")) == json.loads(json.dumps(result))
@@ -95,6 +96,7 @@ class TestSuite:
             assert part["seed"] == 0
             assert part["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
 
+    @pytest.mark.slow
     def test_the_page_shows_the_figures_of_the_json(self, measured):
         out, result, _ = measured
         page, parts = markdown(result), result["parts"]
@@ -124,6 +126,7 @@ class TestSuite:
 
 
 class TestOverhead:
+    @pytest.mark.slow
     def test_ratios_belong_to_the_seconds(self, measured):
         part = measured[1]["parts"]["a"]
         pairs = zip(part["extraction_seconds"], part["bare_seconds"], strict=True)
@@ -189,6 +192,7 @@ class TestSharing:
         assert counted["vae"] == part["pictures"] * timed * (1 + ensemble.MEMBERS)
         assert counted["denoiser"] == part["pictures"] * timed * 2 * ensemble.MEMBERS
 
+    @pytest.mark.slow
     def test_the_measured_side_has_its_own_arithmetic(self, measured):
         part = measured[1]["parts"]["b"]["measured"]
         assert part["by_arithmetic"]["per_t"] == 1.0  # no VAE whose work could be shared
@@ -228,6 +232,7 @@ class TestDisk:
         with h5py.File(shard) as file:
             assert file["features/mid/t20"].shape == (5, 192)
 
+    @pytest.mark.slow
     def test_shares_belong_to_the_seconds(self, measured):
         read = measured[1]["parts"]["d"]["maps"]["read"]
         weight = read["payload_megabytes"] / read["file_megabytes"]
@@ -236,6 +241,7 @@ class TestDisk:
         assert read["share"]["each"] == pytest.approx(expected, rel=2e-3)
         assert 0 <= read["left_in_cache"] <= 1
 
+    @pytest.mark.slow
     def test_all_features_are_read(self, measured):
         part = measured[1]["parts"]["d"]
         spec = diffeat.ExtractSpec(tuple(part["timesteps"]), tuple(part["blocks"]))
@@ -404,6 +410,7 @@ class TestAccelerator:
             backbone = diffeat.load(task.model, "meta")
             assert task.block in [block.name for block in backbone.blocks]
 
+    @pytest.mark.slow
     def test_page(self, accelerated, measured):
         environment = measured[1]["parts"]["a"]["environment"]
         parts = {"f": {"title": PARTS["f"][1], "environment": environment, **accelerated}}
@@ -417,6 +424,7 @@ class TestAccelerator:
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_run_prints_and_records(self, measured, tmp_path, monkeypatch):
         whole = {**measured[1], "quick": False}
 

@@ -243,6 +243,7 @@ class TestSmallRuns:
 
 @pytest.mark.usefixtures("without_samples")
 class TestResume:
+    @pytest.mark.slow
     def test_after_kill_9(self, train, run_of, pictures, tmp_path):
         folder = tmp_path / "run"
         options = ("--arch", "unet", "--objective", "ddpm", "--steps", str(STEPS))

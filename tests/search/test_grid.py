@@ -274,8 +274,9 @@ def test_a_test_file_that_holds_training_pictures(tmp_path):
     arrays = arrays_of(labels)
     train = write_store(tmp_path / "train.h5", arrays, labels)
     few = {cell: values[:40] for cell, values in arrays.items()}
+    drawn_anew = {cell: values + 0.1 for cell, values in few.items()}
     with train, write_store(tmp_path / "part.h5", few, labels[:40]) as part:
         with pytest.raises(SpecError, match=r"part.h5 holds pictures of .*train.h5, such as 'p0'"):
             task_from_store(train, test=part)
-        with write_store(tmp_path / "test.h5", arrays_of(other), other) as test:
+        with write_store(tmp_path / "test.h5", drawn_anew, other) as test:
             assert task_from_store(train, test=test).counts[2] == 40  # same names, other pictures
