@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,17 @@ from diffeat.backbones import Backbone
 from tests.pipelines import BUILDERS, Plain, build
 
 torch.set_num_threads(1)  # the models here are so small that threads only wait for each other
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what the imports left, which it would look at again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """What was spared may go, so that nothing is said to leak."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

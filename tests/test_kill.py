@@ -21,7 +21,7 @@ import h5py
 import pytest
 
 COUNT, BATCH = 16, 2
-RANDOM_STEPS, MERGE_STEPS, TIMES, AGAIN = 3, 2, 2, 3
+RANDOM_STEPS, MERGE_STEPS, TIMES, AGAIN = 2, 2, 1, 2
 
 
 # --- the helper process ---------------------------------------------------------------------

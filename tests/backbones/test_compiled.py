@@ -176,6 +176,7 @@ def test_a_trajectory_of_a_compiled_model(folder_of, backbone_of, quick):
     close(found, expected)
 
 
+@pytest.mark.slow
 def test_other_batch_sizes_compile_once_more_and_no_further(folder_of, quick):
     backbone, seen = load(folder_of("dit")), []
 

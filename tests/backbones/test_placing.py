@@ -116,7 +116,7 @@ def test_without_gpus_a_worker_is_as_asked():
 # --- channels last --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", ["none", "2x2"])
+@pytest.mark.parametrize("pool", ["none"])
 def test_the_memory_format_changes_no_feature(name, pool, folder_of):
     last, first = (load(folder_of(name), channels_last=asked) for asked in (True, False))
     assert last.channels_last

@@ -342,6 +342,7 @@ class TestAccelerator:
             "device": "cpu", "left_out": accelerator.NO_GPU,
         }  # fmt: skip
 
+    @pytest.mark.slow
     def test_shares_are_operations_by_peak(self, accelerated):
         (model,) = accelerated["models"]
         flops = 1e9 * sum(model["gflops_per_picture"].values())

@@ -91,6 +91,7 @@ def test_workers_end_in_silence(begin, model, pictures, reference, tmp_path):
     assert err.read_text() == ""
 
 
+@pytest.mark.slow
 def test_killed_driver(model, pictures, reference, tmp_path):
     """Its workers, started as they always are, end by themselves; one process goes on."""
     path, log = tmp_path / "f.h5", tmp_path / "log"

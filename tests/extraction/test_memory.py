@@ -126,7 +126,7 @@ def test_pictures_of_sizes_of_their_own(ahead, backbone_of):
     check(found, expected, again)
 
 
-@pytest.mark.parametrize("options", [{"tile": 32, "size": 64}, {"flip": True}])
+@pytest.mark.parametrize("options", [{"tile": 32, "size": 64}])
 def test_views(options, backbone_of):
     backbone, size = backbone_of("sd1"), options.get("size", 32)
     pixels = pictures(7, (size, size))
