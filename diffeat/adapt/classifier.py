@@ -160,6 +160,10 @@ class BackboneClassifier(ABC):
                 f"options {', '.join(sorted(unknown))}; expected some of {', '.join(sorted(known))}"
             )
 
+    def _check_trained(self) -> None:
+        if not hasattr(self, "head_"):
+            raise SpecError(f"this {type(self).__name__} is not trained yet; call fit first")
+
     def _optimize(self, source: Source, validation: Source | None, groups: list[dict]) -> None:
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         steps = self.epochs * len(self._spans(len(source), training=True))
@@ -242,8 +246,7 @@ class BackboneClassifier(ABC):
 
     def predict_proba(self, source: Source) -> np.ndarray:
         """(N, K) probabilities of pictures."""
-        if not hasattr(self, "head_"):
-            raise SpecError(f"this {type(self).__name__} is not trained yet; call fit first")
+        self._check_trained()
         found = []
         with torch.no_grad():
             for ids, pixels, _ in self._batches(source, self._spans(len(source))):
@@ -257,8 +260,7 @@ class BackboneClassifier(ABC):
 
     def score(self, source: Source) -> float:
         """Accuracy in [0, 1]."""
-        if not hasattr(self, "head_"):
-            raise SpecError(f"this {type(self).__name__} is not trained yet; call fit first")
+        self._check_trained()
         _check_labels(source, classes=self.classes_)
         return float((self.predict(source) == source.labels).mean())
 

@@ -48,15 +48,16 @@ def parameter_groups(
     first = -1 if unfreeze == "all" else _begin(backbone, unfreeze)
     if first > tapped.order:
         raise SpecError(f"{unfreeze!r} runs after {block!r}, which is the last that counts")
-    paths = {b.path: b for b in backbone.blocks if b.order <= tapped.order}
+    paths = {b.path: b for b in backbone.blocks}
     owned: dict[str | None, list[nn.Parameter]] = {}
     for name, weight in backbone.denoiser.named_parameters():
         owner = _owner(name, paths)
-        if owner is None and (unfreeze != "all" or _inside(name, backbone)):
-            continue
-        if owner is not None and paths[owner].order < first:
-            continue
-        owned.setdefault(owner, []).append(weight)
+        if owner is None:
+            trained = unfreeze == "all"
+        else:  # a stage ends after all that is inside it
+            trained = first <= paths[owner].order <= tapped.order
+        if trained:
+            owned.setdefault(owner, []).append(weight)
     ranked = sorted((p for p in owned if p is not None), key=lambda p: -paths[p].order)
     groups = [
         {"name": paths[path].name, "params": owned[path], "lr": learning_rate * decay**k}
@@ -90,11 +91,6 @@ def _owner(name: str, paths) -> str | None:
         if name in paths:
             return name
     return None
-
-
-def _inside(name: str, backbone: Backbone) -> bool:
-    """Whether a weight lies in some block, tapped or later."""
-    return _owner(name, {block.path: block for block in backbone.blocks}) is not None
 
 
 class FineTuning(BackboneClassifier):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,30 @@ def comma_list(_context: click.Context, _option: click.Parameter, value: str | N
     if value is None:
         return None
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _numbers(value: str) -> tuple[float, ...]:
+    """Numbers between commas; () if something else stands there."""
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        return ()
+
+
+def split_shares(_context: click.Context, _option: click.Parameter, value: str):
+    """Callback: "0.6,0.2,0.2" → three shares."""
+    shares = _numbers(value)
+    if len(shares) != 3:
+        raise click.BadParameter("expected three shares such as 0.6,0.2,0.2")
+    return shares
+
+
+def positive_numbers(_context: click.Context, _option: click.Parameter, value: str):
+    """Callback: "0.001,0.01" → (0.001, 0.01)."""
+    values = _numbers(value)
+    if not values or not all(0 < value < math.inf for value in values):
+        raise click.BadParameter("expected positive numbers such as 0.001,0.01")
+    return values
 
 
 def pixel_size(_context: click.Context, _option: click.Parameter, value: str | None):

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import click
 
-from diffeat.cli.options import json_option, print_json
+from diffeat.cli.options import json_option, positive_numbers, print_json, split_shares
 from diffeat.errors import SpecError
-
-
-def _fractions(_context, _option, value: str) -> tuple[float, float, float]:
-    try:
-        parts = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        parts = ()
-    if len(parts) != 3:
-        raise click.BadParameter("expected three shares such as 0.6,0.2,0.2")
-    return parts
-
-
-def _penalties(_context, _option, value: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        values = ()
-    if not values or not all(0 < value < math.inf for value in values):
-        raise click.BadParameter("expected positive numbers such as 0.001,0.01")
-    return values
 
 
 @click.command()
@@ -38,7 +17,7 @@ def _penalties(_context, _option, value: str) -> tuple[float, ...]:
     "--split",
     default="0.6,0.2,0.2",
     show_default=True,
-    callback=_fractions,
+    callback=split_shares,
     help="Training, validation and test shares, by a stable hash of the ids.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the split.")
@@ -47,7 +26,7 @@ def _penalties(_context, _option, value: str) -> tuple[float, ...]:
     "penalties",
     default="0.0001,0.001,0.01,0.1,1",
     show_default=True,
-    callback=_penalties,
+    callback=positive_numbers,
     help="Inverse penalties to choose from on validation.",
 )
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the table as CSV.")

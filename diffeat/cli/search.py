@@ -16,10 +16,11 @@ from diffeat.cli.options import (
     model_fields,
     model_options,
     pixel_size,
+    positive_numbers,
     print_json,
     speed_options,
+    split_shares,
 )
-from diffeat.cli.probe import _fractions, _penalties
 from diffeat.errors import SpecError
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -45,9 +46,9 @@ def _bytes(_context, _option, value: str) -> int:
 @click.option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
 @click.option("--score", type=click.Choice(("logistic", "ridge", "knn")), default="logistic",
               show_default=True, help="What judges a cell.")  # fmt: skip
-@click.option("-C", "penalties", callback=lambda c, o, v: v and _penalties(c, o, v), help="To "
+@click.option("-C", "penalties", callback=lambda c, o, v: v and positive_numbers(c, o, v), help="To "
               "choose from: C of logistic, alpha of ridge, k of knn.")  # fmt: skip
-@click.option("--split", default="0.6,0.2,0.2", show_default=True, callback=_fractions,
+@click.option("--split", default="0.6,0.2,0.2", show_default=True, callback=split_shares,
               help="Training, validation and test shares, by a hash of the ids.")  # fmt: skip
 @click.option(
     "--seed",
