@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -23,10 +24,11 @@ def list_() -> None:
     """List the benchmarks."""
     from benchmarks.recipes import Recipe, recipe_names
 
+    width = max(map(len, recipe_names()))
     for name in recipe_names():
-        click.echo(f"{name:<14} {Recipe.open(name).title}")
-    click.echo(f"{'faults':<14} Kills, full disks and lost workers, and what is left of them")
-    click.echo(f"{'speed':<14} What the engine costs above the least work possible")
+        click.echo(f"{name:<{width}} {Recipe.open(name).title}")
+    click.echo(f"{'faults':<{width}} Kills, full disks and lost workers, and what is left of them")
+    click.echo(f"{'speed':<{width}} What the engine costs above the least work possible")
 
 
 @cli.command()
@@ -46,40 +48,67 @@ def list_() -> None:
 @click.option("-b", "--blocks", callback=comma_list, help="speed, part a: tensors.")
 @click.option("--size", callback=pixel_size, help="speed: picture size of a, b, c and f.")
 @click.option("--pictures", type=click.IntRange(1), help="speed: how many in a, b and c.")
-@click.option("--features", type=click.Path(path_type=Path, exists=True), help="speed, part h: a "
-              "feature file in place of an extraction.")  # fmt: skip
+@click.option("--features", type=click.Path(path_type=Path), help="Folder for feature files "
+              "and finished cells, which recipes may share (default: that of --out); speed, part "
+              "h: a feature file in place of an extraction.")  # fmt: skip
+@click.option("--processes", type=click.IntRange(1), help="Copies of the model while features are "
+              "extracted.")  # fmt: skip
+@click.option("--vision", multiple=True, help="Another vision model to measure beside it, such as "
+              "timm:NAME@WEIGHTS.safetensors or a folder; may be repeated.")  # fmt: skip
 @click.option("--batch-size", "batch", type=click.IntRange(1), help="speed: rows of one forward "
               "in a, b and c.")  # fmt: skip
-def run(name: str, out: Path | None, record: bool, device: str, kills: int | None, **speed) -> None:
-    """Run the benchmark NAME; `list` shows the names."""
+def run(
+    name: str, out: Path | None, record: bool, device: str, kills: int | None,
+    processes: int | None, vision: tuple[str, ...], **speed,
+) -> None:  # fmt: skip
+    """Run the benchmark NAME; `list` shows the names.
+
+    Features and finished results stay in the folder of --out: run again, the command computes
+    only what is missing.
+    """
     out = out or Path("runs") / name
+    others = {key: value for key, value in speed.items() if key not in ("quick", "features")}
+    if name in ("speed", "faults") and (processes or vision):
+        raise click.UsageError(f"--processes and --vision are not for {name}; see --help")
     if name == "speed" and kills is None:
         _run_speed(out, device, record, **speed)
-    elif name == "faults" and not any(v for key, v in speed.items() if key != "quick"):
+    elif name == "faults" and not any(others.values()) and speed["features"] is None:
         _run_faults(out, device, record, kills, speed["quick"])
-    elif kills or any(speed.values()):
+    elif kills or speed["quick"] or any(others.values()):
         raise click.UsageError(f"--part, --kills, --model, … are not for {name}; see --help")
     else:
-        from benchmarks.recipes import Recipe
-        from benchmarks.surface import run_recipe, summary
-        from diffeat.search import Cell, Surface
-
-        result = run_recipe(Recipe.open(name), out, device)
-        click.echo(f"\n{result['recipe']['title']}")
-        for stored in result["surfaces"][:2]:
-            cells = [Cell(**cell) for cell in stored["cells"]]
-            surface = Surface(stored["name"], cells, tuple(stored["counts"]), stored["classes"])
-            click.echo(f"\n{surface.name}: linear probe, validation accuracy in %\n")
-            click.echo(surface.table())
-        click.echo("\n" + summary(result))
-        for line in result["recipe"]["published"]:
-            click.echo(f"published, other weights and set-up: {line}")
-        click.echo(f"\nwrote {', '.join(str(path) for path in sorted(out.glob(name + '*')))}")
+        _run_recipe(name, out, device, speed["features"], processes, vision)
     if record:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        for path in out.glob(f"{name}*"):
-            if path.suffix in (".json", ".csv", ".png"):
+        for path in (out / f"{name}{end}" for end in (".json", ".csv", ".png", "-maps.png")):
+            if path.is_file():
                 (RESULTS / path.name).write_bytes(path.read_bytes())
+
+
+def _run_recipe(
+    name: str, out: Path, device: str, features: Path | None, processes: int | None,
+    vision: tuple[str, ...],
+) -> None:  # fmt: skip
+    from benchmarks.recipes import Recipe
+    from benchmarks.report import published_line
+    from benchmarks.run import has_t, run_recipe, summary
+    from diffeat.search import Cell, Surface
+
+    recipe = Recipe.open(name)
+    recipe = replace(recipe, vision=(*recipe.vision, *vision))
+    result = run_recipe(recipe, out, device, features, processes)
+    click.echo(f"\n{result['recipe']['title']}")
+    for stored in filter(has_t, result["surfaces"]):
+        cells = [Cell(**cell) for cell in stored["cells"]]
+        surface = Surface(stored["name"], cells, tuple(stored["counts"]), stored["classes"])
+        click.echo(f"\n{surface.name}: linear probe, validation accuracy in %\n")
+        click.echo(surface.table())
+    click.echo("\n" + summary(result))
+    for one in result["recipe"]["published"]:
+        click.echo(f"published, not comparable: {published_line(one)}")
+    for missing, reason in result["missing"].items():
+        click.echo(f"left out: {missing}: {reason}")
+    click.echo(f"\nwrote {', '.join(str(path) for path in sorted(out.glob(name + '*')))}")
 
 
 def _run_speed(out: Path, device: str, record: bool, parts: tuple[str, ...], **given) -> None:
@@ -94,6 +123,8 @@ def _run_speed(out: Path, device: str, record: bool, parts: tuple[str, ...], **g
         )
     if record and given["quick"]:
         raise click.UsageError("--quick figures mean little; leave --quick or --record out")
+    if given["features"] is not None and not given["features"].is_file():
+        raise click.UsageError(f"--features {given['features']} is no file")
     settings = Settings(
         parts=tuple(sorted(parts or PARTS)),
         device=device,
@@ -122,11 +153,17 @@ def _run_faults(out: Path, device: str, record: bool, kills: int | None, quick: 
 @cli.command()
 @click.option("--results", type=click.Path(path_type=Path, exists=True), default=RESULTS,
               help="Folder with the JSON files of earlier runs.")  # fmt: skip
-def report(results: Path) -> None:
+@click.option("--html", type=click.Path(path_type=Path), help="Also write one HTML page with heat "
+              "maps and learning curves, which needs nothing beside it.")  # fmt: skip
+def report(results: Path, html: Path | None) -> None:
     """Print the recorded results as Markdown."""
+    from benchmarks.page import page
     from benchmarks.report import markdown
 
     click.echo(markdown(results))
+    if html is not None:
+        html.write_text(page(results), encoding="utf-8")
+        click.echo(f"wrote {html}", err=True)
 
 
 def main() -> None:

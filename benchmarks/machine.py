@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import resource
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-PACKAGES = ("diffeat", "torch", "diffusers", "transformers", "scikit-learn", "h5py", "numpy")
+PACKAGES = (
+    "diffeat", "torch", "diffusers", "transformers", "timm", "scikit-learn", "h5py", "numpy",
+)  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
@@ -40,6 +47,52 @@ def peak_memory_mb() -> float:
     except (OSError, StopIteration):
         unit = 1 if sys.platform == "darwin" else 1024
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory_mb` count from here on, where Linux allows it."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
+    except OSError:
+        return
+
+
+class Stages:
+    """What each part of some work took, over all runs that it needed.
+
+    Args:
+        path: a JSON file that carries the figures from run to run; None keeps none.
+
+    Attributes:
+        done: a dict per stage: name, seconds (of all runs), runs, and peak_memory_mb (the
+            largest, resident, of this process and not of those that it started).
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path, self.done = path, []
+        if path is not None and path.is_file():
+            self.done = json.loads(path.read_text("utf-8"))
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        reset_peak_memory()
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._add(name, time.monotonic() - began, peak_memory_mb())
+
+    def _add(self, name: str, seconds: float, memory: float) -> None:
+        stage = next((one for one in self.done if one["name"] == name), None)
+        if stage is None:
+            stage = {"name": name, "seconds": 0.0, "runs": 0, "peak_memory_mb": 0.0}
+            self.done.append(stage)
+        stage["seconds"] = round(stage["seconds"] + seconds, 1)
+        stage["runs"] += 1
+        stage["peak_memory_mb"] = max(stage["peak_memory_mb"], memory)
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.done, indent=1) + "\n", "utf-8")
 
 
 def _processor() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +23,161 @@ def markdown(folder: Path) -> str:
 
 
 def _recipe(path: Path, result: dict[str, Any]) -> list[str]:
+    recipe = result["recipe"]
+    notes = Notes(recipe["published"])
+    lines = [f"## {recipe['title']}", "", _how(path, result), ""]
+    lines += table(*features_table(result, notes))
+    model, twin = result["surfaces"][:2]
+    if len({cell["t"] for cell in model["cells"]}) == 1 and len(model["cells"]) > 8:
+        lines += _by_tensor(model, twin)
+    else:
+        lines += ["", f"Best block of {model['name']} at each t:", "", *table(*by_t_table(model))]
+    if result.get("systems"):
+        lines += ["", SYSTEMS, "", *table(*systems_table(result, notes))]
+    picture = path.with_suffix(".png")
+    if picture.is_file():
+        lines += ["", f"![validation accuracy by block and t]({picture.name})"]
+    for name, reason in result.get("missing", {}).items():
+        lines += ["", f"Left out: {name}, whose weights could not be had ({reason.split(';')[0]})."]
+    return lines + notes.lines()
+
+
+SYSTEMS = (
+    "Heads, each fitted on the training part alone, with what it chooses (C, epoch, set) chosen on "
+    "validation; seconds are those of one training, without the extraction:"
+)
+
+
+def _how(path: Path, result: dict[str, Any]) -> str:
     recipe, spec, machine = result["recipe"], result["spec"], result["environment"]
     train, held, test = result["surfaces"][0]["counts"]
-    lines = [
-        f"## {recipe['title']}",
-        "",
+    pool = spec["pool"]
+    if recipe.get("probe_pool"):
+        pool += f" (averaged to {recipe['probe_pool']} for the linear probes)"
+    memory = f", {result['peak_memory_mb']:,.0f} MiB at most" if "stages" in result else ""
+    return (
         f"`python -m benchmarks run {recipe['name']}`; [{path.name}]({path.name}). "
-        f"{train:,} training, {held:,} validation and {test:,} test pictures; pool {spec['pool']}, "
+        f"{train:,} training, {held:,} validation and {test:,} test pictures; pool {pool}, "
         f"noise {spec['noise']}, seed {spec['seed']}, size {spec['size'][0]}×{spec['size'][1]}. "
         f"Linear probe; block, t and penalty chosen on validation, refitted on training and "
         f"validation, test scored once. {result['seconds']:.0f} s on {machine['cores']} cores "
-        f"({machine['processor']}).",
-        "",
-        "| features | block | t | validation % | test % |",
-        "|---|---|---|---|---|",
-    ]
-    for surface in result["surfaces"]:
-        lines.append(_row(surface["name"], surface["best"], surface["name"] == "raw pixels"))
-    lines.append(f"| chance | | | | {100 * result['chance']:.1f} |")
-    model, twin = result["surfaces"][:2]
-    if len({cell["t"] for cell in model["cells"]}) == 1:
-        return lines + _by_tensor(model, twin) + _published(recipe)
-    lines += ["", f"Best block of {model['name']} at each t:", "",
-              "| block | t | validation % | test % |", "|---|---|---|---|"]  # fmt: skip
+        f"({machine['processor']}){memory}."
+    )
+
+
+class Notes:
+    """Figures of papers beside our rows, each with a number that leads to its set-up."""
+
+    def __init__(self, published: Sequence[dict[str, Any]]):
+        self.published = list(published)
+
+    def beside(self, row: str) -> str:
+        """ "90.1 [1]" for a row of a table, or ""."""
+        found = [
+            f"{one['value']:.2f} [{number}]"
+            for number, one in enumerate(self.published, start=1)
+            if one["beside"] == row and one["value"] is not None
+        ]
+        return ", ".join(found)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(what, figure) of those that stand beside none of our rows."""
+        return [
+            (f"{one['source']}: {one['setup']}", f"{one['value']:.2f} [{number}]")
+            for number, one in enumerate(self.published, start=1)
+            if not one["beside"] and one["value"] is not None
+        ]
+
+    def lines(self) -> list[str]:
+        found = []
+        for number, one in enumerate(self.published, start=1):
+            found += ["", f"[{number}] {published_line(one)}"]
+        return found
+
+
+def published_line(one: dict[str, Any]) -> str:
+    """A figure of a paper with its source, set-up and what differs."""
+    value = "" if one["value"] is None else f": {one['value']:.2f} %"
+    return (
+        f"{one['source']}: {one['setup']}{value}. Not comparable: other "
+        f"{', other '.join(one['differs'])}."
+    )
+
+
+def features_table(result: dict[str, Any], notes: Notes) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows: each kind of features at its best cell, chance, papers."""
+    heading = ["features", "block", "t", "validation %", "test %", "paper %"]
+    rows = []
+    for place, surface in enumerate(result["surfaces"]):
+        best = surface["best"]
+        t = "" if best["block"] in ("pixels", "pooled") else format_t(best["t"])
+        beside = notes.beside("surface") if place == 0 else notes.beside(surface["name"])
+        rows.append([surface["name"], best["block"], t, percent(best["validation"]),
+                     percent(best["test"]), beside])  # fmt: skip
+    rows.append(["chance", "", "", "", percent(result["chance"]), ""])
+    rows += [[f"*{what}*", "", "", "", "", figure] for what, figure in notes.rows()]
+    return _without_empty(heading, rows)
+
+
+def by_t_table(model: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows: the best block at each t."""
+    rows = []
     for t in dict.fromkeys(cell["t"] for cell in model["cells"]):
         cells = [cell for cell in model["cells"] if cell["t"] == t]
         best = max(cells, key=lambda cell: cell["validation"])
-        lines.append(_row(None, best, False))
-    return lines + _published(recipe)
+        rows.append([best["block"], format_t(t), percent(best["validation"]),
+                     percent(best["test"])])  # fmt: skip
+    return ["block", "t", "validation %", "test %"], rows
+
+
+def systems_table(result: dict[str, Any], notes: Notes) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows: heads and adapted models."""
+    heading = ["head", "cells", "parameters", "seeds", "validation %", "test %", "s", "MiB",
+               "paper %"]  # fmt: skip
+    rows = []
+    for system in result["systems"]:
+        runs = system["runs"]
+        seconds = sum(run["seconds"] for run in runs) / len(runs)
+        count = runs[0].get("parameters")
+        rows.append([
+            system["name"], cells_text(runs[0].get("set", system["cells"])),
+            "" if count is None else f"{count:,}", str(len(runs)),
+            _spread([run["validation"] for run in runs]), _spread([run["test"] for run in runs]),
+            f"{seconds:.0f}", f"{max(run['peak_memory_mb'] for run in runs):,.0f}",
+            notes.beside(system["name"]),
+        ])  # fmt: skip
+    return _without_empty(heading, rows)
+
+
+def cells_text(cells: Sequence[tuple[str, float]]) -> str:
+    """ "mid, up.0 × t = 5, 20" for a full grid, else every cell."""
+    blocks, steps = (list(dict.fromkeys(cell[k] for cell in cells)) for k in (0, 1))
+    if len(blocks) * len(steps) == len(cells):
+        return f"{', '.join(blocks)} × t = {', '.join(map(format_t, steps))}"
+    return "; ".join(f"{block} t = {format_t(t)}" for block, t in cells)
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [f"| {' | '.join(heading)} |", f"|{'|'.join('---' for _ in heading)}|"]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean, and with several the half range."""
+    mean = percent(sum(values) / len(values))
+    return mean if len(values) == 1 else f"{mean} ± {percent((max(values) - min(values)) / 2)}"
+
+
+def _without_empty(heading: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """A last column that says nothing is left out."""
+    if any(row[-1] for row in rows):
+        return heading, rows
+    return heading[:-1], [row[:-1] for row in rows]
 
 
 def _by_tensor(model: dict[str, Any], twin: dict[str, Any]) -> list[str]:
@@ -62,22 +190,6 @@ def _by_tensor(model: dict[str, Any], twin: dict[str, Any]) -> list[str]:
         lines.append(f"| {cell['block']} | {100 * cell['validation']:.1f} | "
                      f"{100 * random[cell['block']]:.1f} |")  # fmt: skip
     return lines
-
-
-def _published(recipe: dict[str, Any]) -> list[str]:
-    lines = []
-    for published in recipe["published"]:
-        lines += ["", f"Published, with other weights and set-up, not comparable: {published}."]
-    return lines
-
-
-def _row(name: str | None, cell: dict[str, Any], without_t: bool) -> str:
-    first = f"| {name} " if name else ""
-    t = "" if without_t else format_t(cell["t"])
-    return (
-        f"{first}| {cell['block']} | {t} | {100 * cell['validation']:.1f} | "
-        f"{100 * cell['test']:.1f} |"
-    )
 
 
 def _speed(path: Path, result: dict[str, Any]) -> list[str]:

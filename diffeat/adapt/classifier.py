@@ -65,6 +65,7 @@ class BackboneClassifier(ABC):
     Attributes:
         classes_: names of the classes.
         head_: the trained head.
+        parameters_: how many numbers are trained, the head's included.
         history_: per epoch: loss, validation accuracy, seconds.
         best_epoch_: the epoch, from 1, whose weights were kept.
     """
@@ -143,6 +144,7 @@ class BackboneClassifier(ABC):
             shape = plan.map_shape(plan.blocks[-1])
             self.head_ = self.head(shape, len(self.classes_)).to(self.backbone.device)
         groups.append({"params": list(self.head_.parameters()), "lr": self.learning_rate})
+        self.parameters_ = sum(weight.numel() for one in groups for weight in one["params"])
         self._optimize(source, validation, groups)
         return self
 

@@ -46,8 +46,8 @@ def _bytes(_context, _option, value: str) -> int:
 @click.option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
 @click.option("--score", type=click.Choice(("logistic", "ridge", "knn")), default="logistic",
               show_default=True, help="What judges a cell.")  # fmt: skip
-@click.option("-C", "penalties", callback=lambda c, o, v: v and positive_numbers(c, o, v), help="To "
-              "choose from: C of logistic, alpha of ridge, k of knn.")  # fmt: skip
+@click.option("-C", "penalties", callback=lambda c, o, v: v and positive_numbers(c, o, v), help="To"
+              " choose from: C of logistic, alpha of ridge, k of knn.")  # fmt: skip
 @click.option("--split", default="0.6,0.2,0.2", show_default=True, callback=split_shares,
               help="Training, validation and test shares, by a hash of the ids.")  # fmt: skip
 @click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ NAMELESS = ("<lambda>", "partial", "function", "method")
 class Journal:
     """One JSON per finished piece of work, named after what it was made of.
 
+    `get` and `put` are for cells, `read` and `write` for whatever else has a key of its own.
     The key of a cell hashes the features (spec, model and pictures), the labels, the parts,
     the score with its settings, and the cell: whatever changes, the cell is computed anew.
 
@@ -61,32 +63,50 @@ class Journal:
         return fingerprint(task.identity, task.labels_fingerprint, parts, score.describe(), [*rest])
 
     def get(self, cell: CellKey, key: str) -> dict[str, Any] | None:
-        """What was kept, or None."""
-        path = self._path(cell, key)
+        """What was kept of a cell, or None."""
+
+        def has_score(stored: dict[str, Any]) -> bool:
+            return "test" in stored or {"validation", "setting"} <= set(stored)
+
+        return self.read(_stem(cell), key, has_score)
+
+    def put(self, cell: CellKey, key: str, values: dict[str, Any]) -> None:
+        """Keep what was computed of a cell."""
+        self.write(_stem(cell), key, {"block": cell[0], "t": cell[1], **values})
+
+    def read(
+        self, name: str, key: str, whole: Callable[[dict[str, Any]], bool] = bool
+    ) -> dict[str, Any] | None:
+        """What was kept under a name and a key, or None; `whole` says whether all is there."""
+        path = self._path(name, key)
         if path is None or not path.is_file():
             return None
         try:
             stored = json.loads(path.read_text("utf-8"))
             if stored["fingerprint"] != key:
                 raise ValueError("it belongs to something else")
-            if not {"validation", "setting"} <= set(stored) and "test" not in stored:
-                raise ValueError("it holds no score")
+            if not whole(stored):
+                raise ValueError("it is not whole")
         except (ValueError, KeyError, TypeError, OSError) as error:
             warnings.warn(f"{path}: not usable ({error}); it is computed again", stacklevel=2)
             return None
         self.found += 1
         return stored
 
-    def put(self, cell: CellKey, key: str, values: dict[str, Any]) -> None:
+    def write(self, name: str, key: str, values: dict[str, Any]) -> None:
         """Keep what was computed; the file appears whole or not at all."""
         self.computed += 1
-        path = self._path(cell, key)
+        path = self._path(name, key)
         if path is not None:
-            stored = {"fingerprint": key, "block": cell[0], "t": cell[1], **values}
+            stored = {"fingerprint": key, **values}
             write_synced(path, (json.dumps(stored, indent=1) + "\n").encode())
 
-    def _path(self, cell: CellKey, key: str) -> Path | None:
+    def _path(self, name: str, key: str) -> Path | None:
         if self.folder is None:
             return None
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", cell[0])[:80]
-        return self.folder / f"{name}-t{format_t(cell[1])}-{key[:16]}.json"
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100]
+        return self.folder / f"{name}-{key[:16]}.json"
+
+
+def _stem(cell: CellKey) -> str:
+    return f"{cell[0][:80]}-t{format_t(cell[1])}"

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.__main__ import cli
-from benchmarks.recipes import FOLDER, Recipe, recipe_names
+from benchmarks.recipes import FOLDER, Published, Recipe, recipe_names
 from benchmarks.report import markdown
-from benchmarks.surface import run_recipe, summary
+from benchmarks.run import run_recipe, summary
 from diffeat.errors import SpecError
 from diffeat.specs import ExtractSpec
 
@@ -29,7 +29,7 @@ TINY = Recipe(
     split=(0.4, 0.3, 0.3),
     extract={"timesteps": [20], "blocks": ["mid", "down.2"], "pool": "1x1"},
     view={"pictures": "photos", "blocks": ["mid"], "timesteps": [20], "size": [32, 48]},
-    published=("Somebody (2020): 99.9",),
+    published=(Published("Somebody (2020)", "a better model", 99.9, ("weights",), "surface"),),
 )
 
 
@@ -42,8 +42,12 @@ class TestRecipe:
         assert abs(sum(recipe.split) - 1) < 1e-9
         assert ExtractSpec.from_dict(recipe.extract).blocks
         assert set(recipe.view) <= {"pictures", "blocks", "timesteps", "size"}
-        # a figure from a paper says whose it is, and from when
-        assert all(re.search(r"\(.*(19|20)\d\d\)", line) for line in recipe.published)
+        # a figure from a paper says whose it is, from when, how it was got and what differs
+        assert all(re.search(r"\(.*(19|20)\d\d\)", one.source) for one in recipe.published)
+        assert all(one.setup and one.differs for one in recipe.published)
+        rows = {"", "surface", *(system.name for system in recipe.systems)}
+        assert {one.beside for one in recipe.published} <= rows
+        assert len({system.name for system in recipe.systems}) == len(recipe.systems)
 
     def test_every_file_is_found(self):
         assert recipe_names() == sorted(path.stem for path in FOLDER.iterdir())
@@ -176,15 +180,18 @@ class TestReport:
             row = next(x for x in page.splitlines() if x.startswith(f"| {surface['name']} |"))
             cells = [cell.strip() for cell in row.strip("|").split("|")]
             t = "" if surface["name"] == "raw pixels" else "20"
-            assert cells[1:] == [
+            assert cells[1:5] == [
                 best["block"], t, f"{100 * best['validation']:.1f}", f"{100 * best['test']:.1f}",
             ]  # fmt: skip
-        assert f"| chance | | | | {100 * stored['chance']:.1f} |" in page
+        assert f"| chance |  |  |  | {100 * stored['chance']:.1f} |  |" in page
 
     def test_markdown_names_counts_and_published_values(self, page, stored):
         train, held, test = stored["surfaces"][0]["counts"]
         assert f"{train} training, {held} validation and {test} test pictures" in page
-        assert "not comparable: Somebody (2020): 99.9" in page
+        row = next(x for x in page.splitlines() if x.startswith("| unet-cifar10 |"))
+        assert row.endswith("| 99.90 [1] |")  # in a column of its own
+        note = "[1] Somebody (2020): a better model: 99.90 %. Not comparable: other weights."
+        assert note in page
         tables = re.findall(r"^\|[-|]+\|$", page, re.MULTILINE)
         assert len(tables) == 2
 
@@ -195,7 +202,7 @@ class TestReport:
 
     def test_run_prints_and_records(self, folder, result, stored, tmp_path, monkeypatch):
         monkeypatch.setattr("benchmarks.recipes.Recipe.open", lambda name: TINY)
-        monkeypatch.setattr("benchmarks.surface.run_recipe", lambda *_: stored)
+        monkeypatch.setattr("benchmarks.run.run_recipe", lambda *_: stored)
         monkeypatch.setattr("benchmarks.__main__.RESULTS", tmp_path / "results")
         shown = CliRunner().invoke(cli, ["run", "tiny", "--out", str(folder), "--record"])
         assert shown.exception is None, shown.exception

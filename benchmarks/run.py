@@ -1,0 +1,226 @@
+"""Run a recipe: the (t, block) surface of a model, its baselines, and heads beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import diffeat
+from benchmarks.features import Pictures, feature_files, model_task, pixel_task, vision_task
+from benchmarks.machine import Stages, environment
+from benchmarks.recipes import Recipe
+from benchmarks.systems import Bench, run_systems
+from diffeat.errors import ModelError
+from diffeat.images import fit_picture
+from diffeat.noise import format_t
+from diffeat.search import TEST, Journal, Surface, Task, search_surface, task_from_store
+from diffeat.search.scores import Logistic
+from diffeat.store import FeatureStore
+from diffeat.viz import feature_sheet, heat_map
+
+MEMORY = 8 << 30
+"""Bytes for features while they are fitted: pixels of 60,000 pictures need 3 GiB."""
+
+
+@dataclass
+class Run:
+    """One run of a recipe and what it has found so far.
+
+    Attributes:
+        recipe: what is measured.
+        out: folder of tables and pictures.
+        features: folder of feature files and finished cells, which recipes may share.
+        device: of the model and the heads.
+        processes: copies of the model while features are extracted.
+        pictures: of the recipe.
+        journal: finished cells and systems.
+        stages: seconds and peak memory of each part, over all runs.
+        surfaces: the model's, its twin's, pixels', other vision models'.
+        missing: baselines that could not be had, each with the reason.
+    """
+
+    recipe: Recipe
+    out: Path
+    features: Path
+    device: str = "auto"
+    processes: int | None = None
+    surfaces: list[Surface] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.features.mkdir(parents=True, exist_ok=True)
+        self.pictures = Pictures(self.recipe)
+        self.stages = Stages(self.out / "stages.json")
+        self.journal = Journal(self.features / "finished")
+
+    def measure(self) -> dict[str, Any]:
+        """All parts, one after the other; what the JSON holds."""
+        recipe = self.recipe
+        task, spec, systems = self._model()
+        twin = {**recipe.extract, **recipe.twin}
+        with self._opened(f"{recipe.model}@random", twin) as stores:
+            self._probe(model_task(stores, recipe))
+        self._probe(pixel_task(self.pictures, task, spec))
+        for name in recipe.vision:
+            self._vision(name, task)
+        return {
+            "recipe": asdict(recipe),
+            "spec": spec,
+            "models": self.models,
+            "pictures": self.pictures.keys,
+            "surfaces": [surface.to_dict() for surface in self.surfaces],
+            "chance": _chance(task),
+            "systems": systems,
+            "missing": self.missing,
+            "finished": {"found": self.journal.found, "computed": self.journal.computed},
+            "stages": self.stages.done,
+            "seconds": round(sum(stage["seconds"] for stage in self.stages.done), 1),
+            "peak_memory_mb": max(stage["peak_memory_mb"] for stage in self.stages.done),
+            "environment": environment(),
+        }
+
+    def _model(self) -> tuple[Task, dict[str, Any], list[dict[str, Any]]]:
+        """Surface and systems of the model itself."""
+        recipe = self.recipe
+        with self._opened(recipe.model, recipe.extract) as stores:
+            task, spec = model_task(stores, recipe), stores[0].spec.to_dict()
+            surface = self._probe(task)
+            stored = task_from_store(stores[0], recipe.split, test=(stores[1:] or [None])[0])
+            bench = Bench(recipe, self.pictures, task, stored, stores[0], surface, self.device)
+            with self.stages("systems"):
+                systems = run_systems(bench, self.journal, tqdm.write)
+        return task, spec, systems
+
+    @contextmanager
+    def _opened(self, name: str, fields: dict[str, Any]) -> Iterator[list[FeatureStore]]:
+        """The feature files of a model; extracts what is missing."""
+        with ExitStack() as stack:
+            with self.stages(f"features of {name}"):
+                backbone = diffeat.load(name, self.device, self.recipe.model_dtype)
+                stores = stack.enter_context(
+                    feature_files(backbone, self.pictures, fields, self.features, self.processes)
+                )
+                if name == self.recipe.model and self.recipe.view:
+                    _show_maps(backbone, self.recipe, self.out / f"{self.recipe.name}-maps.png")
+            self.models.append({"name": backbone.name, "fingerprint": backbone.fingerprint})
+            yield stores
+
+    def _probe(self, task: Task) -> Surface:
+        with self.stages(f"surface of {task.name}"):
+            surface = search_surface(
+                task, Logistic(self.recipe.penalties), MEMORY, self.journal,
+                lambda cells: tqdm(cells, desc="probe", disable=None),
+            )  # fmt: skip
+        self.surfaces.append(surface)
+        return surface
+
+    def _vision(self, name: str, like: Task) -> None:
+        """A vision model's linear probe; what cannot be loaded is said in the report."""
+        from diffeat.vision import load_vision
+
+        try:
+            model = load_vision(name, self.device)
+        except ModelError as error:
+            tqdm.write(f"left out: {error}")
+            self.missing[name] = str(error)
+            return
+        with self.stages(f"features of {name}"):
+            task = vision_task(model, self.pictures, like, self.features)
+        self._probe(task)
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    device: str = "auto",
+    features: Path | None = None,
+    processes: int | None = None,
+) -> dict[str, Any]:
+    """Measure a recipe and write its table, heat map and pictures.
+
+    Features, finished cells and finished systems stay on disk and are used again by the next
+    run. Writes <name>.json (everything), <name>.csv (every cell), <name>.png (heat maps) and,
+    where the recipe asks for it, <name>-maps.png.
+
+    Args:
+        features: folder for feature files and finished cells; None is `out`.
+
+    Returns:
+        What the JSON holds.
+    """
+    run = Run(recipe, out, features or out, device, processes)
+    result = run.measure()
+    (out / f"{recipe.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    _write_csv(run.surfaces, out / f"{recipe.name}.csv")
+    heat_map(run.surfaces[:2], out / f"{recipe.name}.png", title=recipe.title)
+    return result
+
+
+def _chance(task: Task) -> float:
+    """Accuracy on test of always saying the class that is most frequent in training."""
+    guess = np.bincount(task.labels[task.part != TEST]).argmax()
+    return float((task.labels[task.part == TEST] == guess).mean())
+
+
+def _write_csv(surfaces: list[Surface], path: Path) -> None:
+    lines: list[str] = []
+    for surface in surfaces:
+        surface.write_csv(path)
+        rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines += rows if not lines else rows[1:]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _show_maps(backbone, recipe: Recipe, path: Path) -> None:
+    source = diffeat.open_source(recipe.view["pictures"])
+    spec = diffeat.ExtractSpec(
+        timesteps=recipe.view["timesteps"], blocks=recipe.view["blocks"], size=recipe.view["size"]
+    )
+    pictures = [source.load(index) for index in range(len(source))]
+    features = diffeat.extract(backbone, pictures, spec, ids=source.ids)
+    columns = {
+        f"{block.name}, t={format_t(level.t)}": features[block.name, level.t].float().numpy()
+        for level in features.levels
+        for block in features.blocks
+    }
+    shown = [fit_picture(picture, spec.size).transpose(1, 2, 0) for picture in pictures]
+    feature_sheet(shown, columns, source.ids, path, title=f"feature maps of {backbone.name}")
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The closing tables: each kind of features at its best cell, and the systems."""
+    width = max(13, *(len(surface["best"]["block"]) for surface in result["surfaces"]))
+    lines = [f"{'features':<24} {'block':<{width}} {'t':>5} {'validation':>11} {'test':>7}"]
+    lines.append("-" * len(lines[0]))
+    for surface in result["surfaces"]:
+        best = surface["best"]
+        t = format_t(best["t"]) if has_t(surface) else ""
+        lines.append(
+            f"{surface['name']:<24} {best['block']:<{width}} {t:>5} "
+            f"{100 * best['validation']:10.1f}% {100 * best['test']:6.1f}%"
+        )
+    lines.append(f"{'chance':<24} {'':<{width}} {'':>5} {'':>11} {100 * result['chance']:6.1f}%")
+    if result["systems"]:
+        wide = max(len(system["name"]) for system in result["systems"])
+        lines += ["", f"{'system':<{wide}} {'cells':>5} {'validation':>11} {'test':>7}"]
+        lines.append("-" * len(lines[-1]))
+    for system in result["systems"]:
+        lines.append(
+            f"{system['name']:<{wide}} {len(system['cells']):>5} "
+            f"{100 * system['validation']:10.1f}% {100 * system['test']:6.1f}%"
+        )
+    return "\n".join(lines)
+
+
+def has_t(surface: dict[str, Any]) -> bool:
+    """Whether the features of a surface have noise levels: those of pixels have not."""
+    return surface["best"]["block"] not in ("pixels", "pooled")

@@ -1,0 +1,234 @@
+"""Heads of a recipe: trained on training features, chosen on validation, tested once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+import probes
+from benchmarks.features import Pictures, as_maps, averaged
+from benchmarks.machine import peak_memory_mb, reset_peak_memory
+from benchmarks.recipes import Recipe, System
+from diffeat.errors import SpecError
+from diffeat.hashing import fingerprint
+from diffeat.search import TEST, TRAIN, VALIDATION, Journal, Surface, Task, greedy_sets
+from diffeat.search.scores import Logistic
+from diffeat.search.tasks import CellKey, bytes_fingerprint
+from diffeat.store import FeatureStore
+from probes.network import NetworkProbe
+
+PARTS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What systems are trained on.
+
+    Attributes:
+        recipe, pictures: what is measured, on what.
+        task: the cells as the surface has them, labels and parts.
+        stored: the same cells as they are stored, not averaged.
+        store: any of the feature files, for the channels.
+        surface: with the best cell.
+        device: where heads are trained.
+    """
+
+    recipe: Recipe
+    pictures: Pictures
+    task: Task
+    stored: Task
+    store: FeatureStore
+    surface: Surface
+    device: str = "auto"
+
+    def cells_of(self, system: System) -> tuple[CellKey, ...]:
+        """The cells that a system sees."""
+        best = self.surface.best
+        if system.cells == "best":
+            return (best.key,)
+        if system.cells == "all":
+            return self.task.cells
+        if system.cells == "best block":
+            return self.task.choose(blocks=[best.block])
+        return self.task.choose(system.cells.get("blocks"), system.cells.get("timesteps"))
+
+    def labels(self, part: int) -> np.ndarray:
+        return self.task.labels[self.task.part == part]
+
+    def maps(self, cell: CellKey, part: int) -> np.ndarray:
+        """(n, C, h, w) of a cell in its stored precision, or (n, C) where h = w = 1."""
+        rows = self.task.part == part
+        values = as_maps(self.stored.read(*cell), self.store, cell)
+        ends = range(0, len(rows), 4096)
+        found = [values[start : start + 4096][rows[start : start + 4096]] for start in ends]
+        maps = np.concatenate(found)
+        return maps[:, :, 0, 0] if maps.shape[2:] == (1, 1) else maps
+
+
+Trained = dict[str, Any]
+"""validation and test, and whatever else is known: setting, parameters, epochs, history …"""
+Kind = Callable[[Bench, Sequence[CellKey], dict[str, Any], int], Trained]
+
+
+def run_systems(bench: Bench, journal: Journal, tell: Callable[[str], None]) -> list[dict]:
+    """Train the systems of a recipe; what is finished is read from the journal.
+
+    Every head is fitted on the training part alone, and what it chooses (C, epoch, set) is
+    chosen on validation; nothing is refitted, so that all heads have seen the same pictures.
+
+    Returns:
+        A dict per system: its fields, the cells, `runs` (one per seed), and the means
+        `validation` and `test`.
+    """
+    found = []
+    for system in bench.recipe.systems:
+        cells = bench.cells_of(system)
+        runs = []
+        for seed in system.seeds:
+            key = _key(bench, system, cells, seed)
+            run = journal.read(system.head, key, lambda kept: "test" in kept)
+            if run is None:
+                tell(f"{system.name}, seed {seed}")
+                run = {"fingerprint": key, "seed": seed, **_timed(bench, system, cells, seed)}
+                journal.write(system.head, key, run)
+            runs.append(run)
+        means = {part: float(np.mean([run[part] for run in runs])) for part in PARTS if part in run}
+        found.append({**asdict(system), "cells": cells, "runs": runs, **means})
+    return found
+
+
+def _key(bench: Bench, system: System, cells: Sequence[CellKey], seed: int) -> str:
+    """Hash of all that a training depends on, but for the versions of packages."""
+    made_of = (bench.stored.identity, bench.task.labels_fingerprint, bench.recipe.penalties)
+    parts = bytes_fingerprint(np.asarray(bench.task.part, np.int64))
+    return fingerprint("system", *made_of, parts, system.head, system.arguments, cells, seed)
+
+
+def _timed(bench: Bench, system: System, cells: Sequence[CellKey], seed: int) -> Trained:
+    reset_peak_memory()
+    began = time.monotonic()
+    kind = _kind(system)
+    try:
+        run = kind(bench, cells, dict(system.arguments), seed)
+    except (ValueError, TypeError) as error:  # of a head: say which
+        raise SpecError(f"system {system.name!r}: {error}") from error
+    seconds = round(time.monotonic() - began, 2)
+    return {**run, "seconds": seconds, "peak_memory_mb": peak_memory_mb()}
+
+
+def _kind(system: System) -> Kind:
+    from benchmarks.adapted import train_adapted
+
+    kinds = {"linear": _linear, "greedy": _greedy}
+    kinds |= {name: train_adapted(name) for name in ("Frozen", "FineTuning", "DifFeed")}
+    heads = [name for name in probes.__all__ if name.endswith("Probe")]
+    if system.head in kinds:
+        return kinds[system.head]
+    if system.head in heads:
+        return lambda *given: _probe(getattr(probes, system.head), *given)
+    if system.head in probes.PRESETS:
+        return lambda *given: _probe(
+            lambda **changes: probes.preset(system.head, **changes), *given
+        )
+    raise SpecError(
+        f"system {system.name!r}: head {system.head!r}; expected one of "
+        f"{', '.join([*kinds, *heads, *probes.PRESETS])}"
+    )
+
+
+def _linear(bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int) -> Trained:
+    """Logistic regression on a cell, `pool` (a side) averaged before; no randomness in it."""
+    cell = _only(cells)
+    parts = {part: bench.maps(cell, part).astype(np.float32) for part in PARTS.values()}
+    if parts[TRAIN].ndim == 4:
+        side = arguments.pop("pool", parts[TRAIN].shape[2])
+        parts = {part: averaged(maps, side)[:] for part, maps in parts.items()}
+    if arguments:
+        raise SpecError(f"arguments {', '.join(arguments)} of a linear probe; expected pool alone")
+    score = Logistic(bench.recipe.penalties)
+    X, y = parts[TRAIN], bench.labels(TRAIN)
+    [outcome] = score.fit(X[None], y, parts[VALIDATION][None], bench.labels(VALIDATION))
+    test = score.test(X, y, parts[TEST], bench.labels(TEST), outcome.setting)
+    return {
+        "validation": outcome.validation,
+        "test": test,
+        "setting": outcome.setting,
+        "parameters": (X.shape[1] + 1) * bench.task.classes,
+    }
+
+
+def _greedy(bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int) -> Trained:
+    """Linear probe of a set of cells that grows by the one that helps most."""
+    task, score = replace(bench.task, cells=tuple(cells)), Logistic(bench.recipe.penalties)
+    sets = greedy_sets(task, score=score, **arguments)
+    X, Xt = (
+        np.concatenate([task.matrix(cell, task.part == part) for cell in sets.best.cells], axis=1)
+        for part in (TRAIN, TEST)
+    )
+    labels = bench.labels(TRAIN), bench.labels(TEST)
+    return {
+        "validation": sets.best.validation,
+        "test": score.test(X, labels[0], Xt, labels[1], sets.best.setting),
+        "setting": sets.best.setting,
+        "set": sets.best.cells,
+        "parameters": (X.shape[1] + 1) * task.classes,
+    }
+
+
+def _probe(
+    make: Callable[..., Any], bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int
+) -> Trained:
+    """An estimator of `probes`."""
+    head = make(**arguments)
+    if "random_state" in head.get_params():
+        head.set_params(random_state=seed)
+    head.set_params(device=bench.device)
+    given = {part: _inputs(head, bench, cells, part) for part in PARTS.values()}
+    X, y, options = given[TRAIN]
+    if isinstance(head, NetworkProbe):
+        held, held_labels, held_options = given[VALIDATION]
+        options = {**options, **{f"{k}_validation": v for k, v in held_options.items()}}
+        head.fit(X, y, held, held_labels, **options)
+    else:
+        head.fit(X, y, **options)
+    run = {
+        name: head.score(rows, labels, **more)
+        for name, part in PARTS.items()
+        if part != TRAIN
+        for rows, labels, more in [given[part]]
+    }
+    if isinstance(head, probes.NoiseConditionalProbe):
+        rows, labels, more = given[TEST]
+        run["test_by_t"] = {
+            str(t): head.score(rows[more["t"] == t], labels[more["t"] == t], t=t)
+            for t in np.unique(more["t"]).tolist()
+        }
+    if isinstance(head, NetworkProbe):
+        run["parameters"] = sum(weight.numel() for weight in head.module_.parameters())
+        run["best_epoch"], run["history"] = head.best_epoch_, head.history_
+    return run
+
+
+def _inputs(head: Any, bench: Bench, cells: Sequence[CellKey], part: int):
+    """(X, labels, further arguments) of one part, as the head takes them."""
+    y = bench.labels(part)
+    if isinstance(head, probes.DifFormerProbe):
+        return {cell: bench.maps(cell, part) for cell in cells}, y, {}
+    if isinstance(head, probes.NoiseConditionalProbe):
+        X = np.concatenate([bench.maps(cell, part) for cell in cells])
+        t = np.repeat([float(t) for _, t in cells], len(y))
+        return X, np.tile(y, len(cells)), {"t": t}
+    maps = bench.maps(_only(cells), part)
+    if isinstance(head, NetworkProbe):
+        return maps, y, {}
+    return maps.reshape(len(maps), -1).astype(np.float32), y, {}  # heads of vectors
+
+
+def _only(cells: Sequence[CellKey]) -> CellKey:
+    if len(cells) != 1:
+        raise SpecError(f"{len(cells)} cells for a head that takes one; expected cells = 'best'")
+    return cells[0]
