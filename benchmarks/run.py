@@ -20,13 +20,13 @@ from benchmarks.systems import Bench, run_systems
 from diffeat.errors import ModelError
 from diffeat.images import fit_picture
 from diffeat.noise import format_t
-from diffeat.search import TEST, Journal, Surface, Task, search_surface, task_from_store
+from diffeat.search import MEMORY, TEST, Journal, Surface, Task, search_surface, task_from_store
 from diffeat.search.scores import Logistic
 from diffeat.store import FeatureStore
 from diffeat.viz import feature_sheet, heat_map
 
-MEMORY = 8 << 30
-"""Bytes for features while they are fitted: pixels of 60,000 pictures need 3 GiB."""
+WIDE = 8 << 30
+"""Bytes for pixels while they are fitted: those of 60,000 pictures need 3 GiB."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Run:
         twin = {**recipe.extract, **recipe.twin}
         with self._opened(f"{recipe.model}@random", twin) as stores:
             self._probe(model_task(stores, recipe))
-        self._probe(pixel_task(self.pictures, task, spec))
+        self._probe(pixel_task(self.pictures, task, spec), WIDE)
         for name in recipe.vision:
             self._vision(name, task)
         return {
@@ -114,10 +114,10 @@ class Run:
             self.models.append({"name": backbone.name, "fingerprint": backbone.fingerprint})
             yield stores
 
-    def _probe(self, task: Task) -> Surface:
+    def _probe(self, task: Task, memory: int = MEMORY) -> Surface:
         with self.stages(f"surface of {task.name}"):
             surface = search_surface(
-                task, Logistic(self.recipe.penalties), MEMORY, self.journal,
+                task, Logistic(self.recipe.penalties), memory, self.journal,
                 lambda cells: tqdm(cells, desc="probe", disable=None),
             )  # fmt: skip
         self.surfaces.append(surface)

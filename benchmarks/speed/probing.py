@@ -56,7 +56,7 @@ def measure(settings: Settings) -> dict[str, Any]:
                 return {"left_out": f"no CIFAR-10 here ({error})"}
         store = stack.enter_context(FeatureStore(path))
         order = np.random.default_rng(settings.seed).permutation(len(store))
-        train, test = order[held:], order[:held]
+        test, train = np.split(order[: held + settings.by_length(TRAINING, 100)], [held])
         cells = {
             (block, t): tuple(store[block, t][:][rows].astype(np.float32) for rows in (train, test))
             for block in store.blocks

@@ -1,0 +1,130 @@
+"""Every recipe's names exist in its model; every recipe runs, made small."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffeat
+from benchmarks.features import Pictures
+from benchmarks.recipes import FOLDER, Recipe, recipe_names
+from benchmarks.run import run_recipe
+from diffeat.errors import SpecError
+from diffeat.extraction import Plan
+from diffeat.images.datasets import DATASETS
+from diffeat.specs import ExtractSpec
+from tests.twins import DIVISORS, twin
+
+DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+TINY = {"epochs": 1, "width": 16, "heads": 2, "batch_size": 16, "hidden": (8,), "channels": (8,)}
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory):
+    """Name of a model → the model itself if it is bundled, else a shrunk twin of it."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def made(name: str) -> str:
+        if name not in DIVISORS:
+            return name
+        if not (folder / name).exists():
+            twin(name, folder / name)
+        return str(folder / name)
+
+    return made
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_blocks_and_timesteps_exist(name, model_of):
+    recipe = Recipe.open(name)
+    backbone = diffeat.load(model_of(recipe.model), "cpu")
+    plan = Plan(backbone, ExtractSpec.from_dict(recipe.extract))
+    Plan(backbone, ExtractSpec.from_dict({**recipe.extract, **recipe.twin}))
+    blocks, steps = {block.name for block in plan.blocks}, {level.t for level in plan.levels}
+    for system in recipe.systems:
+        if isinstance(system.cells, dict):
+            assert set(system.cells) <= {"blocks", "timesteps"}
+            assert set(system.cells.get("blocks", blocks)) <= blocks
+            assert set(system.cells.get("timesteps", steps)) <= steps
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_data_sets_are_known(name):
+    recipe = Recipe.open(name)
+    for pictures in (recipe.train, recipe.test or recipe.train):
+        data, _, split = pictures.partition(":")
+        assert data in DATASETS
+        assert not split or split in DATASETS[data][1]
+
+
+def test_the_example_of_the_docs_is_a_recipe(tmp_path, monkeypatch):
+    (text,) = re.findall(r"```toml\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "mine.toml").write_text(text, "utf-8")
+    monkeypatch.setattr("benchmarks.recipes.FOLDER", tmp_path)
+    assert Recipe.open("mine").systems[0].seeds == (0, 1, 2)
+
+
+def test_the_docs_name_every_recipe():
+    table = set(re.findall(r"`([a-z0-9-]+)`", DOCS.read_text("utf-8").split("**What is fair")[0]))
+    assert set(recipe_names()) <= table
+
+
+def test_fields_that_a_system_needs(tmp_path, monkeypatch):
+    text = (FOLDER / "digits.toml").read_text("utf-8") + '\n[[systems]]\nname = "a"\n'
+    (tmp_path / "odd.toml").write_text(text, "utf-8")
+    monkeypatch.setattr("benchmarks.recipes.FOLDER", tmp_path)
+    with pytest.raises(SpecError, match="system lacks head"):
+        Recipe.open("odd")
+    assert tomllib.loads(text)["systems"] == [{"name": "a"}]
+
+
+class TestPictures:
+    def test_rows_of_one_part(self):
+        pictures = Pictures(Recipe("a", "a", "m", "digits", {}, train_limit=50))
+        rows = np.zeros(50, bool)
+        rows[[3, 7]] = True
+        assert pictures.source_of(rows).ids == (pictures.ids[3], pictures.ids[7])
+
+    def test_rows_of_two_sources(self):
+        recipe = Recipe("a", "a", "m", "digits", {}, test="photos", train_limit=50)
+        with pytest.raises(SpecError, match="rows of 2 sources"):
+            Pictures(recipe).source_of(np.ones(52, bool))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_runs(name, model_of, tmp_path):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 30), ("test", 10)):
+        for label, low in (("dark", 0), ("light", 100)):
+            (tmp_path / part / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(low, low + 150, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / label / f"{number}.png")
+    recipe = Recipe.open(name)
+    size = {"size": 64} if np.max(recipe.extract.get("size", 0)) > 64 else {}
+    systems = tuple(
+        replace(
+            system,
+            arguments={key: TINY.get(key, value) for key, value in system.arguments.items()}
+            | ({"epochs": 1} if system.head not in ("linear", "greedy", "KNNProbe", "RidgeProbe")
+               else {}),
+            seeds=system.seeds[:1],
+        )
+        for system in recipe.systems
+    )  # fmt: skip
+    small = replace(
+        recipe, model=model_of(recipe.model), model_dtype="float32", train=str(tmp_path / "train"),
+        test=str(tmp_path / "test"), train_limit=None, test_limit=None, vision=(), view={},
+        extract={**recipe.extract, **size}, systems=systems,
+    )  # fmt: skip
+    result = run_recipe(small, tmp_path / "out", "cpu")
+    assert [one["name"] for one in result["systems"]] == [one.name for one in recipe.systems]
+    assert result["surfaces"][0]["counts"][2] == 20
+    assert result["chance"] == 0.5
