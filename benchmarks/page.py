@@ -32,7 +32,7 @@ th:first-child, td:first-child { text-align: left; }
 .note { color: #57606a; font-size: .9rem; } code { background: #f3f4f6; padding: 0 .25rem; }
 svg text { font: 10px system-ui, sans-serif; fill: #57606a; }
 """
-WIDTH, HEIGHT, EDGE = 240, 110, 28
+WIDTH, HEIGHT, EDGE = 240, 110, 36
 VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Stops of matplotlib's colour map."""
 
@@ -81,7 +81,7 @@ def _recipe(path: Path, result: dict[str, Any]) -> list[str]:
     if result.get("systems"):
         lines += ["<h3>Heads</h3>", f'<p class="note">{escape(SYSTEMS)}</p>',
                   _table(*systems_table(result, notes)), '<div class="beside">']  # fmt: skip
-        lines += [_curves(system) for system in result["systems"] if _history(system)]
+        lines += [_curves(system) for system in result["systems"] if len(_history(system)) > 1]
         lines.append("</div>")
     for number, one in enumerate(recipe["published"], start=1):
         lines.append(f'<p class="note">[{number}] {escape(published_line(one))}</p>')

@@ -1,8 +1,9 @@
-"""Pictures of results: feature maps in colours, and heat maps of a (t, block) surface."""
+"""Pictures of results: feature maps in colours, and heat maps over (t, block)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from diffeat.noise import format_t
 
 if TYPE_CHECKING:
     from diffeat.search import Surface
+    from diffeat.search.analysis import AlignmentTable
 
 
 def pca_rgb(maps: np.ndarray) -> np.ndarray:
@@ -94,28 +96,62 @@ def heat_map(surfaces: Sequence[Surface], path: str | Path, title: str = "") -> 
     grids = [100 * surface.grid() for surface in surfaces]
     low, high = min(map(np.nanmin, grids)), max(map(np.nanmax, grids))
     for axis, surface, grid in zip(axes[0], surfaces, grids, strict=True):
-        image = axis.imshow(grid, vmin=low, vmax=high, cmap="viridis", aspect="auto")
-        axis.set_xticks(range(len(surface.timesteps)), [format_t(t) for t in surface.timesteps])
-        axis.set_yticks(range(len(surface.blocks)), surface.blocks, fontsize=8)
-        axis.set_xlabel("t")
+        best = surface.blocks.index(surface.best.block), surface.timesteps.index(surface.best.t)
+        image = _grid_panel(axis, grid, surface, (low, high), best, "{:.1f}".format)
         axis.set_title(surface.name, fontsize=9)
-        for (i, j), value in np.ndenumerate(grid):
-            dark = value < (low + high) / 2
-            axis.text(
-                j,
-                i,
-                f"{value:.1f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if dark else "black",
-            )
-        i, j = surface.blocks.index(surface.best.block), surface.timesteps.index(surface.best.t)
-        frame = {"fill": False, "edgecolor": "red", "linewidth": 2}
-        axis.add_patch(_rectangle((j - 0.5, i - 0.5), 1, 1, **frame))
     figure.colorbar(image, ax=list(axes[0]), label="validation accuracy, %", pad=0.02)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
+
+
+def metric_maps(table: AlignmentTable, path: str | Path, title: str = "") -> None:
+    """Write a PNG with one heat map per metric, each on its own colour scale.
+
+    Rows are blocks in the order of execution, columns noise levels; the best cell of each
+    metric is framed, and where lower is better the scale runs the other way.
+    """
+    from diffeat.search.analysis.table import short
+
+    count = len(table.metrics)
+    across = min(3, count)
+    down = -(-count // across)
+    panel = 0.75 * len(table.timesteps) + 2.4, 0.32 * len(table.blocks) + 1.2
+    figure, axes = _subplots(down, across, (panel[0] * across, panel[1] * down + 0.5))
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    for axis, metric in zip(axes.flat, table.metrics, strict=False):
+        grid, best, lower = table.grid(metric), table.best(metric), metric in table.lower
+        place = table.blocks.index(best.block), table.timesteps.index(best.t)
+        span = float(grid.min()), float(grid.max())
+        image = _grid_panel(axis, grid, table, span, place, partial(short, digits=3), lower)
+        axis.set_title(table.titles[metric] + (" (lower is better)" if lower else ""), fontsize=9)
+        figure.colorbar(image, ax=axis, pad=0.02)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _grid_panel(
+    axis,
+    grid: np.ndarray,
+    shown: Surface | AlignmentTable,
+    span: tuple[float, float],
+    best: tuple[int, int],
+    form: Callable[[float], str],
+    lower: bool = False,
+):
+    """Draw (blocks, timesteps) values with their numbers and a frame round the best."""
+    colours = "viridis_r" if lower else "viridis"
+    image = axis.imshow(grid, vmin=span[0], vmax=span[1], cmap=colours, aspect="auto")
+    axis.set_xticks(range(len(shown.timesteps)), [format_t(t) for t in shown.timesteps])
+    axis.set_yticks(range(len(shown.blocks)), shown.blocks, fontsize=8)
+    axis.set_xlabel("t")
+    for (i, j), value in np.ndenumerate(grid):
+        dark = (value < sum(span) / 2) != lower
+        where = {"ha": "center", "va": "center", "fontsize": 7}
+        axis.text(j, i, form(value), color="white" if dark else "black", **where)
+    frame = {"fill": False, "edgecolor": "red", "linewidth": 2}
+    axis.add_patch(_rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, **frame))
+    return image
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float], width_ratios=None):

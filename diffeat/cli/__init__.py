@@ -9,6 +9,7 @@ import warnings
 import click
 
 from diffeat._version import __version__
+from diffeat.cli.align import align
 from diffeat.cli.export import export
 from diffeat.cli.extract import extract
 from diffeat.cli.files import info, verify, view
@@ -29,10 +30,11 @@ def cli() -> None:
     diffeat extract unet-cifar10 digits -o features.h5 -t 20,60 -b up.0,up.1 --pool 2x2
     diffeat probe features.h5
     diffeat search unet-cifar10 digits -t 20,60 -b decoder
+    diffeat align features.h5 digits --with facebook/dinov2-base
 
     PICTURES is a folder (class subfolders become labels), a glob, a list file, WebDataset
     tars, a Hugging Face data set (hf:NAME[:split]), or a named data set: digits, photos,
-    fashion-mnist[:test], cifar10[:test].
+    fashion-mnist[:test], cifar10[:test], tiny-imagenet[:test], imagenet[:test].
     """
 
 
@@ -49,6 +51,7 @@ for command in (
     view,
     probe,
     search,
+    align,
 ):
     cli.add_command(command)
 

@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 import diffeat
 from benchmarks.speed import probing, run_speed
 from benchmarks.speed.table import markdown
+from diffeat.extraction import Plan
 from tests.benchmarks.test_speed import quick
 
 
@@ -40,18 +41,27 @@ class TestProbing:
             found["sklearn_seconds"] / found["seconds"], rel=1e-3
         )
 
-    def test_the_page_says_what_was_fitted(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(probing, "ITERATIONS", 5)  # the other side's end is not looked at
-        result = run_speed(tmp_path, quick("h"))
+    def test_the_page_says_what_was_fitted(self, tmp_path, folder_of, monkeypatch):
+        model = str(folder_of("pixel"))
+        monkeypatch.setattr(probing, "BLOCKS", ("mid", "up.*"))
+        result = run_speed(tmp_path, quick("h", model=model))
         part, page = result["parts"]["h"], markdown(result)
-        assert part["cells"] == 2 * 12
+        spec = diffeat.ExtractSpec(probing.TIMESTEPS[:2], probing.BLOCKS)
+        blocks = Plan(diffeat.load(model, "meta"), spec).blocks
+        assert part["cells"] == 2 * len(blocks) > 4
         assert (part["training"], part["validation"]) == (100, 50)
         assert [len(run["penalties"]) for run in part["runs"]] == [1, 5]
         for run in part["runs"]:
             assert f"| {run['ratio']:.2f} | ≥ 10.0 |" in page
 
-    def test_features_may_be_given(self, tmp_path):
-        backbone = diffeat.load("unet-cifar10", "cpu")
+    def test_the_surface_of_the_target(self):
+        backbone = diffeat.load(probing.MODEL, "meta")
+        spec = diffeat.ExtractSpec(probing.TIMESTEPS, probing.BLOCKS, pool="1x1")
+        plan = Plan(backbone, spec)
+        assert (len(plan.levels), len(plan.blocks)) == (6, 12)
+
+    def test_features_may_be_given(self, tmp_path, backbone_of):
+        backbone = backbone_of("pixel")
         spec = diffeat.ExtractSpec((20,), ("mid",), pool="1x1")
         source = diffeat.open_source("digits").limit(150)
         diffeat.extract_to_file(backbone, source, spec, tmp_path / "f.h5", progress=False)

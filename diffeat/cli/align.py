@@ -1,0 +1,155 @@
+"""`diffeat align`."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from diffeat.cli.options import comma_list, json_option, print_json
+
+CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
+"""FILE.h5:BLOCK@T; a block may hold a colon, too."""
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("pictures", required=False)
+@click.option("--with", "other", help="A vision model (timm:NAME, a folder, a hub id such "
+              "as facebook/dinov2-base), or a cell of a file (FILE.h5:BLOCK@T).")  # fmt: skip
+@click.option("--again", type=click.Path(path_type=Path), help="The same pictures with another "
+              "noise seed, for DDAE's alignment.")  # fmt: skip
+@click.option("--metrics", callback=comma_list, help="cka, cka-debiased, knn, cknna, cknna-public, "
+              "uniformity, alignment; by default all that can be had.")  # fmt: skip
+@click.option("-k", "neighbours", type=click.IntRange(1), default=10, show_default=True,
+              help="Neighbours.")  # fmt: skip
+@click.option("-t", "--timesteps", callback=comma_list, help="Only these native t.")
+@click.option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
+@click.option("--limit", type=click.IntRange(1), default=2000, show_default=True,
+              help="Most pictures, class-balanced by a hash of their ids.")  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of --limit."
+)
+@click.option("--pool", type=click.Choice(("default", "cls", "mean")), default="default",
+              show_default=True, help="Vector of the vision model.")  # fmt: skip
+@click.option("--keep", type=click.Path(path_type=Path, dir_okay=False), help="Keep the vision "
+              "model's features in this .safetensors file; a second run reads them.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True,
+              help="Pictures of one forward of the vision model.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True,
+              help="Decoding threads.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="Where the vision model runs.")
+@click.option("--model-dtype", default="auto", show_default=True, help="Its precision.")
+@click.option("--allow-pickle", is_flag=True, help="Also load pickled weights, which can run code.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the table as CSV.")
+@click.option("--png", "png_path", type=click.Path(path_type=Path), help="Write heat maps.")
+@json_option
+def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -> None:
+    """Compare every (block, t) of FILE with another representation.
+
+    \b
+    diffeat align F.h5 cifar10 --with facebook/dinov2-base   a vision model
+    diffeat align F.h5 --with G.h5:block.7@60                a cell of another model
+    diffeat align F.h5 --again F-seed1.h5                    alignment and uniformity
+
+    A vision model sees the PICTURES that FILE was made from. Maps are averaged over places.
+    Without --with and --again: uniformity alone.
+    """
+    from tqdm import tqdm
+
+    import diffeat
+    from diffeat.search.analysis import (
+        align_features,
+        cell_of,
+        check_request,
+        choose_rows,
+        pictures_of,
+    )
+    from diffeat.store import FeatureStore
+    from diffeat.viz import metric_maps
+
+    for path in (csv_path, png_path, values["keep"]):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise click.UsageError(f"{path}: no such folder {path.parent}; make it first")
+    cell = CELL.fullmatch(other or "")
+    _check_usage(pictures, other, cell, values)
+    t_of_cell = _native(cell["t"]) if cell else None
+    with ExitStack() as stack:
+        store = stack.enter_context(FeatureStore(file))
+        options = {
+            "metrics": values["metrics"],
+            "k": values["neighbours"],
+            "rows": choose_rows(store, values["limit"], values["seed"]),
+            "blocks": values["blocks"],
+            "timesteps": values["timesteps"] and [_native(t) for t in values["timesteps"]],
+            "again": stack.enter_context(FeatureStore(again)) if again else None,
+        }
+        # what cannot be computed is told before a model runs
+        asked = {**options, "count": len(options["rows"])}
+        del asked["rows"]
+        check_request(store, other is not None, **asked)
+        partner = None
+        if cell:
+            with FeatureStore(cell["file"]) as second:
+                partner = cell_of(second, cell["block"], t_of_cell, store, options["rows"])
+        elif other:
+            source = pictures_of(store, options["rows"], diffeat.open_source(pictures))
+            partner = _seen(other, source, values)
+        table = align_features(
+            store, partner, other_name=other or "",
+            progress=lambda cells: tqdm(cells, desc="align", disable=None), **options,
+        )  # fmt: skip
+    if csv_path:
+        table.write_csv(csv_path)
+    if png_path:
+        metric_maps(table, png_path, title=_headline(table))
+    if as_json:
+        print_json(table.to_dict())
+        return
+    click.echo(_headline(table))
+    click.echo(table.table())
+
+
+def _check_usage(pictures: str | None, other: str | None, cell, values: dict) -> None:
+    """UsageError unless PICTURES and options go together."""
+    if cell and cell["block"] is None:
+        raise click.UsageError(f"--with {other}: say which cell of the file: {other}:BLOCK@T")
+    if pictures and (cell or not other):
+        raise click.UsageError("PICTURES are for a vision model; say which one (--with MODEL)")
+    if other and not cell and not pictures:
+        raise click.UsageError(
+            f"--with {other}: a vision model has to see the pictures; give the PICTURES that FILE "
+            "was made from"
+        )
+    if values["keep"] and not pictures:
+        raise click.UsageError("--keep is for the features of a vision model (--with MODEL)")
+
+
+def _native(t: str) -> int | float:
+    from diffeat.noise import plain_t
+
+    try:
+        return plain_t(float(t))
+    except ValueError:
+        raise click.UsageError(f"t={t!r} of a file: expected a native t such as 20") from None
+
+
+def _seen(name: str, source, values: dict):
+    """(n, D) features of the pictures by a vision model."""
+    from diffeat.vision import load_vision
+
+    model = load_vision(
+        name, values["device"], values["model_dtype"], values["pool"], values["allow_pickle"]
+    )
+    return model.features(source, values["batch_size"], values["workers"], keep=values["keep"])
+
+
+def _headline(table) -> str:
+    text = f"{table.name}: {table.pictures} pictures"
+    if table.other:
+        text += f", against {table.other}"
+    if table.again:
+        text += f", again {Path(table.again).name}"
+    return text + (f", k={table.k}" if any("nn" in name for name in table.metrics) else "")

@@ -1,0 +1,118 @@
+"""Which pictures are compared, and their features as one vector each."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffeat.errors import NumericsError, SpecError
+from diffeat.images import ArraySource, Source
+from diffeat.noise import format_t
+from diffeat.store import FeatureStore
+from probes.arrays import Rows
+
+JOINED = " + "
+"""Between the names of what a file was joined from."""
+
+
+def choose_rows(store: FeatureStore, limit: int | None = None, seed: int = 0) -> np.ndarray:
+    """Rows of a file, all or some, chosen by the hash of their ids.
+
+    The rule is that of `Source.limit`: class-balanced where there are labels.
+
+    Args:
+        limit: so many pictures; None, or more than there are, means all.
+
+    Returns:
+        (n,) int64, ascending.
+
+    Raises:
+        SourceError: a class has too few pictures for a balanced choice.
+    """
+    everything = np.arange(len(store))
+    if limit is None or limit >= len(store):
+        return everything
+    names = tuple(store.class_names) if store.labels is not None else ()
+    # rows stand in for pictures, so that there is one rule
+    stand_in = ArraySource(str(store.path), tuple(store.ids), store.labels, names, everything)
+    return stand_in.limit(limit, seed).pixels
+
+
+def pictures_of(store: FeatureStore, rows: Sequence[int] | np.ndarray, source: Source) -> Source:
+    """The pictures of a source that rows of a file were made from, in their order.
+
+    Warns if the source's pictures with the ids of the file are others than those that the file
+    was made from, as far as can be told: files that were joined, or that lack pictures which
+    could not be read, know no fingerprint of what they hold.
+
+    Raises:
+        SpecError: the source lacks one of them.
+    """
+    places = _places(source.name, source.ids, store.ids, store.path)
+    if not store.skipped and JOINED not in store.pictures["name"]:
+        whole = source.take(places)
+        if whole.fingerprint() != store.pictures["fingerprint"]:
+            warnings.warn(
+                f"{source.name} has the ids of {store.path}, but other contents or classes than "
+                f"{store.pictures['name']}, which that was made from; are they the same pictures?",
+                stacklevel=2,
+            )
+    return source.take([places[row] for row in rows])
+
+
+def cell_of(
+    other: FeatureStore, block: str, t: float, store: FeatureStore, rows: np.ndarray
+) -> np.ndarray:
+    """(n, D) float32 vectors of one cell of another file, for the pictures of `rows` of a file.
+
+    Raises:
+        SpecError: no such cell, or pictures that the other file lacks.
+        NumericsError: inf or nan.
+    """
+    other[block, t]  # a wrong name is told before wrong pictures
+    wanted = [store.ids[row] for row in rows]
+    places = _places(str(other.path), other.ids, wanted, store.path)
+    return vectors(other, block, t, np.asarray(places))
+
+
+def vectors(store: FeatureStore, block: str, t: float, rows: np.ndarray) -> np.ndarray:
+    """(n, D) float32 features of one cell: maps and tokens are averaged over their places.
+
+    Maps are read in pieces. A pooled grid (2x2) stays side by side.
+
+    Raises:
+        NumericsError: inf or nan.
+    """
+    data = store[block, t]
+    places = {2: (), 3: (1,), 4: (2, 3)}.get(len(data.shape))
+    if places is None:
+        raise SpecError(
+            f"{block} at t={format_t(t)} has shape {tuple(data.shape)}; expected vectors, tokens "
+            "or maps: choose other blocks"
+        )
+    read = Rows(data, f"{store.path}: {block} at t={format_t(t)}")
+    step = max(1, (32 << 20) // (4 * int(np.prod(data.shape[1:]))))
+    try:
+        pieces = [read[rows[start : start + step]] for start in range(0, len(rows), step)]
+    except ValueError as error:
+        raise NumericsError(
+            f"{error}: leave the cell out (-b, -t), or extract again with --dtype float32 if "
+            "float16 was too narrow"
+        ) from error
+    return np.concatenate([piece.mean(places) if places else piece for piece in pieces])
+
+
+def _places(name: str, ids: Sequence[str], wanted: Sequence[str], path: str | Path) -> list[int]:
+    """Where the wanted ids stand among others."""
+    place = {one: index for index, one in enumerate(ids)}
+    missing = [one for one in wanted if one not in place]
+    if missing:
+        raise SpecError(
+            f"{name} lacks {len(missing)} of the {len(wanted)} pictures of {path}, first "
+            f"{missing[0]!r}; its ids look like {ids[0]!r}. Expected the same pictures, with the "
+            "ids that they had in the extraction"
+        )
+    return [place[one] for one in wanted]

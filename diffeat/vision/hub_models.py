@@ -1,0 +1,193 @@
+"""Vision models of transformers, from a folder or the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from diffeat.backbones.locate import read_json
+from diffeat.backbones.weights import _no_progress_bars
+from diffeat.errors import ModelError
+from diffeat.vision.names import VisionName
+from diffeat.vision.tower import (
+    Tower,
+    build_random,
+    fetching,
+    mean_of_map,
+    mean_of_tokens,
+    no_class_token,
+)
+
+NOT_OF_A_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+"""Keys of a configuration that change no feature, or are told otherwise."""
+
+
+class HubTower(Tower):
+    """A vision transformer or convolutional network of transformers, or a CLIP's vision part.
+
+    The default pool: the last layer's class token, after the final norm, where the embeddings
+    have a `cls_token` (DINOv2, ViT, MAE, DeiT); else the model's `pooler_output` (CLIP's
+    normed class token, SigLIP's attention, the mean of ConvNeXt and Swin); else the mean over
+    places.
+    """
+
+    def __init__(self, name: str, module: nn.Module, processor: Any, pool: str):
+        self.name, self.pool = name, pool
+        # of a model of pictures and texts, the part that sees
+        self.module = module = getattr(module, "vision_model", module)
+        if getattr(module, "main_input_name", "") != "pixel_values":
+            raise ModelError(f"{name} is no vision model ({type(module).__name__})")
+        self._processor = processor
+        self._embeddings = getattr(module, "embeddings", None)
+        config = module.config.to_dict()
+        self.facts = {
+            "library": "transformers",
+            "model": type(module).__name__,
+            "config": {k: v for k, v in config.items() if k not in NOT_OF_A_MODEL},
+            "data": processor.to_dict(),
+        }
+
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        return self._processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+    def pooled(self, pixels: torch.Tensor) -> torch.Tensor:
+        found = self.module(pixel_values=pixels, **self._arguments(pixels))
+        last, pooler = found.last_hidden_state, getattr(found, "pooler_output", None)
+        if self.pool == "cls" and not (last.ndim == 3 and self._classes):
+            raise no_class_token(self.name)
+        if self.pool == "cls" or (self.pool == "default" and self._has("cls_token")):
+            return last[:, 0]
+        if self.pool == "default" and pooler is not None:
+            return pooler.flatten(1)
+        if last.ndim == 4:
+            return mean_of_map(last, self._width(last))
+        return mean_of_tokens(last, self._prefix)
+
+    def _arguments(self, pixels: torch.Tensor) -> dict[str, Any]:
+        """A masked autoencoder is told to keep all patches, and their order."""
+        config = self.module.config
+        if getattr(config, "model_type", "") != "vit_mae":
+            return {}
+        config.mask_ratio = 0.0
+        count = (config.image_size // config.patch_size) ** 2
+        order = torch.arange(count, device=pixels.device, dtype=torch.float32)
+        return {"noise": order.expand(len(pixels), -1)}
+
+    def _has(self, token: str) -> bool:
+        return getattr(self._embeddings, token, None) is not None
+
+    @property
+    def _classes(self) -> bool:
+        return self._has("cls_token") or self._has("class_embedding")
+
+    @property
+    def _prefix(self) -> int:
+        """Tokens before those of places: class, distillation and registers."""
+        registers = getattr(self.module.config, "num_register_tokens", 0)
+        return self._classes + self._has("distillation_token") + int(registers or 0)
+
+    def _width(self, last: torch.Tensor) -> int:
+        sizes = getattr(self.module.config, "hidden_sizes", None)
+        return sizes[-1] if sizes else last.shape[1]
+
+
+def load_from_hub(wanted: VisionName, pool: str, allow_pickle: bool) -> HubTower:
+    """A model of transformers; nothing of a repository is executed.
+
+    Raises:
+        ModelError: not there, incomplete, pickled, or no vision model.
+    """
+    from transformers import AutoImageProcessor, AutoModel
+
+    folder = _folder(wanted, allow_pickle)
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder}: config.json is missing; expected the folder of a vision model of "
+            "transformers"
+        )
+    config = read_json(folder / "config.json")
+    if not (folder / "preprocessor_config.json").is_file():
+        raise ModelError(
+            f"{folder}: preprocessor_config.json is missing, so how pictures are resized and "
+            "scaled is not known; expected the folder of a vision model: restore the file"
+        )
+    try:
+        with _no_progress_bars():
+            processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+            if wanted.seed is not None:
+                return HubTower(wanted.base, _random(AutoModel, folder, wanted), processor, pool)
+            module, report = AutoModel.from_pretrained(
+                folder,
+                trust_remote_code=False,
+                use_safetensors=_safe(folder, allow_pickle),
+                output_loading_info=True,
+            )
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # damaged files raise whatever their parser raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        kind = config.get("model_type")
+        raise ModelError(
+            f"{folder}: cannot be loaded as a vision model of transformers (model_type {kind!r}: "
+            f"{reason}); restore the folder, or choose another model"
+        ) from error
+    tower = HubTower(wanted.base, module, processor, pool)
+    _check_whole(folder, tower, report["missing_keys"])
+    return tower
+
+
+def _random(auto: Any, folder: Path, wanted: VisionName) -> nn.Module:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    build = lambda: auto.from_config(config, trust_remote_code=False)  # noqa: E731
+    return build_random(build, wanted.seed)
+
+
+def _folder(wanted: VisionName, allow_pickle: bool) -> Path:
+    folder = Path(wanted.base).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", wanted.base):
+        raise ModelError(
+            f"vision model {wanted.base!r} is unknown; expected 'timm:NAME', a folder with "
+            "config.json, or a hub id such as 'facebook/dinov2-base'"
+        )
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json"]
+    if wanted.seed is None:
+        patterns += ["*.safetensors", *(["*.bin"] if allow_pickle else [])]
+    with fetching(wanted.base, "the path of its folder"):
+        return Path(snapshot_download(wanted.base, allow_patterns=patterns))
+
+
+def _safe(folder: Path, allow_pickle: bool) -> bool:
+    """Whether the weights are safetensors; ModelError if there are none that may be loaded."""
+    if any(folder.glob("*.safetensors")):
+        return True
+    if allow_pickle and any(folder.glob("*.bin")):
+        return False
+    raise ModelError(
+        f"{folder}: no weights (*.safetensors) found; restore the folder, or, if its author "
+        "offers pickled weights (*.bin) only and you trust them, pass --allow-pickle "
+        "(allow_pickle=True)"
+    )
+
+
+def _check_whole(folder: Path, tower: HubTower, missing: Any) -> None:
+    """ModelError if a weight that a feature depends on would be random."""
+    unused = () if tower.pool == "default" and not tower._has("cls_token") else ("pooler.",)
+    own = set(tower.module.state_dict())
+    for key in sorted(missing):
+        inner = key.removeprefix("vision_model.")
+        if inner in own and not inner.startswith(unused):
+            raise ModelError(
+                f"{folder}: the weights lack {key!r}, which would be random; restore the folder"
+                + (", or choose pool 'mean' or 'cls'" if inner.startswith("pooler.") else "")
+            )

@@ -1,0 +1,54 @@
+"""What the name of a vision model means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffeat.backbones.locate import ModelName
+from diffeat.errors import ModelError
+
+TIMM = "timm:"
+
+
+@dataclass(frozen=True)
+class VisionName:
+    """A parsed name.
+
+    Attributes:
+        library: "timm" or "transformers".
+        base: a timm architecture with or without tag; or a folder or hub id.
+        seed: of random weights ("@random", "@random:3"), else None.
+        file: weights given as a file ("timm:NAME@/path/weights.safetensors"), else None.
+    """
+
+    library: str
+    base: str
+    seed: int | None = None
+    file: Path | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> VisionName:
+        """Take a name apart.
+
+        Raises:
+            ModelError: it ends in an "@" that means nothing.
+        """
+        if not name.startswith(TIMM):
+            plain = ModelName.parse(name)
+            return cls("transformers", plain.base, plain.random_seed)
+        base, at, suffix = name.removeprefix(TIMM).partition("@")
+        if not at:
+            return cls("timm", base)
+        if match := re.fullmatch(r"random(?::(\d+))?", suffix):
+            return cls("timm", base, int(match[1] or 0))
+        file = Path(suffix).expanduser()
+        if file.suffix != ".safetensors":
+            raise ModelError(
+                f"model {name!r}: {'@' + suffix!r} is unknown; expected '@random', "
+                "'@random:SEED' or '@' and a .safetensors file"
+            )
+        if not file.is_file():
+            raise ModelError(f"model {name!r}: {file} is no file; correct the path")
+        return cls("timm", base, file=file)
