@@ -133,6 +133,43 @@ def encode_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     return classes, targets.reshape(-1).astype(np.int64)
 
 
+def labels_for(y: Any, n: int, name: str = "y") -> np.ndarray:
+    """(n,) labels of n pictures.
+
+    Raises:
+        ValueError: another number of labels.
+    """
+    y = np.asarray(as_numpy(y)).reshape(-1)
+    if len(y) != n:
+        raise ValueError(f"{name} has {len(y)} labels for {n} pictures; expected one per picture")
+    return y
+
+
+def known_labels(y: Any, classes: np.ndarray, n: int, name: str) -> np.ndarray:
+    """(n,) int64 indices of y into the training part's classes (sorted).
+
+    Raises:
+        ValueError: another number of labels, none at all, or classes that training lacks.
+    """
+    y = labels_for(y, n, name)
+    if not n:
+        raise ValueError(f"{name} has no labels; expected at least one picture")
+    new = np.setdiff1d(y, classes)
+    if len(new):
+        raise ValueError(f"{name} has classes that training lacks: {new[:5].tolist()}; expected "
+                         f"among {classes[:20].tolist()}")  # fmt: skip
+    return np.searchsorted(classes, y).astype(np.int64)
+
+
+def accuracy(found: np.ndarray, y: Any, sample_weight: Any = None) -> float:
+    """Share in [0, 1] of (N,) predictions that are y, weighted if there are (N,) weights.
+
+    Raises:
+        ValueError: not one label per prediction.
+    """
+    return float(np.average(found == labels_for(y, len(found)), weights=sample_weight))
+
+
 def pick_device(device: str, X: Any) -> torch.device:
     """`device`; "auto" is where X lies, if it is a torch tensor, else the CPU."""
     if device != "auto":

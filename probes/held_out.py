@@ -1,13 +1,8 @@
-"""Rows that score the epochs of a training: held back, or given."""
+"""Rows that are held back to score the epochs of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from sklearn.utils import check_consistent_length, column_or_1d
-
-from probes.arrays import Rows
 
 
 def stratified(
@@ -38,23 +33,3 @@ def stratified(
             "raise it, or give X_validation and y_validation"
         )
     return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def known_classes(held_out: tuple[Sequence[Rows], np.ndarray], classes: np.ndarray) -> np.ndarray:
-    """(N,) int64 class indices of validation labels.
-
-    Raises:
-        ValueError: no rows, not as many labels as rows, or classes that are not known.
-    """
-    parts, y = held_out
-    y = column_or_1d(y)
-    check_consistent_length(parts[0], y)
-    if not len(y):
-        raise ValueError("X_validation has no rows; expected at least one")
-    unknown = np.setdiff1d(y, classes)
-    if len(unknown):
-        raise ValueError(
-            f"y_validation has classes that y lacks: {unknown[:5].tolist()}; expected among "
-            f"{classes[:20].tolist()}"
-        )
-    return np.searchsorted(classes, y).astype(np.int64)

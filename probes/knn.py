@@ -9,7 +9,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from probes.arrays import as_numpy, encode_labels, open_vectors, pick_device
+from probes.arrays import accuracy, encode_labels, open_vectors, pick_device
 from probes.neighbours import nearest
 
 WEIGHTS = ("uniform", "softmax")
@@ -103,6 +103,9 @@ class KNNProbe(ClassifierMixin, BaseEstimator):
         return self.classes_[shares.argmax(1)]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy in [0, 1]."""
-        y = as_numpy(y)
-        return float(np.average(self.predict(X) == y, weights=sample_weight))
+        """Accuracy in [0, 1].
+
+        Raises:
+            ValueError: as `predict`; or not one label per picture.
+        """
+        return accuracy(self.predict(X), y, sample_weight)

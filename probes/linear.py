@@ -89,7 +89,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             start = torch.from_numpy(np.column_stack([weights, biases])[None]).to(z)
         targets = torch.from_numpy(targets).to(device)
         path = LogisticPath(z[None], targets, len(self.classes_), start)
-        solution, self.n_iter_ = path.minimise(1 / (self.C * len(z)), self.max_iter, self.tol)
+        solution, taken = path.minimise(1 / (self.C * len(z)), self.max_iter, self.tol)
+        self.n_iter_ = int(taken[0])
         if self.n_iter_ >= self.max_iter:
             warnings.warn(
                 f"L-BFGS stopped after max_iter={self.max_iter}; raise it or lower C",

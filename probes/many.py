@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from probes.arrays import Rows, as_numpy, encode_labels, pick_device
+from probes.arrays import Rows, encode_labels, known_labels, labels_for, pick_device
 from probes.newton import LogisticPath
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -50,23 +52,6 @@ class _Slice:
         return self.values[self.g, rows]
 
 
-def known_labels(y: Any, classes: np.ndarray, n: int, name: str) -> np.ndarray:
-    """(N,) indices of y into the training part's classes.
-
-    Raises:
-        ValueError: another length, none at all, or a class that training lacks.
-    """
-    y = np.asarray(as_numpy(y)).reshape(-1)
-    if len(y) != n or not n:
-        raise ValueError(f"{name} has {len(y)} labels for {n} pictures; expected one per picture, "
-                         "and at least one picture")  # fmt: skip
-    place = np.searchsorted(classes, y).clip(max=len(classes) - 1)
-    if (new := y[classes[place] != y]).size:
-        raise ValueError(f"{name} has the class {new[:1].tolist()[0]!r}, which training lacks; "
-                         "expected classes of the training part only")  # fmt: skip
-    return place.astype(np.int64)
-
-
 class ManyProbes(BaseEstimator):
     """What the many probes share: a linear map per cell, predictions and the path's bookkeeping.
 
@@ -102,11 +87,8 @@ class ManyProbes(BaseEstimator):
         Raises:
             ValueError: as `predict`; or not one label per picture.
         """
-        found, y = self.predict(X), np.asarray(as_numpy(y)).reshape(-1)
-        if found.shape[1] != len(y):
-            raise ValueError(f"y has {len(y)} labels for {found.shape[1]} pictures; "
-                             "expected one per picture")  # fmt: skip
-        return (found == y).mean(1)
+        found = self.predict(X)
+        return (found == labels_for(y, found.shape[1])).mean(1)
 
     def _argmax(self, g: int, cell: Rows) -> np.ndarray:
         device = pick_device(self.device, cell.values)
@@ -155,7 +137,7 @@ class ManyLogistic(ManyProbes):
         device: "cpu", "cuda", …; "auto" is where X lies, if it is a torch tensor, else the CPU.
 
     Attributes:
-        n_iter_: (P, G) iterations taken.
+        n_iter_: (P, G) iterations taken; max_iter where they did not suffice, of which fit warns.
 
     Further attributes: see `ManyProbes`.
 
@@ -199,7 +181,19 @@ class ManyLogistic(ManyProbes):
         self.n_iter_ = np.zeros_like(self.path_, dtype=np.int64)
         for group in self._groups(cells):
             self._fit_group(group, cells, targets, held, truth)
+        self._warn_of_unfinished()
         return self
+
+    def _warn_of_unfinished(self) -> None:
+        stopped = self.n_iter_ >= self.max_iter
+        if stopped.any():
+            weak = self.penalties_[stopped.any(1)].tolist()
+            warnings.warn(
+                f"{stopped.any(0).sum()} of {stopped.shape[1]} cells stopped after max_iter="
+                f"{self.max_iter} at C={weak}; raise it, or leave these C out",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
 
     def _groups(self, cells: list[Rows]) -> Iterator[np.ndarray]:
         size = 1
@@ -222,9 +216,8 @@ class ManyLogistic(ManyProbes):
         valid = valid.sub_(mean.float()).div_(scale.float())
         wanted = torch.from_numpy(truth).to(device)
         for row, C in enumerate(self.penalties_):
-            theta, self.n_iter_[row, group] = path.minimise(
-                1 / (C * len(targets)), self.max_iter, self.tol
-            )
+            theta, taken = path.minimise(1 / (C * len(targets)), self.max_iter, self.tol)
+            self.n_iter_[row, group] = taken.cpu().numpy()
             logits = torch.bmm(theta[:, :, :-1], valid.mT).add_(theta[:, :, -1:])
             accuracy = (logits.argmax(1) == wanted).double().mean(1).cpu().numpy()
             better = self._note(row, group, accuracy)
@@ -265,10 +258,7 @@ def check_parts(cells: list[Rows], y: Any, held: list[Rows]) -> tuple[np.ndarray
     Raises:
         ValueError: lengths or shapes that do not fit, or one class only.
     """
-    y = np.asarray(as_numpy(y)).reshape(-1)
-    if len(y) != len(cells[0]):
-        raise ValueError(f"y has {len(y)} labels for {len(cells[0])} pictures; expected one per "
-                         "picture")  # fmt: skip
+    y = labels_for(y, len(cells[0]))
     if (len(held), held[0].shape[1]) != (len(cells), cells[0].shape[1]):
         raise ValueError(
             f"X_validation has {len(held)} cells of {held[0].shape[1]} features; expected "

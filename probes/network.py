@@ -13,9 +13,17 @@ from sklearn.utils import check_consistent_length, check_random_state, column_or
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from probes.arrays import CHUNK_BYTES, Rows, as_numpy, encode_labels, is_lazy, pick_device
+from probes.arrays import (
+    CHUNK_BYTES,
+    Rows,
+    as_numpy,
+    encode_labels,
+    is_lazy,
+    known_labels,
+    pick_device,
+)
 from probes.batches import Batches, moments
-from probes.held_out import known_classes, stratified
+from probes.held_out import stratified
 from probes.training import Augment, Training, check_number, train
 
 Shapes = list[tuple[int, ...]]
@@ -190,11 +198,10 @@ class NetworkProbe(ClassifierMixin, BaseEstimator):
         memory = int(self.memory_mb * 2**20)
         validation = None
         if held_out is not None:
-            known = known_classes(held_out, self.classes_)
+            held, labels = held_out
+            known = known_labels(labels, self.classes_, len(held[0]), "y_validation")
             every = np.arange(len(known))
-            validation = Batches(
-                held_out[0], known, every, self.batch_size, memory // 4, device
-            )  # fmt: skip
+            validation = Batches(held, known, every, self.batch_size, memory // 4, device)
         elif self.validation_fraction:
             rows, kept = stratified(targets, self.validation_fraction, rng)
             validation = Batches(parts, targets, kept, self.batch_size, memory // 4, device)

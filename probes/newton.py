@@ -78,7 +78,9 @@ class LogisticPath:
         self.gram = None if self.gram is None else self.gram[cells]
         self.at = Point(self.at.theta[cells], self.at.logits[cells], self.at.p[cells])
 
-    def minimise(self, penalty: float, max_iter: int, tol: float) -> tuple[torch.Tensor, int]:
+    def minimise(
+        self, penalty: float, max_iter: int, tol: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """From where the last call ended.
 
         Args:
@@ -87,19 +89,20 @@ class LogisticPath:
                 the next step promises less than 1e-7, all that the objective can resolve.
 
         Returns:
-            (G, K, D + 1) weights, and the iterations of the slowest table; max_iter means that
-            it was not done.
+            (G, K, D + 1) weights, and (G,) iterations; max_iter means that a table was not done.
         """
         least = 0.0 if self.z.dtype == torch.float64 else 1e-7
         inverse = self._inverse(penalty)
         slope = self._gradient(penalty)
+        taken = torch.zeros(len(self.z), dtype=torch.int64, device=self.z.device)
         steps: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for iteration in range(max_iter):
             direction = -_two_loops(slope, steps, inverse)
             promise = -_dot(slope, direction)
             running = (slope.abs().amax((1, 2)) > tol) & (promise > 2 * least)
             if not running.any():
-                return self.at.theta, iteration
+                break
+            taken[running] = iteration + 1
             direction = torch.where(running[:, None, None], direction, 0)
             before = self.at.theta, slope
             self._move(direction, -promise, penalty, running)
@@ -109,7 +112,7 @@ class LogisticPath:
             safe = running & (curvature > 0)
             rho = torch.where(safe, 1 / torch.where(safe, curvature, 1), 0)
             steps = [*steps[1 - HISTORY :], (change, turn, rho)]
-        return self.at.theta, max_iter
+        return self.at.theta, taken
 
     def _products(self, theta: torch.Tensor) -> torch.Tensor:
         """(G, K, N) logits."""

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from probes.arrays import Rows, as_numpy, pick_device
+from probes.arrays import Rows, accuracy, as_numpy, pick_device
 from probes.batches import Batches
 from probes.network import NetworkProbe, Shapes, softmax, standardizer
 
@@ -53,6 +53,12 @@ class NoiseConditionalProbe(NetworkProbe):
 
     Every row comes with its t: `fit(X, y, t=…)`, `predict(X, t=…)`; a number stands for all
     rows. Maps are averaged over their places.
+
+    In scikit-learn's tools the levels are routed, which splits them as it does X and y:
+
+        sklearn.set_config(enable_metadata_routing=True)
+        probe = NoiseConditionalProbe().set_fit_request(t=True).set_score_request(t=True)
+        GridSearchCV(probe, grid).fit(X, y, t=t)
 
     Args:
         standardize: begin with mean 0 and variance 1 per feature on the training rows (our
@@ -108,9 +114,12 @@ class NoiseConditionalProbe(NetworkProbe):
         return softmax(self._at(X, t))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, *, t: Any = None) -> float:
-        """Accuracy in [0, 1] of rows at (N,) noise levels."""
-        right = self.predict(X, t) == np.asarray(as_numpy(y))
-        return float(np.average(right, weights=sample_weight))
+        """Accuracy in [0, 1] of rows at (N,) noise levels.
+
+        Raises:
+            ValueError: as `predict`; or not one label per row.
+        """
+        return accuracy(self.predict(X, t), y, sample_weight)
 
     def _at(self, X: Any, t: Any) -> np.ndarray:
         check_is_fitted(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ from sklearn.utils.validation import check_is_fitted
 from probes.arrays import (
     CHUNK_BYTES,
     Rows,
-    as_numpy,
+    accuracy,
     as_tensor,
     encode_labels,
+    known_labels,
     open_vectors,
     pick_device,
 )
 from probes.grams import ALPHAS, Grams, Solved, solve_wide
-from probes.many import ManyProbes, check_parts, check_penalties, known_labels, open_cells
+from probes.many import ManyProbes, check_parts, check_penalties, open_cells
 
 
 class RidgeProbe(ClassifierMixin, BaseEstimator):
@@ -95,9 +96,12 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         return self.classes_[scores.argmax(1)]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy in [0, 1]."""
-        y = as_numpy(y)
-        return float(np.average(self.predict(X) == y, weights=sample_weight))
+        """Accuracy in [0, 1].
+
+        Raises:
+            ValueError: as `predict`; or not one label per picture.
+        """
+        return accuracy(self.predict(X), y, sample_weight)
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -151,12 +155,14 @@ def _columns(rows: Rows, device: torch.device) -> Iterator[tuple[slice, torch.Te
 class ManyRidge(ManyProbes):
     """A `RidgeProbe` for each of G cells, its penalty chosen on validation.
 
-    Only Gram matrices are kept, G·D² float64 numbers, so pictures may come in pieces:
+    Pictures may come in pieces; then only Gram matrices are kept, G·D² float64 numbers:
 
         many = ManyRidge()
         for X, y in pieces:                 # X (G, n, D)
             many.partial_fit(X, y, classes)
         many.solve(X_validation, y_validation)
+
+    Where D > N, `fit` takes the dual, N² numbers and one cell at a time: the same solution.
 
     Args:
         penalties: values of alpha to choose from, > 0; strong ones are large.
@@ -176,13 +182,21 @@ class ManyRidge(ManyProbes):
         self.device = device
 
     def fit(self, X: Any, y: Any, X_validation: Any, y_validation: Any) -> ManyRidge:
-        """Fit every cell; arguments, errors and memory as `ManyLogistic.fit`'s."""
+        """Fit every cell; arguments and errors as `ManyLogistic.fit`'s."""
         self.penalties_ = check_penalties(self.penalties, weakest_last=False)
         cells, held = open_cells(X), open_cells(X_validation, "X_validation")
-        self.classes_, _ = check_parts(cells, y, held)
-        known_labels(y_validation, self.classes_, len(held[0]), "y_validation")
-        self.grams_ = None
-        return self.partial_fit(X, y, self.classes_).solve(X_validation, y_validation)
+        self.classes_, targets = check_parts(cells, y, held)
+        truth = known_labels(y_validation, self.classes_, len(held[0]), "y_validation")
+        vars(self).pop("grams_", None)
+        if cells[0].shape[1] <= len(cells[0]):
+            return self.partial_fit(X, y, self.classes_).solve(X_validation, y_validation)
+        self._start(len(cells), len(self.classes_), cells[0].shape[1])
+        device = pick_device(self.device, cells[0].values)
+        for g, cell in enumerate(cells):
+            solved = _solve_wide(cell, targets, len(self.classes_), self.standardise, device)
+            x = held[g].tensor(slice(None), device)
+            self._choose(g, x, truth, self._every_penalty(solved))
+        return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> ManyRidge:
         """Add pictures.
@@ -197,7 +211,7 @@ class ManyRidge(ManyProbes):
         """
         cells = open_cells(X)
         width = cells[0].shape[1]
-        if getattr(self, "grams_", None) is None:
+        if not hasattr(self, "grams_"):
             self.classes_, _ = encode_labels(y if classes is None else classes)
             device = pick_device(self.device, cells[0].values)
             self.grams_ = Grams(len(cells), width, len(self.classes_), device)
@@ -236,19 +250,32 @@ class ManyRidge(ManyProbes):
         truth = known_labels(y_validation, self.classes_, len(held[0]), "y_validation")
         self.penalties_ = check_penalties(self.penalties, weakest_last=False)
         self._start(cells, len(self.classes_), width)
-        solved = grams.solve(self.standardise)
-        kept = [
-            solved.weights(
-                torch.full((cells,), alpha, dtype=torch.float64, device=grams.counts.device)
-            )
-            for alpha in self.penalties_
-        ]
+        kept = list(self._every_penalty(grams.solve(self.standardise)))
         for g, cell in enumerate(held):
             x = cell.tensor(slice(None), grams.counts.device)
-            for row, (weights, biases) in enumerate(kept):
-                found = torch.addmm(biases[g].float(), x, weights[g].T.float()).argmax(1).cpu()
-                better = self._note(row, np.array([g]), np.array([(found.numpy() == truth).mean()]))
-                if better.any():
-                    self.coef_[g] = weights[g].cpu().numpy()
-                    self.intercept_[g] = biases[g].cpu().numpy()
+            self._choose(g, x, truth, [(weights[g:], biases[g:]) for weights, biases in kept])
         return self
+
+    def _every_penalty(self, solved: Solved) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(G, K, D) weights and (G, K) intercepts of each penalty."""
+        for alpha in self.penalties_:
+            yield solved.weights(solved.mean.new_full((len(solved.mean),), alpha))
+
+    def _choose(
+        self,
+        g: int,
+        x: torch.Tensor,
+        truth: np.ndarray,
+        path: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    ) -> None:
+        """Score cell g on x (M, D) at every penalty, and keep the first of the best.
+
+        Args:
+            path: weights and intercepts of each penalty; the cell's are the first in them.
+        """
+        for row, (weights, biases) in enumerate(path):
+            found = torch.addmm(biases[0].float(), x, weights[0].T.float()).argmax(1).cpu()
+            better = self._note(row, np.array([g]), np.array([(found.numpy() == truth).mean()]))
+            if better.any():
+                self.coef_[g] = weights[0].cpu().numpy()
+                self.intercept_[g] = biases[0].cpu().numpy()

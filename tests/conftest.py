@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,14 @@ def plain_of(folder_of) -> Callable[[str], Plain]:
         return loaded.setdefault(name, Plain(name, folder_of(name)))
 
     return plain
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Starts processes that have imported everything already; otherwise like spawn."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.engines.preload"])
+    return context
 
 
 @pytest.fixture(params=BUILDERS)

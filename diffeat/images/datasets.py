@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.errors import SourceError
+from diffeat.images.imagenet import open_imagenet
 from diffeat.images.sources import ArraySource, FileSource, Source, from_folder
 
 CIFAR10_CLASSES = (
@@ -35,10 +36,12 @@ def data_roots() -> list[Path]:
     return [*roots, Path("data"), Path("/usr/share/datasets")]
 
 
-def _find(name: str, wanted: str, how_to_get: str) -> Path:
+def _find(name: str, wanted: str, how_to_get: str, also: str = "") -> Path:
+    """The data set's folder, which may be called `also`."""
     for root in data_roots():
-        if (root / name).is_dir():
-            return root / name
+        for folder in filter(None, (name, also)):
+            if (root / folder).is_dir():
+                return root / folder
     looked = ", ".join(str(root / name) for root in data_roots())
     raise SourceError(
         f"data set {name!r} is not on this machine (looked for {looked}). Expected {wanted}. "
@@ -106,6 +109,30 @@ def _cifar10(split: str) -> Source:
     return _arrays("cifar10", split, pixels, records[:, 0], CIFAR10_CLASSES)
 
 
+def _tiny_imagenet(split: str) -> Source:
+    folder = _find(
+        "tiny-imagenet",
+        "Stanford's layout (train/<wnid>/images/*.JPEG, val/images/*.JPEG with "
+        "val/val_annotations.txt, wnids.txt, words.txt), also in a folder tiny-imagenet-200",
+        "It is at http://cs231n.stanford.edu/tiny-imagenet-200.zip; ':test' is its val, whose "
+        "labels are public.",
+        also="tiny-imagenet-200",
+    )
+    inner = folder / "tiny-imagenet-200"
+    return open_imagenet("tiny-imagenet", inner if inner.is_dir() else folder, split)
+
+
+def _imagenet(split: str) -> Source:
+    folder = _find(
+        "imagenet",
+        "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (loose val pictures sorted by class), and "
+        "words.txt or LOC_synset_mapping.txt for names",
+        "It is at https://image-net.org after registration; ':test' is its val, whose labels are "
+        "public.",
+    )
+    return open_imagenet("imagenet", folder, split)
+
+
 def _read_cifar_batch(path: Path) -> np.ndarray:
     """(N, 3073) uint8: one byte of label and 3·32·32 of pixels per picture."""
     values = np.fromfile(path, np.uint8)
@@ -155,6 +182,8 @@ DATASETS: dict[str, tuple[Callable[[str], Source], tuple[str, ...]]] = {
     "photos": (_photos, ("all",)),
     "fashion-mnist": (_fashion_mnist, ("train", "test")),
     "cifar10": (_cifar10, ("train", "test")),
+    "tiny-imagenet": (_tiny_imagenet, ("train", "test", "val")),
+    "imagenet": (_imagenet, ("train", "test", "val")),
 }
 
 

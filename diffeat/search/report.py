@@ -97,7 +97,7 @@ class SearchReport:
             "t": format_t(cell.t),
             "validation": round(cell.validation, 4),
             "test": "" if cell.test is None else round(cell.test, 4),
-            "C": cell.C,
+            "setting": cell.C,
         }
         if self.repeats is not None:
             row["half_width_95"] = round(float(self.repeats.half_width[index]), 4)

@@ -16,6 +16,8 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 ALPHAS = (1.0, 10.0, 100.0, 1e3, 1e4)
 NEIGHBOURS = (1, 5, 10, 20)
 SCORES = ("logistic", "ridge", "knn")
+MAX_ITER, TOL = 200, 1e-4
+"""When the logistic solver ends: iterations per penalty, largest entry of the gradient."""
 GRAM_BYTES = 16 << 20
 """Of the pictures that ridge adds to its sums at a time, as float64."""
 Function = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
@@ -132,7 +134,10 @@ class Logistic(ManyAtOnce):
     def many(self, penalties, X, y, Xv, yv):
         from probes.many import ManyLogistic
 
-        return ManyLogistic(penalties, device=self.device).fit(X, y, Xv, yv)
+        return ManyLogistic(penalties, MAX_ITER, TOL, self.device).fit(X, y, Xv, yv)
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "max_iter": MAX_ITER, "tol": TOL}
 
 
 class Ridge(ManyAtOnce):
@@ -141,13 +146,17 @@ class Ridge(ManyAtOnce):
     name, defaults = "ridge", ALPHAS
 
     def bytes_of(self, pictures, width, classes, shared=0):
-        """With six (D, D) matrices of float64."""
-        return super().bytes_of(pictures, width, classes, shared) + 48 * width**2
+        """With six (S, S) matrices and one (S, D) of float64, S the smaller one of N and D."""
+        side = min(pictures, width)
+        work = 48 * side**2 + 8 * side * width
+        return super().bytes_of(pictures, width, classes, shared) + work
 
     def many(self, penalties, X, y, Xv, yv):
         from probes.ridge import ManyRidge
 
         many, classes = ManyRidge(penalties, device=self.device), np.unique(y)
+        if X.shape[2] > len(y):
+            return many.fit(X, y, Xv, yv)
         step = max(1, GRAM_BYTES // (8 * X.shape[2]))  # its sums are float64
         for start in range(0, len(y), step):
             part = slice(start, start + step)

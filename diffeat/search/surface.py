@@ -79,10 +79,10 @@ class Surface:
         Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     def write_csv(self, path: str | Path) -> None:
-        """One row per cell: features, block, t, validation, test (empty if not chosen), C."""
+        """One row per cell: features, block, t, validation, test (empty if not chosen), setting."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["features", "block", "t", "validation", "test", "C"])
+            writer.writerow(["features", "block", "t", "validation", "test", "setting"])
             for c in self.cells:
                 test = "" if c.test is None else round(c.test, 4)
                 writer.writerow(

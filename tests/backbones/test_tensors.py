@@ -27,11 +27,11 @@ def case(name, size, backbone, plain, t):
     return images, eps, clean, plain.noisy(clean, eps, t)
 
 
-@pytest.mark.parametrize("size", [NATIVE, TALL])
-def test_every_tensor_equals_a_plain_forward(name, size, backbone_of, plain_of):
+@pytest.mark.parametrize(("size", "steps"), [(NATIVE, slice(1)), (TALL, slice(2))])
+def test_every_tensor_equals_a_plain_forward(name, size, steps, backbone_of, plain_of):
     backbone, plain = backbone_of(name), plain_of(name)
     names = [block.name for block in backbone.tensors]
-    for t in levels(name):
+    for t in levels(name)[steps]:
         images, eps, clean, noisy = case(name, size, backbone, plain, t)
         spec = diffeat.ExtractSpec(t, names, dtype="float32", **prompt_and_label(name))
         features = diffeat.extract(backbone, images, spec, noise=eps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -27,14 +26,6 @@ def reference(model, pictures, tmp_path_factory) -> dict[str, tuple]:
     path = tmp_path_factory.mktemp("reference") / "f.h5"
     extract(model, pictures, path, engine="local")
     return content(path)
-
-
-@pytest.fixture(scope="session")
-def server():
-    """Starts worker processes that have imported everything already; otherwise like spawn."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.engines.preload"])
-    return context
 
 
 @pytest.fixture

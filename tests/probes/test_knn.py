@@ -131,6 +131,9 @@ class TestErrors:
             broken[50, 1] = np.nan
             with pytest.raises(ValueError, match="contains nan"):
                 KNNProbe().fit(X, y).predict(file.create_dataset("a", data=broken))
+            for labels in (y[:99], y[:1], np.eye(6)[y[:100]]):
+                with pytest.raises(ValueError, match=f"y has {labels.size} labels for 100 pict"):
+                    KNNProbe().fit(X, y).score(Xt, labels)
             with pytest.raises(ValueError, match=r"7 features.*expecting 8"):
                 KNNProbe().fit(X, y).predict(file.create_dataset("b", data=Xt[:, 1:]))
             with pytest.raises(ValueError, match="inconsistent"):

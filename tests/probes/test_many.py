@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -132,6 +133,24 @@ class TestLogistic:
         assert abs(path.validation_[0] - expected) <= 2 / 400
         assert abs(alone.validation_[0] - expected) <= 2 / 400
 
+    @pytest.mark.parametrize("together", [False, True])
+    def test_cells_that_max_iter_stopped_are_told(self, surface, together, monkeypatch):
+        if together:
+            batched(monkeypatch)
+        X, y, Xv, yv = surface
+        easy = X.copy()
+        easy[0] = 0  # done at once: only the intercepts are left
+        held = Xv.copy()
+        held[0] = 0
+        with pytest.warns(ConvergenceWarning, match=r"3 of 4 cells .*max_iter=4 at C=\[0.1\]"):
+            many = ManyLogistic([1e-6, 1e-1], max_iter=4, tol=1e-4).fit(easy, y, held, yv)
+        late = [many.n_iter_[1, g] >= 4 for g in range(G)]
+        assert late == [False, True, True, True]
+        assert (many.n_iter_[0] < 4).all()
+        probe = LinearProbe(1e-1, max_iter=4)
+        with pytest.warns(ConvergenceWarning):
+            probe.fit(X[1], y)
+
 
 class TestRidge:
     @pytest.mark.parametrize("standardise", [True, False])
@@ -166,10 +185,47 @@ class TestRidge:
         np.testing.assert_allclose(parts.coef_, whole.coef_, rtol=1e-6, atol=1e-12)
         np.testing.assert_array_equal(parts.path_, whole.path_)
 
+    @pytest.mark.parametrize("standardise", [True, False])
+    @pytest.mark.parametrize("classes", [2, K])
+    def test_more_features_than_pictures(self, surface, standardise, classes):
+        """The dual has the solution of scikit-learn and of the sums over pieces."""
+        X, y, Xv, yv = surface
+        rng = np.random.default_rng(1)
+        lift = rng.normal(size=(D, 90)).astype(np.float32)
+        few, y, yv = slice(0, 60), y % classes, yv % classes
+        wide, held = (np.stack([np.tanh(x / x.std()) @ lift for x in part]) for part in (X, Xv))
+        wide[2, :, 7], held[2, :, 7] = 0.1, 3.0  # constant in training
+        many = ManyRidge((1000.0, 1.0, 10.0), standardise).fit(wide[:, few], y[few], held, yv)
+        sums = ManyRidge(many.penalties, standardise)
+        sums.partial_fit(wide[:, few], y[few]).solve(held, yv)
+        np.testing.assert_allclose(many.coef_, sums.coef_, atol=1e-8)
+        np.testing.assert_allclose(many.intercept_, sums.intercept_, atol=1e-8)
+        np.testing.assert_array_equal(many.path_, sums.path_)
+        for g in range(G):
+            ridge = RidgeClassifier(alpha=many.penalty_[g])
+            ridge = make_pipeline(StandardScaler(), ridge) if standardise else ridge
+            exact = held[g].astype(np.float64)
+            expected = ridge.fit(wide[g, few].astype(np.float64), y[few]).decision_function(exact)
+            found = exact @ many.coef_[g].T + many.intercept_[g]
+            found = found[:, 1] if classes == 2 else found
+            np.testing.assert_allclose(found, expected, atol=1e-8)
+            assert many.validation_[g] == ridge.score(exact, yv)
+
+    def test_what_is_kept_follows_the_width(self, surface):
+        """Of wide cells no sums are kept, nor those of a fit before."""
+        X, y, Xv, yv = surface
+        many = ManyRidge().fit(X, y, Xv, yv)
+        few = slice(0, D - 1)
+        many.fit(X[:, few], y[few], Xv, np.resize(y[few], M))
+        with pytest.raises(NotFittedError):
+            many.solve(Xv, yv)
+        many.fit(X, y, Xv, yv).solve(Xv, yv)
+        np.testing.assert_array_equal(many.coef_, ManyRidge().fit(X, y, Xv, yv).coef_)
+
     def test_pieces_that_do_not_fit(self, surface):
         X, y, *_ = surface
         many = ManyRidge().partial_fit(X, y % 3)
-        with pytest.raises(ValueError, match="class 3, which training lacks"):
+        with pytest.raises(ValueError, match=r"y has classes that training lacks: \[3\]"):
             many.partial_fit(X, np.full(N, 3))
         with pytest.raises(ValueError, match="3 cells of 12"):
             many.partial_fit(X[1:], y % 3)
@@ -210,7 +266,10 @@ class TestInputs:
         [
             (lambda X, y, Xv, yv: (X, y[1:], Xv, yv), "399 labels for 400 pictures"),
             (lambda X, y, Xv, yv: (X, y * 0, Xv, yv), "one class only"),
-            (lambda X, y, Xv, yv: (X, y % 4, Xv, yv), "class 4, which training lacks"),
+            (
+                lambda X, y, Xv, yv: (X, y % 4, Xv, yv),
+                r"n has classes that training lacks: \[4\]",
+            ),
             (lambda X, y, Xv, yv: (X, y, Xv, yv[1:]), "149 labels for 150 pictures"),
             (lambda X, y, Xv, yv: (X, y, Xv[:, :0], yv[:0]), "X_validation is empty"),
             (lambda X, y, Xv, yv: (X, y, Xv[1:], yv), "X_validation has 3 cells"),

@@ -7,6 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import Pipeline
 from torch.nn import functional as F
 
 from probes import (
@@ -275,6 +279,37 @@ class TestNoiseConditional:
         )
         one = probe.predict_proba(x[1000:1010], t=500)
         np.testing.assert_array_equal(one, probe.predict_proba(x[1000:1010], t=np.full(10, 500)))
+
+    @pytest.mark.parametrize("piped", [False, True])
+    def test_a_grid_search_splits_the_levels_too(self, piped):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(240, 8)).astype(np.float32)
+        t = rng.choice([0, 500], 240)
+        y = (x[:, 0] > 0) ^ (t == 500)
+        plain = NoiseConditionalProbe(epochs=6, random_state=0)
+        rates, folds = [1e-2, 1e-6], StratifiedKFold(2)
+        expected = [
+            np.mean([
+                clone(plain).set_params(learning_rate=rate).fit(x[a], y[a], t=t[a])
+                .score(x[b], y[b], t=t[b]) for a, b in folds.split(x, y)
+            ])
+            for rate in rates
+        ]  # fmt: skip
+        with config_context(enable_metadata_routing=True):
+            probe = clone(plain).set_fit_request(t=True).set_score_request(t=True)
+            probe = Pipeline([("same", "passthrough"), ("probe", probe)]) if piped else probe
+            name = "probe__learning_rate" if piped else "learning_rate"
+            search = GridSearchCV(probe, {name: rates}, cv=folds).fit(x, y, t=t)
+            whole = clone(plain).set_params(learning_rate=search.best_params_[name])
+            assert search.score(x, y, t=t) == whole.fit(x, y, t=t).score(x, y, t=t)
+        assert search.cv_results_["mean_test_score"].tolist() == expected
+        assert expected[0] != expected[1]
+
+    def test_levels_and_labels_are_counted(self):
+        probe = NoiseConditionalProbe(**SHORT).fit(VECTORS, Y, t=3)
+        for labels in (Y[1:], Y[:1]):
+            with pytest.raises(ValueError, match=f"{len(labels)} labels for 24 pictures"):
+                probe.score(VECTORS, labels, t=3)
 
     def test_levels_must_be_there(self):
         probe = NoiseConditionalProbe(**SHORT)

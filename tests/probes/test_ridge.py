@@ -117,6 +117,9 @@ class TestInputs:
                 RidgeProbe().fit(file.create_dataset("b", data=X), y[1:])
             with pytest.raises(ValueError, match=r"expected \(pictures, features\)"):
                 RidgeProbe().fit(file.create_dataset("c", data=X[:, :, None]), y)
+            for labels in (y[:199], y[:1], np.eye(10)[y[:200]]):
+                with pytest.raises(ValueError, match=f"y has {labels.size} labels for 200 pict"):
+                    RidgeProbe().fit(X, y).score(Xt, labels)
             with pytest.raises(ValueError, match=r"63 features.*expecting 64"):
                 RidgeProbe().fit(X, y).predict(file.create_dataset("d", data=Xt[:, 1:]))
 

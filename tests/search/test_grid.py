@@ -13,7 +13,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from diffeat.errors import NumericsError, SpecError
-from diffeat.search import TEST, TRAIN, VALIDATION, Journal, score_of, search_surface, split_by_hash
+from diffeat.search import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Journal,
+    score_of,
+    scores,
+    search_surface,
+    split_by_hash,
+)
 from diffeat.search.grid import groups_within
 from diffeat.search.stored import Stacked, task_from_store
 from diffeat.search.tasks import SLAB_BYTES
@@ -64,7 +73,7 @@ class TestMemory:
     def test_work_space_counts(self):
         features = 4 * 4 * 1000 * 64
         assert score_of("knn").bytes_of(1000, 64, 10) == features
-        assert score_of("ridge").bytes_of(1000, 64, 10) == features + 6 * 8 * 64 * 64
+        assert score_of("ridge").bytes_of(1000, 64, 10) == features + 7 * 8 * 64 * 64
         assert score_of("logistic").bytes_of(1000, 64, 500) == features + 6 * 4 * 1000 * 500
         with pytest.raises(SpecError, match="--memory"):
             search_surface(task_of(), "ridge", SLAB_BYTES + 4 * 4 * 400 * 6)
@@ -131,6 +140,20 @@ class TestScores:
         assert best == surface.best.C
         assert abs(surface.best.validation - validation) <= 1.01 / surface.counts[1]
         assert abs(surface.best.test - test) <= 1.01 / surface.counts[2]
+
+    def test_ridge_of_more_features_than_pictures(self):
+        arrays = arrays_of(labels_of(90), 120)
+        task = task_of(90, arrays=arrays)
+        surface = search_surface(task, score_of("ridge", [100.0]))
+        for cell in surface.cells:
+            (X, y), (Xv, yv), _ = self.parts(task, cell.key)
+            assert X.shape[1] > len(X) + len(Xv)
+            ridge = make_pipeline(StandardScaler(), RidgeClassifier(100.0)).fit(X, y)
+            assert cell.validation == ridge.score(Xv, yv)
+        (X, y), (Xv, yv), (Xt, yt) = self.parts(task, surface.best.key)
+        ridge = make_pipeline(StandardScaler(), RidgeClassifier(100.0))
+        both = np.concatenate([X, Xv]), np.concatenate([y, yv])
+        assert surface.best.test == ridge.fit(*both).score(Xt, yt)
 
     def test_a_function(self):
         task = task_of()
@@ -199,6 +222,20 @@ class TestJournal:
         search_surface(replace(task, **other), score, journal=journal)
         assert journal.computed == 6
         assert journal.found == 0
+
+    @pytest.mark.parametrize(("setting", "value"), [("TOL", 1e-3), ("MAX_ITER", 150)])
+    def test_another_end_of_the_solver_is_computed_anew(
+        self, tmp_path, setting, value, monkeypatch
+    ):
+        score = score_of("logistic", (1e-2,))
+        search_surface(task_of(), score, journal=Journal(tmp_path))
+        same = Journal(tmp_path)
+        search_surface(task_of(), score, journal=same)
+        assert (same.found, same.computed) == (6, 0)
+        monkeypatch.setattr(scores, setting, value)
+        other = Journal(tmp_path)
+        search_surface(task_of(), score, journal=other)
+        assert (other.found, other.computed) == (0, 6)
 
     def test_a_damaged_note_is_computed_again(self, tmp_path):
         first = search_surface(task_of(), centroid, journal=Journal(tmp_path))

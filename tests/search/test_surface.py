@@ -205,7 +205,7 @@ class TestOutput:
         ]
         for row, cell in zip(rows, surface.cells, strict=True):
             assert abs(float(row["validation"]) - cell.validation) <= 5e-5
-            assert float(row["C"]) == cell.C
+            assert float(row["setting"]) == cell.C
             assert (row["test"] == "") == (cell.test is None)
             assert cell.test is None or abs(float(row["test"]) - cell.test) <= 5e-5
 

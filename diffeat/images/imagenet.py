@@ -1,0 +1,129 @@
+"""ImageNet and Tiny-ImageNet as they lie on disk: a folder per class, named by its WordNet id.
+
+Classes are numbered in the order of their WordNet ids, as class-conditional models of ImageNet
+number theirs, in every split alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from diffeat.errors import SourceError
+from diffeat.images.sources import SUFFIXES, FileSource
+
+WORDS = ("words.txt", "LOC_synset_mapping.txt")
+"""Lines "wnid, white space, names between commas"; the second is Kaggle's."""
+ANNOTATIONS = "val_annotations.txt"
+
+
+def open_imagenet(name: str, folder: Path, split: str) -> FileSource:
+    """A labelled split; the pictures called test at the source have no labels and are not read.
+
+    Args:
+        name: of the data set.
+        folder: holds train/<wnid>/* (or train/<wnid>/images/*) and val/<wnid>/*, or val/images/*
+            with val/val_annotations.txt. `wnids.txt`, if there, lists the classes, and
+            `words.txt` names them; otherwise the folders below train (or val) are the classes,
+            and the ids are their names.
+        split: "train"; "test" and "val" are both the folder val.
+
+    Raises:
+        SourceError: files or folders that are missing, or that do not belong together.
+    """
+    part = "train" if split == "train" else "val"
+    root = folder / part
+    if not root.is_dir():
+        raise SourceError(f"{root}: missing; expected a folder per class in it, named n01440764 "
+                          "and so on (the labelled test pictures are those of val)")  # fmt: skip
+    wnids = _classes(folder, root)
+    listed = part == "val" and (root / "images").is_dir()
+    found = list(_annotated(root) if listed else _in_folders(root))
+    if not found:
+        raise SourceError(f"{root}: no pictures in folders per class; expected <wnid>/*.JPEG in "
+                          "it (loose pictures have to be sorted by class)")  # fmt: skip
+    index = {wnid: k for k, wnid in enumerate(wnids)}
+    strange = sorted({wnid for wnid, _ in found} - set(wnids))
+    if strange:
+        raise SourceError(f"{root}: class {strange[0]!r} is not among the {len(wnids)} of "
+                          f"{folder}; expected the classes of train or wnids.txt")  # fmt: skip
+    return FileSource(
+        name=f"{name}:{split}",
+        ids=tuple(f"{part}/{path}" for _, path in found),
+        labels=np.array([index[wnid] for wnid, _ in found], np.int64),
+        class_names=_names(folder, wnids),
+        paths=tuple(root / path for _, path in found),
+    )
+
+
+def _classes(folder: Path, root: Path) -> list[str]:
+    """WordNet ids in order: those listed, or those of the training pictures."""
+    if (folder / "wnids.txt").is_file():
+        return sorted(set(_lines(folder / "wnids.txt")))
+    train = folder / "train"
+    return _subfolders(train if train.is_dir() else root)
+
+
+def _in_folders(root: Path) -> Iterator[tuple[str, str]]:
+    """(wnid, path below root) of <wnid>/* or <wnid>/images/*, in order."""
+    for wnid in _subfolders(root):
+        below = f"{wnid}/images" if (root / wnid / "images").is_dir() else wnid
+        for name in _pictures(root / below):
+            yield wnid, f"{below}/{name}"
+
+
+def _annotated(root: Path) -> Iterator[tuple[str, str]]:
+    """(wnid, path below root) of images/*; a line of the list is file, wnid and a box."""
+    path = root / ANNOTATIONS
+    fields = [line.split() for line in _lines(path)]
+    short = next((k for k, line in enumerate(fields, 1) if len(line) < 2), None)
+    if short is not None:
+        raise SourceError(f"{path}: line {short} of the list has no class; expected a file's "
+                          "name and its WordNet id")  # fmt: skip
+    labels = {line[0]: line[1] for line in fields}
+    names = _pictures(root / "images")
+    odd = sorted(set(names).symmetric_difference(labels))
+    if odd:
+        raise SourceError(f"{path} and {root / 'images'} differ in {len(odd)} files, first "
+                          f"{odd[0]}; expected a line per picture: unpack them again")  # fmt: skip
+    for name in names:
+        yield labels[name], f"images/{name}"
+
+
+def _names(folder: Path, wnids: list[str]) -> tuple[str, ...]:
+    """The first word of each class; the id with it where classes share it, alone where none is."""
+    lists = [folder / name for name in WORDS if (folder / name).is_file()]
+    words = {}
+    for line in _lines(lists[0]) if lists else ():
+        wnid, *rest = line.split(maxsplit=1)
+        words[wnid] = "".join(rest).split(",")[0].strip()
+    first = [words.get(wnid) or wnid for wnid in wnids]
+    shared = Counter(first)
+    return tuple(
+        f"{word} ({wnid})" if shared[word] > 1 else word
+        for word, wnid in zip(first, wnids, strict=True)
+    )
+
+
+def _subfolders(folder: Path) -> list[str]:
+    with os.scandir(folder) as found:
+        return sorted(one.name for one in found if one.is_dir() and not one.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: missing; expected the pictures in it")
+    names = (name for name in os.listdir(folder) if not name.startswith("."))
+    return sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES)
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines that are not empty."""
+    try:
+        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: cannot be read ({error}); expected UTF-8 text") from error
