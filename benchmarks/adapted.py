@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffeat
+from benchmarks.bench import Bench, Kind, Trained, only
 from diffeat import adapt
 from diffeat.search import TEST, TRAIN, VALIDATION
 from diffeat.search.tasks import CellKey
 from probes.attention import AttentionHead
-
-if TYPE_CHECKING:
-    from benchmarks.systems import Bench, Kind
 
 
 def train_adapted(name: str) -> Kind:
@@ -24,8 +22,8 @@ def train_adapted(name: str) -> Kind:
 
     def train(
         bench: Bench, cells: Sequence[CellKey], arguments: dict[str, Any], seed: int
-    ) -> dict[str, Any]:
-        ((block, t),) = cells
+    ) -> Trained:
+        block, t = only(cells)
         backbone = diffeat.load(bench.recipe.model, bench.device, "float32")
         if options := arguments.pop("attention", None):
             arguments["head"] = lambda shape, classes: AttentionHead([shape], classes, **options)

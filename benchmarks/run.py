@@ -13,10 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 import diffeat
+from benchmarks.bench import Bench
 from benchmarks.features import Pictures, feature_files, model_task, pixel_task, vision_task
 from benchmarks.machine import Stages, environment
 from benchmarks.recipes import Recipe
-from benchmarks.systems import Bench, run_systems
+from benchmarks.systems import run_systems
 from diffeat.errors import ModelError
 from diffeat.images import fit_picture
 from diffeat.noise import format_t
@@ -93,6 +94,8 @@ class Run:
         recipe = self.recipe
         with self._opened(recipe.model, recipe.extract) as stores:
             task, spec = model_task(stores, recipe), stores[0].spec.to_dict()
+            if task.ids != tuple(self.pictures.ids):  # else the baselines would be void
+                raise RuntimeError("the feature files and the sources hold different pictures")
             surface = self._probe(task)
             stored = task_from_store(stores[0], recipe.split, test=(stores[1:] or [None])[0])
             bench = Bench(recipe, self.pictures, task, stored, stores[0], surface, self.device)

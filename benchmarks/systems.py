@@ -4,74 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 import probes
-from benchmarks.features import Pictures, as_maps, averaged
+from benchmarks.adapted import train_adapted
+from benchmarks.bench import Bench, Kind, Trained, only
+from benchmarks.features import averaged
 from benchmarks.machine import peak_memory_mb, reset_peak_memory
-from benchmarks.recipes import Recipe, System
+from benchmarks.recipes import System
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
-from diffeat.search import TEST, TRAIN, VALIDATION, Journal, Surface, Task, greedy_sets
+from diffeat.search import TEST, TRAIN, VALIDATION, Journal, greedy_sets
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey, bytes_fingerprint
-from diffeat.store import FeatureStore
 from probes.network import NetworkProbe
 
 PARTS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What systems are trained on.
-
-    Attributes:
-        recipe, pictures: what is measured, on what.
-        task: the cells as the surface has them, labels and parts.
-        stored: the same cells as they are stored, not averaged.
-        store: any of the feature files, for the channels.
-        surface: with the best cell.
-        device: where heads are trained.
-    """
-
-    recipe: Recipe
-    pictures: Pictures
-    task: Task
-    stored: Task
-    store: FeatureStore
-    surface: Surface
-    device: str = "auto"
-
-    def cells_of(self, system: System) -> tuple[CellKey, ...]:
-        """The cells that a system sees."""
-        best = self.surface.best
-        if system.cells == "best":
-            return (best.key,)
-        if system.cells == "all":
-            return self.task.cells
-        if system.cells == "best block":
-            return self.task.choose(blocks=[best.block])
-        return self.task.choose(system.cells.get("blocks"), system.cells.get("timesteps"))
-
-    def labels(self, part: int) -> np.ndarray:
-        return self.task.labels[self.task.part == part]
-
-    def maps(self, cell: CellKey, part: int) -> np.ndarray:
-        """(n, C, h, w) of a cell in its stored precision, or (n, C) where h = w = 1."""
-        rows = self.task.part == part
-        values = as_maps(self.stored.read(*cell), self.store, cell)
-        ends = range(0, len(rows), 4096)
-        found = [values[start : start + 4096][rows[start : start + 4096]] for start in ends]
-        maps = np.concatenate(found)
-        return maps[:, :, 0, 0] if maps.shape[2:] == (1, 1) else maps
-
-
-Trained = dict[str, Any]
-"""validation and test, and whatever else is known: setting, parameters, epochs, history …"""
-Kind = Callable[[Bench, Sequence[CellKey], dict[str, Any], int], Trained]
 
 
 def run_systems(bench: Bench, journal: Journal, tell: Callable[[str], None]) -> list[dict]:
@@ -121,8 +72,6 @@ def _timed(bench: Bench, system: System, cells: Sequence[CellKey], seed: int) ->
 
 
 def _kind(system: System) -> Kind:
-    from benchmarks.adapted import train_adapted
-
     kinds = {"linear": _linear, "greedy": _greedy}
     kinds |= {name: train_adapted(name) for name in ("Frozen", "FineTuning", "DifFeed")}
     heads = [name for name in probes.__all__ if name.endswith("Probe")]
@@ -142,7 +91,7 @@ def _kind(system: System) -> Kind:
 
 def _linear(bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int) -> Trained:
     """Logistic regression on a cell, `pool` (a side) averaged before; no randomness in it."""
-    cell = _only(cells)
+    cell = only(cells)
     parts = {part: bench.maps(cell, part).astype(np.float32) for part in PARTS.values()}
     if parts[TRAIN].ndim == 4:
         side = arguments.pop("pool", parts[TRAIN].shape[2])
@@ -222,13 +171,7 @@ def _inputs(head: Any, bench: Bench, cells: Sequence[CellKey], part: int):
         X = np.concatenate([bench.maps(cell, part) for cell in cells])
         t = np.repeat([float(t) for _, t in cells], len(y))
         return X, np.tile(y, len(cells)), {"t": t}
-    maps = bench.maps(_only(cells), part)
+    maps = bench.maps(only(cells), part)
     if isinstance(head, NetworkProbe):
         return maps, y, {}
     return maps.reshape(len(maps), -1).astype(np.float32), y, {}  # heads of vectors
-
-
-def _only(cells: Sequence[CellKey]) -> CellKey:
-    if len(cells) != 1:
-        raise SpecError(f"{len(cells)} cells for a head that takes one; expected cells = 'best'")
-    return cells[0]

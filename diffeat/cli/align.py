@@ -17,8 +17,9 @@ CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("pictures", required=False)
-@click.option("--with", "other", help="A vision model (timm:NAME, a folder, a hub id such "
-              "as facebook/dinov2-base), or a cell of a file (FILE.h5:BLOCK@T).")  # fmt: skip
+@click.option("--with", "other", help="A vision model (timm:NAME, a folder, a hub id; with "
+              "PICTURES by default facebook/dinov2-base), or a cell of a file "
+              "(FILE.h5:BLOCK@T).")  # fmt: skip
 @click.option("--again", type=click.Path(path_type=Path), help="The same pictures with another "
               "noise seed, for DDAE's alignment.")  # fmt: skip
 @click.option("--metrics", callback=comma_list, help="cka, cka-debiased, knn, cknna, cknna-public, "
@@ -50,12 +51,13 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     """Compare every (block, t) of FILE with another representation.
 
     \b
-    diffeat align F.h5 cifar10 --with facebook/dinov2-base   a vision model
+    diffeat align F.h5 cifar10                               DINOv2
+    diffeat align F.h5 cifar10 --with timm:resnet50          another vision model
     diffeat align F.h5 --with G.h5:block.7@60                a cell of another model
     diffeat align F.h5 --again F-seed1.h5                    alignment and uniformity
 
     A vision model sees the PICTURES that FILE was made from. Maps are averaged over places.
-    Without --with and --again: uniformity alone.
+    Without all these: uniformity alone.
     """
     from tqdm import tqdm
 
@@ -68,11 +70,14 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
         pictures_of,
     )
     from diffeat.store import FeatureStore
+    from diffeat.vision import DEFAULT
     from diffeat.viz import metric_maps
 
     for path in (csv_path, png_path, values["keep"]):
         if path is not None and not path.absolute().parent.is_dir():
             raise click.UsageError(f"{path}: no such folder {path.parent}; make it first")
+    if pictures and not other:
+        other = DEFAULT
     cell = CELL.fullmatch(other or "")
     _check_usage(pictures, other, cell, values)
     t_of_cell = _native(cell["t"]) if cell else None
@@ -116,8 +121,8 @@ def _check_usage(pictures: str | None, other: str | None, cell, values: dict) ->
     """UsageError unless PICTURES and options go together."""
     if cell and cell["block"] is None:
         raise click.UsageError(f"--with {other}: say which cell of the file: {other}:BLOCK@T")
-    if pictures and (cell or not other):
-        raise click.UsageError("PICTURES are for a vision model; say which one (--with MODEL)")
+    if pictures and cell:
+        raise click.UsageError("PICTURES are for a vision model, not for a cell of a file")
     if other and not cell and not pictures:
         raise click.UsageError(
             f"--with {other}: a vision model has to see the pictures; give the PICTURES that FILE "

@@ -1,5 +1,5 @@
 """Vision models of other libraries, as something to compare features with."""
 
-from diffeat.vision.model import VisionModel, load_vision
+from diffeat.vision.model import DEFAULT, VisionModel, load_vision
 
-__all__ = ["VisionModel", "load_vision"]
+__all__ = ["DEFAULT", "VisionModel", "load_vision"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffeat.errors import ModelError
 from diffeat.images import open_source
 from diffeat.search.analysis import pictures_of
 from diffeat.store import FeatureStore
@@ -79,6 +80,15 @@ def test_against_a_cell_of_a_file(diffeat, digits):
     assert float(mid.split()[2]) == pytest.approx(wanted, abs=1e-4)
 
 
+def test_pictures_alone_mean_dinov2(diffeat, digits, monkeypatch):
+    def asked(name, *_):
+        raise ModelError(f"asked for {name}")
+
+    monkeypatch.setattr("diffeat.vision.load_vision", asked)
+    answer = diffeat("align", digits.path, "digits", "-k", 3)
+    assert (answer.code, "asked for facebook/dinov2-base" in answer.err) == (1, True)
+
+
 def test_alone_and_again(diffeat, digits, tmp_path):
     alone = diffeat("align", digits.path)
     assert alone.out.splitlines()[1].split() == ["block", "t", "uniformity"]
@@ -93,7 +103,6 @@ def test_alone_and_again(diffeat, digits, tmp_path):
     ("arguments", "code", "message"),
     [
         (("--with", MODEL), 2, "give the PICTURES"),
-        (("digits",), 2, "--with MODEL"),
         (("--with", "g.h5"), 2, "g.h5:BLOCK@T"),
         (("digits", "--with", "g.h5:mid@20"), 2, "PICTURES are for a vision model"),
         (("--with", "g.h5:mid@low"), 2, "native t"),
