@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import comma_list, pixel_size
+from diffeat.cli.options import byte_count, comma_list, pixel_size
 from diffeat.errors import DiffeatError
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,13 +53,15 @@ def list_() -> None:
               "h: a feature file in place of an extraction.")  # fmt: skip
 @click.option("--processes", type=click.IntRange(1), help="Copies of the model while features are "
               "extracted.")  # fmt: skip
+@click.option("--memory", callback=byte_count, default="2G", show_default=True, help="For features "
+              "while they are fitted.")  # fmt: skip
 @click.option("--vision", multiple=True, help="Another vision model to measure beside it, such as "
               "timm:NAME@WEIGHTS.safetensors or a folder; may be repeated.")  # fmt: skip
 @click.option("--batch-size", "batch", type=click.IntRange(1), help="speed: rows of one forward "
               "in a, b and c.")  # fmt: skip
 def run(
     name: str, out: Path | None, record: bool, device: str, kills: int | None,
-    processes: int | None, vision: tuple[str, ...], **speed,
+    processes: int | None, memory: int, vision: tuple[str, ...], **speed,
 ) -> None:  # fmt: skip
     """Run the benchmark NAME; `list` shows the names.
 
@@ -77,7 +79,7 @@ def run(
     elif kills or speed["quick"] or any(others.values()):
         raise click.UsageError(f"--part, --kills, --model, … are not for {name}; see --help")
     else:
-        _run_recipe(name, out, device, speed["features"], processes, vision)
+        _run_recipe(name, out, device, speed["features"], processes, memory, vision)
     if record:
         RESULTS.mkdir(parents=True, exist_ok=True)
         for path in (out / f"{name}{end}" for end in (".json", ".csv", ".png", "-maps.png")):
@@ -86,7 +88,7 @@ def run(
 
 
 def _run_recipe(
-    name: str, out: Path, device: str, features: Path | None, processes: int | None,
+    name: str, out: Path, device: str, features: Path | None, processes: int | None, memory: int,
     vision: tuple[str, ...],
 ) -> None:  # fmt: skip
     from benchmarks.recipes import Recipe
@@ -96,7 +98,7 @@ def _run_recipe(
 
     recipe = Recipe.open(name)
     recipe = replace(recipe, vision=(*recipe.vision, *vision))
-    result = run_recipe(recipe, out, device, features, processes)
+    result = run_recipe(recipe, out, device, features, processes, memory)
     click.echo(f"\n{result['recipe']['title']}")
     for stored in filter(has_t, result["surfaces"]):
         cells = [Cell(**cell) for cell in stored["cells"]]

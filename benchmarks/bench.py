@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.features import Pictures, as_maps
 from benchmarks.recipes import Recipe, System
 from diffeat.errors import SpecError
-from diffeat.search import Surface, Task
+from diffeat.search import Journal, Surface, Task
+from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey
 from diffeat.store import FeatureStore
 
@@ -26,6 +27,7 @@ class Bench:
         stored: the same cells as they are stored, not averaged.
         store: any of the feature files, for the channels.
         surface: with the best cell.
+        journal: of finished work.
         device: where heads are trained.
     """
 
@@ -35,7 +37,13 @@ class Bench:
     stored: Task
     store: FeatureStore
     surface: Surface
-    device: str = "auto"
+    journal: Journal
+    device: str = "cpu"
+
+    @property
+    def score(self) -> Logistic:
+        """The linear probe of all tables."""
+        return Logistic(self.recipe.penalties, self.device)
 
     def cells_of(self, system: System) -> tuple[CellKey, ...]:
         """The cells that a system sees."""

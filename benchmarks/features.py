@@ -28,6 +28,9 @@ from diffeat.store import FeatureStore
 if TYPE_CHECKING:
     from diffeat.vision import VisionModel
 
+MOST_PIXELS = 32
+"""Side of the pictures whose raw pixels are a baseline."""
+
 
 class Pictures:
     """The sources of a recipe: one that is split, or training and test.
@@ -104,7 +107,7 @@ def model_task(stores: list[FeatureStore], recipe: Recipe) -> Task:
     task = task_from_store(stores[0], recipe.split, test=(stores[1:] or [None])[0])
     if not recipe.probe_pool:
         return task
-    side = _side(recipe.probe_pool)
+    side = square_side(recipe.probe_pool)
     identity = fingerprint(task.identity, "averaged", side)
     return replace(
         task, identity=identity,
@@ -113,16 +116,22 @@ def model_task(stores: list[FeatureStore], recipe: Recipe) -> Task:
 
 
 def pixel_task(pictures: Pictures, like: Task, spec: dict[str, Any]) -> Task:
-    """The same pictures and parts with the pixels that the model sees as features."""
-    pixels = np.stack(
-        [
-            fit_picture(source.load(index), tuple(spec["size"]), spec["fit"], spec["resample"])
-            for source in pictures.sources
-            for index in range(len(source))
-        ]
+    """The same pictures and parts with the pixels that the model sees as features.
+
+    Pictures of more than 32×32 pixels are brought to that size, or a baseline of them would
+    take more memory than any model.
+    """
+    size = tuple(min(side, MOST_PIXELS) for side in spec["size"])
+    pixels = np.empty((len(pictures), 3, *size), np.uint8)
+    rows = iter(pixels)
+    for source in pictures.sources:
+        for index in range(len(source)):
+            next(rows)[:] = fit_picture(source.load(index), size, spec["fit"], spec["resample"])
+    identity = fingerprint("pixels", pictures.keys, size, spec["fit"], spec["resample"])
+    name = (
+        "raw pixels" if list(size) == list(spec["size"]) else f"raw pixels at {size[0]}×{size[1]}"
     )
-    identity = fingerprint("pixels", pictures.keys, spec["size"], spec["fit"], spec["resample"])
-    return _one_cell(like, "raw pixels", "pixels", pixels, identity)
+    return _one_cell(like, name, "pixels", pixels, identity)
 
 
 def vision_task(model: VisionModel, pictures: Pictures, like: Task, folder: Path) -> Task:
@@ -184,7 +193,7 @@ def averaged(maps: Any, side: int) -> Changed:
     return Changed(maps, (channels * side**2,), change)
 
 
-def _side(pool: str) -> int:
+def square_side(pool: str) -> int:
     """2 of "2x2"."""
     side, _, other = pool.partition("x")
     if not side.isdigit() or side != other:

@@ -9,14 +9,20 @@ import platform
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffeat.store.atomic import write_synced
+
 PACKAGES = (
     "diffeat", "torch", "diffusers", "transformers", "timm", "scikit-learn", "h5py", "numpy",
 )  # fmt: skip
+
+
+STAGE = ("name", "seconds", "runs", "peak_memory_mb")
 
 
 def environment() -> dict[str, Any]:
@@ -70,18 +76,18 @@ class Stages:
     """
 
     def __init__(self, path: Path | None = None):
-        self.path, self.done = path, []
-        if path is not None and path.is_file():
-            self.done = json.loads(path.read_text("utf-8"))
+        self.path = path
+        self.done = [] if path is None else _stages_in(path)
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
+    def __call__(self, name: str) -> Iterator[list[float]]:
+        """Measure a stage; what resets the peak inside it adds its own peaks to the list."""
         reset_peak_memory()
-        began = time.monotonic()
+        began, peaks = time.monotonic(), []
         try:
-            yield
+            yield peaks
         finally:
-            self._add(name, time.monotonic() - began, peak_memory_mb())
+            self._add(name, time.monotonic() - began, max([*peaks, peak_memory_mb()]))
 
     def _add(self, name: str, seconds: float, memory: float) -> None:
         stage = next((one for one in self.done if one["name"] == name), None)
@@ -92,7 +98,19 @@ class Stages:
         stage["runs"] += 1
         stage["peak_memory_mb"] = max(stage["peak_memory_mb"], memory)
         if self.path is not None:
-            self.path.write_text(json.dumps(self.done, indent=1) + "\n", "utf-8")
+            write_synced(self.path, (json.dumps(self.done, indent=1) + "\n").encode())
+
+
+def _stages_in(path: Path) -> list[dict[str, Any]]:
+    """Stages of earlier runs; a file that is none counts as none."""
+    try:
+        stages = json.loads(path.read_text("utf-8"))
+        return [{key: stage[key] for key in STAGE} for stage in stages]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path}: not usable ({error!r}); times begin anew", stacklevel=2)
+        return []
 
 
 def _processor() -> str:

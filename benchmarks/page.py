@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -13,7 +12,11 @@ from benchmarks.report import (
     Notes,
     by_t_table,
     features_table,
+    left_out,
+    preset_notes,
     published_line,
+    results_in,
+    set_up,
     systems_table,
 )
 from diffeat.noise import format_t
@@ -38,21 +41,19 @@ VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231,
 
 
 def page(folder: Path) -> str:
-    """All recipes' results of a folder; figures come from its JSON files alone."""
+    """The recipes' results of a folder; figures come from its JSON files alone."""
     parts = ["<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8">',
              '<meta name="viewport" content="width=device-width">',
              f"<title>diffeat: results</title><style>{STYLE}</style></head><body>",
              "<h1>Results</h1>",
              '<p class="note">Every figure is read from the JSON file of a run. Figures of papers '
              "stand in a column of their own; the number leads to their set-up.</p>"]  # fmt: skip
-    results = [
-        (path, json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(folder.glob("*.json"))
-    ]
-    recipes = [(path, result) for path, result in results if "recipe" in result]
+    recipes = [(path, result) for path, result in results_in(folder) if "recipe" in result]
     parts.append("<ul>")
     for path, result in recipes:
-        parts.append(f'<li><a href="#{path.stem}">{escape(result["recipe"]["title"])}</a></li>')
+        parts.append(
+            f'<li><a href="#{escape(path.stem)}">{escape(result["recipe"]["title"])}</a></li>'
+        )
     parts.append("</ul>")
     for path, result in recipes:
         parts += _recipe(path, result)
@@ -60,15 +61,12 @@ def page(folder: Path) -> str:
 
 
 def _recipe(path: Path, result: dict[str, Any]) -> list[str]:
-    recipe, machine = result["recipe"], result["environment"]
+    recipe = result["recipe"]
     notes = Notes(recipe["published"])
-    train, held, test = result["surfaces"][0]["counts"]
     lines = [
-        f'<h2 id="{path.stem}">{escape(recipe["title"])}</h2>',
-        f'<p class="note"><code>python -m benchmarks run {escape(recipe["name"])}</code>; '
-        f"{train:,} training, {held:,} validation, {test:,} test pictures; "
-        f"{result['seconds']:,.0f} s on {machine['cores']} cores ({escape(machine['processor'])}). "
-        "Block, t and penalty are chosen on validation; test is scored once.</p>",
+        f'<h2 id="{escape(path.stem)}">{escape(recipe["title"])}</h2>',
+        f'<p class="note"><code>python -m benchmarks run {escape(recipe["name"])}</code>. '
+        f"{escape(set_up(result))}</p>",
         _table(*features_table(result, notes)),
         '<div class="beside">',
     ]
@@ -85,8 +83,8 @@ def _recipe(path: Path, result: dict[str, Any]) -> list[str]:
         lines.append("</div>")
     for number, one in enumerate(recipe["published"], start=1):
         lines.append(f'<p class="note">[{number}] {escape(published_line(one))}</p>')
-    for name, reason in result.get("missing", {}).items():
-        lines.append(f'<p class="note">Left out: {escape(name)}: {escape(reason)}</p>')
+    for line in (*left_out(result), *preset_notes(result)):
+        lines.append(f'<p class="note">{escape(line)}</p>')
     return lines
 
 

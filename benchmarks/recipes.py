@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tomllib
+import types
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from diffeat.errors import SpecError, nearest
 
 FOLDER = Path(__file__).parent / "recipes"
 CELLS = ("best", "all", "best block")
+VIEW = {"pictures", "blocks", "timesteps", "size"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class System:
             raise SpecError(
                 f"system {self.name!r}: cells {self.cells!r}; expected {', '.join(CELLS)}, or a "
                 "table of blocks and timesteps"
+            )
+        if isinstance(self.cells, dict) and not {"blocks", "timesteps"} >= set(self.cells) > set():
+            raise SpecError(
+                f"system {self.name!r}: cells have {', '.join(self.cells) or 'nothing'}; expected "
+                "blocks, timesteps, or both"
             )
         if not self.seeds:
             raise SpecError(f"system {self.name!r} has no seeds; expected at least one")
@@ -105,18 +112,42 @@ class Recipe:
     view: dict[str, Any] = field(default_factory=dict)
     published: tuple[Published, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.view and set(self.view) != VIEW:
+            raise SpecError(f"recipe {self.name}: view has {', '.join(self.view)}; expected "
+                            f"{', '.join(sorted(VIEW))}")  # fmt: skip
+        names = [system.name for system in self.systems]
+        if len(set(names)) != len(names):
+            raise SpecError(f"recipe {self.name}: two systems of the same name among {names}")
+        for one in self.published:
+            if one.beside not in ("", "surface", *names):
+                raise SpecError(
+                    f"recipe {self.name}: a published figure beside {one.beside!r}; expected "
+                    f"{', '.join(['surface', *names])}, or none"
+                )
+
     @classmethod
     def open(cls, name: str) -> Recipe:
-        """Read a recipe by its name; SpecError names the nearest ones."""
+        """Read a recipe by its name.
+
+        Raises:
+            SpecError: no such recipe (names the nearest ones), or a file that is none.
+        """
         path = FOLDER / f"{name}.toml"
-        if not path.is_file():
+        if name not in recipe_names():
             raise SpecError(
                 f"recipe {name!r} is unknown{nearest(name, recipe_names())}; "
                 f"expected one of {', '.join(recipe_names())}, speed, faults"
             )
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        values["systems"] = [_made(System, one, path) for one in values.get("systems", ())]
-        values["published"] = [_made(Published, one, path) for one in values.get("published", ())]
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SpecError(f"{path} is no TOML: {error}") from error
+        for part, kind in (("systems", System), ("published", Published)):
+            tables = values.get(part, [])
+            if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+                raise SpecError(f"{path}: {part} is no list of tables; write [[{part}]]")
+            values[part] = [_made(kind, one, path) for one in tables]
         return _made(cls, {"name": name, **values}, path)
 
 
@@ -128,7 +159,31 @@ def _made(kind: type, values: dict[str, Any], path: Path) -> Any:
     needed = [item.name for item in fields(kind) if item.default is item.default_factory is MISSING]
     if lacking := [name for name in needed if name not in values]:
         raise SpecError(f"{path}: {kind.__name__.lower()} lacks {', '.join(lacking)}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            expected = str(hints[name]).removeprefix("<class '").removesuffix("'>")
+            raise SpecError(f"{path}: {name} = {value!r}; expected {expected}")
+    return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type; whole numbers do for float."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is not ...:
+            return len(value) == len(arguments) and all(map(_fits, value, arguments))
+        return all(_fits(one, arguments[0]) for one in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else origin or hint)
 
 
 def recipe_names() -> list[str]:

@@ -9,17 +9,34 @@ from typing import Any
 
 from benchmarks.faults.table import markdown as faults_table
 from benchmarks.speed.table import markdown as speed_table
+from diffeat.errors import SpecError
 from diffeat.noise import format_t
 
 
 def markdown(folder: Path) -> str:
     """All result files of a folder as one Markdown page; figures come from the files alone."""
     parts = ["# Results", "", "Printed by `python -m benchmarks report` from the JSON beside it."]
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
+    for path, result in results_in(folder):
         kind = _recipe if "recipe" in result else KINDS[result["suite"]]
         parts += ["", *kind(path, result)]
     return "\n".join(parts)
+
+
+def results_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The result files of a folder; other JSON files are passed over.
+
+    Raises:
+        SpecError: a file that is damaged.
+    """
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SpecError(f"{path} is no JSON ({error}); run its benchmark again") from error
+        if isinstance(result, dict) and ("recipe" in result or result.get("suite") in KINDS):
+            found.append((path, result))
+    return found
 
 
 def _recipe(path: Path, result: dict[str, Any]) -> list[str]:
@@ -37,9 +54,30 @@ def _recipe(path: Path, result: dict[str, Any]) -> list[str]:
     picture = path.with_suffix(".png")
     if picture.is_file():
         lines += ["", f"![validation accuracy by block and t]({picture.name})"]
-    for name, reason in result.get("missing", {}).items():
-        lines += ["", f"Left out: {name}, whose weights could not be had ({reason.split(';')[0]})."]
+    for line in (*left_out(result), *preset_notes(result)):
+        lines += ["", line]
     return lines + notes.lines()
+
+
+def left_out(result: dict[str, Any]) -> list[str]:
+    """A line per baseline that could not be had."""
+    return [f"Left out: {name} ({why})." for name, why in result.get("missing", {}).items()]
+
+
+def preset_notes(result: dict[str, Any]) -> list[str]:
+    """A line per head that follows a published protocol: what is changed or not verified."""
+    from probes import PRESETS
+
+    lines = []
+    for system in result.get("systems", ()):
+        if system["head"] in PRESETS:
+            changes = ", ".join(f"{k} = {v}" for k, v in system["arguments"].items())
+            preset = PRESETS[system["head"]]
+            lines.append(
+                f"{system['name']}: preset {system['head']}"
+                f"{' with ' + changes if changes else ''}. {preset.notes.strip()}"
+            )
+    return lines
 
 
 SYSTEMS = (
@@ -49,19 +87,29 @@ SYSTEMS = (
 
 
 def _how(path: Path, result: dict[str, Any]) -> str:
+    name = result["recipe"]["name"]
+    return f"`python -m benchmarks run {name}`; [{path.name}]({path.name}). {set_up(result)}"
+
+
+def set_up(result: dict[str, Any]) -> str:
+    """Pictures, features, protocol and cost in a few sentences."""
     recipe, spec, machine = result["recipe"], result["spec"], result["environment"]
     train, held, test = result["surfaces"][0]["counts"]
     pool = spec["pool"]
     if recipe.get("probe_pool"):
         pool += f" (averaged to {recipe['probe_pool']} for the linear probes)"
     memory = f", {result['peak_memory_mb']:,.0f} MiB at most" if "stages" in result else ""
+    twin = "".join(
+        f" The random twin was given {name} {', '.join(map(str, values))} only."
+        for name, values in recipe.get("twin", {}).items()
+    )
     return (
-        f"`python -m benchmarks run {recipe['name']}`; [{path.name}]({path.name}). "
         f"{train:,} training, {held:,} validation and {test:,} test pictures; pool {pool}, "
         f"noise {spec['noise']}, seed {spec['seed']}, size {spec['size'][0]}×{spec['size'][1]}. "
         f"Linear probe; block, t and penalty chosen on validation, refitted on training and "
-        f"validation, test scored once. {result['seconds']:.0f} s on {machine['cores']} cores "
-        f"({machine['processor']}){memory}."
+        f"validation, test scored once.{twin} {result['seconds']:.0f} s on {machine['cores']} "
+        f"cores ({machine['processor']}) in this recipe's runs, without what others had made "
+        f"before{memory}."
     )
 
 

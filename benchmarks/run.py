@@ -14,16 +14,36 @@ from tqdm import tqdm
 
 import diffeat
 from benchmarks.bench import Bench
-from benchmarks.features import Pictures, feature_files, model_task, pixel_task, vision_task
+from benchmarks.features import (
+    Pictures,
+    feature_files,
+    model_task,
+    pixel_task,
+    square_side,
+    vision_task,
+)
 from benchmarks.machine import Stages, environment
 from benchmarks.recipes import Recipe
-from benchmarks.systems import run_systems
-from diffeat.errors import ModelError
+from benchmarks.systems import check_system, run_systems
+from diffeat.backbones.loading import pick_device
+from diffeat.errors import ModelError, SpecError
+from diffeat.extraction import Plan
 from diffeat.images import fit_picture
 from diffeat.noise import format_t
-from diffeat.search import MEMORY, TEST, Journal, Surface, Task, search_surface, task_from_store
+from diffeat.search import (
+    MEMORY,
+    TEST,
+    Journal,
+    Surface,
+    Task,
+    search_surface,
+    split_by_hash,
+    task_from_store,
+)
 from diffeat.search.scores import Logistic
+from diffeat.search.tasks import readable
 from diffeat.store import FeatureStore
+from diffeat.store.atomic import write_synced
 from diffeat.viz import feature_sheet, heat_map
 
 WIDE = 8 << 30
@@ -38,8 +58,9 @@ class Run:
         recipe: what is measured.
         out: folder of tables and pictures.
         features: folder of feature files and finished cells, which recipes may share.
-        device: of the model and the heads.
+        device: of the models and the heads.
         processes: copies of the model while features are extracted.
+        memory: bytes for features while they are fitted.
         pictures: of the recipe.
         journal: finished cells and systems.
         stages: seconds and peak memory of each part, over all runs.
@@ -52,11 +73,18 @@ class Run:
     features: Path
     device: str = "auto"
     processes: int | None = None
+    memory: int = MEMORY
     surfaces: list[Surface] = field(default_factory=list)
     models: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for system in self.recipe.systems:
+            check_system(system)
+        if self.recipe.probe_pool:
+            square_side(self.recipe.probe_pool)
+        split_by_hash((), self.recipe.split)
+        self.device = str(pick_device(self.device))
         self.out.mkdir(parents=True, exist_ok=True)
         self.features.mkdir(parents=True, exist_ok=True)
         self.pictures = Pictures(self.recipe)
@@ -70,7 +98,12 @@ class Run:
         twin = {**recipe.extract, **recipe.twin}
         with self._opened(f"{recipe.model}@random", twin) as stores:
             self._probe(model_task(stores, recipe))
-        self._probe(pixel_task(self.pictures, task, spec), WIDE)
+        with self.stages("pixels"):
+            pixels = pixel_task(self.pictures, task, spec)
+        try:
+            self._probe(pixels, max(self.memory, WIDE))
+        except SpecError as error:  # more than fits, which only a baseline may be
+            self.missing[pixels.name] = str(error)
         for name in recipe.vision:
             self._vision(name, task)
         return {
@@ -82,7 +115,12 @@ class Run:
             "chance": _chance(task),
             "systems": systems,
             "missing": self.missing,
-            "finished": {"found": self.journal.found, "computed": self.journal.computed},
+            "finished": {
+                "found": self.journal.found,
+                "computed": self.journal.computed,
+                "versions": sorted(self.journal.versions),
+            },
+            "device": self.device,
             "stages": self.stages.done,
             "seconds": round(sum(stage["seconds"] for stage in self.stages.done), 1),
             "peak_memory_mb": max(stage["peak_memory_mb"] for stage in self.stages.done),
@@ -95,12 +133,18 @@ class Run:
         with self._opened(recipe.model, recipe.extract) as stores:
             task, spec = model_task(stores, recipe), stores[0].spec.to_dict()
             if task.ids != tuple(self.pictures.ids):  # else the baselines would be void
-                raise RuntimeError("the feature files and the sources hold different pictures")
+                raise SpecError(
+                    f"{stores[0].path} and {self.recipe.train} hold different pictures; remove the "
+                    "file and run again"
+                )
             surface = self._probe(task)
             stored = task_from_store(stores[0], recipe.split, test=(stores[1:] or [None])[0])
-            bench = Bench(recipe, self.pictures, task, stored, stores[0], surface, self.device)
-            with self.stages("systems"):
-                systems = run_systems(bench, self.journal, tqdm.write)
+            bench = Bench(
+                recipe, self.pictures, task, stored, stores[0], surface, self.journal, self.device
+            )
+            with self.stages("systems") as peaks:
+                systems = run_systems(bench, tqdm.write)
+                peaks += [run["peak_memory_mb"] for system in systems for run in system["runs"]]
         return task, spec, systems
 
     @contextmanager
@@ -109,18 +153,45 @@ class Run:
         with ExitStack() as stack:
             with self.stages(f"features of {name}"):
                 backbone = diffeat.load(name, self.device, self.recipe.model_dtype)
+                self._check_plan(Plan(backbone, diffeat.ExtractSpec.from_dict(fields)))
                 stores = stack.enter_context(
                     feature_files(backbone, self.pictures, fields, self.features, self.processes)
                 )
                 if name == self.recipe.model and self.recipe.view:
                     _show_maps(backbone, self.recipe, self.out / f"{self.recipe.name}-maps.png")
-            self.models.append({"name": backbone.name, "fingerprint": backbone.fingerprint})
+            self.models.append(stores[0].model)
             yield stores
 
-    def _probe(self, task: Task, memory: int = MEMORY) -> Surface:
+    def _check_plan(self, plan: Plan) -> None:
+        """SpecError, before an extraction, for cells that no system finds or no memory holds."""
+        blocks, steps = {block.name for block in plan.blocks}, {level.t for level in plan.levels}
+        for system in self.recipe.systems if plan.backbone.random_seed is None else ():
+            for field_, have in (("blocks", blocks), ("timesteps", steps)):
+                wanted = system.cells.get(field_, ()) if isinstance(system.cells, dict) else ()
+                if lacking := [one for one in wanted if one not in have]:
+                    raise SpecError(
+                        f"system {system.name!r}: {field_} {', '.join(map(str, lacking))} are not "
+                        f"extracted; expected among {', '.join(map(str, sorted(have)))}"
+                    )
+        pool = self.recipe.probe_pool or plan.spec.pool
+        if pool == "none":
+            return
+        width = max(block.channels for block in plan.blocks) * square_side(pool) ** 2
+        classes = len(self.pictures.sources[0].class_names)
+        needed = Logistic().bytes_of(len(self.pictures), width, classes)
+        if needed > self.memory:
+            raise SpecError(
+                f"{width:,} numbers for each of {len(self.pictures):,} pictures of {classes:,} "
+                f"classes take {readable(needed)} while a cell is fitted; {readable(self.memory)} "
+                "are allowed: allow more (--memory), or let the recipe pool more or take fewer "
+                "pictures"
+            )
+
+    def _probe(self, task: Task, memory: int | None = None) -> Surface:
         with self.stages(f"surface of {task.name}"):
             surface = search_surface(
-                task, Logistic(self.recipe.penalties), memory, self.journal,
+                task, Logistic(self.recipe.penalties, self.device), memory or self.memory,
+                self.journal,
                 lambda cells: tqdm(cells, desc="probe", disable=None),
             )  # fmt: skip
         self.surfaces.append(surface)
@@ -130,13 +201,13 @@ class Run:
         """A vision model's linear probe; what cannot be loaded is said in the report."""
         from diffeat.vision import load_vision
 
-        try:
-            model = load_vision(name, self.device)
-        except ModelError as error:
-            tqdm.write(f"left out: {error}")
-            self.missing[name] = str(error)
-            return
         with self.stages(f"features of {name}"):
+            try:
+                model = load_vision(name, self.device)
+            except ModelError as error:
+                tqdm.write(f"left out: {error}")
+                self.missing[name] = str(error)
+                return
             task = vision_task(model, self.pictures, like, self.features)
         self._probe(task)
 
@@ -147,6 +218,7 @@ def run_recipe(
     device: str = "auto",
     features: Path | None = None,
     processes: int | None = None,
+    memory: int = MEMORY,
 ) -> dict[str, Any]:
     """Measure a recipe and write its table, heat map and pictures.
 
@@ -155,14 +227,17 @@ def run_recipe(
     where the recipe asks for it, <name>-maps.png.
 
     Args:
+        device: of the models and the heads.
         features: folder for feature files and finished cells; None is `out`.
+        processes: copies of the model while features are extracted.
+        memory: bytes for features while they are fitted; pixels may take 8 GiB.
 
     Returns:
         What the JSON holds.
     """
-    run = Run(recipe, out, features or out, device, processes)
+    run = Run(recipe, out, features or out, device, processes, memory)
     result = run.measure()
-    (out / f"{recipe.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_synced(out / f"{recipe.name}.json", (json.dumps(result, indent=1) + "\n").encode())
     _write_csv(run.surfaces, out / f"{recipe.name}.csv")
     heat_map(run.surfaces[:2], out / f"{recipe.name}.png", title=recipe.title)
     return result

@@ -5,27 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import probes
-from benchmarks.adapted import train_adapted
+from benchmarks.adapted import ADAPTED, adapted, adapted_options, train_adapted
 from benchmarks.bench import Bench, Kind, Trained, only
 from benchmarks.features import averaged
 from benchmarks.machine import peak_memory_mb, reset_peak_memory
 from benchmarks.recipes import System
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
-from diffeat.search import TEST, TRAIN, VALIDATION, Journal, greedy_sets
-from diffeat.search.scores import Logistic
+from diffeat.search import TEST, TRAIN, VALIDATION, greedy_sets
 from diffeat.search.tasks import CellKey, bytes_fingerprint
 from probes.network import NetworkProbe
 
 PARTS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
+NEEDED = frozenset(("seed", "validation", "test", "seconds", "peak_memory_mb"))
 
 
-def run_systems(bench: Bench, journal: Journal, tell: Callable[[str], None]) -> list[dict]:
+def run_systems(bench: Bench, tell: Callable[[str], None]) -> list[dict]:
     """Train the systems of a recipe; what is finished is read from the journal.
 
     Every head is fitted on the training part alone, and what it chooses (C, epoch, set) is
@@ -41,11 +42,11 @@ def run_systems(bench: Bench, journal: Journal, tell: Callable[[str], None]) -> 
         runs = []
         for seed in system.seeds:
             key = _key(bench, system, cells, seed)
-            run = journal.read(system.head, key, lambda kept: "test" in kept)
+            run = bench.journal.read(system.head, key, NEEDED.issubset)
             if run is None:
                 tell(f"{system.name}, seed {seed}")
-                run = {"fingerprint": key, "seed": seed, **_timed(bench, system, cells, seed)}
-                journal.write(system.head, key, run)
+                run = {"seed": seed, **_timed(bench, system, cells, seed)}
+                run = bench.journal.write(system.head, key, run)
             runs.append(run)
         means = {part: float(np.mean([run[part] for run in runs])) for part in PARTS if part in run}
         found.append({**asdict(system), "cells": cells, "runs": runs, **means})
@@ -54,7 +55,10 @@ def run_systems(bench: Bench, journal: Journal, tell: Callable[[str], None]) -> 
 
 def _key(bench: Bench, system: System, cells: Sequence[CellKey], seed: int) -> str:
     """Hash of all that a training depends on, but for the versions of packages."""
-    made_of = (bench.stored.identity, bench.task.labels_fingerprint, bench.recipe.penalties)
+    task = bench.task if system.head == "greedy" else bench.stored  # averaged, or as stored
+    made_of = (task.identity, task.labels_fingerprint, bench.recipe.penalties)
+    if system.head in ADAPTED:
+        made_of += (bench.recipe.model, sorted(adapted_options(bench.recipe).items()))
     parts = bytes_fingerprint(np.asarray(bench.task.part, np.int64))
     return fingerprint("system", *made_of, parts, system.head, system.arguments, cells, seed)
 
@@ -71,22 +75,45 @@ def _timed(bench: Bench, system: System, cells: Sequence[CellKey], seed: int) ->
     return {**run, "seconds": seconds, "peak_memory_mb": peak_memory_mb()}
 
 
-def _kind(system: System) -> Kind:
-    kinds = {"linear": _linear, "greedy": _greedy}
-    kinds |= {name: train_adapted(name) for name in ("Frozen", "FineTuning", "DifFeed")}
-    heads = [name for name in probes.__all__ if name.endswith("Probe")]
-    if system.head in kinds:
-        return kinds[system.head]
-    if system.head in heads:
-        return lambda *given: _probe(getattr(probes, system.head), *given)
-    if system.head in probes.PRESETS:
-        return lambda *given: _probe(
-            lambda **changes: probes.preset(system.head, **changes), *given
+def check_system(system: System) -> None:
+    """SpecError, before anything is computed, for a head or arguments that cannot be meant."""
+    if system.head == "linear":
+        wrong = set(system.arguments) - {"pool"}
+    elif system.head == "greedy":
+        wrong = set(system.arguments) ^ {"most"}
+    else:
+        try:
+            _estimator(system.head)(**system.arguments)
+        except (ValueError, TypeError) as error:
+            raise SpecError(f"system {system.name!r}: {error}") from error
+        return
+    if wrong:
+        expected = "pool or nothing" if system.head == "linear" else "most"
+        raise SpecError(
+            f"system {system.name!r}: arguments {', '.join(system.arguments) or 'none'} of a "
+            f"{system.head} probe; expected {expected}"
         )
-    raise SpecError(
-        f"system {system.name!r}: head {system.head!r}; expected one of "
-        f"{', '.join([*kinds, *heads, *probes.PRESETS])}"
-    )
+
+
+def _estimator(head: str) -> Callable[..., Any]:
+    """What makes the estimator; a function of the recipe's arguments."""
+    if head in ADAPTED:
+        return partial(adapted, head, None, "mid", 0)
+    heads = [name for name in probes.__all__ if name.endswith("Probe")]
+    if head in heads:
+        return getattr(probes, head)
+    if head in probes.PRESETS:
+        return partial(probes.preset, head)
+    known = ["linear", "greedy", *ADAPTED, *heads, *probes.PRESETS]
+    raise ValueError(f"head {head!r} is unknown; expected one of {', '.join(known)}")
+
+
+def _kind(system: System) -> Kind:
+    if system.head in ("linear", "greedy"):
+        return _linear if system.head == "linear" else _greedy
+    if system.head in ADAPTED:
+        return partial(train_adapted, system.head)
+    return partial(_probe, _estimator(system.head))
 
 
 def _linear(bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int) -> Trained:
@@ -96,9 +123,7 @@ def _linear(bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int) 
     if parts[TRAIN].ndim == 4:
         side = arguments.pop("pool", parts[TRAIN].shape[2])
         parts = {part: averaged(maps, side)[:] for part, maps in parts.items()}
-    if arguments:
-        raise SpecError(f"arguments {', '.join(arguments)} of a linear probe; expected pool alone")
-    score = Logistic(bench.recipe.penalties)
+    score = bench.score
     X, y = parts[TRAIN], bench.labels(TRAIN)
     [outcome] = score.fit(X[None], y, parts[VALIDATION][None], bench.labels(VALIDATION))
     test = score.test(X, y, parts[TEST], bench.labels(TEST), outcome.setting)
@@ -112,8 +137,8 @@ def _linear(bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int) 
 
 def _greedy(bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int) -> Trained:
     """Linear probe of a set of cells that grows by the one that helps most."""
-    task, score = replace(bench.task, cells=tuple(cells)), Logistic(bench.recipe.penalties)
-    sets = greedy_sets(task, score=score, **arguments)
+    task, score = replace(bench.task, cells=tuple(cells)), bench.score
+    sets = greedy_sets(task, score=score, journal=bench.journal, test=False, **arguments)
     X, Xt = (
         np.concatenate([task.matrix(cell, task.part == part) for cell in sets.best.cells], axis=1)
         for part in (TRAIN, TEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import click
 
 NONE = "\0none"
 """Stands for an option that was set to "none": the recipe's value is undone."""
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def comma_list(_context: click.Context, _option: click.Parameter, value: str | None):
@@ -43,6 +46,15 @@ def positive_numbers(_context: click.Context, _option: click.Parameter, value: s
     if not values or not all(0 < value < math.inf for value in values):
         raise click.BadParameter("expected positive numbers such as 0.001,0.01")
     return values
+
+
+def byte_count(_context: click.Context, _option: click.Parameter, value: str) -> int:
+    """Callback: "2GiB", "512M" → bytes."""
+    match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)(i?b)?", value.strip().lower())
+    try:
+        return int(float(match[1]) * UNITS[match[2]])
+    except (TypeError, ValueError):
+        raise click.BadParameter("expected a size such as 2GiB or 512MiB") from None
 
 
 def pixel_size(_context: click.Context, _option: click.Parameter, value: str | None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 
 from diffeat.cli.extract import _label, _spec
 from diffeat.cli.options import (
+    byte_count,
     comma_list,
     json_option,
     model_fields,
@@ -23,18 +23,9 @@ from diffeat.cli.options import (
 )
 from diffeat.errors import SpecError
 
-UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
         "label", "latent", "size", "fit", "dtype", "limit", "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
-
-
-def _bytes(_context, _option, value: str) -> int:
-    match = re.fullmatch(r"([0-9.]+)\s*([kmgt]?)(i?b)?", value.strip().lower())
-    try:
-        return int(float(match[1]) * UNITS[match[2]])
-    except (TypeError, ValueError):
-        raise click.BadParameter("expected a size such as 2GiB or 512MiB") from None
 
 
 @click.command()
@@ -70,7 +61,7 @@ def _bytes(_context, _option, value: str) -> int:
 @click.option("--bandit", type=click.IntRange(1), help="Also an agent over t, with so many pulls.")
 @click.option("--agent", type=click.Choice(("ucb1", "thompson")), default="ucb1",
               show_default=True, help="Which agent.")  # fmt: skip
-@click.option("--memory", default="2GiB", show_default=True, callback=_bytes,
+@click.option("--memory", default="2GiB", show_default=True, callback=byte_count,
               help="Bound for features in memory.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps "
               "finished cells; a second run computes none of them again.")  # fmt: skip

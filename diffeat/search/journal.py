@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffeat._version import __version__
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.noise import format_t
@@ -35,11 +36,13 @@ class Journal:
     Attributes:
         found: how many answers were there already.
         computed: how many were not.
+        versions: of diffeat, that made the answers.
     """
 
     def __init__(self, folder: str | Path | None = None):
         self.folder = None if folder is None else Path(folder)
         self.found = self.computed = 0
+        self.versions: set[str] = set()
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -91,15 +94,18 @@ class Journal:
             warnings.warn(f"{path}: not usable ({error}); it is computed again", stacklevel=2)
             return None
         self.found += 1
+        self.versions.add(str(stored.get("version")))
         return stored
 
-    def write(self, name: str, key: str, values: dict[str, Any]) -> None:
-        """Keep what was computed; the file appears whole or not at all."""
+    def write(self, name: str, key: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Keep what was computed, whole or not at all; returns what `read` will."""
         self.computed += 1
+        self.versions.add(__version__)
+        stored = {"fingerprint": key, "version": __version__, **values}
         path = self._path(name, key)
         if path is not None:
-            stored = {"fingerprint": key, **values}
             write_synced(path, (json.dumps(stored, indent=1) + "\n").encode())
+        return stored
 
     def _path(self, name: str, key: str) -> Path | None:
         if self.folder is None:

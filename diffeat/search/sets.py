@@ -71,6 +71,7 @@ def greedy_sets(
     memory: int = MEMORY,
     journal: Journal | None = None,
     progress: Progress = iter,
+    test: bool = True,
 ) -> CellSets:
     """Forward selection: add the cell that helps most, until none helps or there are `most`.
 
@@ -81,6 +82,7 @@ def greedy_sets(
     Args:
         most: cells of a set at most, from 2 on.
         memory: bytes for the features of a set, of a group of candidates, and copies of both.
+        test: whether the best set is refitted and scored on test.
 
     Raises:
         SpecError: fewer than two cells, or a set that does not fit in memory.
@@ -104,7 +106,7 @@ def greedy_sets(
         chosen = sets[index]
         found.steps.append(Step(chosen, best.validation, best.setting, gain))
     found.single = found.steps[0].validation
-    found.test = bench.test(found.best)
+    found.test = bench.test(found.best) if test else None
     return found
 
 

@@ -84,6 +84,37 @@ def test_fields_that_a_system_needs(tmp_path, monkeypatch):
     assert tomllib.loads(text)["systems"] == [{"name": "a"}]
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title = ", "is no TOML"),
+        ('penalties = 0.1\n', "penalties = 0.1; expected tuple"),
+        ('penalties = ["a"]\n', "expected tuple"),
+        ('train_limit = "many"\n', "train_limit = 'many'; expected int"),
+        ("train_limit = true\n", "train_limit = True"),
+        ("split = [0.5, 0.5]\n", "split"),
+        ('view = { pictures = "photos" }\n', "view has pictures; expected blocks"),
+        ("systems = { name = 1 }\n", r"write \[\[systems\]\]"),
+        ('[[systems]]\nname = "a"\nhead = "linear"\n[[systems]]\nname = "a"\nhead = "linear"\n',
+         "two systems of the same name"),
+        ('[[published]]\nsource = "A (2020)"\nsetup = "b"\nvalue = "12"\n', "value = '12'"),
+        ('[[published]]\nsource = "A (2020)"\nsetup = "b"\nbeside = "x"\n', "beside 'x'"),
+    ],
+)  # fmt: skip
+def test_damaged_recipes(tmp_path, monkeypatch, text, message):
+    start = 'title = "a"\nmodel = "b"\ntrain = "c"\nextract = {}\n'
+    (tmp_path / "odd.toml").write_text(start + text, "utf-8")
+    monkeypatch.setattr("benchmarks.recipes.FOLDER", tmp_path)
+    with pytest.raises(SpecError, match=message):
+        Recipe.open("odd")
+
+
+@pytest.mark.parametrize("name", ["../recipes/digits", "/tmp/a", "", ".", "digits/"])
+def test_names_that_lead_elsewhere(name):
+    with pytest.raises(SpecError, match="is unknown"):
+        Recipe.open(name)
+
+
 class TestPictures:
     def test_rows_of_one_part(self):
         pictures = Pictures(Recipe("a", "a", "m", "digits", {}, train_limit=50))

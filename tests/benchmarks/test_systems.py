@@ -14,11 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.adapted import adapted_options
 from benchmarks.features import as_maps, averaged
 from benchmarks.machine import Stages
 from benchmarks.page import page
 from benchmarks.recipes import Published, Recipe, System
-from benchmarks.report import cells_text, markdown
+from benchmarks.report import cells_text, markdown, results_in
 from benchmarks.run import run_recipe
 from diffeat.errors import ModelError, SpecError
 from diffeat.search import TEST, TRAIN, VALIDATION, split_by_hash
@@ -36,7 +37,7 @@ SYSTEMS = (
     System("DifFormer", "DifFormerProbe", "all", SMALL),
     System("any t", "ddae-noise-conditional", "best block", SHORT),
     System("alone", "Frozen", {"blocks": ["mid"], "timesteps": [20]},
-           {"epochs": 1, "options": {"size": 16}, "flip": False}),
+           {"epochs": 1, "flip": False}),
 )  # fmt: skip
 RECIPE = Recipe(
     name="heads",
@@ -153,25 +154,59 @@ class TestHeads:
 
     def test_another_argument_is_another_system(self, folder, result):
         few = System("k-NN", "KNNProbe", arguments={"n_neighbors": 2})
-        changed = run_recipe(replace(RECIPE, systems=(few,)), folder, "cpu")
+        changed = run_recipe(replace(RECIPE, published=(), systems=(few,)), folder, "cpu")
         assert changed["finished"]["computed"] == 1
 
     @pytest.mark.parametrize(
         ("system", "message"),
         [
-            (System("a", "NoProbe"), "'a': head 'NoProbe'; expected one of linear"),
+            (System("a", "NoProbe"), "'a': head 'NoProbe' is unknown; expected one of linear"),
             (System("a", "MLPProbe", "all"), "'a'.*4 cells"),
             (System("a", "MLPProbe", arguments={"layers": 3}), "'a'.*layers"),
             (System("a", "linear", arguments={"C": 3}), "arguments C of a linear probe"),
-            (System("a", "MLPProbe", {"blocks": ["mad"]}), "no block 'mad'.*'mid'"),
+            (
+                System("a", "MLPProbe", {"blocks": ["mad"]}),
+                "'a': blocks mad are not extracted; expected among down.2, mid",
+            ),
             (System("a", "MLPProbe", arguments={"epochs": 0}), "'a': epochs"),
         ],
     )
     def test_bad_systems(self, folder, result, system, message):
         with pytest.raises(SpecError, match=message):
-            run_recipe(replace(RECIPE, systems=(system,)), folder, "cpu")
+            run_recipe(replace(RECIPE, published=(), systems=(system,)), folder, "cpu")
+
+    def test_heads_are_checked_before_anything_is_extracted(self, tmp_path, monkeypatch):
+        def never(*_, **__):
+            raise AssertionError("loaded")
+
+        monkeypatch.setattr("diffeat.load", never)
+        for system in (System("a", "NoProbe"), System("a", "FineTuning", arguments={"epoch": 1})):
+            with pytest.raises(SpecError, match="system 'a'"):
+                run_recipe(replace(RECIPE, published=(), systems=(system,)), tmp_path, "cpu")
+
+    def test_sets_of_another_pool_are_other_sets(self, folder, result):
+        wide = replace(RECIPE, published=(), systems=SYSTEMS[2:3], probe_pool="2x2")
+        (found,) = run_recipe(wide, folder, "cpu")["systems"]
+        narrow = next(one for one in result["systems"] if one["name"] == "set")
+        assert found["runs"][0]["fingerprint"] != narrow["runs"][0]["fingerprint"]
+        widths = [one["runs"][0]["parameters"] / 10 - 1 for one in (narrow, found)]
+        assert [width / 192 for width in widths] == [
+            len(narrow["runs"][0]["set"]), 4 * len(found["runs"][0]["set"]),
+        ]  # fmt: skip
+
+    def test_too_little_memory_is_told_before_the_extraction(self, tmp_path):
+        with pytest.raises(SpecError, match=r"--memory"):
+            run_recipe(RECIPE, tmp_path, "cpu", memory=100_000)
+        assert not list(tmp_path.glob("*.h5"))
+
+    def test_pictures_of_a_training_are_those_of_the_extraction(self):
+        extract = {"size": 16, "fit": "crop", "prompt": "p", "pool": "1x1", "blocks": ["mid"]}
+        recipe = replace(RECIPE, extract=extract)
+        assert adapted_options(recipe) == {"size": 16, "fit": "crop", "prompt": "p"}
 
     def test_cells_that_cannot_be_meant(self):
+        with pytest.raises(SpecError, match="cells have block; expected blocks, timesteps"):
+            System("a", "linear", {"block": ["mid"]})
         with pytest.raises(SpecError, match="cells 'worst'; expected best, all, best block"):
             System("a", "linear", "worst")
         with pytest.raises(SpecError, match="no seeds"):
@@ -184,7 +219,7 @@ class TestVision:
             raise ModelError(f"{name} is not on this machine; give a file")
 
         monkeypatch.setattr("diffeat.vision.load_vision", missing)
-        recipe = replace(RECIPE, systems=(), vision=("timm:resnet18",))
+        recipe = replace(RECIPE, published=(), systems=(), vision=("timm:resnet18",))
         found = run_recipe(recipe, folder, "cpu")
         assert found["missing"] == {
             "timm:resnet18": "timm:resnet18 is not on this machine; give a file"
@@ -202,7 +237,7 @@ class TestVision:
                 return np.eye(10, dtype=np.float32)[source.labels]
 
         monkeypatch.setattr("diffeat.vision.load_vision", lambda *_: Oracle())
-        recipe = replace(RECIPE, systems=(), vision=("oracle",))
+        recipe = replace(RECIPE, published=(), systems=(), vision=("oracle",))
         surface = run_recipe(recipe, folder, "cpu")["surfaces"][3]
         assert (surface["name"], surface["best"]["block"]) == ("oracle", "pooled")
         assert surface["best"]["test"] == 1.0
@@ -236,6 +271,17 @@ class TestStages:
         (stage,) = Stages(tmp_path / "stages.json").done
         assert (stage["name"], stage["seconds"], stage["runs"]) == ("work", 3.5, 2)
         assert stage["peak_memory_mb"] > 1
+
+    def test_peaks_inside_a_stage_count(self):
+        stages = Stages()
+        with stages("outer") as peaks:
+            peaks.append(1e9)
+        assert stages.done[0]["peak_memory_mb"] == 1e9
+
+    def test_a_damaged_file_is_no_stop(self, tmp_path):
+        (tmp_path / "stages.json").write_text('[{"name": "wo', "utf-8")
+        with pytest.warns(UserWarning, match="times begin anew"):
+            assert Stages(tmp_path / "stages.json").done == []
 
     def test_the_peak_is_that_of_the_stage(self):
         stages = Stages()
@@ -289,6 +335,19 @@ def read(folder, result, tmp_path):
 class TestPage:
     def test_titles_are_text(self, read):
         assert read.text.count("150 digits <b>") == 2
+
+    def test_names_of_files_are_text(self, result, tmp_path):
+        (tmp_path / "a<b>.json").write_text(json.dumps(result), "utf-8")
+        assert "<b>" not in page(tmp_path)
+
+    def test_other_files_are_passed_over(self, result, tmp_path):
+        (tmp_path / "heads.json").write_text(json.dumps(result), "utf-8")
+        (tmp_path / "stages.json").write_text("[]", "utf-8")
+        (tmp_path / "else.json").write_text('{"suite": "else"}', "utf-8")
+        assert [path.name for path, _ in results_in(tmp_path)] == ["heads.json"]
+        (tmp_path / "stages.json").write_text("[", "utf-8")
+        with pytest.raises(SpecError, match=r"stages.json is no JSON"):
+            markdown(tmp_path)
 
     def test_heat_map_is_the_surface(self, read, result):
         surface = result["surfaces"][0]

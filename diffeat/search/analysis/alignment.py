@@ -13,6 +13,7 @@ from diffeat.errors import NumericsError, SpecError, nearest
 from diffeat.noise import format_t
 from diffeat.search.analysis.rows import cell_of, choose_rows, vectors
 from diffeat.search.analysis.table import AlignedCell, AlignmentTable
+from diffeat.specs import differences
 from diffeat.store import FeatureStore
 from probes.metrics import representations as measures
 
@@ -203,15 +204,30 @@ def _checked_other(other: Any, count: int, name: str) -> np.ndarray:
 
 
 def _check_again(store: FeatureStore, again: FeatureStore) -> None:
-    """SpecError unless it is the same extraction with other noise."""
+    """SpecError unless it is the same extraction of the same pictures with other noise."""
     if store.model["fingerprint"] != again.model["fingerprint"]:
         raise SpecError(f"{again.path} and {store.path} come from different models")
-    kinds = [(s.spec.seed, s.spec.noise) for s in (store, again)]
-    if kinds[0] == kinds[1]:
+    specs = [one.spec.to_dict() for one in (store, again)]
+    seeds = [spec.pop("seed") for spec in specs]
+    for spec in specs:
+        del spec["blocks"], spec["timesteps"]
+    if differ := differences(*specs):
         raise SpecError(
-            f"{again.path} has the noise of {store.path} (seed {kinds[0][0]}); expected another "
-            "--seed"
+            f"{again.path} was extracted in another way than {store.path} ({'; '.join(differ)}); "
+            "expected the same with another --seed"
         )
+    if specs[0]["noise"] in ("none", "inversion"):
+        raise SpecError(
+            f"{store.path} has noise {specs[0]['noise']!r}, which no seed changes; expected files "
+            "with noise per-image or shared"
+        )
+    if seeds[0] == seeds[1]:
+        raise SpecError(
+            f"{again.path} has the noise of {store.path} (seed {seeds[0]}); expected another --seed"
+        )
+    prints = [one.pictures.get("fingerprint") for one in (store, again)]
+    if store.ids == again.ids and None not in prints and prints[0] != prints[1]:
+        raise SpecError(f"{again.path} holds other pictures under the ids of {store.path}")
 
 
 def _chosen(wanted: Sequence | None, have: Sequence, what: str, store: FeatureStore) -> list:
