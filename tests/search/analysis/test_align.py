@@ -205,7 +205,8 @@ class TestRefused:
 
     def test_again_must_be_the_same_but_for_its_noise(self, job):
         files = [job().write(), job("same.h5").write(), job("m.h5", seed=1, model="m1").write(),
-                 job("few.h5", seed=1, count=10).write(), job("c.h5", seed=1, fit="crop").write()]  # fmt: skip
+                 job("few.h5", seed=1, count=10).write(),
+                 job("c.h5", seed=1, fit="crop").write()]  # fmt: skip
         messages = ("has the noise of", "different models", "lacks 14 of the 24 pictures",
                     "in another way than .*fit")  # fmt: skip
         with FeatureStore(files[0]) as store:
