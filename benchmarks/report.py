@@ -98,7 +98,12 @@ def set_up(result: dict[str, Any]) -> str:
     pool = spec["pool"]
     if recipe.get("probe_pool"):
         pool += f" (averaged to {recipe['probe_pool']} for the linear probes)"
-    memory = f", {result['peak_memory_mb']:,.0f} MiB at most" if "stages" in result else ""
+    cost = ""
+    if "stages" in result:
+        cost = (
+            " in this recipe's runs, without what others had made before, "
+            f"{result['peak_memory_mb']:,.0f} MiB at most"
+        )
     twin = "".join(
         f" The random twin was given {name} {', '.join(map(str, values))} only."
         for name, values in recipe.get("twin", {}).items()
@@ -108,8 +113,7 @@ def set_up(result: dict[str, Any]) -> str:
         f"noise {spec['noise']}, seed {spec['seed']}, size {spec['size'][0]}×{spec['size'][1]}. "
         f"Linear probe; block, t and penalty chosen on validation, refitted on training and "
         f"validation, test scored once.{twin} {result['seconds']:.0f} s on {machine['cores']} "
-        f"cores ({machine['processor']}) in this recipe's runs, without what others had made "
-        f"before{memory}."
+        f"cores ({machine['processor']}){cost}."
     )
 
 
