@@ -92,7 +92,7 @@ def _run_recipe(
     vision: tuple[str, ...],
 ) -> None:  # fmt: skip
     from benchmarks.recipes import Recipe
-    from benchmarks.report import published_line
+    from benchmarks.report import left_out, published_line
     from benchmarks.run import has_t, run_recipe, summary
     from diffeat.search import Cell, Surface
 
@@ -107,9 +107,9 @@ def _run_recipe(
         click.echo(surface.table())
     click.echo("\n" + summary(result))
     for one in result["recipe"]["published"]:
-        click.echo(f"published, not comparable: {published_line(one)}")
-    for missing, reason in result["missing"].items():
-        click.echo(f"left out: {missing}: {reason}")
+        click.echo(f"published: {published_line(one)}")
+    for line in left_out(result):
+        click.echo(line)
     click.echo(f"\nwrote {', '.join(str(path) for path in sorted(out.glob(name + '*')))}")
 
 

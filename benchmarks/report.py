@@ -60,8 +60,9 @@ def _recipe(path: Path, result: dict[str, Any]) -> list[str]:
 
 
 def left_out(result: dict[str, Any]) -> list[str]:
-    """A line per baseline that could not be had."""
-    return [f"Left out: {name} ({why})." for name, why in result.get("missing", {}).items()]
+    """A line per baseline that could not be had; the JSON has the whole reason."""
+    missing = result.get("missing", {})
+    return [f"Left out: {name}: {why.partition(' (')[0]}." for name, why in missing.items()]
 
 
 def preset_notes(result: dict[str, Any]) -> list[str]:
