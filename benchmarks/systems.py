@@ -21,8 +21,10 @@ from diffeat.hashing import fingerprint
 from diffeat.search import TEST, TRAIN, VALIDATION, greedy_sets
 from diffeat.search.tasks import CellKey, bytes_fingerprint
 from probes.network import NetworkProbe
+from probes.training import mirror
 
 PARTS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
+AUGMENTS = {"mirror": mirror}
 NEEDED = frozenset(("seed", "validation", "test", "seconds", "peak_memory_mb"))
 
 
@@ -83,7 +85,7 @@ def check_system(system: System) -> None:
         wrong = set(system.arguments) ^ {"most"}
     else:
         try:
-            _estimator(system.head)(**system.arguments)
+            _estimator(system.head)(**_arguments(system.arguments))
         except (ValueError, TypeError) as error:
             raise SpecError(f"system {system.name!r}: {error}") from error
         return
@@ -106,6 +108,16 @@ def _estimator(head: str) -> Callable[..., Any]:
         return partial(probes.preset, head)
     known = ["linear", "greedy", *ADAPTED, *heads, *probes.PRESETS]
     raise ValueError(f"head {head!r} is unknown; expected one of {', '.join(known)}")
+
+
+def _arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of an estimator; an augmentation is told by its name."""
+    name = values.get("augment")
+    if name is None:
+        return dict(values)
+    if name not in AUGMENTS:
+        raise ValueError(f"augment {name!r}; expected {', '.join(AUGMENTS)}, or none")
+    return {**values, "augment": AUGMENTS[name]}
 
 
 def _kind(system: System) -> Kind:
@@ -157,7 +169,7 @@ def _probe(
     make: Callable[..., Any], bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int
 ) -> Trained:
     """An estimator of `probes`."""
-    head = make(**arguments)
+    head = make(**_arguments(arguments))
     if "random_state" in head.get_params():
         head.set_params(random_state=seed)
     head.set_params(device=bench.device)

@@ -26,7 +26,7 @@ from diffeat.search import TEST, TRAIN, VALIDATION, split_by_hash
 from diffeat.store import FeatureStore
 
 SHORT = {"epochs": 2, "batch_size": 32}
-SMALL = {**SHORT, "width": 16, "heads": 2, "depth": 1}
+SMALL = {**SHORT, "width": 16, "heads": 2, "depth": 1, "augment": "mirror"}
 SYSTEMS = (
     System("linear, 1×1", "linear", arguments={"pool": 1}),
     System("linear, 2×2", "linear"),
@@ -169,6 +169,10 @@ class TestHeads:
                 "'a': blocks mad are not extracted; expected among down.2, mid",
             ),
             (System("a", "MLPProbe", arguments={"epochs": 0}), "'a': epochs"),
+            (
+                System("a", "ConvProbe", arguments={"augment": "flip"}),
+                "augment 'flip'; expected mirror",
+            ),
         ],
     )
     def test_bad_systems(self, folder, result, system, message):
