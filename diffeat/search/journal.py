@@ -94,7 +94,7 @@ class Journal:
             warnings.warn(f"{path}: not usable ({error}); it is computed again", stacklevel=2)
             return None
         self.found += 1
-        self.versions.add(str(stored.get("version")))
+        self.versions.add(stored.get("version", "unknown"))
         return stored
 
     def write(self, name: str, key: str, values: dict[str, Any]) -> dict[str, Any]:
