@@ -92,8 +92,8 @@ def _run_recipe(
     vision: tuple[str, ...],
 ) -> None:  # fmt: skip
     from benchmarks.recipes import Recipe
-    from benchmarks.report import left_out, published_line
-    from benchmarks.run import has_t, run_recipe, summary
+    from benchmarks.report import has_t, left_out, published_line
+    from benchmarks.run import run_recipe, summary
     from diffeat.search import Cell, Surface
 
     recipe = Recipe.open(name)

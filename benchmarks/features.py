@@ -21,7 +21,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source, fit_picture
-from diffeat.search import Task, task_from_store
+from diffeat.search import Task
 from diffeat.search.tasks import CellKey
 from diffeat.store import FeatureStore
 
@@ -102,16 +102,19 @@ def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._@-" else "-" for letter in name)
 
 
-def model_task(stores: list[FeatureStore], recipe: Recipe) -> Task:
-    """The cells of feature files; maps averaged to `probe_pool`."""
-    task = task_from_store(stores[0], recipe.split, test=(stores[1:] or [None])[0])
-    if not recipe.probe_pool:
-        return task
-    side = square_side(recipe.probe_pool)
-    identity = fingerprint(task.identity, "averaged", side)
+def averaged_task(stored: Task, store: FeatureStore, pool: str) -> Task:
+    """The cells of feature files, maps averaged to `pool`; "" takes them whole.
+
+    Args:
+        stored: the task of the files.
+        store: any of them, for the channels.
+    """
+    if not pool:
+        return stored
+    side = square_side(pool)
     return replace(
-        task, identity=identity,
-        read=lambda block, t: averaged(as_maps(task.read(block, t), stores[0], (block, t)), side),
+        stored, identity=fingerprint(stored.identity, "averaged", side),
+        read=lambda block, t: averaged(as_maps(stored.read(block, t), store, (block, t)), side),
     )  # fmt: skip
 
 

@@ -163,13 +163,18 @@ def features_table(result: dict[str, Any], notes: Notes) -> tuple[list[str], lis
     rows = []
     for place, surface in enumerate(result["surfaces"]):
         best = surface["best"]
-        t = "" if best["block"] in ("pixels", "pooled") else format_t(best["t"])
+        t = format_t(best["t"]) if has_t(surface) else ""
         beside = notes.beside("surface") if place == 0 else notes.beside(surface["name"])
         rows.append([surface["name"], best["block"], t, percent(best["validation"]),
                      percent(best["test"]), beside])  # fmt: skip
     rows.append(["chance", "", "", "", percent(result["chance"]), ""])
     rows += [[f"*{what}*", "", "", "", "", figure] for what, figure in notes.rows()]
     return _without_empty(heading, rows)
+
+
+def has_t(surface: dict[str, Any]) -> bool:
+    """Whether the features of a surface have noise levels: those of pixels have not."""
+    return surface["best"]["block"] not in ("pixels", "pooled")
 
 
 def by_t_table(model: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -237,12 +242,12 @@ def _by_tensor(model: dict[str, Any], twin: dict[str, Any]) -> list[str]:
     """Validation accuracy of every tensor, best first, beside its random twin's."""
     random = {cell["block"]: cell["validation"] for cell in twin["cells"]}
     t = format_t(model["cells"][0]["t"])
-    lines = ["", f"Every tensor at t = {t}, validation %:", "",
-             f"| tensor | {model['name']} | {twin['name']} |", "|---|---|---|"]  # fmt: skip
-    for cell in sorted(model["cells"], key=lambda cell: -cell["validation"]):
-        lines.append(f"| {cell['block']} | {100 * cell['validation']:.1f} | "
-                     f"{100 * random[cell['block']]:.1f} |")  # fmt: skip
-    return lines
+    rows = [
+        [cell["block"], percent(cell["validation"]), percent(random[cell["block"]])]
+        for cell in sorted(model["cells"], key=lambda cell: -cell["validation"])
+    ]
+    heading = ["tensor", model["name"], twin["name"]]
+    return ["", f"Every tensor at t = {t}, validation %:", "", *table(heading, rows)]
 
 
 def _speed(path: Path, result: dict[str, Any]) -> list[str]:

@@ -16,14 +16,15 @@ import diffeat
 from benchmarks.bench import Bench
 from benchmarks.features import (
     Pictures,
+    averaged_task,
     feature_files,
-    model_task,
     pixel_task,
     square_side,
     vision_task,
 )
 from benchmarks.machine import Stages, environment
 from benchmarks.recipes import Recipe
+from benchmarks.report import has_t
 from benchmarks.systems import check_system, run_systems
 from diffeat.backbones.loading import pick_device
 from diffeat.errors import ModelError, SpecError
@@ -97,7 +98,7 @@ class Run:
         task, spec, systems = self._model()
         twin = {**recipe.extract, **recipe.twin}
         with self._opened(f"{recipe.model}@random", twin) as stores:
-            self._probe(model_task(stores, recipe))
+            self._probe(self._tasks(stores)[1])
         with self.stages("pixels"):
             pixels = pixel_task(self.pictures, task, spec)
         try:
@@ -131,14 +132,14 @@ class Run:
         """Surface and systems of the model itself."""
         recipe = self.recipe
         with self._opened(recipe.model, recipe.extract) as stores:
-            task, spec = model_task(stores, recipe), stores[0].spec.to_dict()
+            stored, task = self._tasks(stores)
+            spec = stores[0].spec.to_dict()
             if task.ids != tuple(self.pictures.ids):  # else the baselines would be void
                 raise SpecError(
                     f"{stores[0].path} and {self.recipe.train} hold different pictures; remove the "
                     "file and run again"
                 )
             surface = self._probe(task)
-            stored = task_from_store(stores[0], recipe.split, test=(stores[1:] or [None])[0])
             bench = Bench(
                 recipe, self.pictures, task, stored, stores[0], surface, self.journal, self.device
             )
@@ -146,6 +147,11 @@ class Run:
                 systems = run_systems(bench, tqdm.write)
                 peaks += [run["peak_memory_mb"] for system in systems for run in system["runs"]]
         return task, spec, systems
+
+    def _tasks(self, stores: list[FeatureStore]) -> tuple[Task, Task]:
+        """The cells of feature files as they are stored, and as the surface sees them."""
+        stored = task_from_store(stores[0], self.recipe.split, test=(stores[1:] or [None])[0])
+        return stored, averaged_task(stored, stores[0], self.recipe.probe_pool)
 
     @contextmanager
     def _opened(self, name: str, fields: dict[str, Any]) -> Iterator[list[FeatureStore]]:
@@ -297,8 +303,3 @@ def summary(result: dict[str, Any]) -> str:
             f"{100 * system['validation']:10.1f}% {100 * system['test']:6.1f}%"
         )
     return "\n".join(lines)
-
-
-def has_t(surface: dict[str, Any]) -> bool:
-    """Whether the features of a surface have noise levels: those of pixels have not."""
-    return surface["best"]["block"] not in ("pixels", "pooled")
