@@ -15,13 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffeat
 from diffeat.store.atomic import write_synced
 
-PACKAGES = (
-    "diffeat", "torch", "diffusers", "transformers", "timm", "scikit-learn", "h5py", "numpy",
-)  # fmt: skip
-
-
+PACKAGES = ("torch", "diffusers", "transformers", "timm", "scikit-learn", "h5py", "numpy")
 STAGE = ("name", "seconds", "runs", "peak_memory_mb")
 
 
@@ -32,7 +29,9 @@ def environment() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        # an editable installation's metadata stays at the version that was installed first
+        "packages": {"diffeat": diffeat.__version__}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
         "processor": _processor(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),

@@ -215,6 +215,11 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     ]
 
 
+def without_cells(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain fields of a spec that say how a cell is made: all but the lists of blocks and t."""
+    return {name: value for name, value in spec.items() if name not in ("blocks", "timesteps")}
+
+
 def _plain(value: Any) -> Any:
     """A Python number for a numpy one, so that a spec is always plain JSON."""
     return value.item() if isinstance(value, np.generic) else value

@@ -104,11 +104,13 @@ class Source(ABC):
             if quota[label] > 0:
                 quota[label] -= 1
                 chosen.append(index)
-        short = [self.class_names[k] for k, left in quota.items() if left > 0]
+        short = [k for k, left in quota.items() if left > 0]
         if short:
+            have = np.bincount(self.labels, minlength=len(self.class_names))
             raise SourceError(
-                f"{self.name}: class {short[0]!r} has too few pictures for a class-balanced "
-                f"subset of {count}; ask for fewer"
+                f"{self.name}: class {self.class_names[short[0]]!r} has too few pictures "
+                f"({have[short[0]]}) for a class-balanced subset of {count}; ask for at most "
+                f"{have.min() * len(have)} (--limit)"
             )
         return self.take(sorted(chosen))
 

@@ -11,7 +11,7 @@ import numpy as np
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.search.tasks import TEST, Task, split_by_hash
-from diffeat.specs import differences
+from diffeat.specs import differences, without_cells
 from diffeat.store import FeatureStore
 
 SAMPLE = 64
@@ -105,10 +105,9 @@ def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:
     """Hash of (spec, model, pictures) without the lists of blocks and t, which cells name."""
     plain = []
     for spec, model, pictures in made_of:
-        spec = {k: v for k, v in spec.items() if k not in ("blocks", "timesteps")}
         model = {k: v for k, v in model.items() if k != "name"}
         pictures = {k: v for k, v in pictures.items() if k != "name"}
-        plain.append((spec, model, pictures))
+        plain.append((without_cells(spec), model, pictures))
     return fingerprint(plain)
 
 
@@ -123,9 +122,7 @@ def _check_pair(train: FeatureStore, test: FeatureStore) -> None:
             "or give one file and let it be split"
         )
     _check_apart(train, test)
-    specs = [one.spec.to_dict() for one in (train, test)]
-    for spec in specs:
-        del spec["blocks"], spec["timesteps"]
+    specs = [without_cells(one.spec.to_dict()) for one in (train, test)]
     if differ := differences(*specs):
         raise SpecError(
             f"{test.path} was extracted in another way than {train.path} ({'; '.join(differ)}); "

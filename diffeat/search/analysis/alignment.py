@@ -13,7 +13,7 @@ from diffeat.errors import NumericsError, SpecError, nearest
 from diffeat.noise import format_t
 from diffeat.search.analysis.rows import cell_of, choose_rows, vectors
 from diffeat.search.analysis.table import AlignedCell, AlignmentTable
-from diffeat.specs import differences
+from diffeat.specs import differences, without_cells
 from diffeat.store import FeatureStore
 from probes.metrics import representations as measures
 
@@ -207,10 +207,8 @@ def _check_again(store: FeatureStore, again: FeatureStore) -> None:
     """SpecError unless it is the same extraction of the same pictures with other noise."""
     if store.model["fingerprint"] != again.model["fingerprint"]:
         raise SpecError(f"{again.path} and {store.path} come from different models")
-    specs = [one.spec.to_dict() for one in (store, again)]
+    specs = [without_cells(one.spec.to_dict()) for one in (store, again)]
     seeds = [spec.pop("seed") for spec in specs]
-    for spec in specs:
-        del spec["blocks"], spec["timesteps"]
     if differ := differences(*specs):
         raise SpecError(
             f"{again.path} was extracted in another way than {store.path} ({'; '.join(differ)}); "

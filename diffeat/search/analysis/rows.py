@@ -21,7 +21,8 @@ JOINED = " + "
 def choose_rows(store: FeatureStore, limit: int | None = None, seed: int = 0) -> np.ndarray:
     """Rows of a file, all or some, chosen by the hash of their ids.
 
-    The rule is that of `Source.limit`: class-balanced where there are labels.
+    The rule is that of `Source.limit`: class-balanced where there are labels, over the classes
+    that the file has pictures of.
 
     Args:
         limit: so many pictures; None, or more than there are, means all.
@@ -35,9 +36,12 @@ def choose_rows(store: FeatureStore, limit: int | None = None, seed: int = 0) ->
     everything = np.arange(len(store))
     if limit is None or limit >= len(store):
         return everything
-    names = tuple(store.class_names) if store.labels is not None else ()
+    labels, names = store.labels, ()
+    if labels is not None:
+        present, labels = np.unique(labels, return_inverse=True)
+        names = tuple(store.class_names[k] for k in present)
     # rows stand in for pictures, so that there is one rule
-    stand_in = ArraySource(str(store.path), tuple(store.ids), store.labels, names, everything)
+    stand_in = ArraySource(str(store.path), tuple(store.ids), labels, names, everything)
     return stand_in.limit(limit, seed).pixels
 
 

@@ -124,6 +124,13 @@ def test_a_balanced_choice_of_rows(job):
         assert choose_rows(store, 1000).tolist() == list(range(COUNT))
 
 
+def test_a_balanced_choice_where_a_class_has_no_pictures(job):
+    labels = np.repeat([0, 2, 3], 8)
+    one = job(labels=labels, class_names=("a", "b", "c", "d"))
+    with FeatureStore(one.write()) as store:
+        assert np.bincount(labels[choose_rows(store, 9)]).tolist() == [3, 0, 3, 3]
+
+
 class TestPictures:
     def source(self, one: Job, changed: bool = False) -> ArraySource:
         """Those of the job in another order."""
