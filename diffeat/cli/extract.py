@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from diffeat.cli.options import (
-    NONE,
+    batch_rows,
+    class_label,
     comma_list,
     index_list,
     json_option,
@@ -17,31 +17,16 @@ from diffeat.cli.options import (
     model_options,
     pixel_size,
     print_json,
+    spec_of,
     speed_options,
 )
-from diffeat.errors import PictureError, SpecError
+from diffeat.errors import PictureError
 
-TEXTS = ("prompt", "captions", "embeddings")
-"""Fields that say what the text is; one at a time."""
 COMPRESSIONS = ("none", "lzf", "gzip", "zstd")
 ENGINES = ("auto", "local", "torchrun", "ray")
 JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", "engine",
                "processes", "address")  # fmt: skip
 """Options that go to `diffeat.extract_to_file` as they are."""
-
-
-def _label(_context, _option, value: str | None):
-    if value == "none":
-        return NONE
-    return int(value) if value is not None and value.lstrip("-").isdecimal() else value
-
-
-def _batch_size(_context, _option, value: str | None):
-    if value is None or value == "auto":
-        return value
-    if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"{value!r}; expected a number of at least 1, or auto")
-    return int(value)
 
 
 @click.command()
@@ -80,8 +65,8 @@ def _batch_size(_context, _option, value: str | None):
 @click.option("--captions", help="CSV, TSV or JSONL file with a prompt per picture, or 'pictures' "
               "for those that came with them.")  # fmt: skip
 @click.option("--embeddings", help=".safetensors file with text embeddings.")
-@click.option("--label", callback=_label, help="For class-conditional models: an index, or 'class' "
-              "for each picture's own (default the null class).")  # fmt: skip
+@click.option("--label", callback=class_label, help="For class-conditional models: an index, "
+              "or 'class' for each picture's own (default the null class).")  # fmt: skip
 @click.option("--latent", help="VAE posterior: mean (default) or sample.")
 @click.option("--scale-latent/--raw-latent", default=None,
               help="With the VAE's shift and scale (default), or without.")  # fmt: skip
@@ -100,7 +85,7 @@ def _batch_size(_context, _option, value: str | None):
 @click.option("--dtype", help="Stored precision: float16 (default), float32, or int8 with scales.")
 @click.option("--limit", type=click.IntRange(1),
               help="Only so many pictures, class-balanced, by a stable hash.")  # fmt: skip
-@click.option("--batch-size", callback=_batch_size, help="Rows of one forward, or auto: measured "
+@click.option("--batch-size", callback=batch_rows, help="Rows of one forward, or auto: measured "
               "once and remembered (default by size).")  # fmt: skip
 @click.option(
     "--workers", type=click.IntRange(1), default=2, show_default=True, help="Decoding threads."
@@ -134,7 +119,7 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     import diffeat
     from diffeat.backbones import ModelRequest
 
-    spec = _spec(recipe, spec_file, values)
+    spec = spec_of(recipe, spec_file, values)
     source = diffeat.open_source(pictures)
     source = source.limit(limit) if limit else source
     request = ModelRequest(model, **model_fields(values))
@@ -159,25 +144,3 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
             f"{output}: {result.pictures} pictures{skipped}, {result.computed} computed now, "
             f"{result.seconds:.1f} s on {result.where}"
         )
-
-
-def _spec(recipe: str | None, spec_file: Path | None, values: dict):
-    """The spec of the options, over the fields of the file and of the recipe."""
-    from diffeat.recipes import load_recipe
-    from diffeat.specs import ExtractSpec, read_spec_file
-
-    known = {field.name for field in fields(ExtractSpec)}
-    chosen = {name: value for name, value in values.items() if value is not None and name in known}
-    given: dict = {}
-    file = {} if spec_file is None else read_spec_file(spec_file)
-    for layer in (load_recipe(recipe).fields if recipe else {}, file, chosen):
-        if any(layer.get(name) for name in TEXTS):  # one of them replaces those below
-            given = {name: value for name, value in given.items() if name not in TEXTS}
-        given |= layer
-    given = {name: None if value == NONE else value for name, value in given.items()}
-    for name, option in (("timesteps", "-t"), ("blocks", "-b")):
-        if not given.get(name):
-            raise SpecError(
-                f"no {name} given; expected {option}, --recipe, or --spec with a file that has them"
-            )
-    return ExtractSpec.from_dict(given)

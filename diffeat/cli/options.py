@@ -6,13 +6,19 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from diffeat.errors import SpecError
+
 NONE = "\0none"
 """Stands for an option that was set to "none": the recipe's value is undone."""
+
+TEXTS = ("prompt", "captions", "embeddings")
+"""Fields of a spec that say what the text is; one at a time."""
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -22,6 +28,22 @@ def comma_list(_context: click.Context, _option: click.Parameter, value: str | N
     if value is None:
         return None
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def class_label(_context: click.Context, _option: click.Parameter, value: str | None):
+    """Callback: "7" → 7; "class" stays; "none" → what stands for it."""
+    if value == "none":
+        return NONE
+    return int(value) if value is not None and value.lstrip("-").isdecimal() else value
+
+
+def batch_rows(_context: click.Context, _option: click.Parameter, value: str | None):
+    """Callback: "64" → 64; "auto" stays."""
+    if value is None or value == "auto":
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r}; expected a number of at least 1, or auto")
+    return int(value)
 
 
 def _numbers(value: str) -> tuple[float, ...]:
@@ -124,3 +146,25 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 def print_json(values: Any) -> None:
     click.echo(json.dumps(values, indent=1, ensure_ascii=False))
+
+
+def spec_of(recipe: str | None, spec_file: Path | None, values: dict):
+    """The spec of the options, over the fields of the file and of the recipe."""
+    from diffeat.recipes import load_recipe
+    from diffeat.specs import ExtractSpec, read_spec_file
+
+    known = {field.name for field in fields(ExtractSpec)}
+    chosen = {name: value for name, value in values.items() if value is not None and name in known}
+    given: dict = {}
+    file = {} if spec_file is None else read_spec_file(spec_file)
+    for layer in (load_recipe(recipe).fields if recipe else {}, file, chosen):
+        if any(layer.get(name) for name in TEXTS):  # one of them replaces those below
+            given = {name: value for name, value in given.items() if name not in TEXTS}
+        given |= layer
+    given = {name: None if value == NONE else value for name, value in given.items()}
+    for name, option in (("timesteps", "-t"), ("blocks", "-b")):
+        if not given.get(name):
+            raise SpecError(
+                f"no {name} given; expected {option}, --recipe, or --spec with a file that has them"
+            )
+    return ExtractSpec.from_dict(given)

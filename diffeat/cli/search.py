@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.extract import _label, _spec
 from diffeat.cli.options import (
+    batch_rows,
     byte_count,
+    class_label,
     comma_list,
     json_option,
     model_fields,
@@ -18,6 +19,7 @@ from diffeat.cli.options import (
     pixel_size,
     positive_numbers,
     print_json,
+    spec_of,
     speed_options,
     split_shares,
 )
@@ -77,14 +79,15 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
 @click.option("--steps", type=int, help="MODEL: steps of an inversion or generation.")
 @click.option("--prompt", help="MODEL: for text-conditional models.")
 @click.option("--captions", help="MODEL: CSV, TSV or JSONL file with a prompt per picture.")
-@click.option("--label", callback=_label, help="MODEL: for class-conditional models.")
+@click.option("--label", callback=class_label, help="MODEL: for class-conditional models.")
 @click.option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
 @click.option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
 @click.option("--fit", help="MODEL: squash (default), crop, pad or native.")
 @click.option("--dtype", help="MODEL: precision of kept features: float16 (default) or float32.")
 @click.option("--limit", type=click.IntRange(1), help="MODEL: only so many pictures, "
               "class-balanced.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1), help="MODEL: rows of one forward.")
+@click.option("--batch-size", callback=batch_rows, help="MODEL: rows of one forward, or auto: "
+              "measured once and remembered.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True,
               help="MODEL: decoding threads.")  # fmt: skip
 @model_options
@@ -172,7 +175,9 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
     test = stack.enter_context(FeatureStore(second)) if second else None
     task = task_from_store(store, values["split"], values["seed"], test, values["blocks"] or None,
                            timesteps or None)  # fmt: skip
-    guess = frequency_guess(store, task.cells, values["cutoff"]) if values["frequency"] else None
+    guess = None
+    if values["frequency"]:
+        guess = frequency_guess(store, task.cells, values["cutoff"], rows=task.seen)
     return task, store.spec, guess
 
 
@@ -189,7 +194,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     if not values["recipe"] and not (values["timesteps"] and values["blocks"]):
         raise click.UsageError("a search straight from a model needs -t and -b, or --recipe")
     fields = {**values, "seed": values["noise_seed"]}
-    spec = _spec(values["recipe"], None, fields)
+    spec = spec_of(values["recipe"], None, fields)
     if spec.pool == "none":
         if values["pool"]:
             raise SpecError("--pool none: maps are not kept in memory; choose 1x1, 2x2, …")
@@ -203,7 +208,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     task = live_task(features, values["split"], values["seed"])
     guess = None
     if values["frequency"]:
-        guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
+        guess = live_frequency(backbone, sources[0], spec, values["cutoff"], rows=task.seen, **run)
     return task, features.plan.spec, guess
 
 

@@ -113,11 +113,13 @@ def frequency_guess(
     cells: Iterable[CellKey],
     cutoff: float = CUTOFF,
     pictures: int = PICTURES,
+    rows: np.ndarray | None = None,
 ) -> FrequencyGuess:
     """Ratios of cells whose maps are stored, over pictures spread through the file.
 
     Args:
         store: `store[block, t]` is an array (N, C, H, W), or what reads like one.
+        rows: ascending, which pictures may be looked at, such as `Task.seen`; None means all.
 
     Raises:
         SpecError: a cell holds no maps.
@@ -131,9 +133,10 @@ def frequency_guess(
                 f"block {cell[0]!r} at t={format_t(cell[1])} holds vectors, whose frequencies are "
                 "lost; extract with --pool none, or search straight from the model"
             )
-        runs = spread(data.shape[0], pictures)
-        counted = sum(stop - start for start, stop in runs)
-        found = [high_frequency_ratio(data[start:stop], cutoff) for start, stop in runs]
+        allowed = np.arange(data.shape[0]) if rows is None else np.asarray(rows)
+        runs = [allowed[start:stop] for start, stop in spread(len(allowed), pictures)]
+        counted = sum(map(len, runs))
+        found = [high_frequency_ratio(data[run], cutoff) for run in runs]
         ratios[cell] = mean_ratio(cell, found)
     return FrequencyGuess(ratios, cutoff, counted)
 

@@ -52,7 +52,8 @@ class LiveFeatures:
         sources: one, or a training and a test source; their rows follow each other.
         spec: what to extract; pooled, and not int8.
         memory: bytes for features.
-        batch_size: rows of one forward; None chooses by the size of the latent.
+        batch_size: rows of one forward; None chooses by the size of the latent, "auto" by
+            measuring, which is remembered.
         workers: decoding threads.
         progress: show bars; None shows them where the output is a terminal.
 
@@ -72,7 +73,7 @@ class LiveFeatures:
         sources: Sequence[Source],
         spec: ExtractSpec,
         memory: int = MEMORY // 2,
-        batch_size: int | None = None,
+        batch_size: int | str | None = None,
         workers: int = 2,
         progress: bool | None = None,
     ):
@@ -232,17 +233,21 @@ def live_frequency(
     spec: ExtractSpec,
     cutoff: float = CUTOFF,
     pictures: int = PICTURES,
-    batch_size: int | None = None,
+    batch_size: int | str | None = None,
     workers: int = 2,
+    rows: np.ndarray | None = None,
 ) -> FrequencyGuess:
     """High-frequency ratios of all cells of a spec, from maps that are kept nowhere.
 
     Args:
         source: of which about `pictures`, spread over it, are looked at; labels play no part.
         spec: its pool is left out.
+        rows: ascending, which pictures may be looked at, such as `Task.seen`; None means all.
     """
-    chosen = [row for run in spread(len(source), pictures) for row in range(*run)]
-    some = source.take(chosen)
+    allowed = np.arange(len(source)) if rows is None else np.asarray(rows)
+    some = source.take(
+        [row for run in spread(len(allowed), pictures) for row in allowed[slice(*run)]]
+    )
     job = Job(
         backbone.request, some, replace(spec, pool="none"), Path("search"), batch_size, workers
     )

@@ -92,6 +92,11 @@ class Task:
         return tuple(int((self.part == part).sum()) for part in (TRAIN, VALIDATION, TEST))
 
     @property
+    def seen(self) -> np.ndarray:
+        """Rows of training and validation, ascending: what may be looked at before the end."""
+        return np.flatnonzero(self.part != TEST)
+
+    @property
     def classes(self) -> int:
         return len(np.unique(self.labels))
 

@@ -86,6 +86,17 @@ class TestGuess:
         stored = arrays["b", 2].astype("float16")
         assert guess.ratios["b", 2] == pytest.approx(high_frequency_ratio(stored).mean())
 
+    def test_only_the_rows_that_may_be_seen(self):
+        arrays = noise_maps()
+        seen = np.array([0, 3, 4, 21, 38])
+        guess = frequency_guess(arrays, arrays, rows=seen)
+        assert guess.pictures == 5
+        for cell, maps in arrays.items():
+            assert guess.ratios[cell] == pytest.approx(high_frequency_ratio(maps[seen]).mean())
+        others = {cell: np.where(np.isin(np.arange(40), seen)[:, None, None, None], maps, np.nan)
+                  for cell, maps in arrays.items()}  # fmt: skip
+        assert frequency_guess(others, others, rows=seen).ratios == guess.ratios
+
     def test_rank_correlation(self):
         ratios = {("a", 1): 0.1, ("a", 2): 0.3, ("a", 3): 0.2, ("b", 1): 0.9}
         scores = {("a", 1): 0.5, ("a", 2): 0.6, ("a", 3): 0.7, ("b", 1): 0.4}

@@ -145,6 +145,14 @@ def test_frequencies_are_those_of_stored_maps(backbone, spec, tmp_path):
     assert list(guess.ratios) == [(b, t) for b in store.spec.blocks for t in (30, 250, 700)]
 
 
+def test_frequencies_of_some_rows(backbone, spec):
+    source = source_of()
+    guess = live_frequency(backbone, source, spec, batch_size=4, rows=np.array([1, 2, 5]))
+    assert guess.pictures == 3
+    alone = live_frequency(backbone, source.take([1, 2, 5]), spec, batch_size=4)
+    assert guess.ratios == pytest.approx(alone.ratios, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

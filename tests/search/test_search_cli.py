@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import diffeat as package
+from diffeat.extraction import batch_size
 from tests.command import command
 from tests.search.common import BEST, arrays_of, labels_of, write_store
 from tests.search.test_frequency import noise_maps
@@ -145,6 +146,7 @@ class TestModel:
             ((), ["needs -t and -b"]),
             (("-t", "20", "-b", "mid", "--pool", "none"), ["1x1"]),
             (("-t", "20", "-b", "middle"), ["'middle'"]),
+            (("-t", "20", "-b", "mid", "--batch-size", "0"), ["at least 1, or auto"]),
         ],
     )
     def test_wrong_options(self, diffeat, folder, options, words):
@@ -152,6 +154,17 @@ class TestModel:
         assert answer.code == 2
         for word in words:
             assert word in answer.err
+
+    def test_a_measured_batch_size(self, diffeat, folder, monkeypatch, tmp_path):
+        """It is measured by the first forward and then remembered."""
+        monkeypatch.setenv("DIFFEAT_CACHE", str(tmp_path / "cache"))
+        asked = []
+        monkeypatch.setattr(batch_size, "measure", lambda *_, **__: asked.append(1) or 4)
+        live = diffeat("search", MODEL, folder, *LIVE, "--batch-size", "auto", "--json")
+        plain = diffeat("search", MODEL, folder, *LIVE, "--batch-size", "4", "--json")
+        assert live.code == 0, live.err
+        assert len(asked) == 1
+        assert json.loads(live.out) == json.loads(plain.out)
 
     def test_a_model_needs_pictures(self, diffeat):
         answer = diffeat("search", MODEL)
