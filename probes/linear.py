@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from probes.arrays import as_numpy, encode_labels, pick_device
+from probes.arrays import Rows, accuracy, encode_labels, is_lazy, open_vectors, pick_device
 from probes.newton import LogisticPath
+from probes.tables import Streamed, moments
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):
@@ -35,6 +36,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         device: "cpu", "cuda", …; "auto" is where X lies, if it is a torch tensor, else the
             CPU.
         warm_start: begin at the last solution, for a path over C.
+        memory: bytes. A data set of a file that is larger than this as float32 is not held but
+            read in pieces of 32 MiB, about twice per iteration. Logits, (N, K), are held.
 
     Attributes:
         classes_: (K,) the labels, sorted.
@@ -54,12 +57,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         tol: float = 1e-4,
         device: str = "auto",
         warm_start: bool = False,
+        memory: int = 2 << 30,
     ):
         self.C = C
         self.max_iter = max_iter
         self.tol = tol
         self.device = device
         self.warm_start = warm_start
+        self.memory = memory
 
     def fit(self, X: Any, y: Any) -> LinearProbe:
         """Fit the probe.
@@ -77,19 +82,27 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         if not self.C > 0:
             raise ValueError(f"C={self.C}; expected a positive number")
         device = pick_device(self.device, X)
-        X, y = validate_data(self, as_numpy(X), as_numpy(y), dtype=[np.float64, np.float32])
+        rows, y = open_vectors(self, X, y)
         old_classes = getattr(self, "classes_", None)
         self.classes_, targets = encode_labels(y)
-        mean, scale = _moments(X)
-        z = torch.from_numpy(((X - mean) / scale).astype(X.dtype, copy=False)).to(device)
+        if is_lazy(rows.values) and 4 * len(rows) * rows.shape[1] > self.memory:
+            mean, scale = moments(rows)
+            z = Streamed(rows, mean, scale, device)
+        else:
+            if is_lazy(rows.values):
+                rows = Rows(rows[:])
+            mean, scale = moments(rows)
+            z = torch.from_numpy(((rows.values - mean) / scale).astype(rows.dtype, copy=False))
+            z = z.to(device)[None]
         start = None
-        if self.warm_start and old_classes is not None and self._fits_start(old_classes, X):
+        if self.warm_start and self._fits_start(old_classes, rows.shape[1]):
             weights = self.coef_ * scale
             biases = self.intercept_ + self.coef_ @ mean
-            start = torch.from_numpy(np.column_stack([weights, biases])[None]).to(z)
+            start = torch.from_numpy(np.column_stack([weights, biases])[None])
+            start = start.to(z.device, z.dtype)
         targets = torch.from_numpy(targets).to(device)
-        path = LogisticPath(z[None], targets, len(self.classes_), start)
-        solution, taken = path.minimise(1 / (self.C * len(z)), self.max_iter, self.tol)
+        path = LogisticPath(z, targets, len(self.classes_), start)
+        solution, taken = path.minimise(1 / (self.C * len(rows)), self.max_iter, self.tol)
         self.n_iter_ = int(taken[0])
         if self.n_iter_ >= self.max_iter:
             warnings.warn(
@@ -120,19 +133,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy in [0, 1]."""
-        return super().score(as_numpy(X), as_numpy(y), sample_weight)
+        return accuracy(self.predict(X), y, sample_weight)
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, as_numpy(X), reset=False, dtype=[np.float64, np.float32])
-        return X @ self.coef_.T + self.intercept_
+        rows, _ = open_vectors(self, X, reset=False)
+        return np.concatenate([x @ self.coef_.T for _, x in rows.chunks()]) + self.intercept_
 
-    def _fits_start(self, old_classes: np.ndarray, X: np.ndarray) -> bool:
-        return np.array_equal(old_classes, self.classes_) and self.coef_.shape[1] == X.shape[1]
-
-
-def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation in float64; 1 where a feature is constant."""
-    mean = X.mean(0, dtype=np.float64)
-    scale = X.std(0, dtype=np.float64)
-    return mean, np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
+    def _fits_start(self, old_classes: np.ndarray | None, width: int) -> bool:
+        return np.array_equal(old_classes, self.classes_) and self.coef_.shape[1] == width

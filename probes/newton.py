@@ -19,17 +19,10 @@ from dataclasses import dataclass
 
 import torch
 
-WIDEST = 2048
-"""Features beyond which no (D, D) matrix is made and L-BFGS starts from a multiple of 1."""
+from probes.tables import Held, Streamed
+
 HISTORY = 10
 SEARCHES = 20
-
-
-def gram(z: torch.Tensor) -> torch.Tensor | None:
-    """z'z/n (G, D, D) of z (G, N, D); None where D is too large for one to pay."""
-    if z.shape[2] > min(WIDEST, z.shape[1]):
-        return None
-    return torch.bmm(z.mT, z) / z.shape[1]
 
 
 @dataclass
@@ -52,7 +45,8 @@ class LogisticPath:
     """The objective above for G tables, minimised for one penalty after the other.
 
     Args:
-        z: (G, N, D) centred features, float32 or float64.
+        z: (G, N, D) centred features, float32 or float64; or a table that lies in a file. Where
+            D is so large that no Gram matrix is made, L-BFGS starts from a multiple of 1.
         targets: (N,) int64 classes.
         classes: K.
         theta: (G, K, D + 1) where to begin; zeros if None.
@@ -60,21 +54,23 @@ class LogisticPath:
 
     def __init__(
         self,
-        z: torch.Tensor,
+        z: torch.Tensor | Streamed,
         targets: torch.Tensor,
         classes: int,
         theta: torch.Tensor | None = None,
     ):
-        self.z, self.gram = z, gram(z)
-        self.truth = torch.nn.functional.one_hot(targets, classes).T.to(z.dtype)
+        self.table = Held(z) if isinstance(z, torch.Tensor) else z
+        self.gram = self.table.gram()
+        self.truth = torch.nn.functional.one_hot(targets, classes).T.to(self.table.dtype)
         if theta is None:
-            theta = z.new_zeros(len(z), classes, z.shape[2] + 1)
+            cells, _, width = self.table.shape
+            theta = self.truth.new_zeros(cells, classes, width + 1)
         logits = self._products(theta)
         self.at = Point(theta, logits, torch.softmax(logits, 1))
 
     def keep(self, cells: torch.Tensor) -> None:
         """Go on with some tables only: (G,) bool."""
-        self.z = self.z[cells]
+        self.table = self.table.keep(cells)
         self.gram = None if self.gram is None else self.gram[cells]
         self.at = Point(self.at.theta[cells], self.at.logits[cells], self.at.p[cells])
 
@@ -91,10 +87,11 @@ class LogisticPath:
         Returns:
             (G, K, D + 1) weights, and (G,) iterations; max_iter means that a table was not done.
         """
-        least = 0.0 if self.z.dtype == torch.float64 else 1e-7
+        table = self.table
+        least = 0.0 if table.dtype == torch.float64 else 1e-7
         inverse = self._inverse(penalty)
         slope = self._gradient(penalty)
-        taken = torch.zeros(len(self.z), dtype=torch.int64, device=self.z.device)
+        taken = torch.zeros(table.shape[0], dtype=torch.int64, device=table.device)
         steps: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for iteration in range(max_iter):
             direction = -_two_loops(slope, steps, inverse)
@@ -116,11 +113,11 @@ class LogisticPath:
 
     def _products(self, theta: torch.Tensor) -> torch.Tensor:
         """(G, K, N) logits."""
-        return torch.bmm(theta[:, :, :-1], self.z.mT).add_(theta[:, :, -1:])
+        return self.table.products(theta[:, :, :-1]).add_(theta[:, :, -1:])
 
     def _gradient(self, penalty: float) -> torch.Tensor:
-        wrong = (self.at.p - self.truth).div_(self.z.shape[1])
-        weights = torch.bmm(wrong, self.z).add_(self.at.theta[:, :, :-1], alpha=penalty)
+        wrong = (self.at.p - self.truth).div_(self.table.shape[1])
+        weights = self.table.sums(wrong).add_(self.at.theta[:, :, :-1], alpha=penalty)
         return torch.cat([weights, wrong.sum(2, keepdim=True)], 2)
 
     def _inverse(self, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:

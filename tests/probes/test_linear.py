@@ -19,6 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
+import probes.arrays
+import probes.tables
 from probes import LinearProbe
 
 
@@ -152,6 +154,45 @@ class TestInputs:
             assert probe.score(test, torch.from_numpy(yt)) == expected.score(
                 Xt.astype(np.float32), yt
             )
+
+    @pytest.mark.parametrize("widest", [2048, 8], ids=["gram", "without a Gram matrix"])
+    def test_a_large_file_is_read_in_pieces(self, digits, widest, tmp_path, monkeypatch):
+        X, y, Xt, yt = digits
+        monkeypatch.setattr(probes.arrays, "CHUNK_BYTES", 4 * X.shape[1] * 100)
+        monkeypatch.setattr(probes.tables, "WIDEST", widest)
+        expected = LinearProbe(C=0.01, tol=1e-6).fit(X.astype(np.float32), y)
+        sizes, read = [], h5py.Dataset.__getitem__
+
+        def watched(self, key):
+            found = read(self, key)
+            sizes.append(len(found))
+            return found
+
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            train, test = (file.create_dataset(n, data=v) for n, v in (("a", X), ("b", Xt)))
+            monkeypatch.setattr(h5py.Dataset, "__getitem__", watched)
+            probe = LinearProbe(C=0.01, tol=1e-6, memory=4 * X.size - 1).fit(train, y)
+            assert max(sizes) == 100
+            found = probe.predict_proba(test)
+            assert probe.score(test, yt) == expected.score(Xt, yt)
+            assert max(sizes) == 100
+            sizes.clear()
+            LinearProbe(C=0.01, memory=4 * X.size).fit(train, y)
+            assert sizes == [len(X)]
+        np.testing.assert_allclose(probe.coef_, expected.coef_, atol=2e-5)
+        np.testing.assert_allclose(found, expected.predict_proba(Xt), atol=1e-4)
+        with h5py.File(tmp_path / "x.h5", "r") as file:  # from the solution, nothing is left to do
+            weak = (
+                LinearProbe(C=0.01, memory=0, warm_start=True).fit(file["a"], y).fit(file["a"], y)
+            )
+        assert weak.n_iter_ <= 1
+
+    def test_a_large_file_with_nan(self, digits, tmp_path):
+        X, y, *_ = digits
+        X = X.astype(np.float32).copy()
+        X[-1, 3] = np.nan
+        with h5py.File(tmp_path / "x.h5", "w") as file, pytest.raises(ValueError, match="nan"):
+            LinearProbe(memory=0).fit(file.create_dataset("a", data=X), y)
 
     def test_string_labels_come_back(self, digits):
         X, y, Xt, _ = digits

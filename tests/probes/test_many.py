@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 import probes.arrays
 import probes.many
-import probes.newton
+import probes.tables
 from probes import LinearProbe
 from probes.many import ManyLogistic
 from probes.ridge import ManyRidge
@@ -104,7 +104,7 @@ class TestLogistic:
     def test_without_a_gram_matrix_the_solution_is_the_same(self, surface, monkeypatch):
         X, y, Xv, yv = surface
         expected = ManyLogistic([1e-2], tol=1e-5).fit(X, y, Xv, yv)
-        monkeypatch.setattr(probes.newton, "WIDEST", D - 1)
+        monkeypatch.setattr(probes.tables, "WIDEST", D - 1)
         found = ManyLogistic([1e-2], tol=1e-5).fit(X, y, Xv, yv)
         scale = X.std(1)[:, None]
         np.testing.assert_allclose(found.coef_ * scale, expected.coef_ * scale, atol=5e-3)
