@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from diffeat.errors import SpecError
+from diffeat.noise import format_t
 from diffeat.search.grid import MEMORY, Progress, groups_within, stacked
 from diffeat.search.halving import LEFT_OUT, balanced_order
+from diffeat.search.journal import Journal
 from diffeat.search.scores import Function, Score, score_of
-from diffeat.search.tasks import TRAIN, VALIDATION, Task
+from diffeat.search.tasks import TRAIN, VALIDATION, CellKey, Task
 
 AGENTS = ("ucb1", "thompson")
 
@@ -76,6 +78,7 @@ def run_bandit(
     blocks: Sequence[str] | None = None,
     seed: int = 0,
     memory: int = MEMORY,
+    journal: Journal | None = None,
     progress: Progress = iter,
 ) -> Bandit:
     """Let an agent learn which t gives the best features, a few pictures at a time.
@@ -100,6 +103,7 @@ def run_bandit(
             than half of a part, or they would not be fresh.
         blocks: whose mean is the reward; None means all of the task.
         seed: of subsets and draws.
+        journal: keeps the rewards of pulls.
 
     Raises:
         SpecError: unknown agent or block, too few pulls, or a reward outside [0, 1].
@@ -118,6 +122,7 @@ def run_bandit(
             f"each t, and {2 * task.classes} pictures, two per class"
         )
     score, rng, log = score_of(score), np.random.default_rng(seed), Bandit(arms)
+    journal = journal or Journal()
     chances = np.zeros((2, len(arms)))  # successes and failures
     for pull in progress(range(pulls)):
         if pull < len(arms):
@@ -126,22 +131,34 @@ def run_bandit(
             arm = int(np.argmax(log.means + np.sqrt(2 * np.log(pull) / log.counts)))
         else:
             arm = int(np.argmax(rng.beta(1 + chances[0], 1 + chances[1])))
-        reward = _reward(
-            task, score, [c for c in cells if c[1] == arms[arm]], pictures, rng, memory
-        )
+        pulled, part = [c for c in cells if c[1] == arms[arm]], _fresh(task, pictures, rng)
+        key = journal.key(task, score, part, "pull", pulled)
+        name = f"pull-t{format_t(arms[arm])}"
+        kept = journal.read(name, key, lambda stored: "reward" in stored)
+        if kept is None:
+            found = _reward(task, score, pulled, part, memory)
+            kept = journal.write(name, key, {"t": arms[arm], "reward": found})
+        reward = kept["reward"]
         chances[int(rng.random() >= reward), arm] += 1
         log.arms.append(arm)
         log.rewards.append(reward)
     return log
 
 
-def _reward(task, score, cells, pictures: int, rng: np.random.Generator, memory: int) -> float:
-    """Mean over cells of a score on fresh pictures."""
+def _fresh(task: Task, pictures: int, rng: np.random.Generator) -> np.ndarray:
+    """(N,) parts of a task with few pictures of training and validation, the others left out."""
     part = np.full(len(task.part), LEFT_OUT)
     for number, size in ((TRAIN, pictures), (VALIDATION, max(task.classes, pictures // 3))):
         size = min(size, math.ceil((task.part == number).sum() / 2))
         order = balanced_order(task.labels, task.part == number, int(rng.integers(2**63)))
         part[order[:size]] = number
+    return part
+
+
+def _reward(
+    task: Task, score: Score, cells: Sequence[CellKey], part: np.ndarray, memory: int
+) -> float:
+    """Mean over cells of a score on some pictures."""
     rows = part != LEFT_OUT
     train, y = part[rows] == TRAIN, task.labels[rows]
     values = []

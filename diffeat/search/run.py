@@ -96,7 +96,7 @@ def run_search(
     if options.bandit:
         report.bandit = run_bandit(
             task, options.bandit, options.agent, score, seed=options.seed,
-            memory=options.memory, progress=bar("bandit"),
+            memory=options.memory, journal=journal, progress=bar("bandit"),
         )  # fmt: skip
     report.made = (journal.found, journal.computed)
     return report

@@ -191,6 +191,27 @@ class TestBandit:
         again = run_bandit(task_of(), 12, score=centroid, pictures=60, blocks=["b"])
         assert again == log
 
+    @pytest.mark.parametrize("agent", AGENTS)
+    def test_pulls_are_kept(self, agent, tmp_path):
+        """A longer run begins with the pulls of a shorter one and makes only the others."""
+        fits = []
+
+        def counted(X, y, Xv, yv):
+            fits.append(len(X))
+            return centroid(X, y, Xv, yv)
+
+        def run(pulls, folder=tmp_path / "kept"):
+            score = Custom(counted, name="counted")
+            journal = Journal(folder)
+            return run_bandit(task_of(), pulls, agent, score, 60, journal=journal), journal
+
+        run(6)
+        made = len(fits)
+        found, journal = run(10)
+        assert (journal.found, journal.computed) == (6, 4)
+        assert len(fits) == made * 10 // 6
+        assert found == run(10, None)[0]
+
     def test_the_test_part_is_not_touched(self):
         task = task_of()
 
