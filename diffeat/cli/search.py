@@ -28,6 +28,8 @@ from diffeat.errors import SpecError
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
         "label", "latent", "size", "fit", "dtype", "limit", "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
+SCORED = ("repeats", "sets", "pairs", "halving", "bandit", "out", "csv", "png")
+"""Options that need scores, hence labels."""
 
 
 @click.command()
@@ -133,6 +135,9 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     with ExitStack() as stack:
         parts = _from_file if from_file else _from_model
         task, spec, frequency = parts(stack, what, second, values)
+        if task is None:  # without labels the guess is all there is
+            _check_guess(values, csv_path, png_path)
+            return _tell_guess(frequency, what, spec, as_json, spec_path)
         report = run_search(
             task, options, frequency, lambda label, items: tqdm(items, desc=label, disable=None)
         )
@@ -156,11 +161,46 @@ def _tell(report, task, options) -> None:
     click.echo("\n".join(report.lines()))
 
 
+def _check_guess(values: dict, csv_path: Path | None, png_path: Path | None) -> None:
+    """UsageError for options that scores are needed for."""
+    asked = {**values, "csv": csv_path, "png": png_path}
+    given = [f"--{name}" for name in SCORED if asked[name]]
+    if given:
+        raise click.UsageError(
+            f"{', '.join(given)}: the pictures have no labels, so there are no scores, only the "
+            "guess of --frequency"
+        )
+
+
+def _tell_guess(guess, what: str, spec, as_json: bool, spec_path: Path | None) -> None:
+    """The guess alone, and its cell as a spec."""
+    from diffeat.noise import format_t
+    from diffeat.search.best_spec import write_best_spec
+
+    block, t = guess.best
+    if as_json:
+        print_json(guess.to_dict())
+    else:
+        click.echo(
+            f"{what}: energy above {guess.cutoff:g} Nyquist in % of all, mean of "
+            f"{guess.pictures} pictures; no labels, so nothing to compare it with"
+        )
+        click.echo(guess.table())
+        click.echo(f"highest: {block} at t={format_t(t)}")
+    if spec_path:
+        note = f"highest of {len(guess.ratios)} cells of {what} by high-frequency ratio, a guess"
+        write_best_spec(spec_path, spec, [guess.best], [note])
+
+
 def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
-    """The task of one feature file or two, its spec, and the guess by frequency."""
+    """The task of one feature file or two, its spec, and the guess by frequency.
+
+    Without labels there is no task, and the guess is of all pictures.
+    """
     from diffeat.noise import plain_t
     from diffeat.search.frequency import frequency_guess
-    from diffeat.search.stored import task_from_store
+    from diffeat.search.stored import cells_of, task_from_store
+    from diffeat.search.tasks import choose_cells
     from diffeat.store import FeatureStore
 
     given = [f"--{name.replace('_', '-')}" for name in LIVE if values[name] is not None]
@@ -172,6 +212,9 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
     except ValueError:
         raise click.UsageError("-t of a file: expected native t's such as 20,60") from None
     store = stack.enter_context(FeatureStore(what))
+    if store.labels is None and values["frequency"]:
+        cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps or None)
+        return None, store.spec, frequency_guess(store, cells, values["cutoff"])
     test = stack.enter_context(FeatureStore(second)) if second else None
     task = task_from_store(store, values["split"], values["seed"], test, values["blocks"] or None,
                            timesteps or None)  # fmt: skip
@@ -204,6 +247,9 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
         sources = [source.limit(values["limit"]) for source in sources]
     backbone = ModelRequest(what, **model_fields(values)).load()
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
+    if sources[0].labels is None and values["frequency"]:
+        guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
+        return None, spec, guess
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
     task = live_task(features, values["split"], values["seed"])
     guess = None

@@ -11,6 +11,7 @@ import numpy as np
 
 from diffeat.errors import NumericsError, SpecError
 from diffeat.noise import format_t
+from diffeat.search.surface import grid_table
 from diffeat.search.tasks import CellKey
 
 CUTOFF = 0.5
@@ -102,6 +103,14 @@ class FrequencyGuess:
             for block in dict.fromkeys(block for block, _ in cells)
         }
         return self
+
+    def table(self) -> str:
+        """Ratios in per cent, blocks down and t across; the highest is starred."""
+        blocks = list(dict.fromkeys(block for block, _ in self.ratios))
+        timesteps = list(dict.fromkeys(t for _, t in self.ratios))
+        return grid_table(
+            blocks, timesteps, {key: 100 * ratio for key, ratio in self.ratios.items()}, self.best
+        )
 
     def to_dict(self) -> dict[str, Any]:
         rows = [{"block": b, "t": t, "ratio": v} for (b, t), v in self.ratios.items()]

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
-from diffeat.search.tasks import TEST, Task, split_by_hash
+from diffeat.search.tasks import TEST, CellKey, Task, split_by_hash
 from diffeat.specs import differences, without_cells
 from diffeat.store import FeatureStore
 
@@ -83,12 +83,17 @@ def task_from_store(
         name=store.model["name"],
         labels=np.concatenate([one.labels for one in stores]),
         part=parts_of([one.ids for one in stores], fractions, seed),
-        cells=tuple((block, t) for block in store.blocks for t in store.timesteps),
+        cells=cells_of(store),
         read=read,
         identity=identity_of([(one.spec.to_dict(), one.model, one.pictures) for one in stores]),
         ids=tuple(name for one in stores for name in one.ids),
     )
     return replace(whole, cells=whole.choose(blocks, timesteps))
+
+
+def cells_of(store: FeatureStore) -> tuple[CellKey, ...]:
+    """Every (block, t) of a file, in table order."""
+    return tuple((block, t) for block in store.blocks for t in store.timesteps)
 
 
 def parts_of(
@@ -128,9 +133,7 @@ def _check_pair(train: FeatureStore, test: FeatureStore) -> None:
             f"{test.path} was extracted in another way than {train.path} ({'; '.join(differ)}); "
             "extract both with the same options"
         )
-    missing = {(b, t) for b in train.blocks for t in train.timesteps} - {
-        (b, t) for b in test.blocks for t in test.timesteps
-    }
+    missing = set(cells_of(train)) - set(cells_of(test))
     if missing:
         block, t = sorted(missing, key=str)[0]
         raise SpecError(f"{test.path} lacks block {block!r} at t={t}, which {train.path} has")
@@ -141,7 +144,7 @@ def _check_apart(train: FeatureStore, test: FeatureStore) -> None:
     row = {name: index for index, name in enumerate(train.ids)}
     shared = [(row[name], index) for index, name in enumerate(test.ids) if name in row][:SAMPLE]
     block, t = train.blocks[0], train.timesteps[0]
-    if not shared or (block, t) not in {(b, s) for b in test.blocks for s in test.timesteps}:
+    if not shared or (block, t) not in cells_of(test):
         return
     if train[block, t].shape[1:] != test[block, t].shape[1:]:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffeat.noise import format_t
+from diffeat.search.tasks import CellKey
 
 
 @dataclass
@@ -91,18 +93,26 @@ class Surface:
 
     def table(self) -> str:
         """Validation accuracy in per cent, blocks down and t across; the best is starred."""
-        width = max(len("block"), *(len(block) for block in self.blocks))
-        head = "block".ljust(width) + "".join(f"{'t=' + format_t(t):>9}" for t in self.timesteps)
-        lines = [head, "-" * len(head)]
-        cells = {cell.key: cell for cell in self.cells}
-        for block in self.blocks:
-            row = [_percent(cells.get((block, t)), self.best) for t in self.timesteps]
-            lines.append(block.ljust(width) + "".join(row))
-        return "\n".join(lines)
+        cells = {cell.key: 100 * cell.validation for cell in self.cells}
+        return grid_table(self.blocks, self.timesteps, cells, self.best.key)
 
 
-def _percent(cell: Cell | None, best: Cell) -> str:
-    if cell is None:
-        return " " * 9
-    star = "*" if cell is best else " "
-    return f"{100 * cell.validation:8.1f}{star}"
+def grid_table(
+    blocks: Sequence[str],
+    timesteps: Sequence[float],
+    values: Mapping[CellKey, float],
+    best: CellKey,
+) -> str:
+    """Numbers with one digit, blocks down and t across; the best is starred."""
+    width = max(len("block"), *(len(block) for block in blocks))
+    head = "block".ljust(width) + "".join(f"{'t=' + format_t(t):>9}" for t in timesteps)
+    lines = [head, "-" * len(head)]
+    for block in blocks:
+        row = [
+            f"{values[block, t]:8.1f}{'*' if (block, t) == best else ' '}"
+            if (block, t) in values
+            else " " * 9
+            for t in timesteps
+        ]
+        lines.append(block.ljust(width) + "".join(row))
+    return "\n".join(lines)

@@ -164,24 +164,41 @@ class Task:
         Raises:
             SpecError: a block or t that the task lacks.
         """
-        have_blocks = list(dict.fromkeys(block for block, _ in self.cells))
-        have_t = list(dict.fromkeys(t for _, t in self.cells))
-        for block in blocks or ():
-            if block not in have_blocks:
-                raise SpecError(
-                    f"{self.name} has no block {block!r}{nearest(block, have_blocks)}; it has "
-                    f"{', '.join(have_blocks)}"
-                )
-        for t in timesteps or ():
-            if t not in have_t:
-                raise SpecError(
-                    f"{self.name} has no t={format_t(t)}; it has {', '.join(map(format_t, have_t))}"
-                )
-        return tuple(
-            (block, t)
-            for block, t in self.cells
-            if (blocks is None or block in blocks) and (timesteps is None or t in timesteps)
-        )
+        return choose_cells(self.name, self.cells, blocks, timesteps)
+
+
+def choose_cells(
+    name: str,
+    cells: Sequence[CellKey],
+    blocks: Sequence[str] | None = None,
+    timesteps: Sequence[float] | None = None,
+) -> tuple[CellKey, ...]:
+    """The cells of some blocks and t, in their order; None means all.
+
+    Args:
+        name: of what has the cells, for errors.
+
+    Raises:
+        SpecError: a block or t that is not among the cells.
+    """
+    have_blocks = list(dict.fromkeys(block for block, _ in cells))
+    have_t = list(dict.fromkeys(t for _, t in cells))
+    for block in blocks or ():
+        if block not in have_blocks:
+            raise SpecError(
+                f"{name} has no block {block!r}{nearest(block, have_blocks)}; it has "
+                f"{', '.join(have_blocks)}"
+            )
+    for t in timesteps or ():
+        if t not in have_t:
+            raise SpecError(
+                f"{name} has no t={format_t(t)}; it has {', '.join(map(format_t, have_t))}"
+            )
+    return tuple(
+        (block, t)
+        for block, t in cells
+        if (blocks is None or block in blocks) and (timesteps is None or t in timesteps)
+    )
 
 
 def _named(cell: CellKey) -> str:

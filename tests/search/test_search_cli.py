@@ -118,6 +118,24 @@ class TestFile:
         assert answer.code == 2
         assert "no labels" in answer.err
 
+    def test_no_labels_but_a_guess(self, diffeat, tmp_path):
+        write_store(tmp_path / "a.h5", noise_maps()).close()
+        file, spec = tmp_path / "a.h5", tmp_path / "best.toml"
+        answer = diffeat("search", file, "--frequency", "-b", "b", "--spec", spec)
+        assert answer.code == 0, answer.err
+        lines = answer.out.splitlines()
+        assert lines[1].split() == ["block", "t=1", "t=2", "t=3"]
+        assert lines[3].startswith("b")
+        assert lines[3].split()[1].endswith("*")
+        assert lines[-1] == "highest: b at t=1"
+        chosen = package.ExtractSpec.from_file(spec)
+        assert (chosen.blocks, chosen.timesteps) == (("b",), (1,))
+        ratios = json.loads(diffeat("search", file, "--frequency", "--json").out)["ratios"]
+        assert len(ratios) == 6
+        refused = diffeat("search", file, "--frequency", "--sets", 2, "--pairs")
+        assert refused.code == 2
+        assert "--sets, --pairs: the pictures have no labels" in refused.err
+
 
 class TestModel:
     def test_the_same_as_from_a_file_and_back(self, diffeat, folder, tmp_path):
@@ -165,6 +183,13 @@ class TestModel:
         assert live.code == 0, live.err
         assert len(asked) == 1
         assert json.loads(live.out) == json.loads(plain.out)
+
+    def test_no_labels_but_a_guess(self, diffeat, folder):
+        flat = folder / "0"
+        answer = diffeat("search", MODEL, flat, *LIVE[:4], "--frequency")
+        assert answer.code == 0, answer.err
+        assert "mean of 20 pictures; no labels" in answer.out
+        assert "up.0.attn.0" in answer.out
 
     def test_a_model_needs_pictures(self, diffeat):
         answer = diffeat("search", MODEL)

@@ -13,6 +13,8 @@ from diffeat.errors import NumericsError, SpecError, nearest
 from diffeat.noise import format_t
 from diffeat.search.analysis.rows import cell_of, choose_rows, vectors
 from diffeat.search.analysis.table import AlignedCell, AlignmentTable
+from diffeat.search.stored import cells_of
+from diffeat.search.tasks import choose_cells
 from diffeat.specs import differences, without_cells
 from diffeat.store import FeatureStore
 from probes.metrics import representations as measures
@@ -147,9 +149,8 @@ def check_request(
     _check_sizes(metrics, count, k)
     if "alignment" in metrics:
         _check_again(store, again)
-    blocks = _chosen(blocks, store.blocks, "block", store)
-    timesteps = _chosen(timesteps, store.timesteps, "t", store)
-    return tuple(metrics), [(block, t) for block in blocks for t in timesteps]
+    cells = cells_of(store)
+    return tuple(metrics), list(choose_cells(str(store.path), cells, blocks, timesteps))
 
 
 def _value(metric: Metric, own: np.ndarray, partner: dict, k: int, where: str) -> float:
@@ -226,14 +227,3 @@ def _check_again(store: FeatureStore, again: FeatureStore) -> None:
     prints = [one.pictures.get("fingerprint") for one in (store, again)]
     if store.ids == again.ids and None not in prints and prints[0] != prints[1]:
         raise SpecError(f"{again.path} holds other pictures under the ids of {store.path}")
-
-
-def _chosen(wanted: Sequence | None, have: Sequence, what: str, store: FeatureStore) -> list:
-    if wanted is None:
-        return list(have)
-    for one in wanted:
-        if one not in have:
-            shown = ", ".join(format_t(h) if what == "t" else h for h in have)
-            hint = nearest(one, have) if what == "block" else ""
-            raise SpecError(f"{store.path} has no {what} {one!r}{hint}; it has {shown}")
-    return [one for one in have if one in set(wanted)]

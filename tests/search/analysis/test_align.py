@@ -174,7 +174,7 @@ class TestRefused:
             ({"rows": np.array([3]), "metrics": ["cka"]}, "1 pictures; expected at least 2"),
             ({"rows": np.arange(3), "metrics": ["cka-debiased"]}, "at least 4"),
             ({"blocks": ["up.11"]}, "no block 'up.11'.*did you mean 'up.1'"),
-            ({"timesteps": [30]}, "no t 30; it has 20, 60"),
+            ({"timesteps": [30]}, "no t=30; it has 20, 60"),
         ],
     )
     def test_requests(self, job, other, options, message):
