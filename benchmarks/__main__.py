@@ -63,12 +63,12 @@ def run(
     name: str, out: Path | None, record: bool, device: str, kills: int | None,
     processes: int | None, memory: int, vision: tuple[str, ...], **speed,
 ) -> None:  # fmt: skip
-    """Run the benchmark NAME; `list` shows the names.
+    """Run the benchmark NAME; `list` shows the names, and FILE.toml is one of your own.
 
     Features and finished results stay in the folder of --out: run again, the command computes
     only what is missing.
     """
-    out = out or Path("runs") / name
+    out = out or Path("runs") / Path(name).name.removesuffix(".toml")
     others = {key: value for key, value in speed.items() if key not in ("quick", "features")}
     if name in ("speed", "faults") and (processes or vision):
         raise click.UsageError(f"--processes and --vision are not for {name}; see --help")
@@ -79,7 +79,7 @@ def run(
     elif kills or speed["quick"] or any(others.values()):
         raise click.UsageError(f"--part, --kills, --model, … are not for {name}; see --help")
     else:
-        _run_recipe(name, out, device, speed["features"], processes, memory, vision)
+        name = _run_recipe(name, out, device, speed["features"], processes, memory, vision)
     if record:
         RESULTS.mkdir(parents=True, exist_ok=True)
         for path in (out / f"{name}{end}" for end in (".json", ".csv", ".png", "-maps.png")):
@@ -90,7 +90,8 @@ def run(
 def _run_recipe(
     name: str, out: Path, device: str, features: Path | None, processes: int | None, memory: int,
     vision: tuple[str, ...],
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
+    """Run it and tell the result; gives the name that its files have."""
     from benchmarks.recipes import Recipe
     from benchmarks.report import has_t, left_out, published_line
     from benchmarks.run import run_recipe, summary
@@ -110,7 +111,9 @@ def _run_recipe(
         click.echo(f"published: {published_line(one)}")
     for line in left_out(result):
         click.echo(line)
-    click.echo(f"\nwrote {', '.join(str(path) for path in sorted(out.glob(name + '*')))}")
+    written = sorted(out.glob(recipe.name + "*"))
+    click.echo(f"\nwrote {', '.join(map(str, written))}")
+    return recipe.name
 
 
 def _run_speed(out: Path, device: str, record: bool, parts: tuple[str, ...], **given) -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
-from tqdm import tqdm
 
 import diffeat
+from benchmarks.machine import say
 from benchmarks.recipes import Recipe
 from diffeat.backbones import Backbone
 from diffeat.errors import SpecError
@@ -92,7 +92,7 @@ def feature_files(
         for source, key in zip(pictures.sources, pictures.keys, strict=True):
             mark = fingerprint(spec.to_dict(), backbone.fingerprint, key)[:8]
             file = folder / f"{_plain(backbone.name)}-{_plain(source.name)}-{mark}.h5"
-            tqdm.write(f"{backbone.name}: {len(source)} pictures of {source.name} → {file.name}")
+            say(f"{backbone.name}: {len(source)} pictures of {source.name} → {file.name}")
             diffeat.extract_to_file(backbone, source, spec, file, processes=processes)
             stores.append(stack.enter_context(FeatureStore(file)))
         yield stores

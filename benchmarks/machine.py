@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 import diffeat
 from diffeat.store.atomic import write_synced
 
@@ -37,6 +39,11 @@ def environment() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "gpus": gpus,
     }
+
+
+def say(line: str) -> None:
+    """Tell how far the work is: at once, above progress bars, and apart from the result."""
+    tqdm.write(line, file=sys.stderr)
 
 
 def peak_memory_mb() -> float:

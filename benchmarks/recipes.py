@@ -128,13 +128,17 @@ class Recipe:
 
     @classmethod
     def open(cls, name: str) -> Recipe:
-        """Read a recipe by its name.
+        """Read a recipe by its name, or one of your own by the path of its .toml file.
 
         Raises:
             SpecError: no such recipe (names the nearest ones), or a file that is none.
         """
         path = FOLDER / f"{name}.toml"
-        if name not in recipe_names():
+        if name.endswith(".toml"):
+            path, name = Path(name), Path(name).stem
+            if not path.is_file():
+                raise SpecError(f"{path}: no such recipe file; check the path")
+        elif name not in recipe_names():
             raise SpecError(
                 f"recipe {name!r} is unknown{nearest(name, recipe_names())}; "
                 f"expected one of {', '.join(recipe_names())}, speed, faults"

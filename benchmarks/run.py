@@ -22,7 +22,7 @@ from benchmarks.features import (
     square_side,
     vision_task,
 )
-from benchmarks.machine import Stages, environment
+from benchmarks.machine import Stages, environment, say
 from benchmarks.recipes import Recipe
 from benchmarks.report import has_t
 from benchmarks.systems import check_system, run_systems
@@ -144,7 +144,7 @@ class Run:
                 recipe, self.pictures, task, stored, stores[0], surface, self.journal, self.device
             )
             with self.stages("systems") as peaks:
-                systems = run_systems(bench, tqdm.write)
+                systems = run_systems(bench, say)
                 peaks += [run["peak_memory_mb"] for system in systems for run in system["runs"]]
         return task, spec, systems
 
@@ -211,7 +211,7 @@ class Run:
             try:
                 model = load_vision(name, self.device)
             except ModelError as error:
-                tqdm.write(f"left out: {error}")
+                say(f"left out: {error}")
                 self.missing[name] = str(error)
                 return
             task = vision_task(model, self.pictures, like, self.features)
@@ -298,8 +298,9 @@ def summary(result: dict[str, Any]) -> str:
         lines += ["", f"{'system':<{wide}} {'cells':>5} {'validation':>11} {'test':>7}"]
         lines.append("-" * len(lines[-1]))
     for system in result["systems"]:
+        cells = system["runs"][0].get("set", system["cells"])
         lines.append(
-            f"{system['name']:<{wide}} {len(system['cells']):>5} "
+            f"{system['name']:<{wide}} {len(cells):>5} "
             f"{100 * system['validation']:10.1f}% {100 * system['test']:6.1f}%"
         )
     return "\n".join(lines)

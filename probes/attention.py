@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,4 +111,10 @@ class AttentionProbe(NetworkProbe):
     dropout: float = 0.0
 
     def _build(self, shapes: Shapes, classes: int, batches: Batches) -> nn.Module:
+        if len(shapes[0]) == 1:
+            warnings.warn(
+                f"vectors of {shapes[0][0]} features are one place each, so there is nothing to "
+                "attend to; give maps (N, C, H, W), such as --pool none extracts",
+                stacklevel=3,
+            )
         return AttentionHead(shapes, classes, **trunk_options(self))

@@ -39,7 +39,12 @@ def _machines(parts: dict[str, Any]) -> Lines:
             f"of torch, {gpus}; Python {machine['python']}, {versions}"
         )
         found.setdefault(text, []).append(letter)
-    return [f"({', '.join(letters)}) {text}.  " for text, letters in found.items()]
+    lines = [f"({', '.join(letters)}) {text}.  " for text, letters in found.items()]
+    return [
+        *lines,
+        "Both sides of a ratio run in turn; it is the median over the pairs (least … most), which "
+        "the seconds below, medians of a side, need not give.",
+    ]
 
 
 def _summary(parts: dict[str, Any]) -> Lines:

@@ -281,7 +281,9 @@ class Backbone(ABC):
         found: dict[str, torch.Tensor] = {}
         shapes = self.embedding_shapes
         if not shapes and any(prompts):
-            raise SpecError(f"{self.name} has no text encoder; leave the prompt empty")
+            raise SpecError(
+                f"{self.name} has no text encoder; leave out the prompt, or the recipe with one"
+            )
         if shapes and prompts:
             known = all(name in self.extras for name, part in self.components.items()
                         if part.required)  # fmt: skip

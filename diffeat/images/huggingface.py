@@ -32,7 +32,7 @@ CAPTION_COLUMNS = ("caption", "text")
 SPLIT = re.compile(r"\w+(\.\w+)*")  # as the library has it; no slices, no paths
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HubSource(Source):
     """Rows of a memory-mapped table.
 

@@ -31,7 +31,7 @@ SUFFIXES = frozenset(
 SAMPLE = 1 << 15  # bytes of either end of a file that go into its hash
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Source(ABC):
     """A fixed, ordered set of pictures.
 
@@ -64,6 +64,10 @@ class Source(ABC):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.class_names)} classes" if self.labels is not None else ""
+        return f"{type(self).__name__}({self.name!r}, {len(self)} pictures{classes})"
 
     @abstractmethod
     def load(self, index: int) -> Image.Image:
@@ -125,7 +129,7 @@ class Source(ABC):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FileSource(Source):
     """Pictures that are files. `paths` runs parallel to `ids`."""
 
@@ -146,7 +150,7 @@ class FileSource(Source):
         return FileSource(**self._selection(indices), paths=paths)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ArraySource(Source):
     """Pictures that lie in memory or in a memory-mapped file: uint8, (N, H, W) or (N, H, W, 3)."""
 

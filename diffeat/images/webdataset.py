@@ -51,7 +51,7 @@ class Sample(NamedTuple):
     caption: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TarSource(Source):
     """Pictures inside uncompressed tars. `places` runs parallel to `ids`."""
 

@@ -145,7 +145,11 @@ class StoreWriter:
         """Whether the file is there and complete; SpecMismatch if it is another's."""
         if not self.path.exists() or self.overwrite:
             return False
-        with open_checked(self.path) as file, damage_explained(self.path, "its description"):
+        try:
+            file = open_checked(self.path)
+        except StoreError as error:
+            raise StoreError(f"{error}; or replace what is there (--overwrite)") from error
+        with file, damage_explained(self.path, "its description"):
             self.request.check_same(Request.from_attrs(file), self.path)
             self.complete = bool(read_attr(file, "complete", 1))
             if self.complete:

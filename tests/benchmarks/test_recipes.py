@@ -56,6 +56,14 @@ class TestRecipe:
         with pytest.raises(SpecError, match=r"'digit' is unknown.*did you mean 'digits'"):
             Recipe.open("digit")
 
+    def test_a_file_of_ones_own(self, tmp_path):
+        path = tmp_path / "mine.toml"
+        path.write_bytes((FOLDER / "digits.toml").read_bytes())
+        mine = Recipe.open(str(path))
+        assert mine == replace(Recipe.open("digits"), name="mine")
+        with pytest.raises(SpecError, match=r"other\.toml: no such recipe file"):
+            Recipe.open(str(tmp_path / "other.toml"))
+
     def test_an_unknown_field(self, tmp_path, monkeypatch):
         text = 'title = "a"\nmodel = "b"\ntrain = "c"\ntrian_limit = 3\n[extract]\n'
         (tmp_path / "odd.toml").write_text(text, "utf-8")

@@ -25,7 +25,7 @@ def spec(**options):
 @pytest.mark.parametrize(
     ("model", "options", "given", "message"),
     [
-        ("pixel", {"prompt": "a"}, {}, "has no text encoder; leave the prompt empty"),
+        ("pixel", {"prompt": "a"}, {}, "has no text encoder; leave out the prompt"),
         ("dit", {}, {"prompts": ["", "a"]}, "has no text encoder"),
         ("sd1", {}, {"labels": [0, 1]}, "not class-conditional; leave the label out"),
         ("pixel", {"label": 1}, {}, "not class-conditional"),

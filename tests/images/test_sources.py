@@ -273,6 +273,11 @@ def test_limit_outside_the_source_is_refused(count):
         in_memory([0, 1, 0, 1], ("a", "b")).limit(count)
 
 
+def test_a_source_shows_how_much_it_holds_and_not_all_of_it():
+    source = in_memory([0, 1] * 500, ("a", "b"))
+    assert repr(source) == f"ArraySource({source.name!r}, 1000 pictures, 2 classes)"
+
+
 def test_limit_names_the_class_that_is_too_small():
     source = in_memory([0] * 9 + [1], ("common", "rare"))
     told = r"class 'rare' has too few pictures \(1\).* at most 2 \(--limit\)"

@@ -188,7 +188,8 @@ class TestAttention:
         assert module.trunk.token.abs().max() > 1e-4
 
     def test_vectors_are_maps_of_one_place(self):
-        first = AttentionProbe(width=16, heads=2, **SHORT).fit(VECTORS, Y)
+        with pytest.warns(UserWarning, match="vectors of 8 features.*nothing to attend to"):
+            first = AttentionProbe(width=16, heads=2, **SHORT).fit(VECTORS, Y)
         second = AttentionProbe(width=16, heads=2, **SHORT).fit(VECTORS[..., None, None], Y)
         np.testing.assert_array_equal(
             first.predict_proba(VECTORS), second.predict_proba(VECTORS[..., None, None])

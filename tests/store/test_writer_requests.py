@@ -90,6 +90,9 @@ def test_overwrite_drops_unfinished_parts(job):
 def test_overwrite_replaces_what_is_no_hdf5(job):
     made = job()
     made.path.write_text("notes")
+    with pytest.raises(StoreError, match=r"cannot be opened as HDF5.*\(--overwrite\)"):
+        made.write()
+    assert made.path.read_text() == "notes"
     made.write(overwrite=True)
     assert verify(made.path) == []
 
