@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
@@ -65,6 +66,11 @@ class Rows:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows in the dtype that they are given in."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
     def __getitem__(self, rows: slice | Sequence[int] | np.ndarray) -> np.ndarray:
         """float32 rows; indices in any order, also several times.
 
@@ -112,8 +118,7 @@ class Rows:
 
     def chunks(self, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, float32 rows) of pieces of about CHUNK_BYTES, or of `rows` rows."""
-        size = 4 * int(np.prod(self.shape[1:], dtype=np.int64))
-        step = rows or max(1, CHUNK_BYTES // max(1, size))
+        step = rows or max(1, CHUNK_BYTES * len(self) // max(1, self.nbytes))
         for start in range(0, len(self), step):
             yield start, self[start : start + step]
 
@@ -165,9 +170,11 @@ def accuracy(found: np.ndarray, y: Any, sample_weight: Any = None) -> float:
     """Share in [0, 1] of (N,) predictions that are y, weighted if there are (N,) weights.
 
     Raises:
-        ValueError: not one label per prediction.
+        ValueError: not one label per prediction, labels of another kind, or weights that do not
+            fit.
     """
-    return float(np.average(found == labels_for(y, len(found)), weights=sample_weight))
+    y = labels_for(y, len(found))
+    return float(accuracy_score(y, found, sample_weight=as_numpy(sample_weight)))
 
 
 def pick_device(device: str, X: Any) -> torch.device:
@@ -184,7 +191,7 @@ def open_vectors(
 
     Args:
         estimator: its `n_features_in_` is set (`reset`) or compared.
-        X: arrays keep float64; what lies in a file is float32.
+        X: float64 and wide integers, also of a file, are float64; all else is float32.
         y: (N,) labels, or None where there are none.
 
     Raises:
@@ -198,12 +205,19 @@ def open_vectors(
             X, y = validate_data(estimator, as_numpy(X), as_numpy(y), dtype=kinds)
         return Rows(X, dtype=X.dtype), y
     if len(X.shape) != 2 or 0 in X.shape:
-        raise ValueError(f"X has shape {tuple(X.shape)}; expected (pictures, features)")
+        raise ValueError(
+            f"X has shape {tuple(X.shape)}; expected (pictures, features), at least one of each"
+        )
     if reset:
+        if y is None:
+            raise ValueError(f"{type(estimator).__name__} requires y to be passed, but it is None")
         estimator.n_features_in_ = int(X.shape[1])
+        if hasattr(estimator, "feature_names_in_"):  # of a table of an earlier fit
+            del estimator.feature_names_in_
         y = column_or_1d(as_numpy(y))
         check_consistent_length(X, y)
     elif X.shape[1] != estimator.n_features_in_:
         raise ValueError(f"X has {X.shape[1]} features, but {type(estimator).__name__} is "
                          f"expecting {estimator.n_features_in_} features as input")  # fmt: skip
-    return Rows(X), y
+    exact = np.can_cast(X.dtype, np.float32) or np.dtype(X.dtype).kind not in "fiu"
+    return Rows(X, dtype=np.float32 if exact else np.float64), y

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from probes.arrays import Rows, accuracy, encode_labels, is_lazy, open_vectors, pick_device
+from probes.arrays import accuracy, encode_labels, is_lazy, open_vectors, pick_device
 from probes.newton import LogisticPath
 from probes.tables import Streamed, moments
 
@@ -36,8 +36,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         device: "cpu", "cuda", …; "auto" is where X lies, if it is a torch tensor, else the
             CPU.
         warm_start: begin at the last solution, for a path over C.
-        memory: bytes. A data set of a file that is larger than this as float32 is not held but
-            read in pieces of 32 MiB, about twice per iteration. Logits, (N, K), are held.
+        memory: bytes. A data set of a file that is larger than this, as floating point, is not
+            held but read in pieces of 32 MiB, about twice per iteration. Logits and the like, a
+            few times (N, K), are held in any case.
 
     Attributes:
         classes_: (K,) the labels, sorted.
@@ -70,7 +71,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         """Fit the probe.
 
         Args:
-            X: (N, D) features: numpy array, torch tensor or h5py dataset, any float dtype.
+            X: (N, D) features: numpy array, torch tensor or h5py data set, any float dtype.
             y: (N,) labels of any kind that scikit-learn takes.
 
         Returns:
@@ -83,25 +84,16 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             raise ValueError(f"C={self.C}; expected a positive number")
         device = pick_device(self.device, X)
         rows, y = open_vectors(self, X, y)
-        old_classes = getattr(self, "classes_", None)
-        self.classes_, targets = encode_labels(y)
-        if is_lazy(rows.values) and 4 * len(rows) * rows.shape[1] > self.memory:
-            mean, scale = moments(rows)
-            z = Streamed(rows, mean, scale, device)
-        else:
-            if is_lazy(rows.values):
-                rows = Rows(rows[:])
-            mean, scale = moments(rows)
-            z = torch.from_numpy(((rows.values - mean) / scale).astype(rows.dtype, copy=False))
-            z = z.to(device)[None]
-        start = None
-        if self.warm_start and self._fits_start(old_classes, rows.shape[1]):
-            weights = self.coef_ * scale
-            biases = self.intercept_ + self.coef_ @ mean
-            start = torch.from_numpy(np.column_stack([weights, biases])[None])
-            start = start.to(z.device, z.dtype)
-        targets = torch.from_numpy(targets).to(device)
-        path = LogisticPath(z, targets, len(self.classes_), start)
+        classes, targets = encode_labels(y)
+        table = Streamed(rows, *moments(rows), device)
+        start = self._start(classes, table) if self.warm_start else None
+        large = is_lazy(rows.values) and rows.nbytes > self.memory
+        path = LogisticPath(
+            table if large else table.held(),
+            torch.from_numpy(targets).to(device),
+            len(classes),
+            start,
+        )
         solution, taken = path.minimise(1 / (self.C * len(rows)), self.max_iter, self.tol)
         self.n_iter_ = int(taken[0])
         if self.n_iter_ >= self.max_iter:
@@ -111,8 +103,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
                 stacklevel=2,
             )
         solution = solution[0].double().cpu().numpy()
-        self.coef_ = solution[:, :-1] / scale
-        self.intercept_ = solution[:, -1] - self.coef_ @ mean
+        self.classes_ = classes
+        self.coef_ = solution[:, :-1] / table.scale
+        self.intercept_ = solution[:, -1] - self.coef_ @ table.mean
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -140,5 +133,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         rows, _ = open_vectors(self, X, reset=False)
         return np.concatenate([x @ self.coef_.T for _, x in rows.chunks()]) + self.intercept_
 
-    def _fits_start(self, old_classes: np.ndarray | None, width: int) -> bool:
-        return np.array_equal(old_classes, self.classes_) and self.coef_.shape[1] == width
+    def _start(self, classes: np.ndarray, table: Streamed) -> torch.Tensor | None:
+        """The last solution (1, K, D + 1), if it is one of the same classes and width."""
+        width = table.shape[2]
+        if not hasattr(self, "coef_") or self.coef_.shape[1] != width:
+            return None
+        if not np.array_equal(self.classes_, classes):
+            return None
+        biases = self.intercept_ + self.coef_ @ table.mean
+        start = np.column_stack([self.coef_ * table.scale, biases])
+        return torch.from_numpy(start[None]).to(table.device, table.dtype)

@@ -54,7 +54,7 @@ class LogisticPath:
 
     def __init__(
         self,
-        z: torch.Tensor | Streamed,
+        z: torch.Tensor | Held | Streamed,
         targets: torch.Tensor,
         classes: int,
         theta: torch.Tensor | None = None,

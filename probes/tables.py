@@ -51,7 +51,8 @@ class Streamed:
 
     def __init__(self, rows: Rows, mean: np.ndarray, scale: np.ndarray, device: torch.device):
         self.rows, self.mean, self.scale = rows, mean, scale
-        self.shape, self.dtype, self.device = (1, *rows.shape), torch.float32, device
+        self.shape, self.device = (1, *rows.shape), device
+        self.dtype = torch.float64 if rows.dtype == np.float64 else torch.float32
 
     def products(self, weights: torch.Tensor) -> torch.Tensor:
         out = weights.new_empty(1, weights.shape[1], len(self.rows))
@@ -68,14 +69,21 @@ class Streamed:
     def gram(self) -> torch.Tensor | None:
         if not _pays(self.shape):
             return None
-        out = torch.zeros(1, self.shape[2], self.shape[2], device=self.device)
+        out = torch.zeros(1, self.shape[2], self.shape[2], dtype=self.dtype, device=self.device)
         for _, z in self._pieces():
             out[0].addmm_(z.T, z)
         return out / self.shape[1]
 
+    def held(self) -> Held:
+        """The same in memory."""
+        z = torch.empty(self.shape, dtype=self.dtype)
+        for place, piece in self._pieces():
+            z[0, place] = piece
+        return Held(z.to(self.device))
+
     def _pieces(self) -> Iterator[tuple[slice, torch.Tensor]]:
         for start, x in self.rows.chunks():
-            z = ((x - self.mean) / self.scale).astype(np.float32)
+            z = ((x - self.mean) / self.scale).astype(self.rows.dtype, copy=False)
             yield slice(start, start + len(z)), torch.from_numpy(z).to(self.device)
 
 

@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, NotFittedError, SkipTestWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -169,7 +170,9 @@ class TestInputs:
             return found
 
         with h5py.File(tmp_path / "x.h5", "w") as file:
-            train, test = (file.create_dataset(n, data=v) for n, v in (("a", X), ("b", Xt)))
+            train, test = (
+                file.create_dataset(n, data=v, dtype=np.float32) for n, v in (("a", X), ("b", Xt))
+            )
             monkeypatch.setattr(h5py.Dataset, "__getitem__", watched)
             probe = LinearProbe(C=0.01, tol=1e-6, memory=4 * X.size - 1).fit(train, y)
             assert max(sizes) == 100
@@ -178,7 +181,7 @@ class TestInputs:
             assert max(sizes) == 100
             sizes.clear()
             LinearProbe(C=0.01, memory=4 * X.size).fit(train, y)
-            assert sizes == [len(X)]
+            assert sum(sizes) == 3 * len(X)  # mean, variance, and once to hold it
         np.testing.assert_allclose(probe.coef_, expected.coef_, atol=2e-5)
         np.testing.assert_allclose(found, expected.predict_proba(Xt), atol=1e-4)
         with h5py.File(tmp_path / "x.h5", "r") as file:  # from the solution, nothing is left to do
@@ -187,12 +190,55 @@ class TestInputs:
             )
         assert weak.n_iter_ <= 1
 
-    def test_a_large_file_with_nan(self, digits, tmp_path):
-        X, y, *_ = digits
-        X = X.astype(np.float32).copy()
-        X[-1, 3] = np.nan
+    def test_a_fit_that_fails_changes_no_answer(self, digits, tmp_path):
+        X, y, Xt, _ = digits
+        probe = LinearProbe(C=0.01).fit(X, y)
+        before = probe.predict(Xt)
+        broken = X.astype(np.float32).copy()
+        broken[-1, 3] = np.nan
         with h5py.File(tmp_path / "x.h5", "w") as file, pytest.raises(ValueError, match="nan"):
-            LinearProbe(memory=0).fit(file.create_dataset("a", data=X), y)
+            probe.set_params(memory=0).fit(file.create_dataset("a", data=broken), y + 10)
+        np.testing.assert_array_equal(probe.predict(Xt), before)
+
+    @pytest.mark.parametrize("memory", [0, 2 << 30])
+    @pytest.mark.parametrize("kind", [np.float64, np.int64])
+    def test_a_file_of_many_digits_keeps_them(self, digits, kind, memory, tmp_path):
+        X, y, Xt, _ = digits
+        X, Xt = ((1e8 + 1000 * values).astype(kind) for values in (X, Xt))
+        expected = LinearProbe(C=0.01).fit(X.astype(np.float64), y)
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            probe = LinearProbe(C=0.01, memory=memory).fit(file.create_dataset("a", data=X), y)
+            found = probe.predict_proba(file.create_dataset("b", data=Xt))
+        np.testing.assert_allclose(found, expected.predict_proba(Xt), atol=1e-6)
+
+    def test_a_file_after_a_table_with_names(self, digits, tmp_path):
+        X, y, Xt, _ = digits
+        probe = LinearProbe(C=0.01).fit(X, y)
+        probe.feature_names_in_ = np.array([f"column {k}" for k in range(X.shape[1])], object)
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            probe.fit(file.create_dataset("a", data=X), y)
+        probe.predict(Xt)  # a warning would be an error
+        assert not hasattr(probe, "feature_names_in_")
+
+    def test_scores_are_those_of_scikit_learn(self, digits):
+        X, y, Xt, yt = digits
+        probe = LinearProbe(C=0.01).fit(X, y)
+        weights = np.arange(1.0, len(yt) + 1)
+        expected = accuracy_score(yt, probe.predict(Xt), sample_weight=weights)
+        assert probe.score(Xt, yt, weights) == pytest.approx(expected)
+        assert probe.score(Xt, yt) != pytest.approx(expected)
+        with pytest.raises(ValueError, match="Mix of label input types"):
+            probe.score(Xt, yt.astype(str))
+        with pytest.raises(ValueError, match="inconsistent"):
+            probe.score(Xt, yt, weights[1:])
+
+    @pytest.mark.parametrize(
+        ("rows", "y", "words"),
+        [(slice(0), [], "at least one of each"), (slice(9), None, "y to be")],
+    )
+    def test_files_without_rows_or_labels(self, digits, rows, y, words, tmp_path):
+        with h5py.File(tmp_path / "x.h5", "w") as file, pytest.raises(ValueError, match=words):
+            LinearProbe().fit(file.create_dataset("a", data=digits[0][rows]), y)
 
     def test_string_labels_come_back(self, digits):
         X, y, Xt, _ = digits
