@@ -138,6 +138,14 @@ class Recipe:
             path, name = Path(name), Path(name).stem
             if not path.is_file():
                 raise SpecError(f"{path}: no such recipe file; check the path")
+            if (
+                name in (*recipe_names(), "speed", "faults")
+                and path.resolve().parent != FOLDER.resolve()
+            ):
+                raise SpecError(
+                    f"{path}: results go by the name of the file, and {name!r} is that of another "
+                    "benchmark; rename it"
+                )
         elif name not in recipe_names():
             raise SpecError(
                 f"recipe {name!r} is unknown{nearest(name, recipe_names())}; "
@@ -147,6 +155,10 @@ class Recipe:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SpecError(f"{path} is no TOML: {error}") from error
+        if "name" in values:
+            raise SpecError(
+                f"{path}: a recipe has no field 'name'; it goes by the name of its file"
+            )
         for part, kind in (("systems", System), ("published", Published)):
             tables = values.get(part, [])
             if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):

@@ -115,6 +115,6 @@ class AttentionProbe(NetworkProbe):
             warnings.warn(
                 f"vectors of {shapes[0][0]} features are one place each, so there is nothing to "
                 "attend to; give maps (N, C, H, W), such as --pool none extracts",
-                stacklevel=3,
+                stacklevel=4,
             )
         return AttentionHead(shapes, classes, **trunk_options(self))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from diffeat.cli.options import (
     batch_rows,
@@ -28,7 +29,8 @@ from diffeat.errors import SpecError
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
         "label", "latent", "size", "fit", "dtype", "limit", "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
-SCORED = ("repeats", "sets", "pairs", "halving", "bandit", "out", "csv", "png")
+SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
+          "agent", "out", "csv_path", "png_path", "test")  # fmt: skip
 """Options that need scores, hence labels."""
 
 
@@ -58,8 +60,8 @@ SCORED = ("repeats", "sets", "pairs", "halving", "bandit", "out", "csv", "png")
 @click.option("--pairs", is_flag=True, help="Also all pairs of cells.")
 @click.option("--halving", is_flag=True, help="Successive halving over pictures in place of the "
               "whole grid.")  # fmt: skip
-@click.option("--frequency", is_flag=True, help="Also the high-frequency ratio, which needs no "
-              "labels (of a file: maps).")  # fmt: skip
+@click.option("--frequency", is_flag=True, help="Also the high-frequency ratio, a guess without "
+              "labels; alone where there are none (of a file: maps).")  # fmt: skip
 @click.option("--cutoff", type=float, default=0.5, show_default=True, help="Its cut-off radius in "
               "Nyquist frequencies (not A-SelecT's verified value).")  # fmt: skip
 @click.option("--bandit", type=click.IntRange(1), help="Also an agent over t, with so many pulls.")
@@ -96,7 +98,8 @@ SCORED = ("repeats", "sets", "pairs", "halving", "bandit", "out", "csv", "png")
 @speed_options
 @json_option
 def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> None:
-    """Find the best (block, t) of a labelled task, and say what it is worth.
+    """Find the best (block, t) of a labelled task, and say what it is worth. Of pictures without
+    labels: --frequency, a guess.
 
     \b
     diffeat search FEATURES.h5 [TEST.h5]              features that are stored
@@ -136,7 +139,6 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         parts = _from_file if from_file else _from_model
         task, spec, frequency = parts(stack, what, second, values)
         if task is None:  # without labels the guess is all there is
-            _check_guess(values, csv_path, png_path)
             return _tell_guess(frequency, what, spec, as_json, spec_path)
         report = run_search(
             task, options, frequency, lambda label, items: tqdm(items, desc=label, disable=None)
@@ -161,14 +163,19 @@ def _tell(report, task, options) -> None:
     click.echo("\n".join(report.lines()))
 
 
-def _check_guess(values: dict, csv_path: Path | None, png_path: Path | None) -> None:
-    """UsageError for options that scores are needed for."""
-    asked = {**values, "csv": csv_path, "png": png_path}
-    given = [f"--{name}" for name in SCORED if asked[name]]
+def _check_guess(name: str) -> None:
+    """UsageError, before anything is computed, for what needs scores; `name` has no labels."""
+    context = click.get_current_context()
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in SCORED
+        and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
     if given:
         raise click.UsageError(
-            f"{', '.join(given)}: the pictures have no labels, so there are no scores, only the "
-            "guess of --frequency"
+            f"{', '.join(given)}: {name} has no labels, so there are no scores, only the guess of "
+            "--frequency"
         )
 
 
@@ -213,6 +220,9 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
         raise click.UsageError("-t of a file: expected native t's such as 20,60") from None
     store = stack.enter_context(FeatureStore(what))
     if store.labels is None and values["frequency"]:
+        _check_guess(what)
+        if second:
+            raise click.UsageError(f"{second}: {what} has no labels, so there is nothing to test")
         cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps or None)
         return None, store.spec, frequency_guess(store, cells, values["cutoff"])
     test = stack.enter_context(FeatureStore(second)) if second else None
@@ -228,6 +238,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     """The same for a model that is run now."""
     import diffeat
     from diffeat.backbones import ModelRequest
+    from diffeat.extraction import Plan
     from diffeat.search.live import LiveFeatures, live_frequency, live_task
 
     if second is None:
@@ -245,11 +256,13 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     sources = [diffeat.open_source(name) for name in (second, values["test"]) if name]
     if values["limit"]:
         sources = [source.limit(values["limit"]) for source in sources]
+    if sources[0].labels is None and values["frequency"]:
+        _check_guess(second)
     backbone = ModelRequest(what, **model_fields(values)).load()
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     if sources[0].labels is None and values["frequency"]:
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
-        return None, spec, guess
+        return None, Plan(backbone, spec).spec, guess
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
     task = live_task(features, values["split"], values["seed"])
     guess = None

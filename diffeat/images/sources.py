@@ -111,10 +111,12 @@ class Source(ABC):
         short = [k for k, left in quota.items() if left > 0]
         if short:
             have = np.bincount(self.labels, minlength=len(self.class_names))
+            # the first classes may give one more than the smallest has, up to that one
+            most = have.min() * len(have) + int(np.argmin(have))
+            advice = f"ask for at most {most} (--limit)" if most else "leave that class out"
             raise SourceError(
                 f"{self.name}: class {self.class_names[short[0]]!r} has too few pictures "
-                f"({have[short[0]]}) for a class-balanced subset of {count}; ask for at most "
-                f"{have.min() * len(have)} (--limit)"
+                f"({have[short[0]]}) for a class-balanced subset of {count}; {advice}"
             )
         return self.take(sorted(chosen))
 

@@ -134,7 +134,7 @@ def run_bandit(
         pulled, part = [c for c in cells if c[1] == arms[arm]], _fresh(task, pictures, rng)
         key = journal.key(task, score, part, "pull", pulled)
         name = f"pull-t{format_t(arms[arm])}"
-        kept = journal.read(name, key, lambda stored: "reward" in stored)
+        kept = journal.read(name, key, lambda stored: 0 <= stored["reward"] <= 1)
         if kept is None:
             found = _reward(task, score, pulled, part, memory)
             kept = journal.write(name, key, {"t": arms[arm], "reward": found})

@@ -128,7 +128,7 @@ def frequency_guess(
 
     Args:
         store: `store[block, t]` is an array (N, C, H, W), or what reads like one.
-        rows: ascending, which pictures may be looked at, such as `Task.seen`; None means all.
+        rows: which pictures may be looked at, such as `Task.seen`; None means all.
 
     Raises:
         SpecError: a cell holds no maps.
@@ -142,7 +142,9 @@ def frequency_guess(
                 f"block {cell[0]!r} at t={format_t(cell[1])} holds vectors, whose frequencies are "
                 "lost; extract with --pool none, or search straight from the model"
             )
-        allowed = np.arange(data.shape[0]) if rows is None else np.asarray(rows)
+        allowed = np.arange(data.shape[0]) if rows is None else np.unique(rows)
+        if not len(allowed):
+            raise SpecError("no pictures to look at; expected at least one row")
         runs = [allowed[start:stop] for start, stop in spread(len(allowed), pictures)]
         counted = sum(map(len, runs))
         found = [high_frequency_ratio(data[run], cutoff) for run in runs]

@@ -242,9 +242,9 @@ def live_frequency(
     Args:
         source: of which about `pictures`, spread over it, are looked at; labels play no part.
         spec: its pool is left out.
-        rows: ascending, which pictures may be looked at, such as `Task.seen`; None means all.
+        rows: which pictures may be looked at, such as `Task.seen`; None means all.
     """
-    allowed = np.arange(len(source)) if rows is None else np.asarray(rows)
+    allowed = np.arange(len(source)) if rows is None else np.unique(rows)
     some = source.take(
         [row for run in spread(len(allowed), pictures) for row in allowed[slice(*run)]]
     )

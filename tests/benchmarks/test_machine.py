@@ -6,7 +6,12 @@ import numpy
 import torch
 
 import diffeat
-from benchmarks.machine import PACKAGES, environment
+from benchmarks.machine import PACKAGES, environment, say
+
+
+def test_progress_is_told_apart_from_results(capsys):
+    say("half of it")
+    assert capsys.readouterr() == ("", "half of it\n")
 
 
 def test_versions_are_of_the_code_that_runs():

@@ -63,6 +63,18 @@ class TestRecipe:
         assert mine == replace(Recipe.open("digits"), name="mine")
         with pytest.raises(SpecError, match=r"other\.toml: no such recipe file"):
             Recipe.open(str(tmp_path / "other.toml"))
+        for taken in ("digits", "speed"):
+            path.rename(tmp_path / f"{taken}.toml")
+            path = tmp_path / f"{taken}.toml"
+            with pytest.raises(SpecError, match=f"'{taken}' is that of another benchmark"):
+                Recipe.open(str(path))
+        assert Recipe.open(str(FOLDER / "digits.toml")) == Recipe.open("digits")
+
+    def test_a_name_of_its_own(self, tmp_path):
+        path = tmp_path / "mine.toml"
+        path.write_text('name = "../elsewhere"\n' + (FOLDER / "digits.toml").read_text(), "utf-8")
+        with pytest.raises(SpecError, match="no field 'name'"):
+            Recipe.open(str(path))
 
     def test_an_unknown_field(self, tmp_path, monkeypatch):
         text = 'title = "a"\nmodel = "b"\ntrain = "c"\ntrian_limit = 3\n[extract]\n'

@@ -280,10 +280,13 @@ def test_a_source_shows_how_much_it_holds_and_not_all_of_it():
 
 def test_limit_names_the_class_that_is_too_small():
     source = in_memory([0] * 9 + [1], ("common", "rare"))
-    told = r"class 'rare' has too few pictures \(1\).* at most 2 \(--limit\)"
-    with pytest.raises(SourceError, match=told):
-        source.limit(6)
-    assert len(source.limit(2)) == 2
+    told = r"class 'rare' has too few pictures \(1\).* at most 3 \(--limit\)"
+    for count in (4, 6):
+        with pytest.raises(SourceError, match=told):
+            source.limit(count)
+    assert len(source.limit(3)) == 3
+    with pytest.raises(SourceError, match=r"'none' has too few .* leave that class out"):
+        in_memory([1, 1], ("none", "some")).limit(1)
 
 
 def test_fingerprint_follows_ids_labels_and_names():

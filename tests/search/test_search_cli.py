@@ -132,9 +132,36 @@ class TestFile:
         assert (chosen.blocks, chosen.timesteps) == (("b",), (1,))
         ratios = json.loads(diffeat("search", file, "--frequency", "--json").out)["ratios"]
         assert len(ratios) == 6
-        refused = diffeat("search", file, "--frequency", "--sets", 2, "--pairs")
-        assert refused.code == 2
-        assert "--sets, --pairs: the pictures have no labels" in refused.err
+        for given, words in (
+            (("--sets", 2, "--pairs"), "--sets, --pairs: "),
+            (("--score", "knn", "-C", "3"), "--score, -C: "),
+            ((tmp_path / "b.h5",), "b.h5: "),
+        ):
+            refused = diffeat("search", file, *given, "--frequency")
+            assert refused.code == 2
+            assert words in refused.err
+            assert "has no labels" in refused.err
+
+    def test_the_guess_leaves_test_pictures_out(self, diffeat, tmp_path):
+        arrays = noise_maps(60)
+        for maps in arrays.values():
+            maps[:, :, 0, 0] += np.arange(60)[:, None] / 6  # so that every picture counts
+        labels = labels_of(60)
+        with write_store(tmp_path / "a.h5", arrays, labels) as store:
+            task = package.search.task_from_store(store)
+            expected = package.search.frequency_guess(store, task.cells, rows=task.seen)
+        found = json.loads(diffeat("search", tmp_path / "a.h5", "--frequency", "--json").out)
+        assert found["frequency"]["pictures"] == len(task.seen) < 60
+        for row in found["frequency"]["ratios"]:
+            assert row["ratio"] == expected.ratios[row["block"], row["t"]]
+
+    def test_nothing_is_made_twice(self, diffeat, file, tmp_path):
+        asked = ("search", file, "--score", "ridge", "--bandit", 6, "--out", tmp_path / "kept")
+        first, second = diffeat(*asked), diffeat(*asked)
+        assert first.code == 0, first.err
+        made = len(list((tmp_path / "kept").iterdir()))
+        assert len(list((tmp_path / "kept").glob("pull-*"))) == 6
+        assert f"{made} results were there already, 0 computed now" in second.out
 
 
 class TestModel:
@@ -184,10 +211,11 @@ class TestModel:
         assert len(asked) == 1
         assert json.loads(live.out) == json.loads(plain.out)
 
-    def test_no_labels_but_a_guess(self, diffeat, folder):
-        flat = folder / "0"
-        answer = diffeat("search", MODEL, flat, *LIVE[:4], "--frequency")
+    def test_no_labels_but_a_guess(self, diffeat, folder, tmp_path):
+        flat, spec = folder / "0", tmp_path / "best.toml"
+        answer = diffeat("search", MODEL, flat, *LIVE[:4], "--frequency", "--spec", spec)
         assert answer.code == 0, answer.err
+        assert package.ExtractSpec.from_file(spec).size == (32, 32)
         assert "mean of 20 pictures; no labels" in answer.out
         assert "up.0.attn.0" in answer.out
 
