@@ -68,7 +68,8 @@ def run(
     Features and finished results stay in the folder of --out: run again, the command computes
     only what is missing.
     """
-    out = out or Path("runs") / Path(name).name.removesuffix(".toml")
+    label = Path(name).name.removesuffix(".toml")
+    out = out or Path("runs") / label
     others = {key: value for key, value in speed.items() if key not in ("quick", "features")}
     if name in ("speed", "faults") and (processes or vision):
         raise click.UsageError(f"--processes and --vision are not for {name}; see --help")
@@ -79,10 +80,10 @@ def run(
     elif kills or speed["quick"] or any(others.values()):
         raise click.UsageError(f"--part, --kills, --model, … are not for {name}; see --help")
     else:
-        name = _run_recipe(name, out, device, speed["features"], processes, memory, vision)
+        _run_recipe(name, out, device, speed["features"], processes, memory, vision)
     if record:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        for path in (out / f"{name}{end}" for end in (".json", ".csv", ".png", "-maps.png")):
+        for path in (out / f"{label}{end}" for end in (".json", ".csv", ".png", "-maps.png")):
             if path.is_file():
                 (RESULTS / path.name).write_bytes(path.read_bytes())
 
@@ -90,8 +91,7 @@ def run(
 def _run_recipe(
     name: str, out: Path, device: str, features: Path | None, processes: int | None, memory: int,
     vision: tuple[str, ...],
-) -> str:  # fmt: skip
-    """Run it and tell the result; gives the name that its files have."""
+) -> None:  # fmt: skip
     from benchmarks.recipes import Recipe
     from benchmarks.report import has_t, left_out, published_line
     from benchmarks.run import run_recipe, summary
@@ -113,7 +113,6 @@ def _run_recipe(
         click.echo(line)
     written = sorted(out.glob(recipe.name + "*"))
     click.echo(f"\nwrote {', '.join(map(str, written))}")
-    return recipe.name
 
 
 def _run_speed(out: Path, device: str, record: bool, parts: tuple[str, ...], **given) -> None:

@@ -133,24 +133,7 @@ class Recipe:
         Raises:
             SpecError: no such recipe (names the nearest ones), or a file that is none.
         """
-        path = FOLDER / f"{name}.toml"
-        if name.endswith(".toml"):
-            path, name = Path(name), Path(name).stem
-            if not path.is_file():
-                raise SpecError(f"{path}: no such recipe file; check the path")
-            if (
-                name in (*recipe_names(), "speed", "faults")
-                and path.resolve().parent != FOLDER.resolve()
-            ):
-                raise SpecError(
-                    f"{path}: results go by the name of the file, and {name!r} is that of another "
-                    "benchmark; rename it"
-                )
-        elif name not in recipe_names():
-            raise SpecError(
-                f"recipe {name!r} is unknown{nearest(name, recipe_names())}; "
-                f"expected one of {', '.join(recipe_names())}, speed, faults"
-            )
+        path = _path_of(name)
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -164,7 +147,28 @@ class Recipe:
             if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
                 raise SpecError(f"{path}: {part} is no list of tables; write [[{part}]]")
             values[part] = [_made(kind, one, path) for one in tables]
-        return _made(cls, {"name": name, **values}, path)
+        return _made(cls, {"name": path.stem, **values}, path)
+
+
+def _path_of(name: str) -> Path:
+    """The file of a bundled recipe, or one of your own, which must not take another's name."""
+    if not name.endswith(".toml"):
+        if name not in recipe_names():
+            raise SpecError(
+                f"recipe {name!r} is unknown{nearest(name, recipe_names())}; "
+                f"expected one of {', '.join(recipe_names())}, speed, faults"
+            )
+        return FOLDER / f"{name}.toml"
+    path = Path(name)
+    if not path.is_file():
+        raise SpecError(f"{path}: no such recipe file; check the path")
+    taken = path.stem in (*recipe_names(), "speed", "faults")
+    if taken and path.resolve().parent != FOLDER.resolve():
+        raise SpecError(
+            f"{path}: results go by the name of the file, and {path.stem!r} is that of another "
+            "benchmark; rename it"
+        )
+    return path
 
 
 def _made(kind: type, values: dict[str, Any], path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,27 @@ class Rows:
             yield start, self[start : start + step]
 
 
+def running_moments(pieces: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(C,) mean and variance in float64 of rows (n, C) that come in pieces, in one pass.
+
+    Groups of rows are joined by the formulas of Chan et al. 1979.
+    """
+    count, mean, square = 0, None, None
+    for piece in pieces:
+        x = piece.double()
+        here = x.mean(0)
+        spread = (x - here).square().sum(0)
+        if mean is None:
+            count, mean, square = len(x), here, spread
+            continue
+        total = count + len(x)
+        step = here - mean
+        mean = mean + step * (len(x) / total)
+        square = square + spread + step.square() * (count * len(x) / total)
+        count = total
+    return mean, square / count
+
+
 def encode_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     """(K,) sorted classes, and (N,) int64 indices into them.
 
@@ -219,5 +240,4 @@ def open_vectors(
     elif X.shape[1] != estimator.n_features_in_:
         raise ValueError(f"X has {X.shape[1]} features, but {type(estimator).__name__} is "
                          f"expecting {estimator.n_features_in_} features as input")  # fmt: skip
-    exact = np.can_cast(X.dtype, np.float32) or np.dtype(X.dtype).kind not in "fiu"
-    return Rows(X, dtype=np.float32 if exact else np.float64), y
+    return Rows(X, dtype=np.float32 if np.can_cast(X.dtype, np.float32) else np.float64), y

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from probes.arrays import Rows
+from probes.arrays import Rows, running_moments
 
 BLOCKS, FEWEST, BLOCK_BYTES = 512, 32, 256 << 10
 """Blocks of a file that are mixed with each other at a time: 512, or fewer but at least 32
@@ -176,23 +176,16 @@ def moments(
 
     Returns:
         mean (C,), deviation (C,) float32 on the CPU; the deviation is 1 where a feature is
-        constant. Groups of rows are joined by the formulas of Chan et al. 1979.
+        constant.
     """
-    count, mean, square = 0, None, None
-    for (batch, *_), _ in batches.ordered():
-        x = (batch if view is None else view(batch)).double()
-        x = x.movedim(1, -1).reshape(-1, x.shape[1])
-        here = x.mean(0)
-        spread = (x - here).square().sum(0)
-        if mean is None:
-            count, mean, square = len(x), here, spread
-            continue
-        total = count + len(x)
-        step = here - mean
-        mean = mean + step * (len(x) / total)
-        square = square + spread + step.square() * (count * len(x) / total)
-        count = total
-    deviation = (square / count).sqrt()
+
+    def rows() -> Iterator[torch.Tensor]:
+        for (batch, *_), _ in batches.ordered():
+            x = batch if view is None else view(batch)
+            yield x.movedim(1, -1).reshape(-1, x.shape[1])
+
+    mean, variance = running_moments(rows())
+    deviation = variance.sqrt()
     constant = deviation <= 1e-6 * mean.abs().clamp(min=1e-6)  # what float32 inputs can resolve
     deviation = torch.where(constant, torch.ones_like(deviation), deviation)
     return mean.float().cpu(), deviation.float().cpu()

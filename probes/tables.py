@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from probes.arrays import Rows
+from probes.arrays import Rows, as_tensor, running_moments
 
 WIDEST = 2048
 """Features beyond which no (D, D) matrix is made."""
@@ -76,10 +76,10 @@ class Streamed:
 
     def held(self) -> Held:
         """The same in memory."""
-        z = torch.empty(self.shape, dtype=self.dtype)
+        z = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         for place, piece in self._pieces():
             z[0, place] = piece
-        return Held(z.to(self.device))
+        return Held(z)
 
     def _pieces(self) -> Iterator[tuple[slice, torch.Tensor]]:
         for start, x in self.rows.chunks():
@@ -94,9 +94,8 @@ def _pays(shape: tuple[int, ...]) -> bool:
 def moments(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """(D,) mean and standard deviation in float64, the latter 1 where a feature is constant.
 
-    The rows are read twice, piece by piece.
+    The rows are read once, piece by piece.
     """
-    mean = sum(x.sum(0, dtype=np.float64) for _, x in rows.chunks()) / len(rows)
-    spread = sum(np.square(x - mean).sum(0) for _, x in rows.chunks()) / len(rows)
-    scale = np.sqrt(spread)
+    mean, variance = running_moments(as_tensor(x) for _, x in rows.chunks())
+    mean, scale = mean.numpy(), variance.sqrt().numpy()
     return mean, np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, 1.0)

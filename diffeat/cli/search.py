@@ -256,11 +256,12 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     sources = [diffeat.open_source(name) for name in (second, values["test"]) if name]
     if values["limit"]:
         sources = [source.limit(values["limit"]) for source in sources]
-    if sources[0].labels is None and values["frequency"]:
+    alone = values["frequency"] and sources[0].labels is None
+    if alone:
         _check_guess(second)
     backbone = ModelRequest(what, **model_fields(values)).load()
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
-    if sources[0].labels is None and values["frequency"]:
+    if alone:
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
         return None, Plan(backbone, spec).spec, guess
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)

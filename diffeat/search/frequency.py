@@ -106,11 +106,7 @@ class FrequencyGuess:
 
     def table(self) -> str:
         """Ratios in per cent, blocks down and t across; the highest is starred."""
-        blocks = list(dict.fromkeys(block for block, _ in self.ratios))
-        timesteps = list(dict.fromkeys(t for _, t in self.ratios))
-        return grid_table(
-            blocks, timesteps, {key: 100 * ratio for key, ratio in self.ratios.items()}, self.best
-        )
+        return grid_table({key: 100 * ratio for key, ratio in self.ratios.items()}, self.best)
 
     def to_dict(self) -> dict[str, Any]:
         rows = [{"block": b, "t": t, "ratio": v} for (b, t), v in self.ratios.items()]
@@ -142,14 +138,19 @@ def frequency_guess(
                 f"block {cell[0]!r} at t={format_t(cell[1])} holds vectors, whose frequencies are "
                 "lost; extract with --pool none, or search straight from the model"
             )
-        allowed = np.arange(data.shape[0]) if rows is None else np.unique(rows)
-        if not len(allowed):
-            raise SpecError("no pictures to look at; expected at least one row")
-        runs = [allowed[start:stop] for start, stop in spread(len(allowed), pictures)]
+        runs = runs_among(data.shape[0], pictures, rows)
         counted = sum(map(len, runs))
         found = [high_frequency_ratio(data[run], cutoff) for run in runs]
         ratios[cell] = mean_ratio(cell, found)
     return FrequencyGuess(ratios, cutoff, counted)
+
+
+def runs_among(total: int, count: int, rows: np.ndarray | None = None) -> list[np.ndarray]:
+    """Runs of about `count` rows in all, spread over `rows`, or over all `total` rows."""
+    allowed = np.arange(total) if rows is None else np.unique(rows)
+    if not len(allowed):
+        raise SpecError("no pictures to look at; expected at least one row")
+    return [allowed[start:stop] for start, stop in spread(len(allowed), count)]
 
 
 def spread(total: int, count: int) -> list[tuple[int, int]]:

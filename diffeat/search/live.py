@@ -22,7 +22,7 @@ from diffeat.search.frequency import (
     FrequencyGuess,
     high_frequency_ratio,
     mean_ratio,
-    spread,
+    runs_among,
 )
 from diffeat.search.grid import MEMORY
 from diffeat.search.stored import SAMPLE, identity_of, parts_of
@@ -244,10 +244,7 @@ def live_frequency(
         spec: its pool is left out.
         rows: which pictures may be looked at, such as `Task.seen`; None means all.
     """
-    allowed = np.arange(len(source)) if rows is None else np.unique(rows)
-    some = source.take(
-        [row for run in spread(len(allowed), pictures) for row in allowed[slice(*run)]]
-    )
+    some = source.take(np.concatenate(runs_among(len(source), pictures, rows)))
     job = Job(
         backbone.request, some, replace(spec, pool="none"), Path("search"), batch_size, workers
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,17 +93,13 @@ class Surface:
 
     def table(self) -> str:
         """Validation accuracy in per cent, blocks down and t across; the best is starred."""
-        cells = {cell.key: 100 * cell.validation for cell in self.cells}
-        return grid_table(self.blocks, self.timesteps, cells, self.best.key)
+        return grid_table({c.key: 100 * c.validation for c in self.cells}, self.best.key)
 
 
-def grid_table(
-    blocks: Sequence[str],
-    timesteps: Sequence[float],
-    values: Mapping[CellKey, float],
-    best: CellKey,
-) -> str:
+def grid_table(values: Mapping[CellKey, float], best: CellKey) -> str:
     """Numbers with one digit, blocks down and t across; the best is starred."""
+    blocks = list(dict.fromkeys(block for block, _ in values))
+    timesteps = list(dict.fromkeys(t for _, t in values))
     width = max(len("block"), *(len(block) for block in blocks))
     head = "block".ljust(width) + "".join(f"{'t=' + format_t(t):>9}" for t in timesteps)
     lines = [head, "-" * len(head)]

@@ -181,7 +181,7 @@ class TestInputs:
             assert max(sizes) == 100
             sizes.clear()
             LinearProbe(C=0.01, memory=4 * X.size).fit(train, y)
-            assert sum(sizes) == 3 * len(X)  # mean, variance, and once to hold it
+            assert sum(sizes) == 2 * len(X)  # for the moments, and to hold it
         np.testing.assert_allclose(probe.coef_, expected.coef_, atol=2e-5)
         np.testing.assert_allclose(found, expected.predict_proba(Xt), atol=1e-4)
         with h5py.File(tmp_path / "x.h5", "r") as file:  # from the solution, nothing is left to do
