@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import byte_count, comma_list, pixel_size
+from diffeat.cli.options import byte_count, comma_list, option, pixel_size
+from diffeat.cli.outputs import Command, OutputPath
 from diffeat.errors import DiffeatError
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,7 +20,7 @@ def cli() -> None:
     """Measure what diffusion features are worth, and how fast they are extracted."""
 
 
-@cli.command("list")
+@cli.command("list", cls=Command)
 def list_() -> None:
     """List the benchmarks."""
     from benchmarks.recipes import Recipe, recipe_names
@@ -31,33 +32,33 @@ def list_() -> None:
     click.echo(f"{'speed':<{width}} What the engine costs above the least work possible")
 
 
-@cli.command()
+@cli.command(cls=Command)
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for features and tables "
+@option("--out", type=OutputPath(folder=True), help="Folder for features and tables "
               "(default runs/NAME).")  # fmt: skip
-@click.option("--record", is_flag=True, help="Also copy table and pictures to benchmarks/results/.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--part", "parts", callback=comma_list, help="speed: letters such as a,d "
+@option("--record", is_flag=True, help="Also copy table and pictures to benchmarks/results/.")
+@option("--device", default="auto", show_default=True)
+@option("--part", "parts", callback=comma_list, help="speed: letters such as a,d "
               "(default: all).")  # fmt: skip
-@click.option("--quick", is_flag=True, help="speed, faults: everything small, to see that it "
+@option("--quick", is_flag=True, help="speed, faults: everything small, to see that it "
               "works.")  # fmt: skip
-@click.option("--kills", type=click.IntRange(1), help="faults: kills at random times (default 20).")
-@click.option("--model", help="speed: another model, such as sd15@random; part a then needs -t "
+@option("--kills", type=click.IntRange(1), help="faults: kills at random times (default 20).")
+@option("--model", help="speed: another model, such as sd15@random; part a then needs -t "
               "and -b.")  # fmt: skip
-@click.option("-t", "--timesteps", callback=comma_list, help="speed, part a: noise levels.")
-@click.option("-b", "--blocks", callback=comma_list, help="speed, part a: tensors.")
-@click.option("--size", callback=pixel_size, help="speed: picture size of a, b, c and f.")
-@click.option("--pictures", type=click.IntRange(1), help="speed: how many in a, b and c.")
-@click.option("--features", type=click.Path(path_type=Path), help="Folder for feature files "
+@option("-t", "--timesteps", callback=comma_list, help="speed, part a: noise levels.")
+@option("-b", "--blocks", callback=comma_list, help="speed, part a: tensors.")
+@option("--size", callback=pixel_size, help="speed: picture size of a, b, c and f.")
+@option("--pictures", type=click.IntRange(1), help="speed: how many in a, b and c.")
+@option("--features", type=click.Path(path_type=Path), help="Folder for feature files "
               "and finished cells, which recipes may share (default: that of --out); speed, part "
               "h: a feature file in place of an extraction.")  # fmt: skip
-@click.option("--processes", type=click.IntRange(1), help="Copies of the model while features are "
+@option("--processes", type=click.IntRange(1), help="Copies of the model while features are "
               "extracted.")  # fmt: skip
-@click.option("--memory", callback=byte_count, default="2G", show_default=True, help="For features "
+@option("--memory", callback=byte_count, default="2G", show_default=True, help="For features "
               "while they are fitted.")  # fmt: skip
-@click.option("--vision", multiple=True, help="Another vision model to measure beside it, such as "
+@option("--vision", multiple=True, help="Another vision model to measure beside it, such as "
               "timm:NAME@WEIGHTS.safetensors or a folder; may be repeated.")  # fmt: skip
-@click.option("--batch-size", "batch", type=click.IntRange(1), help="speed: rows of one forward "
+@option("--batch-size", "batch", type=click.IntRange(1), help="speed: rows of one forward "
               "in a, b and c.")  # fmt: skip
 def run(
     name: str, out: Path | None, record: bool, device: str, kills: int | None,
@@ -154,10 +155,10 @@ def _run_faults(out: Path, device: str, record: bool, kills: int | None, quick: 
         raise StoreError("an end was not equal to the undisturbed run; see the table")
 
 
-@cli.command()
-@click.option("--results", type=click.Path(path_type=Path, exists=True), default=RESULTS,
+@cli.command(cls=Command)
+@option("--results", type=click.Path(path_type=Path, exists=True), default=RESULTS,
               help="Folder with the JSON files of earlier runs.")  # fmt: skip
-@click.option("--html", type=click.Path(path_type=Path), help="Also write one HTML page with heat "
+@option("--html", type=OutputPath((".html", ".htm")), help="Also write one HTML page with heat "
               "maps and learning curves, which needs nothing beside it.")  # fmt: skip
 def report(results: Path, html: Path | None) -> None:
     """Print the recorded results as Markdown."""

@@ -59,7 +59,7 @@ def feature_sheet(
         originals: N pictures (H, W, 3) uint8.
         columns: heading → (N, C, H, W) maps.
         names: N picture names.
-        path: the PNG.
+        path: the picture; its suffix says the format (PNG without one).
         title: headline.
     """
     height, width = originals[0].shape[:2]
@@ -172,7 +172,9 @@ def _rectangle(*args, **kwargs):
 
 
 def _save(figure, path: str | Path) -> None:
-    figure.savefig(path, dpi=120, format="png", metadata={"Software": "diffeat"})
+    kind = Path(path).suffix[1:].lower() or "png"
+    metadata = {"Software": "diffeat"} if kind == "png" else None
+    figure.savefig(path, dpi=120, format=kind, metadata=metadata)
 
 
 def _shorten(name: str, most: int = 24) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from diffeat.backbones import Backbone, ModelRequest
 from diffeat.errors import ModelError, SpecError
-from diffeat.extraction import Conditions, Plan, extractor_for
+from diffeat.extraction import Conditions, Plan, extractor_for, load_for
 from diffeat.extraction.api import Drawn, draw_batch, start_batch
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import PictureBatch, Source, ahead, captions_for, load_batches, read_captions
@@ -111,7 +111,7 @@ class Worker:
         if job.spec.dtype == "bfloat16":
             raise SpecError("HDF5 has no bfloat16; store as float16 or float32")
         self.job = job if order is None else replace(job, batch_size=order.batch_size)
-        self.backbone = backbone = backbone or job.model.load()
+        self.backbone = backbone = backbone or load_for(job.model, job.spec)
         prompts, source = _captions(job.spec, job.source), job.source
         self._conditions = Conditions.of_spec(
             backbone, job.spec, len(source), prompts, source.labels, source.class_names

@@ -8,44 +8,43 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, print_json
+from diffeat.cli.options import comma_list, json_option, option, print_json
+from diffeat.cli.outputs import PICTURES, OutputPath, command
 
 CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
 """FILE.h5:BLOCK@T; a block may hold a colon, too."""
 
 
-@click.command()
+@command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("pictures", required=False)
-@click.option("--with", "other", help="A vision model (timm:NAME, a folder, a hub id; with "
+@option("--with", "other", help="A vision model (timm:NAME, a folder, a hub id; with "
               "PICTURES by default facebook/dinov2-base), or a cell of a file "
               "(FILE.h5:BLOCK@T).")  # fmt: skip
-@click.option("--again", type=click.Path(path_type=Path), help="The same pictures with another "
+@option("--again", type=click.Path(path_type=Path), help="The same pictures with another "
               "noise seed, for DDAE's alignment.")  # fmt: skip
-@click.option("--metrics", callback=comma_list, help="cka, cka-debiased, knn, cknna, cknna-public, "
+@option("--metrics", callback=comma_list, help="cka, cka-debiased, knn, cknna, cknna-public, "
               "uniformity, alignment; by default all that can be had.")  # fmt: skip
-@click.option("-k", "neighbours", type=click.IntRange(1), default=10, show_default=True,
+@option("-k", "neighbours", type=click.IntRange(1), default=10, show_default=True,
               help="Neighbours.")  # fmt: skip
-@click.option("-t", "--timesteps", callback=comma_list, help="Only these native t.")
-@click.option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
-@click.option("--limit", type=click.IntRange(1), default=2000, show_default=True,
+@option("-t", "--timesteps", callback=comma_list, help="Only these native t.")
+@option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
+@option("--limit", type=click.IntRange(1), default=2000, show_default=True,
               help="Most pictures, class-balanced by a hash of their ids.")  # fmt: skip
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of --limit."
-)
-@click.option("--pool", type=click.Choice(("default", "cls", "mean")), default="default",
+@option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of --limit.")
+@option("--pool", type=click.Choice(("default", "cls", "mean")), default="default",
               show_default=True, help="Vector of the vision model.")  # fmt: skip
-@click.option("--keep", type=click.Path(path_type=Path, dir_okay=False), help="Keep the vision "
+@option("--keep", type=OutputPath((".safetensors",)), help="Keep the vision "
               "model's features in this .safetensors file; a second run reads them.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True,
+@option("--batch-size", type=click.IntRange(1), default=64, show_default=True,
               help="Pictures of one forward of the vision model.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True,
+@option("--workers", type=click.IntRange(1), default=2, show_default=True,
               help="Decoding threads.")  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="Where the vision model runs.")
-@click.option("--model-dtype", default="auto", show_default=True, help="Its precision.")
-@click.option("--allow-pickle", is_flag=True, help="Also load pickled weights, which can run code.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the table as CSV.")
-@click.option("--png", "png_path", type=click.Path(path_type=Path), help="Write heat maps.")
+@option("--device", default="auto", show_default=True, help="Where the vision model runs.")
+@option("--model-dtype", default="auto", show_default=True, help="Its precision.")
+@option("--allow-pickle", is_flag=True, help="Also load pickled weights, which can run code.")
+@option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
+@option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write heat maps.")
 @json_option
 def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -> None:
     """Compare every (block, t) of FILE with another representation.
@@ -73,9 +72,6 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     from diffeat.vision import DEFAULT
     from diffeat.viz import metric_maps
 
-    for path in (csv_path, png_path, values["keep"]):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise click.UsageError(f"{path}: no such folder {path.parent}; make it first")
     if pictures and not other:
         other = DEFAULT
     cell = CELL.fullmatch(other or "")
@@ -106,15 +102,15 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
             store, partner, other_name=other or "",
             progress=lambda cells: tqdm(cells, desc="align", disable=None), **options,
         )  # fmt: skip
+    if as_json:
+        print_json(table.to_dict())
+    else:
+        click.echo(_headline(table))
+        click.echo(table.table())
     if csv_path:
         table.write_csv(csv_path)
     if png_path:
         metric_maps(table, png_path, title=_headline(table))
-    if as_json:
-        print_json(table.to_dict())
-        return
-    click.echo(_headline(table))
-    click.echo(table.table())
 
 
 def _check_usage(pictures: str | None, other: str | None, cell, values: dict) -> None:

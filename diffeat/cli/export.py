@@ -6,19 +6,20 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, print_json
+from diffeat.cli.options import comma_list, json_option, option, print_json
+from diffeat.cli.outputs import OutputPath, command
 from diffeat.errors import SpecError
 
 
-@click.command()
+@command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
+@option("-o", "--output", required=True, type=OutputPath((".npz", ".zarr"), strict=True),
               help="NAME.npz, or NAME.zarr (a folder; Zarr format 3).")  # fmt: skip
-@click.option("-t", "--timesteps", callback=comma_list, help="Only these t.")
-@click.option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
-@click.option("--keep-int8", is_flag=True,
+@option("-t", "--timesteps", callback=comma_list, help="Only these t.")
+@option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
+@option("--keep-int8", is_flag=True,
               help="Give int8 features as int8 and scales, not as float32.")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@option("--overwrite", is_flag=True, help="Replace an existing output.")
 @json_option
 def export(file: Path, output: Path, timesteps, blocks, keep_int8, overwrite, as_json) -> None:
     """Write the features of FILE for other programs, as .npz or .zarr.

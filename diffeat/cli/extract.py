@@ -15,11 +15,13 @@ from diffeat.cli.options import (
     json_option,
     model_fields,
     model_options,
+    option,
     pixel_size,
     print_json,
     spec_of,
     speed_options,
 )
+from diffeat.cli.outputs import OutputPath, command
 from diffeat.errors import PictureError
 
 COMPRESSIONS = ("none", "lzf", "gzip", "zstd")
@@ -29,83 +31,83 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 """Options that go to `diffeat.extract_to_file` as they are."""
 
 
-@click.command()
+@command()
 @click.argument("model")
 @click.argument("pictures")
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The .h5 file."
+@option(
+    "-o",
+    "--output",
+    required=True,
+    type=OutputPath((".h5", ".hdf5"), hint="export it afterwards: diffeat export F.h5 -o F.npz"),
+    help="The .h5 file.",
 )
-@click.option(
+@option(
     "-t",
     "--timesteps",
     callback=comma_list,
     help="Noise levels: 20,60 or sigma=0.3 or snr=10; flow models also 0.25.",
 )
-@click.option(
+@option(
     "-b",
     "--blocks",
     callback=comma_list,
     help="Names (up.1, up.1.attn.0:cross.q), wildcards (up.*, up.*.res.*, up.**), groups (all, "
     "encoder, decoder, stages) or a paper's names (dift:1).",
 )
-@click.option("--recipe", help="Fields of a published system (see `diffeat recipes`).")
-@click.option(
+@option("--recipe", help="Fields of a published system (see `diffeat recipes`).")
+@option(
     "--spec",
     "spec_file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="TOML or JSON file of spec fields, over the recipe's; options win over both.",
 )
-@click.option("--pool", help="none (maps, the default), 1x1, 2x2, …")
-@click.option("--ensemble", type=int, help="Noise samples averaged per picture (default 1).")
-@click.option("--seed", type=int, help="Seed of the noise (default 0).")
-@click.option("--noise", help="per-image (default), shared, none, inversion or generation.")
-@click.option("--steps", type=int, help="Steps of an inversion or generation (default 50).")
-@click.option("--prompt", help="For text-conditional models (default empty); {class} is the "
+@option("--pool", help="none (maps, the default), 1x1, 2x2, …")
+@option("--ensemble", type=int, help="Noise samples averaged per picture (default 1).")
+@option("--seed", type=int, help="Seed of the noise (default 0).")
+@option("--noise", help="per-image (default), shared, none, inversion or generation.")
+@option("--steps", type=int, help="Steps of an inversion or generation (default 50).")
+@option("--prompt", help="For text-conditional models (default empty); {class} is the "
               "picture's class.")  # fmt: skip
-@click.option("--captions", help="CSV, TSV or JSONL file with a prompt per picture, or 'pictures' "
+@option("--captions", help="CSV, TSV or JSONL file with a prompt per picture, or 'pictures' "
               "for those that came with them.")  # fmt: skip
-@click.option("--embeddings", help=".safetensors file with text embeddings.")
-@click.option("--label", callback=class_label, help="For class-conditional models: an index, "
+@option("--embeddings", help=".safetensors file with text embeddings.")
+@option("--label", callback=class_label, help="For class-conditional models: an index, "
               "or 'class' for each picture's own (default the null class).")  # fmt: skip
-@click.option("--latent", help="VAE posterior: mean (default) or sample.")
-@click.option("--scale-latent/--raw-latent", default=None,
+@option("--latent", help="VAE posterior: mean (default) or sample.")
+@option("--scale-latent/--raw-latent", default=None,
               help="With the VAE's shift and scale (default), or without.")  # fmt: skip
-@click.option(
-    "--size", callback=pixel_size, help="Picture size, 512 or 480x640 (default: the model's)."
-)
-@click.option("--fit", help="squash (default), crop, pad or native (own size; needs --pool).")
-@click.option("--resample", help="nearest, bilinear, bicubic (default) or lanczos.")
-@click.option("--tile", callback=pixel_size, help="Run in tiles of this size, averaged where they "
+@option("--size", callback=pixel_size, help="Picture size, 512 or 480x640 (default: the model's).")
+@option("--fit", help="squash (default), crop, pad or native (own size; needs --pool).")
+@option("--resample", help="nearest, bilinear, bicubic (default) or lanczos.")
+@option("--tile", callback=pixel_size, help="Run in tiles of this size, averaged where they "
               "overlap; none undoes a recipe's.")  # fmt: skip
-@click.option("--flip/--no-flip", default=None, help="Average with the mirrored picture.")
-@click.option("--heads", callback=index_list, help="Heads of attention maps to keep apart.")
-@click.option("--tokens", callback=index_list, help="Keys of attention maps to keep.")
-@click.option("--discard", callback=index_list, help="Channels set to 0 before …:adaln (see "
+@option("--flip/--no-flip", default=None, help="Average with the mirrored picture.")
+@option("--heads", callback=index_list, help="Heads of attention maps to keep apart.")
+@option("--tokens", callback=index_list, help="Keys of attention maps to keep.")
+@option("--discard", callback=index_list, help="Channels set to 0 before …:adaln (see "
               "`diffeat channels`).")  # fmt: skip
-@click.option("--dtype", help="Stored precision: float16 (default), float32, or int8 with scales.")
-@click.option("--limit", type=click.IntRange(1),
+@option("--dtype", help="Stored precision: float16 (default), float32, or int8 with scales.")
+@option("--limit", type=click.IntRange(1),
               help="Only so many pictures, class-balanced, by a stable hash.")  # fmt: skip
-@click.option("--batch-size", callback=batch_rows, help="Rows of one forward, or auto: measured "
+@option("--batch-size", callback=batch_rows, help="Rows of one forward, or auto: measured "
               "once and remembered (default by size).")  # fmt: skip
-@click.option(
-    "--workers", type=click.IntRange(1), default=2, show_default=True, help="Decoding threads."
-)
-@click.option(
+@option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Decoding threads.")
+@option(
     "--on-error",
     type=click.Choice(["fail", "skip"]),
     default="fail",
     show_default=True,
     help="What to do with an unreadable picture.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--compression", type=click.Choice(COMPRESSIONS), default="none", show_default=True,
+@option("--overwrite", is_flag=True, help="Replace an existing output.")
+@option("--compression", type=click.Choice(COMPRESSIONS), default="none", show_default=True,
               help="Of the file; lossless.")  # fmt: skip
-@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
+@option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
               help="Where it runs; auto is torchrun where that started us, else this "
               "machine.")  # fmt: skip
-@click.option("--processes", type=click.IntRange(1), help="Copies of the model, each in a process "
+@option("--processes", type=click.IntRange(1), help="Copies of the model, each in a process "
               "of its own (default 1; with ray one per accelerator or node).")  # fmt: skip
-@click.option("--address", help="Of a running Ray cluster: auto, or ray://HOST:PORT (default: one "
+@option("--address", help="Of a running Ray cluster: auto, or ray://HOST:PORT (default: one "
               "on this machine).")  # fmt: skip
 @model_options
 @speed_options

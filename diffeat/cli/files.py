@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 import numpy as np
 
-from diffeat.cli.options import comma_list, json_option, print_json
+from diffeat.cli.options import comma_list, json_option, option, print_json
+from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SourceError, SpecError, StoreError
 
 feature_file = click.argument("file", type=click.Path(path_type=Path))
 
 
-@click.command()
+@command()
 @feature_file
 @json_option
 def info(file: Path, as_json: bool) -> None:
@@ -134,7 +135,7 @@ def _finite(value) -> int | float | None:
     return value.item() if np.isfinite(value) else None
 
 
-@click.command()
+@command()
 @feature_file
 @json_option
 def verify(file: Path, as_json: bool) -> None:
@@ -158,17 +159,17 @@ def verify(file: Path, as_json: bool) -> None:
     sys.exit(1 if problems else 0)
 
 
-@click.command()
+@command()
 @feature_file
-@click.option(
+@option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputPath(PICTURES, strict=True),
     default=Path("view.png"),
     show_default=True,
-    help="The PNG.",
+    help="The picture: .png, .jpg, .webp, .tif, .pdf or .svg.",
 )
-@click.option(
+@option(
     "-n",
     "--number",
     type=click.IntRange(1),
@@ -176,12 +177,12 @@ def verify(file: Path, as_json: bool) -> None:
     show_default=True,
     help="How many pictures.",
 )
-@click.option("--ids", callback=comma_list, help="Which pictures, by id.")
-@click.option("-t", "--timesteps", callback=comma_list, help="Only these t.")
-@click.option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
-@click.option("--pictures", help="Where the originals lie, if not where they were extracted from.")
+@option("--ids", callback=comma_list, help="Which pictures, by id.")
+@option("-t", "--timesteps", callback=comma_list, help="Only these t.")
+@option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
+@option("--pictures", help="Where the originals lie, if not where they were extracted from.")
 def view(file: Path, output: Path, number: int, ids, timesteps, blocks, pictures) -> None:
-    """Show feature maps of FILE as colours beside the originals, as a PNG.
+    """Show feature maps of FILE as colours beside the originals.
 
     The first three principal components over all cells of the shown pictures become red,
     green and blue. FILE must hold maps (extracted without --pool).

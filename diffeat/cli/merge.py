@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import json_option, print_json
+from diffeat.cli.options import json_option, option, print_json
+from diffeat.cli.outputs import OutputPath, command
 
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@command()
+@click.argument("file", type=OutputPath((".h5", ".hdf5")))
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--compression", type=click.Choice(["none", "lzf", "gzip", "zstd"]), default="none",
+@option("--compression", type=click.Choice(["none", "lzf", "gzip", "zstd"]), default="none",
               show_default=True, help="Of the features in FILE.")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace an existing FILE.")
+@option("--overwrite", is_flag=True, help="Replace an existing FILE.")
 @json_option
 def merge(file: Path, inputs: tuple[Path, ...], compression: str, overwrite: bool,
           as_json: bool) -> None:  # fmt: skip

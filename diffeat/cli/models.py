@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import NONE, comma_list, json_option, pixel_size, print_json
+from diffeat.cli.options import NONE, comma_list, json_option, option, pixel_size, print_json
+from diffeat.cli.outputs import command
 
 
-@click.command()
+@command()
 @json_option
 def models(as_json: bool) -> None:
     """List the bundled models, the known ones and the families that are supported."""
@@ -84,13 +85,13 @@ def _count_weights(path: Path) -> int:
     return sum(math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
 
 
-@click.command()
+@command()
 @click.argument("model")
-@click.option("--tensors", is_flag=True, help="Also every kind of tensor of each block.")
-@click.option("-b", "--blocks", "patterns", callback=comma_list,
+@option("--tensors", is_flag=True, help="Also every kind of tensor of each block.")
+@option("-b", "--blocks", "patterns", callback=comma_list,
               help="Only these: names, wildcards, groups or a paper's names.")  # fmt: skip
-@click.option("--aliases", is_flag=True, help="List the names that papers gave to its tensors.")
-@click.option("--size", callback=pixel_size, help="Picture size, 512 or 480x640.")
+@option("--aliases", is_flag=True, help="List the names that papers gave to its tensors.")
+@option("--size", callback=pixel_size, help="Picture size, 512 or 480x640.")
 @json_option
 def blocks(model: str, tensors: bool, patterns, aliases: bool, size, as_json: bool) -> None:
     """List the blocks of MODEL in the order of execution, without loading its weights.

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,10 @@ def split_shares(_context: click.Context, _option: click.Parameter, value: str):
     return shares
 
 
-def positive_numbers(_context: click.Context, _option: click.Parameter, value: str):
+def positive_numbers(_context: click.Context, _option: click.Parameter, value: str | None):
     """Callback: "0.001,0.01" → (0.001, 0.01)."""
+    if value is None:
+        return None
     values = _numbers(value)
     if not values or not all(0 < value < math.inf for value in values):
         raise click.BadParameter("expected positive numbers such as 0.001,0.01")
@@ -101,34 +104,73 @@ def index_list(context: click.Context, option: click.Parameter, value: str | Non
     return tuple(map(int, parts))
 
 
+LISTS = (comma_list, index_list, positive_numbers)
+"""Callbacks of options whose values add up when the option is repeated."""
+
+
+class Option(click.Option):
+    """An option that may be repeated without anything being dropped.
+
+    Lists add up: "-t 20 -t 60,100" is "-t 20,60,100". Of other options two different values
+    contradict each other, and are refused.
+    """
+
+    def add_to_parser(self, parser, ctx) -> None:
+        was, self.multiple = self.multiple, not self.count  # the parser is to keep all of them
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.multiple = was
+
+    def consume_value(self, ctx: click.Context, opts):
+        given = opts.get(self.name)
+        if isinstance(given, list) and not self.multiple and not self.count:
+            opts = {**opts, self.name: self._one_of(ctx, given)}
+        return super().consume_value(ctx, opts)
+
+    def _one_of(self, ctx: click.Context, given: list):
+        if self.callback in LISTS:
+            return ",".join(given)
+        if any(value != given[0] for value in given):
+            raise click.BadParameter(
+                f"given with different values, {' and '.join(map(str, dict.fromkeys(given)))}; "
+                "expected one of them", ctx=ctx, param=self,
+            )  # fmt: skip
+        return given[0]
+
+
+option = partial(click.option, cls=Option)
+"""`click.option` for every command of the project."""
+
+
 def model_options(command: Callable) -> Callable:
     """--device, --model-dtype, --allow-pickle, --lora and --denoiser, as `diffeat.load` takes."""
-    for option in (
-        click.option("--denoiser", type=click.Path(path_type=Path),
+    for each in (
+        option("--denoiser", type=click.Path(path_type=Path),
                      help="Other weights for the denoiser: .safetensors, or a folder of them."),
-        click.option("--lora", type=click.Path(path_type=Path),
+        option("--lora", type=click.Path(path_type=Path),
                      help="LoRA weights (.safetensors) to merge into the denoiser."),
-        click.option("--allow-pickle", is_flag=True,
+        option("--allow-pickle", is_flag=True,
                      help="Also load pickled weights, which can run code."),
-        click.option("--model-dtype", default="auto", show_default=True,
+        option("--model-dtype", default="auto", show_default=True,
                      help="Precision of the forward: float32, float16, bfloat16."),
-        click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …"),
+        option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …"),
     ):  # fmt: skip
-        command = option(command)
+        command = each(command)
     return command
 
 
 def speed_options(command: Callable) -> Callable:
     """--channels-last, --compile and --offload, as `diffeat.load` takes them."""
-    for option in (
-        click.option("--offload", type=click.Choice(("none", "vae", "blocks")), default="none",
+    for each in (
+        option("--offload", type=click.Choice(("none", "vae", "blocks")), default="none",
                      show_default=True, help="For small GPUs: keep the VAE, or the denoiser's "
                      "blocks, on the CPU until they run."),
-        click.option("--compile", is_flag=True, help="Compile the denoiser's blocks with torch."),
-        click.option("--channels-last/--channels-first", default=None,
+        option("--compile", is_flag=True, help="Compile the denoiser's blocks with torch."),
+        option("--channels-last/--channels-first", default=None,
                      help="Memory layout of convolutions (default by device)."),
     ):  # fmt: skip
-        command = option(command)
+        command = each(command)
     return command
 
 
@@ -141,7 +183,7 @@ def model_fields(values: dict[str, Any]) -> dict[str, Any]:
     return {**found, "dtype": values["model_dtype"]}
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+json_option = option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
 def print_json(values: Any) -> None:

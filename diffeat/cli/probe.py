@@ -6,22 +6,23 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import json_option, positive_numbers, print_json, split_shares
+from diffeat.cli.options import json_option, option, positive_numbers, print_json, split_shares
+from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SpecError
 
 
-@click.command()
+@command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("test_file", type=click.Path(path_type=Path), required=False)
-@click.option(
+@option(
     "--split",
     default="0.6,0.2,0.2",
     show_default=True,
     callback=split_shares,
     help="Training, validation and test shares, by a stable hash of the ids.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the split.")
-@click.option(
+@option("--seed", default=0, show_default=True, help="Seed of the split.")
+@option(
     "-C",
     "penalties",
     default="0.0001,0.001,0.01,0.1,1",
@@ -29,9 +30,9 @@ from diffeat.errors import SpecError
     callback=positive_numbers,
     help="Inverse penalties to choose from on validation.",
 )
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the table as CSV.")
-@click.option("--png", "png_path", type=click.Path(path_type=Path), help="Write a heat map.")
-@click.option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
+@option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
+@option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
+@option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
 @json_option
 def probe(file, test_file, split, seed, penalties, csv_path, png_path, device, as_json) -> None:
     """Fit and score a linear probe for every (block, t) of FILE.
@@ -45,7 +46,6 @@ def probe(file, test_file, split, seed, penalties, csv_path, png_path, device, a
     from tqdm import tqdm
 
     from diffeat.backbones.loading import pick_device
-    from diffeat.noise import format_t
     from diffeat.search import probe_surface, task_from_store
     from diffeat.store import FeatureStore
     from diffeat.viz import heat_map
@@ -60,13 +60,20 @@ def probe(file, test_file, split, seed, penalties, csv_path, png_path, device, a
         surface = probe_surface(
             task, penalties, lambda cells: tqdm(cells, desc="probe", disable=None), device
         )
+    if as_json:
+        print_json(surface.to_dict())
+    else:
+        _tell(surface)
     if csv_path:
         surface.write_csv(csv_path)
     if png_path:
         heat_map([surface], png_path, title=f"linear probe, {file.name}")
-    if as_json:
-        print_json(surface.to_dict())
-        return
+
+
+def _tell(surface) -> None:
+    """What was found, for people."""
+    from diffeat.noise import format_t
+
     train, held, tested = surface.counts
     click.echo(
         f"{surface.name}: linear probe, validation accuracy in %, {surface.classes} classes, "

@@ -6,10 +6,11 @@ from dataclasses import asdict
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, model_options, print_json
+from diffeat.cli.options import comma_list, json_option, model_options, option, print_json
+from diffeat.cli.outputs import command
 
 
-@click.command()
+@command()
 @click.argument("name", required=False)
 @json_option
 def recipes(name: str | None, as_json: bool) -> None:
@@ -41,17 +42,17 @@ def recipes(name: str | None, as_json: bool) -> None:
         click.echo(f"  - {note}")
 
 
-@click.command()
+@command()
 @click.argument("model")
 @click.argument("pictures")
-@click.option("-t", "--timesteps", required=True, callback=comma_list, help="Noise levels.")
-@click.option("-b", "--blocks", required=True, callback=comma_list,
+@option("-t", "--timesteps", required=True, callback=comma_list, help="Noise levels.")
+@option("-b", "--blocks", required=True, callback=comma_list,
               help="Tensors, such as block.*:in.")  # fmt: skip
-@click.option("--ratio", default=10.0, show_default=True,
+@option("--ratio", default=10.0, show_default=True,
               help="Massive is what is so many times the median channel.")  # fmt: skip
-@click.option("--prompt", default="", help="For text-conditional models.")
-@click.option("--label", type=int, help="For class-conditional models.")
-@click.option("--limit", type=click.IntRange(1), default=8, show_default=True,
+@option("--prompt", default="", help="For text-conditional models.")
+@option("--label", type=int, help="For class-conditional models.")
+@option("--limit", type=click.IntRange(1), default=8, show_default=True,
               help="How many pictures.")  # fmt: skip
 @model_options
 @json_option
@@ -62,13 +63,15 @@ def channels(model, pictures, timesteps, blocks, ratio, prompt, label, limit, de
     Give them to `diffeat extract --discard` with tensors such as block.9:adaln.
     """
     import diffeat
-    from diffeat.extraction import massive_channels
+    from diffeat.backbones import ModelRequest
+    from diffeat.extraction import load_for, massive_channels
     from diffeat.noise import format_t
 
     source = diffeat.open_source(pictures)
     source = source.limit(min(limit, len(source)))
-    backbone = diffeat.load(model, device, model_dtype, allow_pickle, lora, denoiser)
     spec = diffeat.ExtractSpec(timesteps, blocks, prompt=prompt, label=label)
+    request = ModelRequest(model, device, model_dtype, allow_pickle, lora, denoiser)
+    backbone = load_for(request, spec)
     images = [source.load(index) for index in range(len(source))]
     found = massive_channels(backbone, images, spec, ratio)
     if as_json:

@@ -17,6 +17,7 @@ from diffeat.cli.options import (
     json_option,
     model_fields,
     model_options,
+    option,
     pixel_size,
     positive_numbers,
     print_json,
@@ -24,6 +25,7 @@ from diffeat.cli.options import (
     speed_options,
     split_shares,
 )
+from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
@@ -34,65 +36,65 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 """Options that need scores, hence labels."""
 
 
-@click.command()
+@command()
 @click.argument("what", metavar="FILE|MODEL")
 @click.argument("second", metavar="[TEST_FILE|PICTURES]", required=False)
-@click.option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only "
+@option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only "
               "these, natively).")  # fmt: skip
-@click.option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
-@click.option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
-@click.option("--score", type=click.Choice(("logistic", "ridge", "knn")), default="logistic",
+@option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
+@option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
+@option("--score", type=click.Choice(("logistic", "ridge", "knn")), default="logistic",
               show_default=True, help="What judges a cell.")  # fmt: skip
-@click.option("-C", "penalties", callback=lambda c, o, v: v and positive_numbers(c, o, v), help="To"
+@option("-C", "penalties", callback=positive_numbers, help="To"
               " choose from: C of logistic, alpha of ridge, k of knn.")  # fmt: skip
-@click.option("--split", default="0.6,0.2,0.2", show_default=True, callback=split_shares,
+@option("--split", default="0.6,0.2,0.2", show_default=True, callback=split_shares,
               help="Training, validation and test shares, by a hash of the ids.")  # fmt: skip
-@click.option(
+@option(
     "--seed",
     type=click.IntRange(0),
     default=0,
     show_default=True,
     help="Seed of splits and subsets.",
 )
-@click.option("--repeats", type=click.IntRange(2), help="Random training and validation splits; "
+@option("--repeats", type=click.IntRange(2), help="Random training and validation splits; "
               "means with 95 % intervals.")  # fmt: skip
-@click.option("--sets", type=click.IntRange(2), help="Also sets of up to so many cells, greedily.")
-@click.option("--pairs", is_flag=True, help="Also all pairs of cells.")
-@click.option("--halving", is_flag=True, help="Successive halving over pictures in place of the "
+@option("--sets", type=click.IntRange(2), help="Also sets of up to so many cells, greedily.")
+@option("--pairs", is_flag=True, help="Also all pairs of cells.")
+@option("--halving", is_flag=True, help="Successive halving over pictures in place of the "
               "whole grid.")  # fmt: skip
-@click.option("--frequency", is_flag=True, help="Also the high-frequency ratio, a guess without "
+@option("--frequency", is_flag=True, help="Also the high-frequency ratio, a guess without "
               "labels; alone where there are none (of a file: maps).")  # fmt: skip
-@click.option("--cutoff", type=float, default=0.5, show_default=True, help="Its cut-off radius in "
+@option("--cutoff", type=float, default=0.5, show_default=True, help="Its cut-off radius in "
               "Nyquist frequencies (not A-SelecT's verified value).")  # fmt: skip
-@click.option("--bandit", type=click.IntRange(1), help="Also an agent over t, with so many pulls.")
-@click.option("--agent", type=click.Choice(("ucb1", "thompson")), default="ucb1",
+@option("--bandit", type=click.IntRange(1), help="Also an agent over t, with so many pulls.")
+@option("--agent", type=click.Choice(("ucb1", "thompson")), default="ucb1",
               show_default=True, help="Which agent.")  # fmt: skip
-@click.option("--memory", default="2GiB", show_default=True, callback=byte_count,
+@option("--memory", default="2GiB", show_default=True, callback=byte_count,
               help="Bound for features in memory.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps "
+@option("--out", type=OutputPath(folder=True), help="Folder that keeps "
               "finished cells; a second run computes none of them again.")  # fmt: skip
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the cells as CSV.")
-@click.option("--png", "png_path", type=click.Path(path_type=Path), help="Write a heat map.")
-@click.option("--spec", "spec_path", type=click.Path(path_type=Path, dir_okay=False),
+@option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the cells as CSV.")
+@option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
+@option("--spec", "spec_path", type=OutputPath((".toml",)),
               help="Write the best cells as a TOML file for `diffeat extract --spec`.")  # fmt: skip
-@click.option("--recipe", help="MODEL: fields of a published system.")
-@click.option("--pool", help="MODEL: 1x1 (default), 2x2, …")
-@click.option("--ensemble", type=int, help="MODEL: noise samples averaged per picture.")
-@click.option("--noise", help="MODEL: per-image (default), shared, none, inversion, generation.")
-@click.option("--noise-seed", type=int, help="MODEL: seed of the noise.")
-@click.option("--steps", type=int, help="MODEL: steps of an inversion or generation.")
-@click.option("--prompt", help="MODEL: for text-conditional models.")
-@click.option("--captions", help="MODEL: CSV, TSV or JSONL file with a prompt per picture.")
-@click.option("--label", callback=class_label, help="MODEL: for class-conditional models.")
-@click.option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
-@click.option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
-@click.option("--fit", help="MODEL: squash (default), crop, pad or native.")
-@click.option("--dtype", help="MODEL: precision of kept features: float16 (default) or float32.")
-@click.option("--limit", type=click.IntRange(1), help="MODEL: only so many pictures, "
+@option("--recipe", help="MODEL: fields of a published system.")
+@option("--pool", help="MODEL: 1x1 (default), 2x2, …")
+@option("--ensemble", type=int, help="MODEL: noise samples averaged per picture.")
+@option("--noise", help="MODEL: per-image (default), shared, none, inversion, generation.")
+@option("--noise-seed", type=int, help="MODEL: seed of the noise.")
+@option("--steps", type=int, help="MODEL: steps of an inversion or generation.")
+@option("--prompt", help="MODEL: for text-conditional models.")
+@option("--captions", help="MODEL: CSV, TSV or JSONL file with a prompt per picture.")
+@option("--label", callback=class_label, help="MODEL: for class-conditional models.")
+@option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
+@option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
+@option("--fit", help="MODEL: squash (default), crop, pad or native.")
+@option("--dtype", help="MODEL: precision of kept features: float16 (default) or float32.")
+@option("--limit", type=click.IntRange(1), help="MODEL: only so many pictures, "
               "class-balanced.")  # fmt: skip
-@click.option("--batch-size", callback=batch_rows, help="MODEL: rows of one forward, or auto: "
+@option("--batch-size", callback=batch_rows, help="MODEL: rows of one forward, or auto: "
               "measured once and remembered.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True,
+@option("--workers", type=click.IntRange(1), default=2, show_default=True,
               help="MODEL: decoding threads.")  # fmt: skip
 @model_options
 @speed_options
@@ -120,9 +122,6 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         raise SpecError(f"--split {values['split']}; expected three shares that sum to 1")
     if values["score"] == "knn" and any(k % 1 for k in values["penalties"] or ()):
         raise click.UsageError("-C of knn: expected whole numbers such as 5,10")
-    for path in (csv_path, png_path, spec_path):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise click.UsageError(f"{path}: no such folder {path.parent}; make it first")
     if png_path and values["halving"]:
         raise click.UsageError("--png shows the whole grid, which --halving does not fit")
     from_file = Path(what).suffix in (".h5", ".hdf5") or Path(what).is_file()
@@ -238,7 +237,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     """The same for a model that is run now."""
     import diffeat
     from diffeat.backbones import ModelRequest
-    from diffeat.extraction import Plan
+    from diffeat.extraction import Plan, load_for
     from diffeat.search.live import LiveFeatures, live_frequency, live_task
 
     if second is None:
@@ -259,7 +258,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     alone = values["frequency"] and sources[0].labels is None
     if alone:
         _check_guess(second)
-    backbone = ModelRequest(what, **model_fields(values)).load()
+    backbone = load_for(ModelRequest(what, **model_fields(values)), spec)
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     if alone:
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)

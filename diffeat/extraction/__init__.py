@@ -8,7 +8,7 @@ from diffeat.extraction.features import Features, Key
 from diffeat.extraction.latents import draw_noise
 from diffeat.extraction.massive import massive_channels
 from diffeat.extraction.pending import Pending
-from diffeat.extraction.plan import Plan
+from diffeat.extraction.plan import Plan, load_for
 from diffeat.extraction.views import extractor_for
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "draw_noise",
     "extract",
     "extractor_for",
+    "load_for",
     "massive_channels",
     "resolve_batch",
 ]

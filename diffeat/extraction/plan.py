@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from diffeat.backbones.base import TORCH_DTYPES, Backbone
+from diffeat.backbones.request import ModelRequest
 from diffeat.blocks import BlockInfo, resolve_blocks
 from diffeat.errors import SpecError
 from diffeat.hooks import Tap
@@ -304,3 +305,22 @@ def tensor_shape(
         raise SpecError(f"tokens={max(tokens)}: the map {block.name!r} has {keys} keys")
     kept = keys if tokens is None else len(tokens)
     return (kept * (1 if heads is None else len(heads)), *grid)
+
+
+def load_for(model: ModelRequest, spec: ExtractSpec) -> Backbone:
+    """Load a model, once it is clear that its architecture can do what the spec asks for.
+
+    The architecture is built without weights first, so that an unknown block, t or size is told
+    in a moment, before gigabytes are read or fetched. (With ready embeddings the number of
+    tokens is not known yet; their spec is checked by whoever reads them.)
+
+    Raises:
+        SpecError: see `Plan`.
+        ModelError: see `diffeat.load`.
+    """
+    if spec.embeddings is None:
+        bare = replace(model, device="meta", dtype="auto", lora=None, denoiser=None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever works with the model will say it
+            Plan(bare.load(), spec)
+    return model.load()

@@ -89,8 +89,8 @@ class Source(ABC):
     def limit(self, count: int, seed: int = 0) -> Source:
         """A subset of `count` pictures chosen by a stable hash of their ids, in source order.
 
-        With labels it is class-balanced: every class gives count / K pictures (the first
-        classes one more where that does not divide), so no class may have fewer.
+        With labels it is class-balanced: each of the K classes that occur gives count / K
+        pictures (the first ones one more where that does not divide), so none may have fewer.
 
         Raises:
             SourceError: there are fewer pictures (in total, or in a class) than asked for.
@@ -98,25 +98,27 @@ class Source(ABC):
         if not 0 < count <= len(self):
             raise SourceError(f"{self.name}: {count} pictures asked for, it has {len(self)}")
         order = sorted(range(len(self)), key=lambda i: unit_interval("limit", seed, self.ids[i]))
-        if self.labels is None:
+        labelled = () if self.labels is None else self.labels[self.labels >= 0]
+        if not len(labelled):
             return self.take(sorted(order[:count]))
-        share, rest = divmod(count, len(self.class_names))
-        quota = {k: share + (k < rest) for k in range(len(self.class_names))}
+        # names without pictures, or gaps in the numbers of classes, take no share
+        classes, have = np.unique(labelled, return_counts=True)
+        share, rest = divmod(count, len(classes))
+        quota = {int(k): share + (place < rest) for place, k in enumerate(classes)}
         chosen = []
         for index in order:
             label = int(self.labels[index])
-            if quota[label] > 0:
+            if quota.get(label, 0) > 0:
                 quota[label] -= 1
                 chosen.append(index)
-        short = [k for k, left in quota.items() if left > 0]
+        short = [place for place, left in enumerate(quota.values()) if left > 0]
         if short:
-            have = np.bincount(self.labels, minlength=len(self.class_names))
             # the first classes may give one more than the smallest has, up to that one
             most = have.min() * len(have) + int(np.argmin(have))
             advice = f"ask for at most {most} (--limit)" if most else "leave that class out"
             raise SourceError(
-                f"{self.name}: class {self.class_names[short[0]]!r} has too few pictures "
-                f"({have[short[0]]}) for a class-balanced subset of {count}; {advice}"
+                f"{self.name}: class {self.class_names[classes[short[0]]]!r} has too few "
+                f"pictures ({have[short[0]]}) for a class-balanced subset of {count}; {advice}"
             )
         return self.take(sorted(chosen))
 

@@ -24,6 +24,7 @@ from diffeat.store.layout import (
 )
 from diffeat.store.parts import DigestsAhead, Parts, Shard, damage, missing_spans
 from diffeat.store.request import Column, Note
+from diffeat.store.safety import open_part
 from diffeat.store.seals import Seals
 
 BLOCK_BYTES = 8 << 20
@@ -137,7 +138,7 @@ class SoundShards:
             self._checked.add(number)
         if len(self._open) >= OPEN_SHARDS:
             self._open.popitem(last=False)[1].close()
-        self._open[number] = h5py.File(self.shards[number].path, "r")
+        self._open[number] = open_part(self.shards[number].path)
         return self._open[number]
 
     def _remove_damaged(self, number: int, reason: str) -> None:

@@ -21,7 +21,7 @@ from diffeat.errors import DiffeatError, StoreError
 from diffeat.store.atomic import is_regular
 from diffeat.store.layout import stored
 from diffeat.store.request import Column, Note, parts_of
-from diffeat.store.safety import check_links, check_texts, read_attr, read_text
+from diffeat.store.safety import check_links, check_texts, open_part, read_attr, read_text
 from diffeat.store.shards import SHARD_SPANS, Span, columns_hash
 
 DIGESTS_AHEAD = 2
@@ -127,7 +127,7 @@ def _look_at(path: Path, note: Note) -> Shard | None:
     with suppress(Exception):  # h5py lets nearly every kind of error through
         if not is_regular(path):
             return None
-        with h5py.File(path, "r") as file:
+        with open_part(path) as file:
             if read_text(file, "request") not in ("", note.request.fingerprint):
                 return None
             if read_text(file, "columns") != columns_hash(note.columns or ()):
@@ -154,7 +154,7 @@ def damage(shard: Shard, note: Note, digest: Callable[[], str] | None = None) ->
             return "is a link"
         if (digest or partial(_digest, shard.path))() != NAME.fullmatch(shard.path.name)[3]:
             return "has another checksum than its name says"
-        with h5py.File(shard.path, "r") as file:
+        with open_part(shard.path) as file:
             check_links(file, shard.path)
             check_shard(file, shard, note)
     except FileNotFoundError:

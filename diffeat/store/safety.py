@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,10 @@ RATIO, SMALL = 1024, 1 << 30
 """A data set larger than SMALL is not compressed further than RATIO."""
 HOLES = 64
 """A file is no longer than so many times the disk that it takes."""
+HELD = {errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK}
+"""What a lock is refused with that somebody else holds."""
+LOCKLESS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What file systems without locks answer."""
 
 
 @contextmanager
@@ -47,8 +53,8 @@ def open_checked(path: str | Path, cache: int | None = None) -> h5py.File:
         cache: bytes of unpacked chunks that are kept for each data set; None is HDF5's choice.
 
     Raises:
-        StoreError: missing, truncated, not HDF5, not ours, of another format, or with links
-            or storage in other files.
+        StoreError: missing, truncated, not HDF5, not ours, of another format, with links or
+            storage in other files, or open for writing in another program.
     """
     path = Path(path)
     try:
@@ -65,13 +71,7 @@ def open_checked(path: str | Path, cache: int | None = None) -> h5py.File:
             else "; check the path"
         )
         raise StoreError(f"{path}: no such file{hint}")
-    try:
-        file = h5py.File(path, "r", rdcc_nbytes=cache)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be opened as HDF5 ({error}); it is truncated, damaged or no "
-            "feature file: make it again with `diffeat extract`"
-        ) from error
+    file = _open_locked(path, cache)
     try:
         check_links(file, path)
         found = read_attr(file, "format", 1)
@@ -90,6 +90,48 @@ def open_checked(path: str | Path, cache: int | None = None) -> h5py.File:
             raise
         raise StoreError(f"{path}: damaged ({error}); make it again") from error
     return file
+
+
+def _open_locked(path: Path, cache: int | None) -> h5py.File:
+    """The file under HDF5's shared lock; without one where the file system has no locks.
+
+    A finished file never changes, so it can be read without a lock; but who holds the lock
+    against readers has opened it for writing, and what would be read then is anybody's guess.
+    """
+    try:
+        return h5py.File(path, "r", rdcc_nbytes=cache)
+    except OSError as error:
+        number = _lock_error(error)
+        if number in HELD:
+            raise StoreError(
+                f"{path}: another program has it open for writing and holds its HDF5 lock "
+                "(the file itself need not be damaged); close it there, or wait until it ends. "
+                "Expected a file that nobody writes: diffeat never writes into a finished one"
+            ) from error
+        damage = error
+        if number in LOCKLESS:
+            try:
+                return h5py.File(path, "r", rdcc_nbytes=cache, locking=False)
+            except OSError as second:
+                damage = second
+    raise StoreError(
+        f"{path}: cannot be opened as HDF5 ({damage}); it is truncated, damaged or no "
+        "feature file: make it again with `diffeat extract`"
+    ) from damage
+
+
+def _lock_error(error: OSError) -> int | None:
+    """The errno of a lock that was not had, or None where the error is about something else."""
+    if "lock file" not in str(error):
+        return None
+    found = re.search(r"errno = (\d+)", str(error))
+    return error.errno or (int(found[1]) if found else None)
+
+
+def open_part(path: Path) -> h5py.File:
+    """A shard for reading, without a lock: shards are renamed into place whole, and whatever
+    changed one afterwards shows in the checksum that its name holds."""
+    return h5py.File(path, "r", locking=False)
 
 
 def check_links(file: h5py.File, path: Path) -> None:

@@ -20,7 +20,13 @@ from diffeat.store.compress import check_compression, compression_of
 from diffeat.store.merge import Progress, merge_shards
 from diffeat.store.parts import Parts, missing_spans
 from diffeat.store.request import NOTE, Column, Note, Request, note_of
-from diffeat.store.safety import check_links, damage_explained, open_checked, read_attr
+from diffeat.store.safety import (
+    check_links,
+    damage_explained,
+    open_checked,
+    open_part,
+    read_attr,
+)
 from diffeat.store.shards import SHARD_BYTES, SHARD_SECONDS, ShardWriter, Span
 
 __all__ = ["SHARD_BYTES", "SHARD_SECONDS", "Column", "Request", "StoreWriter"]
@@ -217,7 +223,7 @@ class StoreWriter:
     def _renew(self, path: Path) -> None:
         """Write a shard of an older version again, as shards are now; then remove it."""
         start, stop = map(int, OLD_NAME.fullmatch(path.name).groups())
-        with damage_explained(path, "the shard"), h5py.File(path, "r") as file:
+        with damage_explained(path, "the shard"), open_part(path) as file:
             check_links(file, path)
             if all(column.name in file for column in self.columns):
                 values = {column.name: file[column.name][:] for column in self.columns}

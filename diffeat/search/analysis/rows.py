@@ -36,12 +36,10 @@ def choose_rows(store: FeatureStore, limit: int | None = None, seed: int = 0) ->
     everything = np.arange(len(store))
     if limit is None or limit >= len(store):
         return everything
-    labels, names = store.labels, ()
-    if labels is not None:
-        present, labels = np.unique(labels, return_inverse=True)
-        names = tuple(store.class_names[k] for k in present)
     # rows stand in for pictures, so that there is one rule
-    stand_in = ArraySource(str(store.path), tuple(store.ids), labels, names, everything)
+    stand_in = ArraySource(
+        str(store.path), tuple(store.ids), store.labels, tuple(store.class_names), pixels=everything
+    )
     return stand_in.limit(limit, seed).pixels
 
 

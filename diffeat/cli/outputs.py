@@ -1,0 +1,87 @@
+"""Where commands write: checked, and made ready, before any work begins."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+
+FORMATS = {
+    ".h5": "HDF5", ".hdf5": "HDF5", ".npz": "NumPy", ".npy": "NumPy", ".zarr": "Zarr",
+    ".pt": "PyTorch", ".pth": "PyTorch", ".safetensors": "safetensors", ".pkl": "pickle",
+    ".parquet": "Parquet", ".csv": "CSV", ".tsv": "TSV", ".json": "JSON", ".toml": "TOML",
+    ".html": "HTML", ".htm": "HTML", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG",
+    ".webp": "WebP", ".pdf": "PDF", ".svg": "SVG", ".tif": "TIFF", ".tiff": "TIFF",
+}  # fmt: skip
+"""What a name says about its contents; other suffixes, and none, say nothing."""
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg", ".tif", ".tiff")
+"""What a figure can be written as."""
+
+
+class OutputPath(click.Path):
+    """The name of a file that a command writes.
+
+    Args:
+        suffixes: of the formats that the command can write. A name that says another format is
+            refused; one that says nothing is taken, unless `strict`.
+        strict: the suffix chooses the format, so there must be one of these.
+        folder: it is a folder.
+        hint: what to do for another format.
+    """
+
+    def __init__(
+        self, suffixes: Sequence[str] = (), strict: bool = False, folder: bool = False,
+        hint: str = "",
+    ):  # fmt: skip
+        either = ".zarr" in suffixes  # a folder that stands for a file
+        super().__init__(path_type=Path, dir_okay=folder or either, file_okay=not folder)
+        self.suffixes, self.strict, self.hint = tuple(suffixes), strict, hint
+        self.folder = folder
+
+    def convert(self, value, param, ctx) -> Path:
+        path = super().convert(value, param, ctx)
+        suffix = path.suffix.lower()
+        known = suffix in FORMATS or self.strict
+        if self.suffixes and known and suffix not in self.suffixes:
+            says = f"says {FORMATS[suffix]}" if suffix in FORMATS else "says no format"
+            self.fail(
+                f"{str(path)!r} {says}, and {' or '.join(self.suffixes)} is what this writes"
+                + (f"; {self.hint}" if self.hint else ""), param, ctx,
+            )  # fmt: skip
+        return path
+
+
+def make_ready(path: Path, folder: bool = False) -> None:
+    """Make the folder of an output, and see that something can be written there.
+
+    Raises:
+        click.UsageError: it cannot.
+    """
+    place = path if folder else path.absolute().parent
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise click.UsageError(
+            f"{path}: nothing can be written there ({error.strerror}: {error.filename or place}); "
+            "choose another place"
+        ) from error
+
+
+class Command(click.Command):
+    """A command whose outputs are made ready when all its options have been understood."""
+
+    def invoke(self, ctx: click.Context):
+        for parameter in self.params:
+            path = ctx.params.get(parameter.name)
+            if path is not None and isinstance(parameter.type, OutputPath):
+                make_ready(path, parameter.type.folder)
+        return super().invoke(ctx)
+
+
+command = partial(click.command, cls=Command)
+"""`click.command` for every command of the project."""
