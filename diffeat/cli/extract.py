@@ -15,6 +15,7 @@ from diffeat.cli.options import (
     json_option,
     model_fields,
     model_options,
+    open_pictures,
     pixel_size,
     print_json,
     spec_of,
@@ -120,7 +121,7 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     from diffeat.backbones import ModelRequest
 
     spec = spec_of(recipe, spec_file, values)
-    source = diffeat.open_source(pictures)
+    source = open_pictures(pictures)
     source = source.limit(limit) if limit else source
     request = ModelRequest(model, **model_fields(values))
     options = {name: values[name] for name in JOB_OPTIONS}
@@ -133,6 +134,9 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
         sys.exit(1)
     if result is None:  # a rank of torchrun; the first tells
         return
+    if result.converted:
+        click.echo(f"{result.converted:,} pictures had an ICC profile and were converted to sRGB",
+                   err=True)  # fmt: skip
     if as_json:
         print_json({**vars(result), "path": str(result.path)})
     elif result.status == "already complete":

@@ -34,7 +34,8 @@ def bmp(pixels: np.ndarray) -> bytes:
     height, width, _ = pixels.shape
     body = np.ascontiguousarray(pixels[::-1, :, ::-1]).tobytes()
     header = struct.pack("<2sIHHI", b"BM", 54 + len(body), 0, 0, 54)
-    return header + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, len(body), 0, 0, 0, 0) + body
+    fields = (40, width, height, 1, 24, 0, len(body), 0, 0, 0, 0)
+    return header + struct.pack("<IiiHHIIiiII", *fields) + body
 
 
 def png(pixels: np.ndarray, profile: bytes | None = None) -> bytes:
