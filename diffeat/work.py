@@ -26,6 +26,7 @@ from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import STAT, PictureBatch, Seen, Source, ahead, load_batches, look
 from diffeat.specs import ExtractSpec
 from diffeat.store import Column, Request, read_how, seen_by
+from diffeat.store.request import WHEN
 
 BOXES = "boxes"
 """Data set that says which part of each padded input shows the picture."""
@@ -245,6 +246,7 @@ def _seen_columns(seen: Seen | None) -> tuple[Column, ...]:
     if seen.stats is None:
         return found
     what = {"what": f"{', '.join(STAT)} of each picture's file; zeros where not known"}
+    what[WHEN] = seen.when
     return (*found, Column(STATS, (len(STAT),), "int64", what))
 
 

@@ -90,7 +90,7 @@ class _Pool:
         self._context = multiprocessing.get_context("spawn")
         self._hands: list[_Hand] = []
         self._order: Order | None = None
-        self._losses = self._computed = self._converted = 0
+        self._losses = self._computed = self.converted = 0
         self._bar: tqdm | None = None
 
     def order(self) -> Order:

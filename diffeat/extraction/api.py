@@ -193,10 +193,10 @@ def _listed(images) -> list:
         images = list(images)
     except TypeError:
         images = [images]
-    wrong = next((item for item in images if not isinstance(item, kinds)), None)
-    if wrong is not None:
+    wrong = [type(item).__name__ for item in images if not isinstance(item, kinds)]
+    if wrong:
         raise SpecError(
-            f"pictures of type {type(wrong).__name__}; expected a float array (N, 3, H, W) in "
+            f"pictures of type {wrong[0]}; expected a float array (N, 3, H, W) in "
             "[0, 1], a list of PIL pictures or of paths, or a source from diffeat.open_source(...)"
         )
     return images

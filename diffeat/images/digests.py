@@ -3,7 +3,8 @@
 A digest is BLAKE2b-128 of a picture's own bytes, as they lie in its file, in its archive or in
 its record. Beside it goes the file's stat (size, mtime and ctime in ns, inode): a file whose
 stat is as noted holds what it held, any other is read. A file that changed a moment before it was
-looked at may change again within the same tick of its file system's clock, so it is not noted.
+looked at may have changed again within the same tick of its file system's clock, so its stat
+tells nothing and it is read, too.
 """
 
 from __future__ import annotations
@@ -41,15 +42,19 @@ class Seen(NamedTuple):
         digests: (N, 16) uint8.
         stats: (N, 4) int64, see STAT, of the file that holds each picture; zeros where it is
             not known. None where no picture lies in a file.
+        when: ns since 1970, when the stats were taken.
     """
 
     ids: Sequence[str]
     digests: np.ndarray
     stats: np.ndarray | None
+    when: int
 
-    def settled(self) -> bool:
-        """Whether there is any stat that says something."""
-        return self.stats is not None and bool(self.stats.any())
+    def settled(self) -> np.ndarray:
+        """(N,) bool: whose stat tells the file from any later state of it."""
+        if self.stats is None:
+            return np.zeros(len(self.ids), bool)
+        return self.stats.any(1) & (self.stats[:, 1:3].max(1) < self.when - SETTLED_NS)
 
 
 def look(source: Source, noted: Seen | None = None) -> Seen:
@@ -63,16 +68,14 @@ def look(source: Source, noted: Seen | None = None) -> Seen:
     stats = source.stats()
     digests = np.zeros((len(source), 16), np.uint8)
     fresh = np.ones(len(source), bool)
-    if noted is not None and noted.settled() and stats is not None:
+    if noted is not None and noted.stats is not None and stats is not None:
         rows = _places(noted.ids, source.ids)
-        known = (rows >= 0) & stats.any(1)
+        known = (rows >= 0) & noted.settled()[rows]
         known[known] = (noted.stats[rows[known]] == stats[known]).all(1)
         digests[known] = noted.digests[rows[known]]
         fresh = ~known
     _hash(source, np.flatnonzero(fresh), digests)
-    if stats is not None:
-        stats[stats[:, 1:3].max(1) > now - SETTLED_NS] = 0
-    return Seen(source.ids, digests, stats)
+    return Seen(source.ids, digests, stats, now)
 
 
 def _places(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:

@@ -248,8 +248,9 @@ def left_out_text(left_out: Counter[str]) -> str:
     kinds = {name[len(KIND) :]: n for name, n in left_out.items() if name.startswith(KIND)}
     words = []
     if kinds:
+        kinds = {suffix or "without suffix": n for suffix, n in kinds.items()}
         most = sorted(kinds, key=lambda suffix: (-kinds[suffix], suffix))
-        named = ", ".join(suffix or "without suffix" for suffix in most[:5])
+        named = ", ".join(most[:5])
         more = ", …" if len(most) > 5 else ""
         words.append(f"{sum(kinds.values()):,} of other kinds ({named}{more})")
     others = sorted((name, n) for name, n in left_out.items() if not name.startswith(KIND))

@@ -16,7 +16,7 @@ from diffeat.store.join import merge_files
 from diffeat.store.merge import merge_parts
 from diffeat.store.reader import FeatureStore
 from diffeat.store.request import Column, Request, noted_pictures, read_how
-from diffeat.store.seen import seen_by
+from diffeat.store.seen import seen_by, seen_in
 from diffeat.store.shards import ShardWriter
 from diffeat.store.writer import StoreWriter
 
@@ -32,5 +32,6 @@ __all__ = [
     "noted_pictures",
     "read_how",
     "seen_by",
+    "seen_in",
     "verify",
 ]

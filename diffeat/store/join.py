@@ -25,7 +25,7 @@ from diffeat.store.layout import create_column, create_header, room_for, write_s
 from diffeat.store.merge import BLOCK_BYTES, Progress
 from diffeat.store.quantize import quantization_attrs, scale_name
 from diffeat.store.reader import FeatureStore
-from diffeat.store.request import PICTURE_COLUMNS, Column, Request
+from diffeat.store.request import PICTURE_COLUMNS, WHEN, Column, Request
 from diffeat.store.seals import ATTRIBUTE, Seal, check_lists, check_seal
 from diffeat.store.view import QuantizedView
 
@@ -307,6 +307,8 @@ def _columns(stores: list[FeatureStore], name: str) -> list[tuple[list, Column]]
                 f"{_stored(data)}; extract all in the same dtype"
             )
     attrs = {key: data.attrs[key] for key in data.attrs if key != ATTRIBUTE}
+    if WHEN in attrs:
+        attrs[WHEN] = min(int(other.attrs.get(WHEN, 0)) for other in found)
     if not isinstance(data, QuantizedView):
         return [(found, Column(name, data.shape[1:], str(data.dtype), attrs))]
     attrs |= {**quantization_attrs(name, data.shape[1:]), "group": data.group}

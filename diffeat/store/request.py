@@ -29,6 +29,8 @@ PICTURE_COLUMNS = {
     "file_stats": ((4,), "int64"),
 }
 """Data sets beside the features, with their rows' shape and type."""
+WHEN = "when"
+"""Attribute of /file_stats: ns since 1970, when they were taken."""
 NOTE = "request.json"
 NOTE_BYTES = 64 << 20
 LIST_LENGTH, TEXT_BYTES = 1 << 12, 1 << 14

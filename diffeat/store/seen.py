@@ -2,7 +2,8 @@
 
 A finished feature file holds both for its rows (`/digests`, `/file_stats`). Among the parts of an
 unfinished one lies `pictures.bin`, for all pictures, those that still wait included: the hash of
-the ids (16 bytes), then N digests of 16 bytes, then N stats of four int64, little-endian.
+the ids (16 bytes), when the stats were taken (int64), N digests of 16 bytes, N stats of four
+int64; all little-endian.
 """
 
 from __future__ import annotations
@@ -17,17 +18,30 @@ from diffeat.hashing import digest
 from diffeat.images import Seen
 from diffeat.store.atomic import read_small, write_synced
 from diffeat.store.reader import FeatureStore
-from diffeat.store.request import parts_of
+from diffeat.store.request import WHEN, parts_of
+from diffeat.store.safety import damage_explained, read_attr
 
 NAME = "pictures.bin"
-HEAD, ROW = 16, 16 + 4 * 8
+HEAD, ROW = 16 + 8, 16 + 4 * 8
 
 
 def write_seen(folder: Path, seen: Seen) -> None:
     """Leave digests and stats in a folder of parts, where a run that goes on finds them."""
-    if seen.settled():
-        pieces = digest(list(seen.ids)), seen.digests.tobytes(), seen.stats.astype("<i8").tobytes()
-        write_synced(folder / NAME, b"".join(pieces))
+    if seen.stats is not None:
+        head = digest(list(seen.ids)) + seen.when.to_bytes(8, "little")
+        rows = seen.digests.tobytes() + seen.stats.astype("<i8").tobytes()
+        write_synced(folder / NAME, head + rows)
+
+
+def seen_in(store: FeatureStore) -> Seen | None:
+    """What a feature file knows of its pictures; None where it has no digests."""
+    if store.digests is None:
+        return None
+    when = 0
+    if store.file_stats is not None:
+        with damage_explained(store.path, "file_stats"):
+            when = int(read_attr(store.file["file_stats"], WHEN, 1) or 0)
+    return Seen(store.ids, store.digests, store.file_stats, when)
 
 
 def seen_by(path: str | Path, ids: Sequence[str]) -> Seen | None:
@@ -43,9 +57,7 @@ def seen_by(path: str | Path, ids: Sequence[str]) -> Seen | None:
         return found
     try:
         with FeatureStore(path) as store:
-            if store.digests is None or store.file_stats is None:
-                return None
-            return Seen(store.ids, store.digests, store.file_stats)
+            return seen_in(store)
     except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
         return None
 
@@ -56,8 +68,8 @@ def _read(folder: Path, ids: Sequence[str]) -> Seen | None:
         raw = read_small(folder / NAME, HEAD + ROW * count)
     except (DiffeatError, OSError):
         return None
-    if len(raw) != HEAD + ROW * count or raw[:HEAD] != digest(list(ids)):
+    if len(raw) != HEAD + ROW * count or raw[:16] != digest(list(ids)):
         return None
     digests = np.frombuffer(raw, np.uint8, 16 * count, HEAD).reshape(count, 16)
     stats = np.frombuffer(raw, "<i8", 4 * count, HEAD + 16 * count).reshape(count, 4)
-    return Seen(ids, digests, stats)
+    return Seen(ids, digests, stats, int.from_bytes(raw[16:HEAD], "little"))

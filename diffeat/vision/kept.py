@@ -37,7 +37,8 @@ def kept_seen(path: Path, ids: Sequence[str]) -> Seen | None:
     count = len(ids)
     sound = (digests.shape, digests.dtype) == ((count, 16), np.uint8)
     sound &= (stats.shape, stats.dtype) == ((count, 4), np.int64)
-    return Seen(ids, digests, stats) if sound else None
+    when = noted.get("when", "0")
+    return Seen(ids, digests, stats, int(when)) if sound and when.isdecimal() else None
 
 
 def _noted(path: Path) -> dict[str, str] | None:
@@ -102,7 +103,8 @@ def write_kept(
 
     arrays = {"features": np.ascontiguousarray(values)}
     if seen is not None:
-        noted = {**noted, "reading": "2", "ids": fingerprint(list(seen.ids))}
+        ids = fingerprint(list(seen.ids))
+        noted = {**noted, "reading": "2", "ids": ids, "when": str(seen.when)}
         arrays["digests"] = seen.digests
         if seen.stats is not None:
             arrays["file_stats"] = seen.stats

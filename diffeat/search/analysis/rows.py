@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.errors import NumericsError, SpecError
-from diffeat.images import ArraySource, Seen, Source, look, rule_of
+from diffeat.images import ArraySource, Source, look, rule_of
 from diffeat.noise import format_t
-from diffeat.store import FeatureStore
+from diffeat.store import FeatureStore, seen_in
 from probes.arrays import Rows
 
 JOINED = " + "
@@ -70,8 +70,7 @@ def _others(pictures: Source, store: FeatureStore) -> bool:
     """Whether pictures with the ids of a file are known to be others than it was made from."""
     digests = None
     if store.digests is not None and pictures.reading > 1:
-        noted = Seen(store.ids, store.digests, store.file_stats)
-        digests = look(pictures, noted).digests
+        digests = look(pictures, seen_in(store)).digests
         if not np.array_equal(digests, store.digests):
             return True
     if store.skipped or JOINED in store.pictures["name"]:
