@@ -119,16 +119,21 @@ def digest_of_file(path: Path, start: int = 0, length: int | None = None) -> byt
         OSError: it cannot be read, is no regular file, or is shorter.
     """
     hasher = hashlib.blake2b(digest_size=16)
-    check_regular(path)
-    with open(path, "rb", buffering=0) as file:
-        left = os.fstat(file.fileno()).st_size if length is None else length
-        file.seek(start)
-        while left > 0:
-            piece = file.read(min(PIECE, left))
+    # plain calls: for small files they cost half of what file objects do
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("no regular file")
+        stop = start + length if length is not None else found.st_size
+        while start < stop:
+            piece = os.pread(file, min(PIECE, stop - start), start)
             if not piece:
                 raise EOFError(f"{path} has been shortened")
             hasher.update(piece)
-            left -= len(piece)
+            start += len(piece)
+    finally:
+        os.close(file)
     return hasher.digest()
 
 
