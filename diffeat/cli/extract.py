@@ -135,8 +135,10 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     if result is None:  # a rank of torchrun; the first tells
         return
     if result.converted:
-        click.echo(f"{result.converted:,} pictures had an ICC profile and were converted to sRGB",
-                   err=True)  # fmt: skip
+        text = "picture had an ICC profile and was" if result.converted == 1 else (
+            "pictures had an ICC profile and were"
+        )  # fmt: skip
+        click.echo(f"{result.converted:,} {text} converted to sRGB", err=True)
     if as_json:
         print_json({**vars(result), "path": str(result.path)})
     elif result.status == "already complete":
