@@ -218,8 +218,8 @@ class TestExtract:
 
     def test_output_is_a_folder(self, diffeat, tmp_path):
         answer = diffeat(*EXTRACT, "-o", tmp_path, *POOLED)
-        assert answer.code == 1
-        assert f"{tmp_path} is a folder; expected the name of a file" in answer.err
+        assert answer.code == 2
+        assert f"'{tmp_path}' is a directory" in answer.err
 
     def test_output_is_somebody_elses_file(self, diffeat, tmp_path):
         (tmp_path / "notes.h5").write_text("mine")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, option, print_json
+from diffeat.cli.options import comma_list, json_option, open_pictures, option, print_json
 from diffeat.cli.outputs import PICTURES, OutputPath, command
 
 CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
@@ -60,7 +60,6 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     """
     from tqdm import tqdm
 
-    import diffeat
     from diffeat.search.analysis import (
         align_features,
         cell_of,
@@ -96,7 +95,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
             with FeatureStore(cell["file"]) as second:
                 partner = cell_of(second, cell["block"], t_of_cell, store, options["rows"])
         elif other:
-            source = pictures_of(store, options["rows"], diffeat.open_source(pictures))
+            source = pictures_of(store, options["rows"], open_pictures(pictures))
             partner = _seen(other, source, values)
         table = align_features(
             store, partner, other_name=other or "",

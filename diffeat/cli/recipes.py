@@ -6,7 +6,14 @@ from dataclasses import asdict
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, model_options, option, print_json
+from diffeat.cli.options import (
+    comma_list,
+    json_option,
+    model_options,
+    open_pictures,
+    option,
+    print_json,
+)
 from diffeat.cli.outputs import command
 
 
@@ -67,7 +74,7 @@ def channels(model, pictures, timesteps, blocks, ratio, prompt, label, limit, de
     from diffeat.extraction import load_for, massive_channels
     from diffeat.noise import format_t
 
-    source = diffeat.open_source(pictures)
+    source = open_pictures(pictures)
     source = source.limit(min(limit, len(source)))
     spec = diffeat.ExtractSpec(timesteps, blocks, prompt=prompt, label=label)
     request = ModelRequest(model, device, model_dtype, allow_pickle, lora, denoiser)

@@ -285,8 +285,16 @@ def test_limit_names_the_class_that_is_too_small():
         with pytest.raises(SourceError, match=told):
             source.limit(count)
     assert len(source.limit(3)) == 3
-    with pytest.raises(SourceError, match=r"'none' has too few .* leave that class out"):
-        in_memory([1, 1], ("none", "some")).limit(1)
+
+
+def test_shares_go_to_classes_that_occur():
+    """Gaps in the numbers of classes, and names without pictures, take no share."""
+    numbers = [5, 42, 901] * 4
+    taken = in_memory(numbers, tuple(map(str, range(902)))).limit(6)
+    assert sorted(taken.labels.tolist()) == [5, 5, 42, 42, 901, 901]
+    assert in_memory([1, 1], ("none", "some")).limit(1).labels.tolist() == [1]
+    unlabelled = in_memory([-1, 0, 0, 1, 1, -1], ("a", "b")).limit(2)
+    assert sorted(unlabelled.labels.tolist()) == [0, 1]
 
 
 def test_fingerprint_follows_ids_labels_and_names():

@@ -1,0 +1,109 @@
+"""Outputs are checked before work begins, and folders are made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffeat.backbones import weights
+from diffeat.cli import cli
+from diffeat.cli.outputs import OutputPath
+from tests.command import command
+from tests.store.conftest import Job
+
+
+@pytest.fixture
+def diffeat(monkeypatch, capsys):
+    with command(monkeypatch, capsys) as run:
+        yield run
+
+
+WRITERS = {
+    "extract": {"output"}, "merge": {"file"}, "export": {"output"}, "view": {"output"},
+    "probe": {"csv_path", "png_path"}, "align": {"csv_path", "png_path", "keep"},
+    "search": {"csv_path", "png_path", "spec_path", "out"},
+}  # fmt: skip
+
+
+def test_every_output_is_one():
+    found = {
+        name: {each.name for each in verb.params if isinstance(each.type, OutputPath)}
+        for name, verb in cli.commands.items()
+    }
+    assert {name: names for name, names in found.items() if names} == WRITERS
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    labels = np.arange(60) % 2
+    return Job(tmp_path / "f.h5", 60, shape=(3,), labels=labels, class_names=("a", "b")).write()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("extract", "unet-cifar10", "digits", "-o", "a.npz"), "diffeat export F.h5 -o F.npz"),
+        (("extract", "unet-cifar10", "digits", "-o", "a.pt"), "says PyTorch"),
+        (("view", "f.h5", "-o", "a.npz"), "says NumPy"),
+        (("view", "f.h5", "-o", "a"), "says no format"),
+        (("probe", "f.h5", "--png", "a.csv"), "says CSV"),
+        (("probe", "f.h5", "--csv", "/dev/null/a.csv"), "nothing can be written there"),
+        (("merge", "a.npz", "f.h5"), "says NumPy"),
+        (("export", "f.h5", "-o", "a.csv"), ".npz or .zarr"),
+        (("search", "f.h5", "--out", "/dev/null/a"), "nothing can be written there"),
+    ],
+)
+def test_a_place_or_name_that_will_not_do_is_told_first(diffeat, arguments, told):
+    """f.h5 is not there: had work begun, that would be the error."""
+    answer = diffeat(*arguments)
+    assert answer.code == 2
+    assert told in " ".join(answer.err.split())
+
+
+def test_folders_are_made_and_names_are_meant(diffeat, labelled, tmp_path):
+    for suffix, kind in ((".jpg", "JPEG"), (".png", "PNG"), (".webp", "WEBP")):
+        out = tmp_path / "new/deep" / f"map{suffix}"
+        answer = diffeat("probe", labelled, "-C", 1, "--png", out)
+        assert answer.code == 0, answer.err
+        with Image.open(out) as picture:
+            assert picture.format == kind
+
+
+def test_help_makes_nothing(diffeat, tmp_path):
+    diffeat("probe", "f.h5", "--png", tmp_path / "new/a.png", "--help")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("-t", "abc", "-b", "mid"), "t='abc'"),
+        (("-t", "2000", "-b", "mid"), "2000"),
+        (("-t", "20", "-b", "middle"), "middle"),
+        (("-t", "20", "-b", "mid", "--size", "31"), "31"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["extract", "search"])
+def test_what_cannot_be_is_told_before_weights_are_read(
+    diffeat, monkeypatch, tmp_path, verb, options, told
+):  # fmt: skip
+    def read(*args, **kwargs):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(weights.Loader, "_weight_files", read)
+    output = ("-o", tmp_path / "a.h5") if verb == "extract" else ()
+    answer = diffeat(verb, "unet-cifar10", "digits", *output, *options)
+    assert answer.code == 2
+    assert told in answer.err
+
+
+def test_what_was_found_is_printed_before_it_is_written(diffeat, labelled, monkeypatch, tmp_path):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("diffeat.viz.heat_map", full)
+    answer = diffeat("probe", labelled, "--png", tmp_path / "a.png")
+    assert answer.code == 1
+    assert "best on validation" in answer.out
+    assert "No space left" in answer.err
