@@ -58,7 +58,8 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @click.option("--pool", help="none (maps, the default), 1x1, 2x2, …")
 @click.option("--ensemble", type=int, help="Noise samples averaged per picture (default 1).")
 @click.option("--seed", type=int, help="Seed of the noise (default 0).")
-@click.option("--noise", help="per-image (default), shared, none, inversion or generation.")
+@click.option("--noise", help="per-image (default), shared, uniform, none, inversion or "
+              "generation.")  # fmt: skip
 @click.option("--steps", type=int, help="Steps of an inversion or generation (default 50).")
 @click.option("--prompt", help="For text-conditional models (default empty); {class} is the "
               "picture's class.")  # fmt: skip
@@ -73,11 +74,13 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @click.option(
     "--size", callback=pixel_size, help="Picture size, 512 or 480x640 (default: the model's)."
 )
-@click.option("--fit", help="squash (default), crop, pad or native (own size; needs --pool).")
+@click.option("--fit", help="squash (default), crop, box-crop (guided-diffusion's), pad or native "
+              "(own size; needs --pool).")  # fmt: skip
 @click.option("--resample", help="nearest, bilinear, bicubic (default) or lanczos.")
 @click.option("--tile", callback=pixel_size, help="Run in tiles of this size, averaged where they "
               "overlap; none undoes a recipe's.")  # fmt: skip
 @click.option("--flip/--no-flip", default=None, help="Average with the mirrored picture.")
+@click.option("--mirror/--no-mirror", default=None, help="The mirrored picture alone.")
 @click.option("--heads", callback=index_list, help="Heads of attention maps to keep apart.")
 @click.option("--tokens", callback=index_list, help="Keys of attention maps to keep.")
 @click.option("--discard", callback=index_list, help="Channels set to 0 before …:adaln (see "

@@ -27,7 +27,7 @@ from diffeat.cli.options import (
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
-        "label", "latent", "size", "fit", "dtype", "limit", "batch_size")  # fmt: skip
+        "label", "latent", "size", "fit", "mirror", "dtype", "limit", "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
           "agent", "out", "csv_path", "png_path", "test")  # fmt: skip
@@ -78,7 +78,8 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @click.option("--recipe", help="MODEL: fields of a published system.")
 @click.option("--pool", help="MODEL: 1x1 (default), 2x2, …")
 @click.option("--ensemble", type=int, help="MODEL: noise samples averaged per picture.")
-@click.option("--noise", help="MODEL: per-image (default), shared, none, inversion, generation.")
+@click.option("--noise", help="MODEL: per-image (default), shared, uniform, none, inversion, "
+              "generation.")  # fmt: skip
 @click.option("--noise-seed", type=int, help="MODEL: seed of the noise.")
 @click.option("--steps", type=int, help="MODEL: steps of an inversion or generation.")
 @click.option("--prompt", help="MODEL: for text-conditional models.")
@@ -86,7 +87,8 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @click.option("--label", callback=class_label, help="MODEL: for class-conditional models.")
 @click.option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
 @click.option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
-@click.option("--fit", help="MODEL: squash (default), crop, pad or native.")
+@click.option("--fit", help="MODEL: squash (default), crop, box-crop, pad or native.")
+@click.option("--mirror/--no-mirror", default=None, help="MODEL: the mirrored pictures alone.")
 @click.option("--dtype", help="MODEL: precision of kept features: float16 (default) or float32.")
 @click.option("--limit", type=click.IntRange(1), help="MODEL: only so many pictures, "
               "class-balanced.")  # fmt: skip
