@@ -10,7 +10,7 @@ import numpy as np
 
 from diffeat.hashing import digest
 
-NOISES = ("per-image", "shared", "none", "inversion", "generation")
+NOISES = ("per-image", "shared", "uniform", "none", "inversion", "generation")
 TRAJECTORIES = ("inversion", "generation")
 """Policies that walk through the noise levels one after the other."""
 Level = int | float | str
@@ -55,7 +55,9 @@ def format_t(t: float) -> str:
     return repr(plain_t(t))
 
 
-def picture_noise(seed: int, picture: str, member: int, shape: Sequence[int]) -> np.ndarray:
+def picture_noise(
+    seed: int, picture: str, member: int, shape: Sequence[int], uniform: bool = False
+) -> np.ndarray:
     """Standard Gaussian noise that depends on (seed, picture, member) and nothing else.
 
     Philox is counter-based: its key is the hash of the three, so no state is shared between
@@ -66,9 +68,12 @@ def picture_noise(seed: int, picture: str, member: int, shape: Sequence[int]) ->
         picture: id of the picture; "" for noise that all pictures share.
         member: index in the ensemble, from 0.
         shape: shape of one latent, (C, H, W).
+        uniform: uniform on [0, 1) instead, as Hedlin et al. (2023) add it.
 
     Returns:
         float32 array of `shape`.
     """
     key = np.frombuffer(digest("noise", int(seed), picture, int(member)), dtype="<u8")
-    return np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, dtype=np.float32)
+    generator = np.random.Generator(np.random.Philox(key=key))
+    draw = generator.random if uniform else generator.standard_normal
+    return draw(shape, dtype=np.float32)

@@ -24,6 +24,12 @@ BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trai
          "rescale_betas_zero_snr")  # fmt: skip
 
 
+BETWEEN = (
+    "; how much noise belongs between two steps is not defined: a fraction goes with noise='none' "
+    "(--noise none), where t is only what the network is told"
+)
+
+
 @dataclass(frozen=True)
 class Schedule(ABC):
     """The noise schedule that a model was trained with; one subclass per kind.
@@ -61,6 +67,10 @@ class Schedule(ABC):
     def at(self, t: float) -> NoiseLevel:
         """The level at native t; SpecError if t lies outside the schedule, or between steps."""
 
+    def between(self, t: float) -> NoiseLevel:
+        """The level at any native t, also between steps, for clean input: what is recorded."""
+        return self.at(t)
+
     @abstractmethod
     def of_snr(self, asked: str, snr: float) -> NoiseLevel:
         """The level whose alpha²/sigma² is nearest to `snr`; `asked` is for messages."""
@@ -82,8 +92,13 @@ class Schedule(ABC):
             (x0, eps), each (n, C, h, w), with x = alpha·x0 + sigma·eps.
         """
 
-    def told(self, t: torch.Tensor) -> torch.Tensor:
-        """What the network is told for native t, (n,) → (n,)."""
+    def told(self, t: torch.Tensor, whole: bool = True) -> torch.Tensor:
+        """What the network is told for native t, (n,) → (n,).
+
+        Args:
+            t: fp64.
+            whole: whether all t are whole numbers, which networks with steps are told as such.
+        """
         return t.float()
 
     def scaled(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -100,7 +115,7 @@ class Schedule(ABC):
 
     # --- what all share ---------------------------------------------------------------------
 
-    def resolve(self, level: Level) -> NoiseLevel:
+    def resolve(self, level: Level, clean: bool = False) -> NoiseLevel:
         """Find the native level that a user means.
 
         Args:
@@ -108,36 +123,44 @@ class Schedule(ABC):
                 "sigma=0.3", the noise-to-signal ratio sigma/alpha of Karras et al. 2022;
                 "snr=10", the signal-to-noise ratio alpha²/sigma². Ratios are taken to the
                 nearest native t in log-SNR.
+            clean: nothing is noised, so that t is no more than what the network is told; it may
+                then lie between the steps of a schedule, as a learned t does.
 
         Raises:
             SpecError: not of that form, or outside the schedule.
         """
         if isinstance(level, str):
             kind, value = _parsed(level)
-            return self.resolve(value) if kind is None else self.of_snr(level, _snr(kind, value))
+            if kind is None:
+                return self.resolve(value, clean)
+            return self.of_snr(level, _snr(kind, value))
         numbers = (int, float, np.integer, np.floating)
         if isinstance(level, bool) or not isinstance(level, numbers) or not math.isfinite(level):
             raise SpecError(f"t={level!r} is not a number; expected a native timestep such as 20")
-        return self._of_number(level)
+        return self._of_number(level, clean)
 
-    def _of_number(self, number: float) -> NoiseLevel:
-        return self.at(number)
+    def _of_number(self, number: float, clean: bool) -> NoiseLevel:
+        return self.between(number) if clean else self.at(number)
 
     def resolve_all(
-        self, levels: Iterable[Level], among: tuple[NoiseLevel, ...] | None = None
+        self,
+        levels: Iterable[Level],
+        among: tuple[NoiseLevel, ...] | None = None,
+        clean: bool = False,
     ) -> tuple[NoiseLevel, ...]:
         """Resolve several levels, in the order given.
 
         Args:
             levels: what the user wrote.
             among: the levels of a trajectory; a ratio then means the nearest of them.
+            clean: as for `resolve`.
 
         Raises:
             SpecError: two mean the same t, one is not among those given, or there is none.
         """
         found: dict[float, tuple[Level, NoiseLevel]] = {}
         for asked in levels:
-            level = self.resolve(asked) if among is None else self._among(asked, among)
+            level = self.resolve(asked, clean) if among is None else self._among(asked, among)
             if level.t in found:
                 raise SpecError(
                     f"t={format_t(level.t)} is given twice (as {found[level.t][0]!r} and "
@@ -230,10 +253,18 @@ class DiscreteSchedule(Schedule):
         if t != int(t) or not 0 <= t < self.steps:
             raise SpecError(
                 f"t={format_t(t)} is out of range; expected a whole number in 0 … {self.steps - 1} "
-                "(0 is the lowest noise), or sigma=… or snr=…"
+                "(0 is the lowest noise), or sigma=… or snr=…" + (BETWEEN if t != int(t) else "")
             )
         index = int(t)
         return NoiseLevel(float(index), float(self.alphas[index]), float(self.sigmas[index]))
+
+    def between(self, t):
+        """alpha² is interpolated linearly between the two steps."""
+        if t == int(t) or not 0 < t < self.steps - 1:
+            return self.at(t)
+        low, share = int(t), t - int(t)
+        abar = (1 - share) * self.alphas[low] ** 2 + share * self.alphas[low + 1] ** 2
+        return NoiseLevel(float(t), float(np.sqrt(abar)), float(np.sqrt(1 - abar)))
 
     def of_snr(self, asked, snr):
         with np.errstate(divide="ignore"):
@@ -276,8 +307,8 @@ class DiscreteSchedule(Schedule):
         """The noise itself: noisy pictures have unit variance at every level."""
         return eps
 
-    def told(self, t):
-        return t.long()
+    def told(self, t, whole=True):
+        return t.long() if whole else t.float()
 
 
 @dataclass(frozen=True)
@@ -302,7 +333,7 @@ class FlowSchedule(Schedule):
         s = float(t) / self.steps
         return NoiseLevel(float(t), 1 - s, s)
 
-    def _of_number(self, number):
+    def _of_number(self, number, clean):
         if isinstance(number, (float, np.floating)) and 0 <= number <= 1:
             return self.at(round(float(number) * self.steps, 9))
         return self.at(number)
@@ -324,7 +355,7 @@ class FlowSchedule(Schedule):
         velocity = -output if self.reverse else output
         return x - sigma * velocity, x + alpha * velocity
 
-    def told(self, t):
+    def told(self, t, whole=True):
         return (self.steps - t if self.reverse else t).float()
 
 
@@ -385,7 +416,7 @@ class SigmaSchedule(Schedule):
         x0 = self.sigma_data**2 / total * x + sigma * self.sigma_data / total.sqrt() * output
         return x0, (x - x0) / sigma
 
-    def told(self, t):
+    def told(self, t, whole=True):
         return t.log().float() / 4
 
     def scaled(self, x, sigma):

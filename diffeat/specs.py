@@ -22,6 +22,9 @@ DTYPES = ("float16", "float32", "bfloat16", "int8")
 LATENTS = ("mean", "sample")
 CLASS_LABEL = "class"
 """A label that stands for each picture's own class."""
+LATER = ("mirror",)
+"""Fields that came after 0.6. At its default such a field is not written down, so that specs,
+fingerprints and journals stay those of 0.6, and 0.6 reads files that do without it."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,12 @@ class ExtractSpec:
             (N, C·K·K), channel-major; "1x1" is global average pooling.
         ensemble: noise samples per picture whose features are averaged, in fp32.
         seed: seeds the noise, together with the picture's id and the ensemble member.
-        noise: "per-image"; "shared", the same noise for every picture; "none", the clean
-            latent with only the label t; "inversion", the latents of a DDIM inversion (for
-            flow and EDM models, of the same ODE by Euler's method); "generation", the latents
-            of a picture painted from the seeded noise, whatever the picture shows.
+        noise: "per-image"; "shared", the same noise for every picture; "uniform", per picture
+            but uniform on [0, 1) in place of Gaussian; "none", the clean latent with only the
+            label t (which may then lie between a schedule's steps); "inversion", the latents
+            of a DDIM inversion (for flow and EDM models, of the same ODE by Euler's method);
+            "generation", the latents of a picture painted from the seeded noise, whatever the
+            picture shows.
         steps: number of steps of an inversion or generation; its levels are the t's to choose
             from.
         prompt: text for text-conditional models; "{class}" or "{category}" in it becomes the
@@ -55,12 +60,15 @@ class ExtractSpec:
             "sample".
         scale_latent: whether the latent is shifted and scaled as the denoiser was trained.
         size: (H, W) in pixels, or one number for both; None is the model's own size.
-        fit: how a picture is brought to that size: "squash", "crop" or "pad"; "native" keeps
-            each picture's own, rounded to what the model divides (needs pooled features).
+        fit: how a picture is brought to that size: "squash", "crop", "box-crop" (that of
+            guided-diffusion, see `fit_picture`) or "pad"; "native" keeps each picture's own,
+            rounded to what the model divides (needs pooled features).
         resample: filter: "nearest", "bilinear", "bicubic" or "lanczos".
         tile: (H, W) of tiles that are run one by one, their maps averaged where they overlap;
             None runs the whole picture.
         flip: also run the mirrored picture and average its maps, mirrored back.
+        mirror: run the mirrored picture alone; its features stay in its own frame, as those of
+            a mirrored file would.
         heads: heads of attention maps that are kept apart; None is the mean over heads.
         tokens: keys of attention maps that are kept: text tokens, or cells in row-major order;
             None keeps all.
@@ -91,6 +99,7 @@ class ExtractSpec:
     resample: str = "bicubic"
     tile: tuple[int, int] | int | None = None
     flip: bool = False
+    mirror: bool = False
     heads: tuple[int, ...] | None = None
     tokens: tuple[int, ...] | None = None
     discard: tuple[int, ...] = ()
@@ -122,9 +131,14 @@ class ExtractSpec:
         given = [n for n in ("prompt", "captions", "embeddings") if getattr(self, n)]
         if len(given) > 1:
             raise SpecError(f"{' and '.join(given)} are given; expected one of them")
-        for name in ("scale_latent", "flip"):
+        for name in ("scale_latent", "flip", "mirror"):
             if not isinstance(getattr(self, name), bool):
                 raise SpecError(f"{name}={getattr(self, name)!r}; expected true or false")
+        if self.flip and self.mirror:
+            raise SpecError(
+                "flip and mirror are given; expected one of them: flip averages the picture and "
+                "its mirror image in the picture's frame, mirror is the mirror image alone"
+            )
         for name in ("heads", "tokens", "discard"):
             if getattr(self, name) is not None:
                 set_field(name, _indices(name, getattr(self, name)))
@@ -144,8 +158,9 @@ class ExtractSpec:
         _one_of("dtype", self.dtype, DTYPES)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return json.loads(json.dumps(asdict(self)))
+        """The fields as plain JSON values; those of LATER only where they are not the default."""
+        values = json.loads(json.dumps(asdict(self)))
+        return {n: v for n, v in values.items() if n not in LATER or v != _DEFAULTS[n]}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True)
@@ -178,8 +193,11 @@ class ExtractSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all fields."""
+        """Hash of all fields that `to_dict` writes down."""
         return fingerprint(self.to_dict())
+
+
+_DEFAULTS = json.loads(json.dumps({f.name: f.default for f in fields(ExtractSpec)}, default=str))
 
 
 def read_spec_file(path: str | Path) -> dict[str, Any]:
@@ -208,6 +226,8 @@ def pool_size(pool: str) -> tuple[int, int] | None:
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """The fields in which two plain descriptions differ, as "name: found → wanted"."""
     names = [*wanted, *(name for name in found if name not in wanted)]
+    later = {name: _DEFAULTS[name] for name in LATER if name in names}  # absent: the default
+    found, wanted = {**later, **found}, {**later, **wanted}
     return [
         f"{name}: {found.get(name)!r} → {wanted.get(name)!r}"
         for name in names

@@ -56,18 +56,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Reading:
-    """How pictures become pixels: (H, W) in pixels, fit, filter, and what sides are rounded to."""
+    """How pictures become pixels: (H, W) in pixels, fit, filter, what sides are rounded to, and
+    whether they are mirrored first."""
 
     size: tuple[int, int] | None
     fit: str
     resample: str
     multiple: int
+    mirror: bool
 
     def batches(self, job: Job, spans: Sequence[Span]) -> Iterator[PictureBatch]:
         """The pictures of every span, decoded ahead in threads."""
         return load_batches(
             job.source, spans, self.size, self.fit, self.resample, job.workers, job.on_error,
-            self.multiple,
+            self.multiple, self.mirror,
         )  # fmt: skip
 
 
@@ -165,7 +167,8 @@ class Worker:
     @cached_property
     def order(self) -> Order:
         plan, extractor = self.plan, self.extractor
-        reading = Reading(plan.size, plan.spec.fit, plan.spec.resample, self.backbone.step)
+        spec = plan.spec
+        reading = Reading(plan.size, spec.fit, spec.resample, self.backbone.step, spec.mirror)
         return Order(
             request=replace(self.request, how=self._how()),
             columns=self.columns,

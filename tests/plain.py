@@ -260,7 +260,7 @@ class Plain:
 
     def arguments(self, x: torch.Tensor, t: float) -> dict:
         """How the denoiser is told x and t."""
-        whole = not (self.is_flow or self.is_edm)
+        whole = not (self.is_flow or self.is_edm) and t == int(t)
         times = torch.full((len(x),), t, dtype=torch.int64 if whole else torch.float32)
         if self.is_edm:
             x, times = x / math.sqrt(t**2 + self.noise["sigma_data"] ** 2), times.log() / 4

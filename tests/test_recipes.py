@@ -57,7 +57,8 @@ HYPERFEATURES = {
     **{f"up.3.res.{j}:increment": (320, 8) for j in range(3)},
 }
 SD_DINO = {"up.0.res.1": (1280, 64), "up.1.attn.1": (1280, 32), "up.2.attn.1": (640, 16)}
-SD_DINO_TILES = {"fit": "pad", "tile": (512, 512), "noise": "shared", "seed": 42}
+SD_DINO_TILES = {"fit": "pad", "resample": "lanczos", "tile": (512, 512), "noise": "shared",
+                 "seed": 42}  # fmt: skip
 GDC = {"up.1.attn.1": (1024, 16)}
 MEMBERS = {"latent": "sample", "ensemble": 8}
 
@@ -69,7 +70,7 @@ WANTED = {
     "ddae-ddpm": Wanted("google/ddpm-cifar10-32", (10,), {"up.1.res.2": (256, 4)}, (32, 32),
         {"pool": "1x1"}),
     "ddae-dit": Wanted("dit-xl-2-256", (121,), {"block.13": (1152, 16)}, (256, 256),
-        {"latent": "sample", "pool": "1x1"}),
+        {"latent": "sample", "pool": "1x1", "resample": "bilinear"}),
     # the fourth of 18 Karras levels, from below
     "ddae-edm": Wanted("edm-cifar10", ((0.002 ** (1 / 7) * 14 / 17 + 80 ** (1 / 7) * 3 / 17) ** 7,),
         {"up.1.res.1": (256, 2)}, (32, 32), {"pool": "1x1"}),
@@ -77,25 +78,26 @@ WANTED = {
         "up.2.attn.1": (512, 8), "up.2": (512, 4), "up.4.res.0": (256, 2)}, (256, 256),
         {"noise": "shared"}),
     "difformer": Wanted("adm-256", (90, 150, 300), {"mid": (1024, 32), **GDC,
-        "up.3.res.1": (512, 4)}, (256, 256), {"fit": "crop"}),
+        "up.3.res.1": (512, 4)}, (256, 256), {"fit": "box-crop"}),
     "dift-adm": Wanted("adm-256", (101,), GDC, (512, 512), {"ensemble": 8}),
     "dift-adm-hpatches": Wanted("adm-256", (41,), {"up.3": (512, 2)}, (768, 768), {"ensemble": 4}),
     "dift-adm-davis": Wanted("adm-256", (51,), {"up.2.attn.1": (512, 8)}, (480, 832),
-        {"ensemble": 4}),
+        {"ensemble": 4, "resample": "bilinear"}),
     "dift-sd21": Wanted("sd21", (261,), {"up.1": (1280, 16)}, (768, 768),
         {**MEMBERS, "prompt": CATEGORY}),
     "dift-sd21-hpatches": Wanted("sd21", (0,), {"up.2": (640, 8)}, (768, 768), MEMBERS),
     # a short side of 480 does not go through all stages
-    "dift-sd21-davis": Wanted("sd21", (51,), {"up.2": (640, 8)}, (512, 896), MEMBERS),
+    "dift-sd21-davis": Wanted("sd21", (51,), {"up.2": (640, 8)}, (512, 896),
+        {**MEMBERS, "resample": "bilinear"}),
     "ditf-flux": Wanted("flux1-dev", (260,), {"single.9:adaln": (3072, 16)}, (640, 640),
         {"ensemble": 8, "prompt": CATEGORY}),
     "ditf-flux-davis": Wanted("flux1-dev", (90,), {"single.5:adaln": (3072, 16)}, (960, 960)),
     # strides 4 to 32, which are those before the upsamplers
     "dreamteacher": Wanted("adm-256", (150,), {"up.0:pre": (1024, 32), "up.1:pre": (1024, 16),
         "up.2:pre": (512, 8), "up.3:pre": (512, 4)}, (256, 256)),
-    "gdc": Wanted("adm-256", (90,), GDC, (256, 256), {"fit": "crop", "pool": "1x1"}),
-    "gdc-150": Wanted("adm-256", (150,), GDC, (256, 256), {"fit": "crop", "pool": "1x1"}),
-    "gdf-sd15": Wanted("sd15", (50,), {"up.1.attn.1:cross.q": (1280, 32), "up.1.res.2": (1280, 32),
+    "gdc": Wanted("adm-256", (90,), GDC, (256, 256), {"fit": "box-crop", "pool": "1x1"}),
+    "gdc-150": Wanted("adm-256", (150,), GDC, (256, 256), {"fit": "box-crop", "pool": "1x1"}),
+    "gdf-sd15": Wanted("sd15", (51,), {"up.1.attn.1:cross.q": (1280, 32), "up.1.res.2": (1280, 32),
         "up.2.attn.1:cross.q": (640, 16), "up.3.attn.0:self.k": (320, 8)}, (512, 512),
         {"latent": "sample"}),
     "gdf-sdxl": Wanted("sdxl", (50,), {"up.0.attn.0.block.5": (1280, 32),
@@ -103,7 +105,8 @@ WANTED = {
         "up.1.attn.0.block.0": (640, 16)}, (1024, 1024), {"latent": "sample"}),
     "geoaware": Wanted("sd15", (50,), SD_DINO, (960, 960), SD_DINO_TILES),
     "hyperfeatures": Wanted("sd15", (-1, 60, 160, 260, 360, 460, 560, 660, 760, 860, 960),
-        HYPERFEATURES, (512, 512), {"latent": "sample", "noise": "inversion", "steps": 50}),
+        HYPERFEATURES, (512, 512), {"latent": "sample", "noise": "inversion", "steps": 50,
+        "resample": "bilinear"}),
     "odise": Wanted("CompVis/stable-diffusion-v1-3", (0,), {"up.0.res.2:in": (2560, 64),
         "up.1.res.2:in": (1920, 32), "up.2.res.2:in": (960, 16), "up.3.res.2:in": (640, 8),
         "vae.down.2.res.1:in": (512, 4), "vae.down.3.res.1:in": (512, 8)}, (512, 512),
@@ -113,10 +116,11 @@ WANTED = {
     "repfusion": Wanted("google/ddpm-cifar10-32", tuple(range(0, 1000, 100)),
         {"mid.res.1:increment": (256, 8)}, (32, 32), {"noise": "none"}),
     "sd-dino": Wanted("sd15", (100,), SD_DINO, (960, 960), SD_DINO_TILES),
-    "sd4match": Wanted("sd21", (50,), {"up.1": (1280, 16)}, (768, 768), MEMBERS),
+    "sd4match": Wanted("sd21", (50,), {"up.1": (1280, 16)}, (768, 768),
+        {**MEMBERS, "resample": "bilinear"}),
     "uscsd": Wanted("CompVis/stable-diffusion-v1-4", (40,), {"up.1.attn.0:cross.map": (1, 32),
         "up.1.attn.1:cross.map": (1, 32), "up.1.attn.2:cross.map": (1, 32),
-        "up.2.attn.0:cross.map": (1, 16)}, (512, 512), {"tokens": (1,)}),
+        "up.2.attn.0:cross.map": (1, 16)}, (512, 512), {"tokens": (1,), "noise": "uniform"}),
     "vpd": Wanted("sd15", (1,), {"up.0.res.1": (1280, 64), "up.1.attn.1": (1280, 32),
         "up.2.attn.1": (640, 16), "up.3": (320, 8), **CROSS}, (512, 512),
         {"latent": "mean", "scale_latent": False, "noise": "none"}),
@@ -304,8 +308,8 @@ def test_a_recipe_runs(name, twin_of, source, tmp_path):
                 assert values.shape == (4, *(shape if spec.pool == "none" else shape[:1]))
                 assert values.dtype == np.float16
                 assert np.isfinite(values).all()
-                # not the same for all pictures
-                assert values.std(0).max() > 1e-3, (block, t)
+                # not the same for all pictures; probabilities of 77 tokens are small
+                assert values.std(0).max() > 0.02 * np.abs(values).max(), (block, t)
 
 
 @pytest.mark.parametrize(

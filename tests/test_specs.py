@@ -25,7 +25,7 @@ FULL = {
     "fit": "crop",
     "resample": "lanczos",
     "tile": (32, 48),
-    "flip": True,
+    "mirror": True,
     "heads": (0, 2),
     "tokens": (5, 1),
     "discard": (7,),
@@ -33,7 +33,8 @@ FULL = {
 }
 # of these only one may be given
 INSTEAD_OF_A_PROMPT = {"captions": "captions 猫.csv", "embeddings": "text.safetensors"}
-OTHER = {**FULL, **INSTEAD_OF_A_PROMPT}
+# nor of these two
+OTHER = {**FULL, **INSTEAD_OF_A_PROMPT, "flip": True}
 
 
 def spec(**changes):
@@ -246,7 +247,8 @@ def test_numpy_timesteps_round_trip():
         (
             "fit",
             "stretch",
-            "fit='stretch' is unknown; expected 'squash' or 'crop' or 'pad' or 'native'",
+            "fit='stretch' is unknown; expected 'squash' or 'crop' or 'box-crop' or 'pad' or "
+            "'native'",
         ),
         ("resample", "linear", "resample='linear' is unknown.*did you mean 'bilinear'"),
         ("dtype", "float64", "dtype='float64' is unknown.*'float16'"),

@@ -286,7 +286,9 @@ class BackboneClassifier(ABC):
     def _batches(self, source: Source, spans) -> Iterator[tuple[list[str], torch.Tensor, Any]]:
         """(ids, pixels uint8, class indices on the device) of each span."""
         spec, plan = self._noisy().plan.spec, self._noisy().plan
-        loaded = load_batches(source, spans, plan.size, spec.fit, spec.resample, self.workers)
+        loaded = load_batches(
+            source, spans, plan.size, spec.fit, spec.resample, self.workers, mirror=spec.mirror
+        )
         for batch in loaded:
             targets = source.labels[batch.indices] if source.labels is not None else []
             ids = [source.ids[index] for index in batch.indices]

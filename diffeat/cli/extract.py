@@ -65,7 +65,8 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @option("--pool", help="none (maps, the default), 1x1, 2x2, …")
 @option("--ensemble", type=int, help="Noise samples averaged per picture (default 1).")
 @option("--seed", type=int, help="Seed of the noise (default 0).")
-@option("--noise", help="per-image (default), shared, none, inversion or generation.")
+@option("--noise", help="per-image (default), shared, uniform, none, inversion or "
+              "generation.")  # fmt: skip
 @option("--steps", type=int, help="Steps of an inversion or generation (default 50).")
 @option("--prompt", help="For text-conditional models (default empty); {class} is the "
               "picture's class.")  # fmt: skip
@@ -78,11 +79,13 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @option("--scale-latent/--raw-latent", default=None,
               help="With the VAE's shift and scale (default), or without.")  # fmt: skip
 @option("--size", callback=pixel_size, help="Picture size, 512 or 480x640 (default: the model's).")
-@option("--fit", help="squash (default), crop, pad or native (own size; needs --pool).")
+@option("--fit", help="squash (default), crop, box-crop (guided-diffusion's), pad or native "
+              "(own size; needs --pool).")  # fmt: skip
 @option("--resample", help="nearest, bilinear, bicubic (default) or lanczos.")
 @option("--tile", callback=pixel_size, help="Run in tiles of this size, averaged where they "
               "overlap; none undoes a recipe's.")  # fmt: skip
 @option("--flip/--no-flip", default=None, help="Average with the mirrored picture.")
+@option("--mirror/--no-mirror", default=None, help="The mirrored picture alone.")
 @option("--heads", callback=index_list, help="Heads of attention maps to keep apart.")
 @option("--tokens", callback=index_list, help="Keys of attention maps to keep.")
 @option("--discard", callback=index_list, help="Channels set to 0 before …:adaln (see "

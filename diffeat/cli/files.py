@@ -270,6 +270,6 @@ def _originals(store, names: list[str], pictures: str | None) -> list[np.ndarray
     spec = store.spec
     shown = [source.load(index[name]) for name in names]
     return [
-        fit_picture(picture, spec.size, spec.fit, spec.resample).transpose(1, 2, 0)
+        fit_picture(picture, spec.size, spec.fit, spec.resample, spec.mirror).transpose(1, 2, 0)
         for picture in shown
     ]

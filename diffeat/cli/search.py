@@ -30,7 +30,7 @@ from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
-        "label", "latent", "size", "fit", "dtype", "limit", "batch_size")  # fmt: skip
+        "label", "latent", "size", "fit", "mirror", "dtype", "limit", "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
           "agent", "out", "csv_path", "png_path", "test")  # fmt: skip
@@ -81,7 +81,8 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @option("--recipe", help="MODEL: fields of a published system.")
 @option("--pool", help="MODEL: 1x1 (default), 2x2, …")
 @option("--ensemble", type=int, help="MODEL: noise samples averaged per picture.")
-@option("--noise", help="MODEL: per-image (default), shared, none, inversion, generation.")
+@option("--noise", help="MODEL: per-image (default), shared, uniform, none, inversion, "
+              "generation.")  # fmt: skip
 @option("--noise-seed", type=int, help="MODEL: seed of the noise.")
 @option("--steps", type=int, help="MODEL: steps of an inversion or generation.")
 @option("--prompt", help="MODEL: for text-conditional models.")
@@ -89,7 +90,8 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @option("--label", callback=class_label, help="MODEL: for class-conditional models.")
 @option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
 @option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
-@option("--fit", help="MODEL: squash (default), crop, pad or native.")
+@option("--fit", help="MODEL: squash (default), crop, box-crop, pad or native.")
+@option("--mirror/--no-mirror", default=None, help="MODEL: the mirrored pictures alone.")
 @option("--dtype", help="MODEL: precision of kept features: float16 (default) or float32.")
 @option("--limit", type=click.IntRange(1), help="MODEL: only so many pictures, "
               "class-balanced.")  # fmt: skip

@@ -204,15 +204,16 @@ def _listed(images) -> list:
 
 def _pixels(images, names: list[str], plan: Plan):
     """Pixels as the extractor takes them, and the box of each that shows the picture."""
-    if isinstance(images, torch.Tensor):
-        return images, []
     spec = plan.spec
+    if isinstance(images, torch.Tensor):
+        return images.flip(3) if spec.mirror else images, []
     pictures = [_picture(item, name) for item, name in zip(images, names, strict=True)]
     if plan.size is None:
-        arrays = [fit_native(p, plan.backbone.step, spec.resample) for p in pictures]
+        arrays = [fit_native(p, plan.backbone.step, spec.resample, spec.mirror) for p in pictures]
         return arrays, [(0, 0, *array.shape[1:]) for array in arrays]
     boxes = [content_box(p.size, plan.size, spec.fit) for p in pictures]
-    fitted = [fit_picture(p, plan.size, spec.fit, spec.resample) for p in pictures]
+    how = (plan.size, spec.fit, spec.resample, spec.mirror)
+    fitted = [fit_picture(picture, *how) for picture in pictures]
     return np.stack(fitted), boxes
 
 

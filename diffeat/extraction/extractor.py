@@ -124,6 +124,8 @@ class Extractor:
             out.put_every_level("vae", self.reduce("vae", clean.mean(1)))
         if noise is not None and self.plan.spec.noise == "inversion":
             raise SpecError("noise=inversion makes its own; leave noise= out")
+        for level in self.plan.levels if noise is not None and self.plan.clean else ():
+            self.backbone.schedule.at(level.t)  # now it says how much noise there is
         if len(self._hooks):
             self._denoise(clean, ids, noise, rows, out)
         return out.pending()

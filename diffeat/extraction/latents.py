@@ -81,7 +81,7 @@ def noise_of(
     if spec.noise == "none":
         return None
     names = [""] if spec.noise == "shared" else ids
-    eps = _drawn(spec.seed, names, spec.ensemble, shape)
+    eps = _drawn(spec.seed, names, spec.ensemble, shape, spec.noise == "uniform")
     return eps.expand(len(ids), *eps.shape[1:])
 
 
@@ -99,7 +99,10 @@ def explicit_noise(noise: torch.Tensor, count: int, ensemble: int, shape) -> tor
     return noise.float()
 
 
-def _drawn(seed: int, names: Sequence[str], members: int, shape) -> torch.Tensor:
+def _drawn(
+    seed: int, names: Sequence[str], members: int, shape, uniform: bool = False
+) -> torch.Tensor:
     """(P, E, C, h, w) fp32 noise by name and member, on the CPU."""
-    drawn = [[picture_noise(seed, name, e, shape) for e in range(members)] for name in names]
+    each = range(members)
+    drawn = [[picture_noise(seed, name, e, shape, uniform) for e in each] for name in names]
     return torch.from_numpy(np.array(drawn))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from diffeat.backbones.request import ModelRequest
 from diffeat.blocks import BlockInfo, resolve_blocks
 from diffeat.errors import SpecError
 from diffeat.hooks import Tap
-from diffeat.noise import TRAJECTORIES, NoiseLevel, plain_t
+from diffeat.noise import TRAJECTORIES, Level, NoiseLevel, plain_t
 from diffeat.specs import ExtractSpec, pool_size
 
 MAX_MAP_BYTES = 1 << 30
@@ -32,6 +33,7 @@ class Plan:
         levels: the noise levels, in the order of the spec.
         size: (H, W) of the pictures in pixels; None where each keeps its own.
         grid: the levels of an inversion or generation, from clean to noisy; else ().
+        clean: whether nothing is noised.
 
     Args:
         backbone: for which.
@@ -47,7 +49,8 @@ class Plan:
         self.blocks = resolve_blocks(spec.blocks, backbone.tensors, backbone.aliases)
         walks = spec.noise in TRAJECTORIES
         self.grid = backbone.schedule.grid(spec.steps) if walks else ()
-        self.levels = backbone.schedule.resolve_all(spec.timesteps, self.grid or None)
+        self.clean = spec.noise == "none"
+        self.levels = self._levels(spec.timesteps)
         self.pool = pool_size(spec.pool)
         self.size = self._size(spec)
         self.spec = replace(
@@ -123,7 +126,7 @@ class Plan:
     def _check_members(self) -> None:
         """Members that are all the same cost time and change nothing."""
         spec = self.spec
-        noisy = spec.noise in ("per-image", "shared", "generation")
+        noisy = spec.noise in ("per-image", "shared", "uniform", "generation")
         sampled = spec.latent == "sample" and self.backbone.vae is not None
         if spec.ensemble > 1 and not noisy and not sampled:
             warnings.warn(
@@ -152,6 +155,13 @@ class Plan:
                 )
         for block in maps:
             self._check_map(block)
+        if not self.whole and self.backbone.config.get("time_embedding_type") == "learned":
+            raise SpecError(
+                f"{self.backbone.name} looks t up in a table of whole steps; expected whole t's"
+            )
+        if spec.mirror and spec.noise == "generation":
+            raise SpecError("noise=generation shows no picture that could be mirrored; leave "
+                            "mirror out")  # fmt: skip
         if spec.tile or spec.flip:
             for block in self.blocks:
                 if block.layout == "text" or (block.layout == "map" and block.keys == "image"):
@@ -175,7 +185,16 @@ class Plan:
 
     def level(self, t: Any) -> NoiseLevel:
         """The level that a user means by `t`; SpecError if there is none."""
-        return self.backbone.schedule.resolve_all([t], self.grid or None)[0]
+        return self._levels([t])[0]
+
+    def _levels(self, timesteps: Iterable[Level]) -> tuple[NoiseLevel, ...]:
+        schedule = self.backbone.schedule
+        return schedule.resolve_all(timesteps, self.grid or None, self.clean)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every t is a whole number."""
+        return all(level.t.is_integer() for level in self.levels)
 
     @property
     def keys(self) -> list[tuple[str, float]]:

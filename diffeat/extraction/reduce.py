@@ -49,7 +49,7 @@ class Reducer:
         columns = levels.float().unsqueeze(-1).unsqueeze(-1).unsqueeze(-1).unbind(1)
         self.level = (x, *columns)
         given = self.backbone.as_input(schedule.scaled(x, columns[2]).to(self.backbone.dtype))
-        told = schedule.told(levels[:, 0])
+        told = schedule.told(levels[:, 0], self.plan.whole)
         hooks.run(**self.backbone.call_arguments(given, told, condition))
         return columns
 

@@ -15,7 +15,7 @@ from diffeat.images.reading import READING
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
-FITS = ("squash", "crop", "pad", "native")
+FITS = ("squash", "crop", "box-crop", "pad", "native")
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -196,17 +196,23 @@ def native_size(original: tuple[int, int], multiple: int = 1) -> tuple[int, int]
     return height, width
 
 
-def fit_native(image: Image.Image, multiple: int = 1, resample: str = "bicubic") -> np.ndarray:
+def fit_native(
+    image: Image.Image, multiple: int = 1, resample: str = "bicubic", mirror: bool = False
+) -> np.ndarray:
     """A picture at its own size, rounded by `native_size`, as uint8 of shape (3, H, W).
 
     Raises:
         SpecError: unknown `resample`, or a `multiple` below 1.
     """
-    return fit_picture(image, native_size(image.size, multiple), "native", resample)
+    return fit_picture(image, native_size(image.size, multiple), "native", resample, mirror)
 
 
 def fit_picture(
-    image: Image.Image, size: tuple[int, int], fit: str = "squash", resample: str = "bicubic"
+    image: Image.Image,
+    size: tuple[int, int],
+    fit: str = "squash",
+    resample: str = "bicubic",
+    mirror: bool = False,
 ) -> np.ndarray:
     """Bring a picture to `size` and return it as uint8 of shape (3, H, W).
 
@@ -214,25 +220,53 @@ def fit_picture(
         image: RGB picture of any size.
         size: (height, width) in pixels.
         fit: "squash" ignores the aspect ratio; "crop" scales the shorter side and cuts the
-            centre out; "pad" scales the longer side and centres the picture on black; "native"
-            means that `size` is the picture's own, rounded (see `native_size`), and squashes.
-        resample: name of Pillow's (anti-aliased) filter.
+            centre out; "box-crop" is guided-diffusion's way to do that: both sides are halved
+            (BOX) while both are at least twice those of `size`, then one resize brings the
+            shorter one, measured by `size`, to its side, and the centre is cut out at whole
+            pixels, (side - size) // 2; "pad" scales the longer side and centres the picture on
+            black; "native" means that `size` is the picture's own, rounded (see
+            `native_size`), and squashes.
+        resample: name of Pillow's (anti-aliased) filter. For "box-crop" that of the one resize;
+            bicubic is the published.
+        mirror: mirror the picture, left and right, before anything else.
 
     Raises:
         SpecError: unknown `fit` or `resample`.
+
+    Source: Dhariwal & Nichol 2021 (guided-diffusion), for "box-crop".
     """
     _check_name("fit", fit, FITS)
     _check_name("resample", resample, RESAMPLING)
     height, width = size
+    image = ImageOps.mirror(image) if mirror else image
     if image.size != (width, height):
         method = RESAMPLING[resample]
         if fit == "crop":
             image = ImageOps.fit(image, (width, height), method)
+        elif fit == "box-crop":
+            image = _box_crop(image, size, method)
         elif fit == "pad":
             image = _pad(image, size, method)
         else:
             image = image.resize((width, height), method)
     return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _box_crop(image: Image.Image, size: tuple[int, int], method: int) -> Image.Image:
+    """Halve, resize once, cut the centre out; a picture whose shorter side fits is only cut."""
+    height, width = size
+    while image.width >= 2 * width and image.height >= 2 * height:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = max(width / image.width, height / image.height)
+    whole = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    if whole[0] * whole[1] > MAX_PIXELS:  # a thin picture; only what is kept is made
+        x, y = image.width / whole[0], image.height / whole[1]
+        part = (left * x, top * y, (left + width) * x, (top + height) * y)
+        return image.resize((width, height), method, part)
+    if image.size != whole:
+        image = image.resize(whole, method)
+    return image.crop((left, top, left + width, top + height))
 
 
 def _pad(image: Image.Image, size: tuple[int, int], method: int) -> Image.Image:

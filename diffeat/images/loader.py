@@ -57,6 +57,7 @@ def load_batches(
     workers: int = 2,
     on_error: str = "fail",
     multiple: int = 1,
+    mirror: bool = False,
 ) -> Iterator[PictureBatch]:
     """Decode the pictures of each span of the source, in order.
 
@@ -67,11 +68,12 @@ def load_batches(
         source: where the pictures come from.
         spans: (start, stop) index ranges, one batch each.
         size: (H, W) in pixels; not used, and may be None, with fit "native".
-        fit: "squash", "crop", "pad" or "native".
+        fit: "squash", "crop", "box-crop", "pad" or "native".
         resample: name of the filter.
         workers: number of threads, at least 1.
         on_error: "fail" raises the first PictureError, "skip" collects them.
         multiple: with fit "native", what the sides are rounded to, in pixels.
+        mirror: whether every picture is mirrored first.
 
     Raises:
         PictureError: a picture cannot be read and on_error is "fail".
@@ -86,9 +88,9 @@ def load_batches(
         image = source.load(index)
         converted = CONVERTED in image.info
         if fit == "native":
-            pixels = fit_native(image, multiple, resample)
+            pixels = fit_native(image, multiple, resample, mirror)
             return pixels, content_box(image.size, pixels.shape[1:], fit), converted
-        pixels = fit_picture(image, size, fit, resample)
+        pixels = fit_picture(image, size, fit, resample, mirror)
         return pixels, content_box(image.size, size, fit), converted
 
     pending: deque[tuple[tuple[int, int], list[Future]]] = deque()

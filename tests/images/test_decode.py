@@ -313,6 +313,9 @@ def test_filters_are_pillows_filters(name, fit):
         expected = image.resize((8, 8), method)
     elif fit == "crop":
         expected = image.resize((16, 8), method).crop((4, 0, 12, 8))
+    elif fit == "box-crop":
+        half = image.resize((20, 10), Image.Resampling.BOX)
+        expected = half.resize((16, 8), method).crop((4, 0, 12, 8))
     else:
         expected = Image.new("RGB", (8, 8))
         expected.paste(image.resize((8, 4), method), (0, 2))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from diffeat.errors import DiffeatError, SpecMismatch
-from diffeat.specs import ExtractSpec
+from diffeat.search.stored import identity_of
+from diffeat.specs import LATER, ExtractSpec, differences
 from diffeat.store import FeatureStore, Request, verify
 
 FIELDS = ("timesteps", "blocks", "pool", "ensemble", "seed", "noise", "prompt", "label", "latent",
@@ -43,6 +44,46 @@ def changed(made, **changes):
     """The request of a job with other fields in its spec."""
     request = made.request
     return Request({**request.spec, **changes}, request.model, request.pictures)
+
+
+# --- fingerprints of 0.6 --------------------------------------------------------------------
+
+PLAIN = {"timesteps": (20, 60), "blocks": ("mid", "up.1")}
+RICH = {"timesteps": ("sigma=0.3",), "blocks": ("up.*",), "pool": "2x2", "flip": True,
+        "size": (256, 256), "fit": "crop", "resample": "lanczos", "seed": 3,
+        "label": "class"}  # fmt: skip
+MODEL = {"name": "m", "family": "f", "fingerprint": "a" * 32, "dtype": "float32"}
+PICTURES = {"name": "p", "count": 10, "fingerprint": "b" * 32, "conditions": None}
+
+
+@pytest.mark.parametrize(
+    ("fields", "spec", "request_", "features"),  # as version 0.6.0 computed them
+    [
+        (PLAIN, "ea5c411f6299b65a9c49f6afddf7587d", "5fe67891606a89b6e5c88493f159206d",
+         "48e562296164441c23d4fcff10b4dcb1"),
+        (RICH, "bbd8c438ff0b2814321e2826d66f2229", "a50cc393de3e75801546c906de9774c7",
+         "f7e1d1dc596ca7f6280f690ee0abd053"),
+    ],
+)  # fmt: skip
+def test_fingerprints_are_those_of_version_0_6(fields, spec, request_, features):
+    """Of specs (names of benchmark files), of requests (files), of features (journals)."""
+    made = ExtractSpec(**fields)
+    assert made.fingerprint == spec
+    assert Request(made.to_dict(), MODEL, PICTURES).fingerprint == request_
+    assert identity_of([(made.to_dict(), MODEL, PICTURES)]) == features
+    for name in LATER:  # written out at its default, as a hand may do it
+        written = {**made.to_dict(), name: getattr(made, name)}
+        assert ExtractSpec.from_dict(written).fingerprint == spec
+        assert Request(written, MODEL, PICTURES).fingerprint == request_
+
+
+def test_a_younger_field_counts_where_it_is_not_the_default():
+    made = ExtractSpec(**PLAIN, mirror=True)
+    assert made.to_dict()["mirror"] is True
+    assert ExtractSpec.from_json(made.to_json()) == made
+    assert made.fingerprint != ExtractSpec(**PLAIN).fingerprint
+    assert differences(ExtractSpec(**PLAIN).to_dict(), made.to_dict()) == ["mirror: False → True"]
+    assert differences(made.to_dict(), ExtractSpec(**PLAIN).to_dict()) == ["mirror: True → False"]
 
 
 # --- finished files -------------------------------------------------------------------------
@@ -88,6 +129,7 @@ def test_requests_with_and_without_the_younger_fields_are_equal(job):
     ("change", "message"),
     [
         ({"flip": True}, "flip: False → True"),
+        ({"mirror": True}, "mirror: False → True"),
         ({"steps": 20}, "steps: 50 → 20"),
         ({"scale_latent": False}, "scale_latent: True → False"),
         ({"captions": "c.csv"}, "captions: False → True"),
