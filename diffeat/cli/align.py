@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, print_json
+from diffeat.cli.options import comma_list, json_option, print_json, threads_option
 
 CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
 """FILE.h5:BLOCK@T; a block may hold a colon, too."""
@@ -47,6 +47,7 @@ CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the table as CSV.")
 @click.option("--png", "png_path", type=click.Path(path_type=Path), help="Write heat maps.")
 @json_option
+@threads_option
 def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -> None:
     """Compare every (block, t) of FILE with another representation.
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, model_options, print_json
+from diffeat.cli.options import comma_list, json_option, model_options, print_json, threads_option
 
 
 @click.command()
@@ -55,6 +55,7 @@ def recipes(name: str | None, as_json: bool) -> None:
               help="How many pictures.")  # fmt: skip
 @model_options
 @json_option
+@threads_option
 def channels(model, pictures, timesteps, blocks, ratio, prompt, label, limit, device, model_dtype,
              allow_pickle, lora, denoiser, as_json) -> None:  # fmt: skip
     """Find massive channels of MODEL: those far above all others in magnitude.
