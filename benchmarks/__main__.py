@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import byte_count, comma_list, option, pixel_size
+from diffeat.cli.options import byte_count, comma_list, option, pixel_size, threads_option
 from diffeat.cli.outputs import Command, OutputPath
 from diffeat.errors import DiffeatError
 
@@ -60,6 +60,7 @@ def list_() -> None:
               "timm:NAME@WEIGHTS.safetensors or a folder; may be repeated.")  # fmt: skip
 @option("--batch-size", "batch", type=click.IntRange(1), help="speed: rows of one forward "
               "in a, b and c.")  # fmt: skip
+@threads_option
 def run(
     name: str, out: Path | None, record: bool, device: str, kills: int | None,
     processes: int | None, memory: int, vision: tuple[str, ...], **speed,

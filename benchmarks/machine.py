@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import diffeat
 from diffeat.store.atomic import write_synced
+from diffeat.threads import usable_cpus
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "scikit-learn", "h5py", "numpy")
 STAGE = ("name", "seconds", "runs", "peak_memory_mb")
@@ -36,6 +37,7 @@ def environment() -> dict[str, Any]:
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "usable_cpus": usable_cpus(),
         "torch_threads": torch.get_num_threads(),
         "gpus": gpus,
     }

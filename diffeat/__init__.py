@@ -5,7 +5,8 @@
     features = diffeat.extract(backbone, images, spec)
     features["up.1", 20]
 
-Names are imported when they are first used, so `import diffeat` is quick.
+Names are imported when they are first used, so `import diffeat` is quick. It lets threads that
+wait sleep, where the environment does not say otherwise (see `diffeat.threads`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import importlib
 from typing import Any
 
 from diffeat._version import __version__
+from diffeat.threads import let_waiting_sleep
 
 _HOMES = {
     "Backbone": "diffeat.backbones",
@@ -30,8 +32,11 @@ _HOMES = {
     "load_recipe": "diffeat.recipes",
     "massive_channels": "diffeat.extraction",
     "open_source": "diffeat.images",
+    "set_threads": "diffeat.threads",
 }
 __all__ = ["__version__", *_HOMES]
+
+let_waiting_sleep()  # here, before anything loads torch: it counts in worker processes, too
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from probes.tables import Held, Streamed
+from probes.threads import sized
 
 HISTORY = 10
 SEARCHES = 20
@@ -87,9 +88,18 @@ class LogisticPath:
         Returns:
             (G, K, D + 1) weights, and (G,) iterations; max_iter means that a table was not done.
         """
+        _, pictures, width = self.table.shape
+        inverse = self._inverse(penalty)
+        with sized(pictures * width * self.truth.shape[0], self.truth.device):
+            taken = self._iterate(penalty, max_iter, tol, inverse)
+        return self.at.theta, taken
+
+    def _iterate(
+        self, penalty: float, max_iter: int, tol: float, inverse: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """L-BFGS until every table is done; the iterations (G,) that each took."""
         table = self.table
         least = 0.0 if table.dtype == torch.float64 else 1e-7
-        inverse = self._inverse(penalty)
         slope = self._gradient(penalty)
         taken = torch.zeros(table.shape[0], dtype=torch.int64, device=table.device)
         steps: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -109,7 +119,7 @@ class LogisticPath:
             safe = running & (curvature > 0)
             rho = torch.where(safe, 1 / torch.where(safe, curvature, 1), 0)
             steps = [*steps[1 - HISTORY :], (change, turn, rho)]
-        return self.at.theta, taken
+        return taken
 
     def _products(self, theta: torch.Tensor) -> torch.Tensor:
         """(G, K, N) logits."""

@@ -20,6 +20,10 @@ PARTS = {
     "f": ("accelerator", "pictures per second and share of a GPU's bf16 matrix peak"),
     "g": ("scale", "what bounds an extraction on many machines"),
     "h": ("probing", "a surface of linear probes at once against scikit-learn cell by cell"),
+    "i": (
+        "threads",
+        "the default number of threads against the others, idle and beside a neighbour",
+    ),
 }
 
 

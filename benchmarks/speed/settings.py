@@ -27,7 +27,7 @@ class Settings:
         seed: of noise, pictures and random weights.
     """
 
-    parts: tuple[str, ...] = tuple("abcdefgh")
+    parts: tuple[str, ...] = tuple("abcdefghi")
     device: str = "auto"
     model: str | None = None
     quick: bool = False

@@ -332,6 +332,39 @@ def _h(part: dict[str, Any]) -> Lines:
     ]  # fmt: skip
 
 
+CONDITIONS = {"idle": "no neighbour", "busy": "a neighbour on every CPU"}
+OTHERS = {"best": "best number", "before": "as many as CPUs that spin"}
+
+
+def _i_summary(part: dict[str, Any]) -> list[tuple]:
+    rows = []
+    for condition, tasks in part["conditions"].items():
+        for task, found in tasks.items():
+            for name, words in OTHERS.items():
+                if f"ratio_{name}" in found:
+                    what = f"{task}, {CONDITIONS[condition]}: default threads ÷ {words}, time"
+                    ratio = _spread(found[f"ratio_{name}"])
+                    rows.append((what, ratio, f"≤ {part['targets'][name]}"))
+    return rows
+
+
+def _i(part: dict[str, Any]) -> Lines:
+    rows = []
+    for condition, tasks in part["conditions"].items():
+        for task, found in tasks.items():
+            for name, times in found["times"].items():
+                wall, cpu = (statistics.median(times[key]) for key in ("seconds", "cpu_seconds"))
+                who = f"{name} (best)" if name == found["best"] else name
+                rows.append((CONDITIONS[condition], task, who, f"{wall:.3f}", f"{cpu:.3f}"))
+    return [
+        f"{part['cpus']} CPUs; medians of {part['rounds']} rounds in turn, each number of threads "
+        "in a process of its own. `spinning` has a thread per CPU, of which those that wait spin, "
+        "as the libraries do by themselves; it has no turn beside the neighbour.",
+        "",
+        *_table(("", "work", "threads", "s", "CPU s"), rows),
+    ]
+
+
 SUMMARIES = {"a": _a_summary, "b": _b_summary, "c": _c_summary, "d": _d_summary, "e": _e_summary,
-             "f": _f_summary, "h": _h_summary}  # fmt: skip
-DETAILS = {"a": _a, "b": _b, "c": _c, "d": _d, "e": _e, "f": _f, "g": _g, "h": _h}
+             "f": _f_summary, "h": _h_summary, "i": _i_summary}  # fmt: skip
+DETAILS = {"a": _a, "b": _b, "c": _c, "d": _d, "e": _e, "f": _f, "g": _g, "h": _h, "i": _i}

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, open_pictures, option, print_json
+from diffeat.cli.options import (
+    comma_list,
+    json_option,
+    open_pictures,
+    option,
+    print_json,
+    threads_option,
+)
 from diffeat.cli.outputs import PICTURES, OutputPath, command
 
 CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
@@ -46,6 +53,7 @@ CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write heat maps.")
 @json_option
+@threads_option
 def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -> None:
     """Compare every (block, t) of FILE with another representation.
 

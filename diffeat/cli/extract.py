@@ -21,6 +21,7 @@ from diffeat.cli.options import (
     print_json,
     spec_of,
     speed_options,
+    threads_option,
 )
 from diffeat.cli.outputs import OutputPath, command
 from diffeat.errors import PictureError
@@ -116,6 +117,7 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @model_options
 @speed_options
 @json_option
+@threads_option
 def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values) -> None:
     """Extract features of PICTURES with MODEL into an HDF5 file.
 

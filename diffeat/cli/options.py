@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,17 @@ def batch_rows(_context: click.Context, _option: click.Parameter, value: str | N
     if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"{value!r}; expected a number of at least 1, or auto")
     return int(value)
+
+
+def thread_count(_context: click.Context, _option: click.Parameter, value: str | None):
+    """Callback: a number of at least 1, or auto."""
+    from diffeat.threads import parse_threads
+
+    try:
+        parse_threads(value)
+    except SpecError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
 
 
 def _numbers(value: str) -> tuple[float, ...]:
@@ -197,6 +208,23 @@ def model_fields(values: dict[str, Any]) -> dict[str, Any]:
 
 
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def threads_option(command: Callable) -> Callable:
+    """--threads, which is set before the command computes; it stands next to the function."""
+
+    @wraps(command)
+    def limited(*args: Any, threads: str | None, **values: Any) -> Any:
+        from diffeat.threads import ask, set_threads
+
+        if threads is not None:
+            ask(threads)
+        set_threads()
+        return command(*args, **values)
+
+    return option("--threads", callback=thread_count, metavar="N|auto",
+                        help="Threads of the compute on CPUs, of all --processes together; auto "
+                        "(default) goes by what this process may use.")(limited)  # fmt: skip
 
 
 def print_json(values: Any) -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import json_option, option, positive_numbers, print_json, split_shares
+from diffeat.cli.options import (
+    json_option,
+    option,
+    positive_numbers,
+    print_json,
+    split_shares,
+    threads_option,
+)
 from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SpecError
 
@@ -34,6 +41,7 @@ from diffeat.errors import SpecError
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
 @json_option
+@threads_option
 def probe(file, test_file, split, seed, penalties, csv_path, png_path, device, as_json) -> None:
     """Fit and score a linear probe for every (block, t) of FILE.
 

@@ -13,6 +13,7 @@ from diffeat.cli.options import (
     open_pictures,
     option,
     print_json,
+    threads_option,
 )
 from diffeat.cli.outputs import command
 
@@ -63,6 +64,7 @@ def recipes(name: str | None, as_json: bool) -> None:
               help="How many pictures.")  # fmt: skip
 @model_options
 @json_option
+@threads_option
 def channels(model, pictures, timesteps, blocks, ratio, prompt, label, limit, device, model_dtype,
              allow_pickle, lora, denoiser, as_json) -> None:  # fmt: skip
     """Find massive channels of MODEL: those far above all others in magnitude.

@@ -25,6 +25,7 @@ from diffeat.cli.options import (
     spec_of,
     speed_options,
     split_shares,
+    threads_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SpecError
@@ -102,6 +103,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @model_options
 @speed_options
 @json_option
+@threads_option
 def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> None:
     """Find the best (block, t) of a labelled task, and say what it is worth. Of pictures without
     labels: --frequency, a guess.

@@ -146,13 +146,6 @@ def sharing(job: Job, workers: int) -> int:
     return workers
 
 
-def share_threads(workers: int) -> None:
-    """Leave each of the workers of this machine its share of the cores."""
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-
-
 def _already_complete(job: Job) -> JobResult:
     """The result of doing nothing; StoreError if pictures are missing that must not be."""
     with FeatureStore(job.path) as store:

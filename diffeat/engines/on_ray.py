@@ -32,6 +32,7 @@ from diffeat.engines.base import TASK_BYTES, JobResult, complete, drive, tasks_o
 from diffeat.errors import DeviceError, DiffeatError, SpecError, StoreError
 from diffeat.images import PictureBatch
 from diffeat.store import ShardWriter, StoreWriter
+from diffeat.threads import asked, set_threads, usable_cpus
 from diffeat.work import Job, Order, Reading, Span, Worker, errors_of
 
 TASK_PIXELS = 128 << 20
@@ -108,7 +109,7 @@ def _ray():
 def _connect(ray: Any, address: str | None, processes: int | None) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:  # a cluster of its own, which ends with us
-        options |= {"num_cpus": max(os.cpu_count() or 1, processes or 1),
+        options |= {"num_cpus": max(usable_cpus(), processes or 1),
                     "include_dashboard": False}  # fmt: skip
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -154,7 +155,7 @@ class _Crew:
                 "choose fewer processes, or --device cpu"
             )
         each = -(-self.size // nodes)
-        threads = max(1, cpus // nodes // each)
+        threads = max(1, (asked() or cpus // nodes) // each)
         # half a CPU each at most, so that decoding always finds room
         self.needs = {"num_gpus": 1} if wants_gpu else {"num_cpus": min(1.0, cpus / self.size / 2)}
         # actors on GPUs have one each; on CPUs they share the memory of their node
@@ -254,9 +255,8 @@ class _Told:
 def _fetched(told: _Told) -> Job:
     """The job, brought to this process once and not with every task."""
     import ray
-    import torch
 
-    torch.set_num_threads(told.threads)
+    set_threads(told.threads)
     if not os.path.isdir(told.folder):
         raise StoreError(
             f"{told.folder}: no such folder on {platform.node()}; expected a file system that all "

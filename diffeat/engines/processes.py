@@ -28,13 +28,13 @@ from diffeat.engines.base import (
     JobResult,
     complete,
     drive,
-    share_threads,
     sharing,
     tasks_of,
     without,
 )
 from diffeat.errors import DiffeatError, SourceError, StoreError
 from diffeat.store import ShardWriter, StoreWriter
+from diffeat.threads import set_threads
 from diffeat.work import Job, Order, Span, Worker, errors_of
 
 LOSSES = 3
@@ -262,7 +262,7 @@ def _serve(job: Job, pipe: Connection, number: int, processes: int, order: Order
     warnings.showwarning = lambda message, *_: say("warning", str(message))
     try:
         job = replace(job, model=job.model.on(number), sharing=sharing(job, processes))
-        share_threads(processes)
+        set_threads(workers=processes)
         worker = Worker(job, order=order)
         say("ready", worker.order)
         while (task := pipe.recv()) is not None:

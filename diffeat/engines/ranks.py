@@ -19,10 +19,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diffeat.engines.base import JobResult, drive, progress_bar, share_threads, sharing
+from diffeat.engines.base import JobResult, drive, progress_bar, sharing
 from diffeat.errors import DiffeatError, SourceError, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.store import ShardWriter, StoreWriter
+from diffeat.threads import set_threads
 from diffeat.work import Job, Span, Worker, errors_of
 
 PATIENCE = timedelta(days=30)
@@ -44,7 +45,7 @@ def run_ranks(job: Job) -> JobResult | None:
         local = int(os.environ.get("LOCAL_RANK", rank))
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         job = replace(job, model=job.model.on(local), sharing=sharing(job, here))
-        share_threads(here)
+        set_threads(workers=here)
         worker = _agreed(job, rank)
         if rank == 0:
             return _lead(worker, world)
