@@ -4,6 +4,7 @@
     python scripts/convert.py dit DiT-XL-2-256x256.pt models/dit-xl-2 --vae sd-vae-ft-ema
     python scripts/convert.py sit repa-xl-2.pt models/repa-xl-2 --vae sd-vae-ft-ema
     python scripts/convert.py edm edm-cifar10-uncond.safetensors models/edm-cifar10
+    python scripts/convert.py ddae model_1999.pth models/ddae-edm --process edm
 
 The folder holds `model_index.json`, `unet/` or `transformer/`, `scheduler/` and perhaps `vae/`,
 and `diffeat.load` opens it. Weights are stored in fp32. No code in a checkpoint is ever run: one
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import click
 from convert_adm import SCHEDULES, convert_adm
+from convert_ddae import convert_ddae
 from convert_edm import convert_edm
 from convert_files import Converted, check_output, read_checkpoint, write_pipeline
 from convert_transformers import convert_dit, convert_sit
@@ -52,15 +54,18 @@ def _common(command: Callable) -> Callable:
     return command
 
 
+_weights = click.option(
+    "--weights",
+    type=click.Choice(["ema", "model"]),
+    help="Which weights of a training checkpoint; ema where there are any.",
+)
+
+
 def _transformer(command: Callable) -> Callable:
     """What DiT and SiT take."""
     decorators = (
         click.option("--heads", type=click.IntRange(1), help="Heads, for unpublished widths."),
-        click.option(
-            "--weights",
-            type=click.Choice(["ema", "model"]),
-            help="Which weights of a training checkpoint; ema where there are any.",
-        ),
+        _weights,
         click.option(
             "--vae",
             type=click.Path(path_type=Path),
@@ -157,6 +162,29 @@ def edm(checkpoint: Path, output: Path, overwrite: bool):
         check_output(output, overwrite)
         converted = convert_edm(read_checkpoint(checkpoint), checkpoint.name)
         _write(converted, output, None, overwrite)
+
+
+@main.command(short_help="DDAE's own DDPM and EDM U-Nets.")
+@_common
+@click.option(
+    "--process",
+    type=click.Choice(["ddpm", "edm"]),
+    required=True,
+    help="What it was trained as, which no tensor says: model_type in DDAE's configuration.",
+)
+@click.option(
+    "--size", type=click.IntRange(1), default=32, show_default=True, help="Picture size in pixels."
+)
+@_weights
+def ddae(checkpoint: Path, output: Path, overwrite: bool, process, size, weights):
+    """Convert a U-Net of DDAE; channels, levels and attention are read off its tensors.
+
+    DDPMs are taken to have 1000 steps and DDAE's betas, EDMs to have its sigma_data of 0.5.
+    """
+    with _told():
+        check_output(output, overwrite)
+        tensors = read_checkpoint(checkpoint, weights)
+        _write(convert_ddae(tensors, checkpoint.name, process, size), output, None, overwrite)
 
 
 def _write(converted: Converted, output: Path, vae: Path | None, overwrite: bool) -> None:

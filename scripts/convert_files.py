@@ -198,14 +198,16 @@ def _gist(error: Exception) -> str:
 
 
 def _state_dict(found: Any, path: Path, wanted: str | None) -> Tensors:
-    parts = [key for key in ("ema", "model", "state_dict") if _is_dict(found, key)]
+    # some programs write the names in capitals
+    names = ("ema", "model", "state_dict")
+    parts = {name: key for name in names for key in (name.upper(), name) if _is_dict(found, key)}
     if wanted is not None and wanted not in parts:
         raise ModelError(
             f"{path} holds no {wanted!r} weights; it has "
             + (", ".join(map(repr, parts)) if parts else "one state dict, so leave --weights out")
         )
     if parts:
-        found = found[wanted or parts[0]]
+        found = found[parts[wanted] if wanted else next(iter(parts.values()))]
     if not isinstance(found, dict) or not found:
         raise ModelError(f"{path}: expected a state dict, found {type(found).__name__}")
     for key, values in found.items():

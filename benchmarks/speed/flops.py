@@ -3,15 +3,18 @@
 An operation counts as `torch.utils.flop_counter` counts it: matrix products, convolutions and
 attention, two for a multiplication with its addition; norms, activations and copies are left
 out. On the meta device nothing is computed, so a model of any size is counted in a second.
+Attention is counted as its two products, whatever kernels this torch has: see `counter`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import diffeat
@@ -75,12 +78,12 @@ def denoiser_flops(
     condition = backbone.condition([""], [None])
     condition = {name: value.to("meta") for name, value in condition.items()}
     t = torch.zeros(1, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with counter() as counted, torch.no_grad():
         hooks = HookManager(
             backbone.denoiser,
             {block.name: block.where for block in found},
             stop_after_last=True,
-            transform=lambda _name, _value: counter.get_total_flops(),
+            transform=lambda _name, _value: counted.get_total_flops(),
         )
         with hooks:
             hooks.run(**backbone.call_arguments(x, t, condition))
@@ -110,6 +113,18 @@ def module_flops(module: nn.Module, *inputs: torch.Tensor) -> int:
 @torch.no_grad()
 def count(work) -> int:
     """Operations of whatever `work` does."""
-    with FlopCounterMode(display=False) as counter:
+    with counter() as counted:
         work()
-    return counter.get_total_flops()
+    return counted.get_total_flops()
+
+
+@contextmanager
+def counter() -> Iterator[FlopCounterMode]:
+    """torch's counter, under which attention is always two products of matrices.
+
+    Which fused kernels of attention the counter knows differs between torch's versions and
+    devices, and what it does not know counts as nothing. Products are known everywhere, so
+    attention of b heads-times-pictures, n queries, m keys and width d counts 2 · 2 · b·n·m·d.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        yield counted

@@ -1,12 +1,12 @@
-"""Pixel U-Nets: DDPM pipelines (Ho et al. 2020), OpenAI's ADM (Dhariwal & Nichol 2021) and
-NVlabs' EDM (Karras et al. 2022), all diffusers `UNet2DModel`."""
+"""Pixel U-Nets: DDPM pipelines (Ho et al. 2020), OpenAI's ADM (Dhariwal & Nichol 2021), NVlabs'
+EDM (Karras et al. 2022) and DDAE's DDPM and EDM (Xiang et al. 2023), all `UNet2DModel`."""
 
 from __future__ import annotations
 
 from diffeat.backbones.aliases import adm_aliases, unet_aliases
 from diffeat.backbones.base import Backbone
 from diffeat.backbones.unet_blocks import list_unet_tensors, unet_multiple
-from diffeat.backbones.unet_variants import DDPMPP_KEY, to_adm, to_ddpmpp
+from diffeat.backbones.unet_variants import DDAE_KEY, DDPMPP_KEY, to_adm, to_ddae, to_ddpmpp
 
 
 class PixelUNet(Backbone):
@@ -25,7 +25,7 @@ class PixelUNet(Backbone):
     @staticmethod
     def adjust(denoiser, config):
         """Some of OpenAI's have their own number of heads, or embed t in other channels."""
-        to_adm(denoiser)
+        to_ddae(denoiser) if config.get(DDAE_KEY) else to_adm(denoiser)
 
     def list_tensors(self):
         return list_unet_tensors(self.denoiser)
@@ -47,7 +47,10 @@ class PixelUNet(Backbone):
 
 
 class ADM(PixelUNet):
-    """Resnets that are scaled and shifted by the time, and resample; mostly a learned variance."""
+    """Resnets that are scaled and shifted by the time; mostly a learned variance.
+
+    Resolutions change in resnets, or in convolutions as in improved-diffusion's (2021).
+    """
 
     family = "adm"
     covers = "OpenAI's ADM, converted by scripts/convert.py (UNet2DModel)"
@@ -57,7 +60,9 @@ class ADM(PixelUNet):
     def accepts(cls, config, index):
         resampling = (config.get("downsample_type"), config.get("upsample_type"))
         scaled = config.get("resnet_time_scale_shift") == "scale_shift"
-        return super().accepts(config, index) and scaled and resampling == ("resnet", "resnet")
+        # diffusers' own default is a convolution
+        both = {"conv" if kind is None else kind for kind in resampling}
+        return super().accepts(config, index) and scaled and both in ({"resnet"}, {"conv"})
 
     @property
     def aliases(self):
@@ -81,3 +86,5 @@ class EDM(PixelUNet):
         """NVlabs' DDPM++ differs from diffusers' U-Net in ways that no configuration says."""
         if config.get(DDPMPP_KEY):
             to_ddpmpp(denoiser)
+        elif config.get(DDAE_KEY):
+            to_ddae(denoiser)

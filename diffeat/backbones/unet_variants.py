@@ -7,6 +7,8 @@ so; here a built one is changed in place.
 
 Dhariwal & Nichol 2021: the 128-pixel ADM has 4 heads at every width, and the 512-pixel ADM embeds
 t in more channels than its first stage has.
+
+Xiang et al. 2023 (DDAE): the last norm has 8 groups, and DDPMs are told t as a share of all steps.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import UNet2DModel
 
 DDPMPP_KEY = "_edm_ddpmpp"
@@ -26,6 +29,11 @@ CHANNELS_KEY = "_model_channels"
 level; without it, those of the first stage."""
 HEADS_KEY = "_attention_heads"
 """Key of unet/config.json: number of heads of every attention layer."""
+
+DDAE_KEY = "_ddae"
+"""Key of unet/config.json that asks for `to_ddae` before weights are loaded."""
+STEPS_KEY = "_share_of_steps"
+"""Key of unet/config.json: t = 0, 1, … is told as (t + 1) / so many steps."""
 
 
 def to_adm(unet: UNet2DModel) -> UNet2DModel:
@@ -85,6 +93,46 @@ def to_ddpmpp(unet: UNet2DModel) -> UNet2DModel:
         elif isinstance(module, Attention):
             module.rescale_output_factor = math.sqrt(2)
     return unet
+
+
+def to_ddae(unet: UNet2DModel) -> UNet2DModel:
+    """Turn a freshly built U-Net into one of DDAE, in place, before weights are loaded.
+
+    Args:
+        unet: built (`from_config`) from a configuration that may hold CHANNELS_KEY (channels of
+            the first convolution and of the sinusoids) and STEPS_KEY (DDPMs).
+
+    Returns:
+        The same module. Its "timestep" is t = 0 … steps - 1 where STEPS_KEY is there, else EDM's
+        c_noise = ln(sigma) / 4.
+
+    Source: Xiang et al. 2023, and its public code.
+    """
+    channels, steps = unet.config.get(CHANNELS_KEY), unet.config.get(STEPS_KEY)
+    if channels is not None:
+        _narrow_start(unet, channels)
+    old = unet.conv_norm_out
+    unet.conv_norm_out = nn.GroupNorm(8, old.num_channels, old.eps).to(old.weight)
+    if steps is not None:
+        unet.time_proj = ShareOfSteps(unet.time_proj, steps)
+    return unet
+
+
+class ShareOfSteps(nn.Module):
+    """Sinusoids of (t + 1) / steps: DDAE counts t from 1, and divides it by their number.
+
+    Args:
+        waves: the sinusoids of a number.
+        steps: how many there are.
+    """
+
+    def __init__(self, waves: nn.Module, steps: int):
+        super().__init__()
+        self.waves, self.steps = waves, steps
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        """Args: t: (n,) counted from 0. Returns: (n, channels) in fp32."""
+        return self.waves((t.float() + 1) / self.steps)
 
 
 def set_time_channels(unet: UNet2DModel, channels: int) -> None:
