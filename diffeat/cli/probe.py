@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from diffeat.cli.options import (
+    conditioned_option,
     json_option,
     option,
     positive_numbers,
@@ -40,9 +41,12 @@ from diffeat.errors import SpecError
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
+@conditioned_option
 @json_option
 @threads_option
-def probe(file, test_file, split, seed, penalties, csv_path, png_path, device, as_json) -> None:
+def probe(
+    file, test_file, split, seed, penalties, csv_path, png_path, device, allow_conditioned, as_json
+) -> None:
     """Fit and score a linear probe for every (block, t) of FILE.
 
     Without TEST_FILE the pictures are split by a stable hash of their ids; with it, FILE gives
@@ -64,7 +68,7 @@ def probe(file, test_file, split, seed, penalties, csv_path, png_path, device, a
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(file))
         test = stack.enter_context(FeatureStore(test_file)) if test_file else None
-        task = task_from_store(store, split, seed, test)
+        task = task_from_store(store, split, seed, test, allow_conditioned=allow_conditioned)
         surface = probe_surface(
             task, penalties, lambda cells: tqdm(cells, desc="probe", disable=None), device
         )

@@ -14,6 +14,7 @@ from diffeat.cli.options import (
     byte_count,
     class_label,
     comma_list,
+    conditioned_option,
     json_option,
     model_fields,
     model_options,
@@ -31,7 +32,8 @@ from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
-        "label", "latent", "size", "fit", "mirror", "dtype", "limit", "batch_size")  # fmt: skip
+        "label", "label_map", "latent", "size", "fit", "mirror", "dtype", "limit",
+        "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
           "agent", "out", "csv_path", "png_path", "test")  # fmt: skip
@@ -89,6 +91,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @option("--prompt", help="MODEL: for text-conditional models.")
 @option("--captions", help="MODEL: CSV, TSV or JSONL file with a prompt per picture.")
 @option("--label", callback=class_label, help="MODEL: for class-conditional models.")
+@option("--label-map", help="MODEL: with --label class, a file: class to the model's class.")
 @option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
 @option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
 @option("--fit", help="MODEL: squash (default), crop, box-crop, pad or native.")
@@ -102,6 +105,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
               help="MODEL: decoding threads.")  # fmt: skip
 @model_options
 @speed_options
+@conditioned_option
 @json_option
 @threads_option
 def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> None:
@@ -231,7 +235,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
         return None, store.spec, frequency_guess(store, cells, values["cutoff"])
     test = stack.enter_context(FeatureStore(second)) if second else None
     task = task_from_store(store, values["split"], values["seed"], test, values["blocks"] or None,
-                           timesteps or None)  # fmt: skip
+                           timesteps or None, values["allow_conditioned"])  # fmt: skip
     guess = None
     if values["frequency"]:
         guess = frequency_guess(store, task.cells, values["cutoff"], rows=task.seen)
@@ -268,7 +272,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
         return None, Plan(backbone, spec).spec, guess
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
-    task = live_task(features, values["split"], values["seed"])
+    task = live_task(features, values["split"], values["seed"], values["allow_conditioned"])
     guess = None
     if values["frequency"]:
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], rows=task.seen, **run)

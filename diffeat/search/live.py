@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffeat.backbones import Backbone
+from diffeat.conditioned import checked_name, told_target
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
 from diffeat.images import Source
@@ -184,13 +185,17 @@ def live_task(
     features: LiveFeatures,
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
     seed: int = 0,
+    allow_conditioned: bool = False,
 ) -> Task:
     """The task of a search straight from the backbone; see `task_from_store`.
 
     Raises:
-        SpecError: no labels, or a test source with other classes or the same pictures.
+        SpecError: features that are told their targets, no labels, or a test source with other
+            classes or the same pictures.
     """
-    sources = features.sources
+    sources, requests = features.sources, features.requests
+    told = [told_target(features.plan.spec, request.pictures) for request in requests]
+    name = checked_name(features.backbone.name, next(filter(None, told), None), allow_conditioned)
     for source in sources:
         if source.labels is None:
             raise SpecError(
@@ -214,9 +219,8 @@ def live_task(
                     "test set of its own"
                 )
     blocks = list(features.widths)
-    requests = features.requests
     return Task(
-        name=features.backbone.name,
+        name=name,
         labels=np.concatenate([source.labels for source in sources]),
         part=parts_of([source.ids for source in sources], fractions, seed),
         cells=tuple((block, t) for block in blocks for t in features.timesteps),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diffeat.conditioned import checked_name, told_target
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.search.tasks import TEST, CellKey, Task, split_by_hash
@@ -52,6 +53,7 @@ def task_from_store(
     test: FeatureStore | None = None,
     blocks: Sequence[str] | None = None,
     timesteps: Sequence[float] | None = None,
+    allow_conditioned: bool = False,
 ) -> Task:
     """A task from one file split by the hash of its ids, or from a training and a test file.
 
@@ -61,10 +63,12 @@ def task_from_store(
     Args:
         blocks: only these; None means all.
         timesteps: only these native t; None means all.
+        allow_conditioned: also take features that were told what they are to predict (see
+            `diffeat.conditioned`); the task's name, hence every table, says so.
 
     Raises:
-        SpecError: no labels, a block or t that the file lacks, or two files that do not fit
-            together.
+        SpecError: features that were told their targets, no labels, a block or t that the file
+            lacks, or two files that do not fit together.
     """
     stores = [store] if test is None else [store, test]
     for one in stores:
@@ -72,6 +76,8 @@ def task_from_store(
             raise SpecError(
                 f"{one.path} has no labels; extract from a folder with one subfolder per class"
             )
+    told = [told_target(one.spec, one.pictures) for one in stores]
+    name = checked_name(store.model["name"], next(filter(None, told), None), allow_conditioned)
     if test is not None:
         _check_pair(store, test)
 
@@ -80,7 +86,7 @@ def task_from_store(
         return found[0] if test is None else Stacked(found)
 
     whole = Task(
-        name=store.model["name"],
+        name=name,
         labels=np.concatenate([one.labels for one in stores]),
         part=parts_of([one.ids for one in stores], fractions, seed),
         cells=cells_of(store),
