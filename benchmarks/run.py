@@ -257,7 +257,7 @@ def run_recipe(
 
 def _chance(task: Task) -> float:
     """Accuracy on test of always saying the class that is most frequent in training."""
-    guess = np.bincount(task.labels[task.part != TEST]).argmax()
+    guess = np.bincount(task.labels[task.seen]).argmax()
     return float((task.labels[task.part == TEST] == guess).mean())
 
 

@@ -218,6 +218,11 @@ class Worker:
         if last is not None:
             yield last[0], self._rows(*last)
 
+    @property
+    def digests(self) -> np.ndarray | None:
+        """(N, 16) uint8, of the pictures' own bytes; None by the rule of reading before 0.7."""
+        return None if self._seen is None else self._seen.digests
+
     def _ids(self, batch: PictureBatch) -> list[str]:
         return [self.job.source.ids[index] for index in batch.indices]
 

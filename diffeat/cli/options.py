@@ -213,6 +213,10 @@ def model_fields(values: dict[str, Any]) -> dict[str, Any]:
     return {**found, "dtype": values["model_dtype"]}
 
 
+duplicates_option = option(
+    "--drop-duplicates", "duplicates", flag_value="drop", default="warn", help="Leave out pictures "
+    "that stand there twice, byte for byte (those in test stay); else they are counted.",
+)  # fmt: skip
 conditioned_option = option(
     "--allow-conditioned", is_flag=True, help="Also score features that were told what they are to "
     "predict (--label class, {class} in the prompt, captions); every table says so.",

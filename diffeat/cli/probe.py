@@ -8,6 +8,7 @@ import click
 
 from diffeat.cli.options import (
     conditioned_option,
+    duplicates_option,
     json_option,
     option,
     positive_numbers,
@@ -42,10 +43,11 @@ from diffeat.errors import SpecError
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
 @conditioned_option
+@duplicates_option
 @json_option
 @threads_option
 def probe(
-    file, test_file, split, seed, penalties, csv_path, png_path, device, allow_conditioned, as_json
+    file, test_file, split, seed, penalties, csv_path, png_path, device, as_json, **choices
 ) -> None:
     """Fit and score a linear probe for every (block, t) of FILE.
 
@@ -68,7 +70,7 @@ def probe(
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(file))
         test = stack.enter_context(FeatureStore(test_file)) if test_file else None
-        task = task_from_store(store, split, seed, test, allow_conditioned=allow_conditioned)
+        task = task_from_store(store, split, seed, test, **choices)
         surface = probe_surface(
             task, penalties, lambda cells: tqdm(cells, desc="probe", disable=None), device
         )
@@ -85,13 +87,17 @@ def probe(
 def _tell(surface) -> None:
     """What was found, for people."""
     from diffeat.noise import format_t
+    from diffeat.search.intervals import accuracy_text, few_text
 
     train, held, tested = surface.counts
+    split = f", split class by class ({surface.how})" if surface.how else ""
     click.echo(
         f"{surface.name}: linear probe, validation accuracy in %, {surface.classes} classes, "
-        f"{train} training and {held} validation pictures"
+        f"{train} training and {held} validation pictures{split}"
     )
     click.echo(surface.table())
     best = surface.best
     click.echo(f"best on validation: {best.block} at t={format_t(best.t)}, C={best.C:g}; "
-               f"refitted on both, {100 * best.test:.1f} % on {tested} test pictures")  # fmt: skip
+               f"refitted on both, {accuracy_text(best.test, tested)}")  # fmt: skip
+    if few := few_text(surface.name, tested):
+        click.echo(f"warning: {few}", err=True)

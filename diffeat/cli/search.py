@@ -15,6 +15,7 @@ from diffeat.cli.options import (
     class_label,
     comma_list,
     conditioned_option,
+    duplicates_option,
     json_option,
     model_fields,
     model_options,
@@ -106,6 +107,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @model_options
 @speed_options
 @conditioned_option
+@duplicates_option
 @json_option
 @threads_option
 def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> None:
@@ -160,15 +162,20 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
 
 def _tell(report, task, options) -> None:
     """What was found, for people."""
+    from diffeat.search.intervals import few_text
+
     train, held, tested = task.counts
     click.echo(
         f"{task.name}: {options.score.name}, validation accuracy in %, {task.classes} classes, "
         f"{train} training, {held} validation and {tested} test pictures"
+        + (f", split class by class ({task.how})" if task.how else "")
     )
     if options.out:
         found, computed = report.made
         click.echo(f"{options.out}: {found} results were there already, {computed} computed now")
     click.echo("\n".join(report.lines()))
+    if few := few_text(task.name, tested):
+        click.echo(f"warning: {few}", err=True)
 
 
 def _check_guess(name: str) -> None:
@@ -234,8 +241,10 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
         cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps or None)
         return None, store.spec, frequency_guess(store, cells, values["cutoff"])
     test = stack.enter_context(FeatureStore(second)) if second else None
-    task = task_from_store(store, values["split"], values["seed"], test, values["blocks"] or None,
-                           timesteps or None, values["allow_conditioned"])  # fmt: skip
+    task = task_from_store(
+        store, values["split"], values["seed"], test, values["blocks"] or None, timesteps or None,
+        values["allow_conditioned"], values["duplicates"],
+    )  # fmt: skip
     guess = None
     if values["frequency"]:
         guess = frequency_guess(store, task.cells, values["cutoff"], rows=task.seen)
@@ -272,7 +281,10 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
         return None, Plan(backbone, spec).spec, guess
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
-    task = live_task(features, values["split"], values["seed"], values["allow_conditioned"])
+    task = live_task(
+        features, values["split"], values["seed"], values["allow_conditioned"],
+        values["duplicates"],
+    )  # fmt: skip
     guess = None
     if values["frequency"]:
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], rows=task.seen, **run)

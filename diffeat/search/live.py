@@ -26,7 +26,7 @@ from diffeat.search.frequency import (
     runs_among,
 )
 from diffeat.search.grid import MEMORY
-from diffeat.search.stored import SAMPLE, identity_of, parts_of
+from diffeat.search.stored import SAMPLE, identity_of, parted
 from diffeat.search.tasks import Task, readable
 from diffeat.specs import ExtractSpec
 from diffeat.work import Job, Worker
@@ -87,6 +87,7 @@ class LiveFeatures:
         self._options = {"batch_size": batch_size, "workers": workers, "progress": progress}
         workers_of = [self._worker(source, spec) for source in self.sources]
         self.requests = [worker.request for worker in workers_of]
+        self.digests = [worker.digests for worker in workers_of]
         self.plan: Plan = workers_of[0].plan
         levels = zip(self.plan.levels, self.plan.spec.timesteps, strict=True)
         self._spelled = {plain_t(level.t): spelled for level, spelled in levels}
@@ -186,6 +187,8 @@ def live_task(
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
     seed: int = 0,
     allow_conditioned: bool = False,
+    duplicates: str = "warn",
+    groups: Sequence[Sequence[str]] | None = None,
 ) -> Task:
     """The task of a search straight from the backbone; see `task_from_store`.
 
@@ -218,11 +221,14 @@ def live_task(
                     f"{test.name} holds pictures of {train.name}, such as {name!r}; expected a "
                     "test set of its own"
                 )
+    parts = parted(
+        name, [source.ids for source in sources], [source.labels for source in sources],
+        features.digests, fractions, seed, duplicates, groups,
+    )  # fmt: skip
     blocks = list(features.widths)
     return Task(
         name=name,
-        labels=np.concatenate([source.labels for source in sources]),
-        part=parts_of([source.ids for source in sources], fractions, seed),
+        **parts,
         cells=tuple((block, t) for block in blocks for t in features.timesteps),
         read=lambda block, t: _Lazy(features, block, t),
         identity=identity_of([(r.spec, r.model, r.pictures) for r in requests]),

@@ -82,12 +82,12 @@ class Repeats:
 
 def random_part(task: Task, seed: int, repeat: int) -> np.ndarray:
     """(N,) the same test part, and another hash-seeded split of the rest in equal shares."""
-    rest = task.part != TEST
+    rest = (task.part == TRAIN) | (task.part == VALIDATION)
     share = (task.part == VALIDATION).sum() / rest.sum()
-    names = task.ids or tuple(map(str, range(len(task.labels))))
+    names = task.owners or task.ids or tuple(map(str, range(len(task.labels))))
     place = np.array([unit_interval("repeat", seed, repeat, name) for name in names])
     part = np.where(place < share, VALIDATION, TRAIN)
-    return np.where(rest, part, TEST)
+    return np.where(rest, part, task.part)
 
 
 def repeat_surface(

@@ -11,6 +11,7 @@ from diffeat.noise import format_t
 from diffeat.search.bandit import Bandit
 from diffeat.search.frequency import FrequencyGuess
 from diffeat.search.halving import Halving
+from diffeat.search.intervals import accuracy_interval, accuracy_text
 from diffeat.search.repeats import Repeats
 from diffeat.search.sets import CellSets
 from diffeat.search.surface import Cell, Surface
@@ -23,6 +24,7 @@ class SearchReport:
 
     Attributes:
         surface: the whole grid (means, where splits were repeated); None after halving alone.
+        tested: number of test pictures.
         made: (found, computed) pieces of work of the journal.
     """
 
@@ -34,6 +36,7 @@ class SearchReport:
     frequency: FrequencyGuess | None = None
     bandit: Bandit | None = None
     made: tuple[int, int] = (0, 0)
+    tested: int = 0
 
     @property
     def best(self) -> Cell:
@@ -51,11 +54,18 @@ class SearchReport:
                 found, gain = one.best.cells, one.gain
         return found
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % Wilson interval of the best cell's test accuracy."""
+        test = self.best.test
+        return None if test is None else accuracy_interval(test, self.tested)
+
     def to_dict(self) -> dict[str, Any]:
         parts = {name: part for name, part in vars(self).items() if hasattr(part, "to_dict")}
         return {
             **{name: part.to_dict() for name, part in parts.items()},
             "best": vars(self.best),
+            "test_interval_95": self.interval,
             "best_cells": [{"block": block, "t": t} for block, t in self.best_cells],
             "found": self.made[0],
             "computed": self.made[1],
@@ -68,7 +78,11 @@ class SearchReport:
             lines += tell(self)
         best = self.best
         setting = "" if best.C is None else f" (setting {best.C:g})"
-        tested = "" if best.test is None else f"; refitted on both, {_percent(best.test)} on test"
+        tested = (
+            ""
+            if best.test is None
+            else f"; refitted on both, {accuracy_text(best.test, self.tested)}"
+        )
         lines.append(
             f"best on validation: {best.block} at t={format_t(best.t)}{setting}, "
             f"{_percent(best.validation)}{tested}"

@@ -69,7 +69,10 @@ def run_search(
     """
     _check_parts(task, options)
     score, journal = score_of(options.score), Journal(options.out)
-    report, common = SearchReport(frequency=frequency), (options.memory, journal)
+    report, common = (
+        SearchReport(frequency=frequency, tested=task.counts[2]),
+        (options.memory, journal),
+    )
 
     def bar(label: str) -> Callable[[Iterable], Iterable]:
         return lambda items: progress(label, items)

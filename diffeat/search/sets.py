@@ -14,7 +14,7 @@ from diffeat.noise import format_t
 from diffeat.search.grid import MEMORY, Progress, check_memory
 from diffeat.search.journal import Journal
 from diffeat.search.scores import Function, Outcome, Score, score_of, standardised
-from diffeat.search.tasks import SLAB_BYTES, TEST, TRAIN, CellKey, Task
+from diffeat.search.tasks import SLAB_BYTES, TRAIN, VALIDATION, CellKey, Task
 
 MOST_PAIRS = 3000
 
@@ -152,7 +152,7 @@ class _Bench:
 
     def __init__(self, task: Task, score: Score, memory: int, journal: Journal):
         self.task, self.made, self.memory, self.journal = task, score, memory, journal
-        self.rows = task.part != TEST
+        self.rows = (task.part == TRAIN) | (task.part == VALIDATION)
 
     def score(self, sets: Sequence[tuple[CellKey, ...]]) -> list[Outcome]:
         """One outcome per set; sets that share all cells but the last share their features."""

@@ -11,7 +11,9 @@ import numpy as np
 from diffeat.conditioned import checked_name, told_target
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
-from diffeat.search.tasks import TEST, CellKey, Task, split_by_hash
+from diffeat.search.duplicates import groups_of_copies, without_copies
+from diffeat.search.splits import SMALL, split
+from diffeat.search.tasks import TEST, CellKey, Task
 from diffeat.specs import differences, without_cells
 from diffeat.store import FeatureStore
 
@@ -54,6 +56,8 @@ def task_from_store(
     blocks: Sequence[str] | None = None,
     timesteps: Sequence[float] | None = None,
     allow_conditioned: bool = False,
+    duplicates: str = "warn",
+    groups: Sequence[Sequence[str]] | None = None,
 ) -> Task:
     """A task from one file split by the hash of its ids, or from a training and a test file.
 
@@ -65,6 +69,10 @@ def task_from_store(
         timesteps: only these native t; None means all.
         allow_conditioned: also take features that were told what they are to predict (see
             `diffeat.conditioned`); the task's name, hence every table, says so.
+        duplicates: "warn" of pictures that stand there twice, or "drop" the copies (see
+            `diffeat.search.duplicates`). Files from before 0.7 do not know.
+        groups: for each file the name of what each picture belongs to (person, scene, …), which
+            is never in two parts; None is the picture's own id.
 
     Raises:
         SpecError: features that were told their targets, no labels, a block or t that the file
@@ -85,10 +93,13 @@ def task_from_store(
         found = [one[block, t] for one in stores]
         return found[0] if test is None else Stacked(found)
 
+    parts = parted(
+        name, [one.ids for one in stores], [one.labels for one in stores],
+        [one.digests for one in stores], fractions, seed, duplicates, groups,
+    )  # fmt: skip
     whole = Task(
         name=name,
-        labels=np.concatenate([one.labels for one in stores]),
-        part=parts_of([one.ids for one in stores], fractions, seed),
+        **parts,
         cells=cells_of(store),
         read=read,
         identity=identity_of([(one.spec.to_dict(), one.model, one.pictures) for one in stores]),
@@ -102,14 +113,40 @@ def cells_of(store: FeatureStore) -> tuple[CellKey, ...]:
     return tuple((block, t) for block in store.blocks for t in store.timesteps)
 
 
-def parts_of(
-    ids: Sequence[Sequence[str]], fractions: tuple[float, float, float], seed: int
-) -> np.ndarray:
-    """(N,) parts of one set of ids, or of a training and a test set (80 to 20, and all test)."""
-    if len(ids) == 1:
-        return split_by_hash(ids[0], fractions, seed)
-    inner = split_by_hash(ids[0], (0.8, 0.2, 0.0), seed)
-    return np.concatenate([inner, np.full(len(ids[1]), TEST)])
+def parted(
+    name: str,
+    ids: Sequence[Sequence[str]],
+    labels: Sequence[np.ndarray],
+    digests: Sequence[np.ndarray | None],
+    fractions: tuple[float, float, float],
+    seed: int,
+    duplicates: str = "warn",
+    groups: Sequence[Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Labels, parts and owners of a `Task` of one set of pictures, or of a training and a test set.
+
+    One set is split by `fractions`; with a test set the first gives training and validation, 80
+    to 20. In a set below `SMALL` copies of a picture belong together, whatever their names.
+    """
+    known = all(one is not None for one in digests)
+    if groups is None and known and len(ids[0]) < SMALL:
+        owners = groups_of_copies(ids[0], digests[0])
+    else:
+        owners = list(ids[0] if groups is None else groups[0])
+    inner = fractions if len(ids) == 1 else (0.8, 0.2, 0.0)
+    part, how = split(ids[0], labels[0], inner, seed, owners)
+    if len(ids) > 1:
+        part = np.concatenate([part, np.full(len(ids[1]), TEST)])
+        owners += ids[1] if groups is None else groups[1]
+    together = np.concatenate(list(labels))
+    if known:
+        part = without_copies(name, np.concatenate(list(digests)), together, part, duplicates)
+    elif duplicates == "drop":
+        raise SpecError(
+            f"{name}: copies cannot be found, since a file from before version 0.7 does not hold "
+            "the digests of its pictures; extract it again, or leave duplicates='drop' out"
+        )
+    return {"labels": together, "part": part, "owners": tuple(owners), "how": how}
 
 
 def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:

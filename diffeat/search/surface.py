@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffeat.noise import format_t
+from diffeat.search.intervals import accuracy_interval
 from diffeat.search.tasks import CellKey
 
 
@@ -44,6 +45,7 @@ class Surface:
         counts: pictures in training, validation and test.
         classes: number of classes.
         score: what was fitted.
+        how: why the parts were made class by class; "" for parts by a hash.
     """
 
     name: str
@@ -51,11 +53,19 @@ class Surface:
     counts: tuple[int, int, int]
     classes: int
     score: str = "logistic"
+    how: str = ""
 
     @property
     def best(self) -> Cell:
         """The cell with the highest validation accuracy; the first of equals."""
         return max(self.cells, key=lambda cell: cell.validation)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % Wilson interval of the best cell's test accuracy; None where it has none."""
+        if self.best.test is None:
+            return None
+        return accuracy_interval(self.best.test, self.counts[2])
 
     @property
     def timesteps(self) -> list[int | float]:
@@ -75,20 +85,26 @@ class Surface:
         return np.array([[values.get((b, t), np.nan) for t in self.timesteps] for b in self.blocks])
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "best": asdict(self.best)}
+        return {**asdict(self), "best": asdict(self.best), "test_interval_95": self.interval}
 
     def write_json(self, path: str | Path) -> None:
         Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     def write_csv(self, path: str | Path) -> None:
-        """One row per cell: features, block, t, validation, test (empty if not chosen), setting."""
+        """One row per cell: features, block, t, validation, test (empty if not chosen), setting,
+        and the ends of the 95 % interval of test."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["features", "block", "t", "validation", "test", "setting"])
+            writer.writerow(
+                ["features", "block", "t", "validation", "test", "setting", "test_low", "test_high"]
+            )
             for c in self.cells:
                 test = "" if c.test is None else round(c.test, 4)
+                ends = "", ""
+                if c.test is not None:
+                    ends = (round(end, 4) for end in accuracy_interval(c.test, self.counts[2]))
                 writer.writerow(
-                    [self.name, c.block, format_t(c.t), round(c.validation, 4), test, c.C]
+                    [self.name, c.block, format_t(c.t), round(c.validation, 4), test, c.C, *ends]
                 )
 
     def table(self) -> str:

@@ -60,13 +60,16 @@ class Task:
     Attributes:
         name: what the rows come from, for tables.
         labels: (N,) class indices.
-        part: (N,) TRAIN, VALIDATION or TEST.
+        part: (N,) TRAIN, VALIDATION or TEST; others are left out.
         cells: the (block, t) that there are, in table order.
         read: (block, t) → (N, …) array, or anything with `shape` whose slices are arrays, such
             as an h5py data set; only slices are then held in memory.
         identity: names what the features are, for finished work that is kept; "" if nothing
             is to be kept.
         ids: N names that random splits are hashed from; () means the row numbers.
+        owners: N names of what a picture belongs to, which no split parts (person, scene, copies
+            of one picture); () means its id.
+        how: "" for parts by a hash, or why they were made class by class.
         groups: cells that should be worked on together because their features are at hand
             together; () if it does not matter.
 
@@ -82,6 +85,8 @@ class Task:
     identity: str = ""
     ids: tuple[str, ...] = ()
     groups: tuple[tuple[CellKey, ...], ...] = ()
+    owners: tuple[str, ...] = ()
+    how: str = ""
 
     def __post_init__(self) -> None:
         check_parts(self.name, self.labels, self.part)
@@ -94,7 +99,7 @@ class Task:
     @property
     def seen(self) -> np.ndarray:
         """Rows of training and validation, ascending: what may be looked at before the end."""
-        return np.flatnonzero(self.part != TEST)
+        return np.flatnonzero((self.part == TRAIN) | (self.part == VALIDATION))
 
     @property
     def classes(self) -> int:
