@@ -21,7 +21,7 @@ def works(folder: Path, quick: bool) -> dict[str, Callable[[], Any]]:
 
     - extraction: 32 digits, unet-cifar10 at 32 pixels, two t, to a file.
     - probe: eight cells of 1,100 training pictures × 384 features, ten classes, five C.
-    - demo: the recipe of `make demo`, with 120 digits, two t, and without its pictures.
+    - demo: the recipe of `make demo`, with 120 digits, one t, and without its pictures.
     """
     import numpy as np
 
@@ -40,7 +40,7 @@ def works(folder: Path, quick: bool) -> dict[str, Callable[[], Any]]:
     X += 0.2 * draw.standard_normal((10, width), np.float32)[y]
     held = pictures // 5
     recipe = Recipe.open("digits")
-    extract = {**recipe.extract, "timesteps": [20, 60], "blocks": ["up.0", "up.1"]}
+    extract = {**recipe.extract, "timesteps": [60], "blocks": ["up.0", "up.1"]}
     recipe = replace(recipe, train_limit=60 if quick else 120, extract=extract, view={})
 
     def demo() -> None:
