@@ -11,6 +11,7 @@ from PIL import Image
 from diffeat.errors import PictureError, SourceError
 from diffeat.images import HubSource, load_batches, open_source
 from tests.images.builders import PICTURE, noise, saved
+from tests.versions import wants
 
 hub = pytest.importorskip("datasets")
 
@@ -370,9 +371,13 @@ def test_folder_that_was_not_saved_is_refused(tmp_path):
         open_source(f"hf:{tmp_path}")
 
 
-def test_empty_data_set_is_refused(save, serve):
+@wants("empty folder")
+def test_empty_folder_is_refused(save):
     with pytest.raises(SourceError, match="cannot be loaded"):  # saved without any file
         open_source(save(dataset(image=[])))
+
+
+def test_empty_data_set_is_refused(serve):
     serve(dataset().select([]))
     with pytest.raises(SourceError, match="no pictures found; split 'train' has no rows"):
         open_source("hf:o/n:train")

@@ -97,7 +97,7 @@ def test_slicing_reads_only_what_is_asked_for(job):
     with FeatureStore(path) as store:
         data = store["mid", 20]
         np.testing.assert_array_equal(data[:row], made.values["features/mid/t20"][:row])
-        with pytest.raises(OSError, match=r"filter returned failure|inflate"):
+        with pytest.raises(OSError, match=r"filter returned failure|inflate|Fletcher32"):
             data[row:]
 
 
