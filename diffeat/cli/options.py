@@ -123,8 +123,8 @@ LISTS = (comma_list, index_list, positive_numbers)
 class Option(click.Option):
     """An option that may be repeated without anything being dropped.
 
-    Lists add up: "-t 20 -t 60,100" is "-t 20,60,100". Of other options two different values
-    contradict each other, and are refused.
+    Lists add up: "-t 20 -t 60,100" is "-t 20,60,100". Of other options the last one counts, as
+    everywhere, and that is said where the values differ.
     """
 
     def add_to_parser(self, parser, ctx) -> None:
@@ -143,12 +143,13 @@ class Option(click.Option):
     def _one_of(self, ctx: click.Context, given: list):
         if self.callback in LISTS:
             return ",".join(given)
-        if any(value != given[0] for value in given):
-            raise click.BadParameter(
-                f"given with different values, {' and '.join(map(str, dict.fromkeys(given)))}; "
-                "expected one of them", ctx=ctx, param=self,
+        if any(value != given[-1] for value in given):
+            values = " and ".join(map(str, dict.fromkeys(given)))
+            click.echo(
+                f"warning: {self.opts[-1]} is given with different values, {values}; the last "
+                "one counts", err=True,
             )  # fmt: skip
-        return given[0]
+        return given[-1]
 
 
 option = partial(click.option, cls=Option)
