@@ -309,7 +309,7 @@ def test_a_recipe_runs(name, twin_of, source, tmp_path):
                 assert values.dtype == np.float16
                 assert np.isfinite(values).all()
                 # not the same for all pictures; probabilities of 77 tokens are small
-                assert values.std(0).max() > 0.02 * np.abs(values).max(), (block, t)
+                assert values.std(0).max() > 0.01 * np.abs(values).max(), (block, t)
 
 
 @pytest.mark.parametrize(
