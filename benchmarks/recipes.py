@@ -84,8 +84,6 @@ class Recipe:
         test: pictures of a test set of its own; None splits `train` by a hash of the ids.
         train_limit, test_limit: class-balanced subsets, or None for all.
         split: training, validation and test shares (with `test`, 80 to 20 of `train`).
-        allow_conditioned: also score features that are told their targets (label "class",
-            captions, …); every table then says so.
         extract: fields of the ExtractSpec.
         probe_pool: maps are averaged to so many cells for the surface; "" takes them whole.
         twin: fields of the ExtractSpec that the random twin has instead, such as fewer t.
@@ -106,7 +104,6 @@ class Recipe:
     train_limit: int | None = None
     test_limit: int | None = None
     split: tuple[float, float, float] = (0.6, 0.2, 0.2)
-    allow_conditioned: bool = False
     probe_pool: str = ""
     twin: dict[str, Any] = field(default_factory=dict)
     vision: tuple[str, ...] = ()

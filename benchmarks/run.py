@@ -27,7 +27,6 @@ from benchmarks.recipes import Recipe
 from benchmarks.report import has_t
 from benchmarks.systems import check_system, run_systems
 from diffeat.backbones.loading import pick_device
-from diffeat.conditioned import checked_name, told_target
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Plan
 from diffeat.images import fit_picture
@@ -85,8 +84,6 @@ class Run:
             check_system(system)
         if self.recipe.probe_pool:
             square_side(self.recipe.probe_pool)
-        told = told_target(diffeat.ExtractSpec.from_dict(self.recipe.extract))
-        checked_name(self.recipe.name, told, self.recipe.allow_conditioned)
         split_by_hash((), self.recipe.split)
         self.device = str(pick_device(self.device))
         self.out.mkdir(parents=True, exist_ok=True)
@@ -153,10 +150,7 @@ class Run:
 
     def _tasks(self, stores: list[FeatureStore]) -> tuple[Task, Task]:
         """The cells of feature files as they are stored, and as the surface sees them."""
-        stored = task_from_store(
-            stores[0], self.recipe.split, test=(stores[1:] or [None])[0],
-            allow_conditioned=self.recipe.allow_conditioned,
-        )  # fmt: skip
+        stored = task_from_store(stores[0], self.recipe.split, test=(stores[1:] or [None])[0])
         return stored, averaged_task(stored, stores[0], self.recipe.probe_pool)
 
     @contextmanager

@@ -22,9 +22,7 @@ DTYPES = ("float16", "float32", "bfloat16", "int8")
 LATENTS = ("mean", "sample")
 CLASS_LABEL = "class"
 """A label that stands for each picture's own class."""
-PLACEHOLDERS = ("{class}", "{category}")
-"""What stands for the class of a picture in a prompt."""
-LATER = ("mirror", "label_map")
+LATER = ("mirror",)
 """Fields that came after 0.6. At its default such a field is not written down, so that specs,
 fingerprints and journals stay those of 0.6, and 0.6 reads files that do without it."""
 
@@ -58,8 +56,6 @@ class ExtractSpec:
             pictures or one each; takes the place of `prompt`.
         label: class index for class-conditional models; "class" is each picture's own; None
             is the null class.
-        label_map: a .csv, .tsv or .json file: class of the pictures → name or number of the
-            model's class, for label "class" (see `diffeat.extraction.classes`).
         latent: for models with a VAE, the posterior's "mean" (or "mode", the same) or a seeded
             "sample".
         scale_latent: whether the latent is shifted and scaled as the denoiser was trained.
@@ -104,7 +100,6 @@ class ExtractSpec:
     tile: tuple[int, int] | int | None = None
     flip: bool = False
     mirror: bool = False
-    label_map: str | None = None
     heads: tuple[int, ...] | None = None
     tokens: tuple[int, ...] | None = None
     discard: tuple[int, ...] = ()
@@ -126,15 +121,13 @@ class ExtractSpec:
         for name in ("ensemble", "steps"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name}={getattr(self, name)}; expected at least 1")
-        for name in ("prompt", "captions", "embeddings", "label_map"):
+        for name in ("prompt", "captions", "embeddings"):
             value = getattr(self, name)
             if isinstance(value, Path) and name != "prompt":
                 value = str(value)
                 set_field(name, value)
             if not isinstance(value, str) and (name == "prompt" or value is not None):
                 raise SpecError(f"{name}={value!r}; expected a text")
-        if self.label_map and self.label != CLASS_LABEL:
-            raise SpecError("label_map is for label='class', each picture's own class; give both")
         given = [n for n in ("prompt", "captions", "embeddings") if getattr(self, n)]
         if len(given) > 1:
             raise SpecError(f"{' and '.join(given)} are given; expected one of them")

@@ -149,7 +149,7 @@ class Worker:
             self._seen = order.seen
         self.columns += _seen_columns(self._seen)
         if order is None:
-            self.request = request_of(plan, source, prompts, self._seen, self._conditions)
+            self.request = request_of(plan, source, prompts, self._seen)
         else:
             _check_same(backbone, order)
             self.request, self.order = order.request, order
@@ -277,26 +277,17 @@ def errors_of(batch: PictureBatch) -> list[tuple[int, str]]:
 
 
 def request_of(
-    plan: Plan,
-    source: Source,
-    prompts: Sequence[str] | None = None,
-    seen: Seen | None = None,
-    given: Conditions | None = None,
+    plan: Plan, source: Source, prompts: Sequence[str] | None = None, seen: Seen | None = None
 ) -> Request:
     """What the feature file of a plan, a source and its captions is made of.
 
     Args:
         seen: the source's digests, where they are known already.
-        given: the conditions; their classes count where they are not the pictures' own numbers.
     """
     backbone, spec = plan.backbone, plan.spec
     conditions = None if prompts is None else fingerprint(list(prompts))
     if spec.embeddings is not None:
         conditions = files_fingerprint([Path(spec.embeddings)])
-    classes = given.classes if given is not None else {}
-    if any(source.class_names.index(name) != k for name, k in classes.items()):
-        conditions = fingerprint(conditions, sorted(classes.items()))
-    rows = given.embedding_rows if given is not None else None
     return Request(
         spec=plan.spec.to_dict(),
         model={
@@ -311,8 +302,6 @@ def request_of(
             "count": len(source),
             "fingerprint": source.fingerprint(None if seen is None else seen.digests),
             "conditions": conditions,
-            **({} if rows is None else {"embedding_rows": rows}),
-            **({"model_classes": classes} if classes else {}),
             **({"reading": source.reading} if source.reading > 1 else {}),
         },
     )

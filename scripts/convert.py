@@ -25,7 +25,6 @@ from convert_files import Converted, check_output, read_checkpoint, write_pipeli
 from convert_transformers import convert_dit, convert_sit
 from safetensors import SafetensorError
 
-from diffeat.cli.options import option
 from diffeat.errors import DiffeatError
 
 
@@ -48,14 +47,14 @@ def _common(command: Callable) -> Callable:
     decorators = (
         click.argument("checkpoint", type=path),
         click.argument("output", type=path, metavar="OUTPUT_FOLDER"),
-        option("--overwrite", is_flag=True, help="Replace an older pipeline folder."),
+        click.option("--overwrite", is_flag=True, help="Replace an older pipeline folder."),
     )
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
 
 
-_weights = option(
+_weights = click.option(
     "--weights",
     type=click.Choice(["ema", "model"]),
     help="Which weights of a training checkpoint; ema where there are any.",
@@ -65,9 +64,9 @@ _weights = option(
 def _transformer(command: Callable) -> Callable:
     """What DiT and SiT take."""
     decorators = (
-        option("--heads", type=click.IntRange(1), help="Heads, for unpublished widths."),
+        click.option("--heads", type=click.IntRange(1), help="Heads, for unpublished widths."),
         _weights,
-        option(
+        click.option(
             "--vae",
             type=click.Path(path_type=Path),
             help="Folder of the AutoencoderKL that made the latents; it is copied.",
@@ -85,15 +84,15 @@ def main() -> None:
 
 @main.command(short_help="OpenAI guided-diffusion and improved-diffusion U-Nets.")
 @_common
-@option("--size", type=click.IntRange(1), required=True, help="Picture size in pixels.")
-@option("--head-channels", type=click.IntRange(1), help="Channels per head (64).")
-@option("--heads", type=click.IntRange(1), help="Heads per layer, instead.")
-@option(
+@click.option("--size", type=click.IntRange(1), required=True, help="Picture size in pixels.")
+@click.option("--head-channels", type=click.IntRange(1), help="Channels per head (64).")
+@click.option("--heads", type=click.IntRange(1), help="Heads per layer, instead.")
+@click.option(
     "--new-attention-order",
     is_flag=True,
     help="Queries, keys, values in thirds; guided-diffusion's 64-pixel model.",
 )
-@option(
+@click.option(
     "--schedule",
     type=click.Choice(list(SCHEDULES)),
     default="linear",
@@ -135,7 +134,7 @@ def dit(checkpoint: Path, output: Path, overwrite: bool, heads, weights, vae):
 @main.command(short_help="SiT transformers, also those of REPA.")
 @_common
 @_transformer
-@option(
+@click.option(
     "--reversed-time",
     is_flag=True,
     help="The network is told 1 - s, noise first, and predicts the negative velocity: "
@@ -167,13 +166,13 @@ def edm(checkpoint: Path, output: Path, overwrite: bool):
 
 @main.command(short_help="DDAE's own DDPM and EDM U-Nets.")
 @_common
-@option(
+@click.option(
     "--process",
     type=click.Choice(["ddpm", "edm"]),
     required=True,
     help="What it was trained as, which no tensor says: model_type in DDAE's configuration.",
 )
-@option(
+@click.option(
     "--size", type=click.IntRange(1), default=32, show_default=True, help="Picture size in pixels."
 )
 @_weights

@@ -61,7 +61,12 @@ def test_equal_values_are_one():
 @pytest.mark.parametrize(
     ("arguments", "told", "field", "value"),
     [
-        (("--size", "7", "--size", "8"), "--size is given with different values, 7 and 8", "size", 8),
+        (
+            ("--size", "7", "--size", "8"),
+            "--size is given with different values, 7 and 8",
+            "size",
+            8,
+        ),
         (("--flip", "--no-flip"), "different values, True and False", "flip", False),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from diffeat.backbones.class_names import Names, class_names
 from diffeat.backbones.conditioning import stand_in
 from diffeat.backbones.devices import upload, visiting
 from diffeat.backbones.request import ModelRequest
@@ -81,7 +80,6 @@ class Parts:
         files: every weight and configuration file that was used.
         random_seed: seed of random weights, or None for the real ones.
         extras: further components by their name in the pipeline: "vae", "text_encoder", …
-        index: its model_index.json.
         changes: what was put in place of, or merged into, the denoiser's weights.
     """
 
@@ -95,7 +93,6 @@ class Parts:
     random_seed: int | None
     extras: dict[str, Any]
     changes: tuple[str, ...] = ()
-    index: dict[str, Any] = field(default_factory=dict)
 
 
 class Backbone(ABC):
@@ -136,7 +133,6 @@ class Backbone(ABC):
         self.extras = parts.extras
         self.pipeline = parts.pipeline
         self.changes = parts.changes
-        self.index = parts.index
         self.request = ModelRequest(parts.name, str(parts.device))
         self.channels_last = False
 
@@ -193,11 +189,6 @@ class Backbone(ABC):
     def classes(self) -> int | None:
         """Number of classes that it is conditioned on, or None."""
         return None
-
-    @cached_property
-    def class_names(self) -> Names | None:
-        """Names of these classes, several each, the first to be shown; None where not known."""
-        return class_names(self.name.partition("@")[0], self.index, self.classes)
 
     @property
     def null_class(self) -> int | None:

@@ -102,7 +102,6 @@ def load(
             files=tuple(loader.files),
             random_seed=wanted.random_seed,
             extras=extras,
-            index=index,
             changes=tuple(
                 f"{what} {path}" for what, path in (("denoiser", denoiser), ("lora", lora)) if path
             ),

@@ -10,7 +10,6 @@ import click
 from diffeat.cli.options import (
     batch_rows,
     class_label,
-    classes_text,
     comma_list,
     index_list,
     json_option,
@@ -77,8 +76,6 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @option("--embeddings", help=".safetensors file with text embeddings.")
 @option("--label", callback=class_label, help="For class-conditional models: an index, "
               "or 'class' for each picture's own (default the null class).")  # fmt: skip
-@option("--label-map", help="With --label class: CSV, TSV or JSON file, class of the pictures to "
-              "name or number of the model's.")  # fmt: skip
 @option("--latent", help="VAE posterior: mean (default) or sample.")
 @option("--scale-latent/--raw-latent", default=None,
               help="With the VAE's shift and scale (default), or without.")  # fmt: skip
@@ -149,7 +146,6 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
             "pictures had an ICC profile and were"
         )  # fmt: skip
         click.echo(f"{result.converted:,} {text} converted to sRGB", err=True)
-    _tell_conditions(output, spec)
     if as_json:
         print_json({**vars(result), "path": str(result.path)})
     elif result.status == "already complete":
@@ -161,21 +157,3 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
             f"{output}: {result.pictures} pictures{skipped}, {result.computed} computed now, "
             f"{result.seconds:.1f} s on {result.where}"
         )
-
-
-def _tell_conditions(output: Path, spec) -> None:
-    """On stderr: which class of the model each class was, and what such features are not for."""
-    from diffeat.conditioned import told_target
-    from diffeat.store import FeatureStore
-
-    if spec.label is None and told_target(spec) is None:
-        return
-    with FeatureStore(output) as store:
-        classes, reason = store.pictures.get("model_classes"), told_target(spec, store.pictures)
-    if classes:
-        click.echo(f"classes of the model: {classes_text(classes)}", err=True)
-    if reason:
-        click.echo(
-            f"note: these features were told their pictures' targets ({reason}): good for "
-            "matching, not for a probe of these targets", err=True,
-        )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from diffeat.cli.options import classes_text, comma_list, json_option, option, print_json
+from diffeat.cli.options import comma_list, json_option, option, print_json
 from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SourceError, SpecError, StoreError
 
@@ -58,8 +58,6 @@ def info(file: Path, as_json: bool) -> None:
     click.echo(
         f"  pictures  {facts['pictures']['name']}, {len(facts['pictures']['classes'])} classes"
     )
-    if classes := facts["pictures"].get("model_classes"):
-        click.echo(f"  as        {classes_text(classes)}, by {model['name']}'s numbers")
     changes = "".join(f" with {change}" for change in model.get("changes", ()))
     click.echo(f"  model     {model['name']} ({model['family']}, {model['dtype']}){changes}")
     shown = ("pool", "size", "fit", "resample", "noise", "ensemble", "seed", "latent", "dtype")

@@ -156,12 +156,6 @@ option = partial(click.option, cls=Option)
 """`click.option` for every command of the project."""
 
 
-def classes_text(classes: dict[str, int], most: int = 10) -> str:
-    """ "dog → 5, frog → 6", the first `most` of them."""
-    rest = f", … ({len(classes)} in all)" if len(classes) > most else ""
-    return ", ".join(f"{name} → {k}" for name, k in list(classes.items())[:most]) + rest
-
-
 def open_pictures(name: str):
     """The source that PICTURES stands for; says what lies there and is not taken."""
     import diffeat
@@ -217,10 +211,6 @@ def model_fields(values: dict[str, Any]) -> dict[str, Any]:
 duplicates_option = option(
     "--drop-duplicates", "duplicates", flag_value="drop", default="warn", help="Leave out pictures "
     "that stand there twice, byte for byte (those in test stay); else they are counted.",
-)  # fmt: skip
-conditioned_option = option(
-    "--allow-conditioned", is_flag=True, help="Also score features that were told what they are to "
-    "predict (--label class, {class} in the prompt, captions); every table says so.",
 )  # fmt: skip
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 

@@ -14,7 +14,6 @@ from diffeat.cli.options import (
     byte_count,
     class_label,
     comma_list,
-    conditioned_option,
     duplicates_option,
     json_option,
     model_fields,
@@ -33,8 +32,7 @@ from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
-        "label", "label_map", "latent", "size", "fit", "mirror", "dtype", "limit",
-        "batch_size")  # fmt: skip
+        "label", "latent", "size", "fit", "mirror", "dtype", "limit", "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
           "agent", "out", "csv_path", "png_path", "test")  # fmt: skip
@@ -92,7 +90,6 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @option("--prompt", help="MODEL: for text-conditional models.")
 @option("--captions", help="MODEL: CSV, TSV or JSONL file with a prompt per picture.")
 @option("--label", callback=class_label, help="MODEL: for class-conditional models.")
-@option("--label-map", help="MODEL: with --label class, a file: class to the model's class.")
 @option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
 @option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
 @option("--fit", help="MODEL: squash (default), crop, box-crop, pad or native.")
@@ -106,7 +103,6 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
               help="MODEL: decoding threads.")  # fmt: skip
 @model_options
 @speed_options
-@conditioned_option
 @duplicates_option
 @json_option
 @threads_option
@@ -243,7 +239,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
     test = stack.enter_context(FeatureStore(second)) if second else None
     task = task_from_store(
         store, values["split"], values["seed"], test, values["blocks"] or None, timesteps or None,
-        values["allow_conditioned"], values["duplicates"],
+        duplicates=values["duplicates"],
     )  # fmt: skip
     guess = None
     if values["frequency"]:
@@ -282,8 +278,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
         return None, Plan(backbone, spec).spec, guess
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
     task = live_task(
-        features, values["split"], values["seed"], values["allow_conditioned"],
-        values["duplicates"],
+        features, values["split"], values["seed"], duplicates=values["duplicates"],
     )  # fmt: skip
     guess = None
     if values["frequency"]:

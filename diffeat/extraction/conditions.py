@@ -12,13 +12,13 @@ import torch
 from diffeat.backbones.base import Backbone
 from diffeat.backbones.devices import upload
 from diffeat.errors import SpecError
-from diffeat.extraction.classes import class_indices, read_label_map
 from diffeat.images import Source, captions_for, read_captions
-from diffeat.specs import CLASS_LABEL, PLACEHOLDERS, ExtractSpec
+from diffeat.specs import CLASS_LABEL, ExtractSpec
 
 AHEAD = 64
 """Prompts that one visit of the text encoder to the device encodes, where they differ."""
 CACHE_BYTES = 256 << 20
+PLACEHOLDERS = ("{class}", "{category}")
 
 
 class Conditions:
@@ -61,15 +61,6 @@ class Conditions:
             raise SpecError("prompts and embeddings are given; expected one of them")
         self._cache: OrderedDict[tuple, dict[str, torch.Tensor]] = OrderedDict()
         self._last: tuple[tuple, dict[str, torch.Tensor]] | None = None
-        self.classes: dict[str, int] = {}
-        """Class of the pictures → the model's, where each picture has its own."""
-
-    @property
-    def embedding_rows(self) -> int | None:
-        """Rows of ready embeddings: one for all pictures, or one each."""
-        if self._embeddings is None:
-            return None
-        return max(len(values) for values in self._embeddings.values())
 
     @property
     def text_length(self) -> int | None:
@@ -213,33 +204,16 @@ class Conditions:
                         "a prompt without {class}"
                     )
                 prompts = [fill_template(spec.prompt, class_names[int(k)]) for k in labels]
-        label, classes = spec.label, {}
+        label = spec.label
         if label == CLASS_LABEL:
             if not classed:
                 raise SpecError(
                     "label='class', but these pictures have no classes; pass labels=, or an index"
                 )
-            label, classes = _classes_of(backbone, labels, class_names, spec.label_map)
+            label = list(labels)
         if embeddings is None and spec.embeddings is not None:
             embeddings = read_embeddings(spec.embeddings)
-        found = cls(backbone, prompts, label, count, embeddings)
-        found.classes = classes
-        return found
-
-
-def _classes_of(
-    backbone: Backbone, labels: Sequence[int], class_names: Sequence[str], label_map: str | None
-) -> tuple[list[int], dict[str, int]]:
-    """The model's class of every picture, and of every class that occurs.
-
-    Labels without names are the model's own numbers.
-    """
-    if not class_names:
-        return list(labels), {}
-    occurring = [class_names[int(k)] for k in np.unique(np.asarray(labels))]
-    table = None if label_map is None else read_label_map(label_map)
-    found = class_indices(backbone, occurring, table)
-    return [found[class_names[int(k)]] for k in labels], found
+        return cls(backbone, prompts, label, count, embeddings)
 
 
 def prompts_of(spec: ExtractSpec, source: Source) -> tuple[str, ...] | list[str] | None:

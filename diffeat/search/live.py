@@ -12,7 +12,6 @@ import numpy as np
 from tqdm import tqdm
 
 from diffeat.backbones import Backbone
-from diffeat.conditioned import checked_name, told_target
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
 from diffeat.images import Source
@@ -186,19 +185,15 @@ def live_task(
     features: LiveFeatures,
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
     seed: int = 0,
-    allow_conditioned: bool = False,
     duplicates: str = "warn",
     groups: Sequence[Sequence[str]] | None = None,
 ) -> Task:
     """The task of a search straight from the backbone; see `task_from_store`.
 
     Raises:
-        SpecError: features that are told their targets, no labels, or a test source with other
-            classes or the same pictures.
+        SpecError: no labels, or a test source with other classes or the same pictures.
     """
-    sources, requests = features.sources, features.requests
-    told = [told_target(features.plan.spec, request.pictures) for request in requests]
-    name = checked_name(features.backbone.name, next(filter(None, told), None), allow_conditioned)
+    sources = features.sources
     for source in sources:
         if source.labels is None:
             raise SpecError(
@@ -222,12 +217,13 @@ def live_task(
                     "test set of its own"
                 )
     parts = parted(
-        name, [source.ids for source in sources], [source.labels for source in sources],
+        features.backbone.name, [source.ids for source in sources], [source.labels for source in sources],
         features.digests, fractions, seed, duplicates, groups,
     )  # fmt: skip
     blocks = list(features.widths)
+    requests = features.requests
     return Task(
-        name=name,
+        name=features.backbone.name,
         **parts,
         cells=tuple((block, t) for block in blocks for t in features.timesteps),
         read=lambda block, t: _Lazy(features, block, t),

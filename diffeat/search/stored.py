@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from diffeat.conditioned import checked_name, told_target
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.search.duplicates import groups_of_copies, without_copies
@@ -55,7 +54,6 @@ def task_from_store(
     test: FeatureStore | None = None,
     blocks: Sequence[str] | None = None,
     timesteps: Sequence[float] | None = None,
-    allow_conditioned: bool = False,
     duplicates: str = "warn",
     groups: Sequence[Sequence[str]] | None = None,
 ) -> Task:
@@ -67,16 +65,14 @@ def task_from_store(
     Args:
         blocks: only these; None means all.
         timesteps: only these native t; None means all.
-        allow_conditioned: also take features that were told what they are to predict (see
-            `diffeat.conditioned`); the task's name, hence every table, says so.
         duplicates: "warn" of pictures that stand there twice, or "drop" the copies (see
             `diffeat.search.duplicates`). Files from before 0.7 do not know.
         groups: for each file the name of what each picture belongs to (person, scene, …), which
             is never in two parts; None is the picture's own id.
 
     Raises:
-        SpecError: features that were told their targets, no labels, a block or t that the file
-            lacks, or two files that do not fit together.
+        SpecError: no labels, a block or t that the file lacks, or two files that do not fit
+            together.
     """
     stores = [store] if test is None else [store, test]
     for one in stores:
@@ -84,8 +80,6 @@ def task_from_store(
             raise SpecError(
                 f"{one.path} has no labels; extract from a folder with one subfolder per class"
             )
-    told = [told_target(one.spec, one.pictures) for one in stores]
-    name = checked_name(store.model["name"], next(filter(None, told), None), allow_conditioned)
     if test is not None:
         _check_pair(store, test)
 
@@ -94,11 +88,11 @@ def task_from_store(
         return found[0] if test is None else Stacked(found)
 
     parts = parted(
-        name, [one.ids for one in stores], [one.labels for one in stores],
+        store.model["name"], [one.ids for one in stores], [one.labels for one in stores],
         [one.digests for one in stores], fractions, seed, duplicates, groups,
     )  # fmt: skip
     whole = Task(
-        name=name,
+        name=store.model["name"],
         **parts,
         cells=cells_of(store),
         read=read,

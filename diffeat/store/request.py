@@ -70,7 +70,6 @@ class Request:
             spec = dict(self.spec)
         for name in ("captions", "embeddings"):  # what they say counts, not where they lie
             spec[name] = bool(spec.get(name))
-        spec.pop("label_map", None)  # what it made of the classes is in the conditions
         return {
             **spec,
             "model": self.model["fingerprint"],
