@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from diffeat.backbones import Backbone, ModelRequest
 from diffeat.engines import JobResult, run_job
-from diffeat.images import Source, check_on_error
+from diffeat.images import Source, check_on_error, rule_of
 from diffeat.specs import ExtractSpec
+from diffeat.store import noted_pictures
 from diffeat.work import Job, request_of
 
-__all__ = ["JobResult", "extract_to_file", "request_of"]
+__all__ = ["JobResult", "as_noted", "extract_to_file", "request_of"]
+
+
+def as_noted(source: Source, path: str | Path) -> Source:
+    """A source by the rule of reading of what lies at `path`, whole or in parts; says so.
+
+    What was made before version 0.7 is compared and gone on with by the rule of that time.
+    """
+    pictures = noted_pictures(path)
+    if pictures is None or (rule := rule_of(pictures)) == source.reading:
+        return source
+    warnings.warn(
+        f"{path} was begun by a version before 0.7 and is compared and gone on with by its rule of "
+        "reading: of large pictures the first and last 32 KiB are compared, ICC profiles are "
+        "ignored, ids stay as they are; --overwrite makes it anew",
+        stacklevel=3,
+    )
+    return source.by_rule(rule)
 
 
 def extract_to_file(
@@ -59,6 +78,10 @@ def extract_to_file(
         DiffeatError: see the parts; finished pictures are kept whatever happens.
     """
     check_on_error(on_error)
+    if not overwrite:
+        source = as_noted(source, path)
+    if on_error == "fail":
+        source.check_readable()  # before hours of work
     loaded = isinstance(backbone, Backbone)
     job = Job(
         model=backbone.request if loaded else backbone,

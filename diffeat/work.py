@@ -21,13 +21,17 @@ from diffeat.backbones import Backbone, ModelRequest
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Conditions, Plan, extractor_for
 from diffeat.extraction.api import Drawn, draw_batch, start_batch
+from diffeat.extraction.conditions import prompts_of
 from diffeat.hashing import files_fingerprint, fingerprint
-from diffeat.images import PictureBatch, Source, ahead, captions_for, load_batches, read_captions
+from diffeat.images import STAT, PictureBatch, Seen, Source, ahead, load_batches, look
 from diffeat.specs import ExtractSpec
-from diffeat.store import Column, Request, read_how
+from diffeat.store import Column, Request, read_how, seen_by
+from diffeat.store.request import WHEN
 
 BOXES = "boxes"
 """Data set that says which part of each padded input shows the picture."""
+DIGESTS, STATS = "digests", "file_stats"
+"""Data sets that say what each picture holds, and by which stat its file is known again."""
 Span = tuple[int, int]
 """(start, stop) of a run of pictures of the source."""
 
@@ -81,6 +85,7 @@ class Order:
         pictures: pictures of one batch. Spans are cut from multiples of it, so that every
             engine and every resumed run computes the same batches.
         bytes_per_picture: size of one row of the file.
+        seen: digests of the pictures; None where they are read by rule 1, which has none.
     """
 
     request: Request
@@ -89,6 +94,7 @@ class Order:
     batch_size: int
     pictures: int
     bytes_per_picture: int
+    seen: Seen | None = None
 
 
 class Worker:
@@ -103,6 +109,7 @@ class Worker:
     Attributes:
         request: what the file is made of, without how it is made.
         columns: the data sets of the file.
+        converted: pictures so far whose colours were brought to sRGB.
 
     Raises:
         ModelError: this worker found another model than that of `order`.
@@ -112,9 +119,10 @@ class Worker:
     def __init__(self, job: Job, backbone: Backbone | None = None, order: Order | None = None):
         if job.spec.dtype == "bfloat16":
             raise SpecError("HDF5 has no bfloat16; store as float16 or float32")
+        self.converted = 0
         self.job = job if order is None else replace(job, batch_size=order.batch_size)
         self.backbone = backbone = backbone or job.model.load()
-        prompts, source = _captions(job.spec, job.source), job.source
+        prompts, source = prompts_of(job.spec, job.source), job.source
         self._conditions = Conditions.of_spec(
             backbone, job.spec, len(source), prompts, source.labels, source.class_names
         )
@@ -134,7 +142,12 @@ class Worker:
             what = {"what": "top, left, height, width in pixels of what shows the picture"}
             self.columns += (Column(BOXES, (4,), "int32", what),)
         if order is None:
-            self.request = request_of(plan, source, prompts)
+            self._seen = look(source, seen_by(job.path, source.ids)) if source.reading > 1 else None
+        else:
+            self._seen = order.seen
+        self.columns += _seen_columns(self._seen)
+        if order is None:
+            self.request = request_of(plan, source, prompts, self._seen)
         else:
             _check_same(backbone, order)
             self.request, self.order = order.request, order
@@ -161,6 +174,7 @@ class Worker:
             batch_size=extractor.batch_size,
             pictures=extractor.pictures,
             bytes_per_picture=plan.bytes_per_picture,
+            seen=self._seen,
         )
 
     def _how(self) -> dict[str, Any]:
@@ -191,6 +205,7 @@ class Worker:
         waits = self.backbone.device.type != "cpu"
         last = None
         for batch, drawn in ahead(self._drawn, batches):
+            self.converted += batch.converted
             current = batch, self._started(batch, drawn)
             if last is not None:
                 yield last[0], self._rows(*last)
@@ -218,7 +233,24 @@ class Worker:
         if pending is None:
             return {}
         found = {self._cells[key].name: rows.numpy() for key, rows in pending.result().items()}
+        if self._seen is not None:
+            found[DIGESTS] = self._seen.digests[batch.indices]
+            if self._seen.stats is not None:
+                found[STATS] = self._seen.stats[batch.indices]
         return {**found, BOXES: batch.boxes} if self.job.spec.fit == "pad" else found
+
+
+def _seen_columns(seen: Seen | None) -> tuple[Column, ...]:
+    """The data sets of what is known of the pictures."""
+    if seen is None:
+        return ()
+    what = {"what": "BLAKE2b-128 of each picture's own bytes"}
+    found = (Column(DIGESTS, (16,), "uint8", what),)
+    if seen.stats is None:
+        return found
+    what = {"what": f"{', '.join(STAT)} of each picture's file; zeros where not known"}
+    what[WHEN] = seen.when
+    return (*found, Column(STATS, (len(STAT),), "int64", what))
 
 
 def _check_same(backbone: Backbone, order: Order) -> None:
@@ -237,8 +269,14 @@ def errors_of(batch: PictureBatch) -> list[tuple[int, str]]:
     return [(index, error.reason) for index, error in zip(missing, batch.errors, strict=True)]
 
 
-def request_of(plan: Plan, source: Source, prompts: Sequence[str] | None = None) -> Request:
-    """What the feature file of a plan, a source and its captions is made of."""
+def request_of(
+    plan: Plan, source: Source, prompts: Sequence[str] | None = None, seen: Seen | None = None
+) -> Request:
+    """What the feature file of a plan, a source and its captions is made of.
+
+    Args:
+        seen: the source's digests, where they are known already.
+    """
     backbone, spec = plan.backbone, plan.spec
     conditions = None if prompts is None else fingerprint(list(prompts))
     if spec.embeddings is not None:
@@ -255,24 +293,11 @@ def request_of(plan: Plan, source: Source, prompts: Sequence[str] | None = None)
         pictures={
             "name": source.name,
             "count": len(source),
-            "fingerprint": source.fingerprint(),
+            "fingerprint": source.fingerprint(None if seen is None else seen.digests),
             "conditions": conditions,
+            **({"reading": source.reading} if source.reading > 1 else {}),
         },
     )
-
-
-def _captions(spec: ExtractSpec, source: Source) -> tuple[str, ...] | list[str] | None:
-    """One prompt per picture, where the spec asks for that."""
-    if spec.captions is None:
-        return None
-    if spec.captions != "pictures":
-        return captions_for(source.ids, read_captions(spec.captions), spec.captions)
-    if source.captions is None:
-        raise SpecError(
-            f"captions='pictures', but {source.name} has none; give a CSV or JSONL file, or a "
-            "prompt"
-        )
-    return source.captions
 
 
 def _device_facts(backbone: Backbone) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch.overrides import _get_current_function_mode_stack
 import diffeat
 from diffeat.errors import NumericsError, PictureError, SpecError
 from diffeat.extraction import Plan
+from diffeat.images import ArraySource
 from diffeat.noise import picture_noise
 from tests.extraction.common import given as denoiser_inputs
 from tests.pipelines import NATIVE, gaussian, levels, pictures, prompt_and_label
@@ -480,6 +481,36 @@ def test_pictures_and_paths_equal_tensors(backbone_of, tmp_path):
     assert torch.equal(from_names, from_paths)
     drawn = diffeat.extract(backbone, drawings, spec("pixel"), ids=ids)["up.1", 200]
     assert torch.equal(drawn, from_paths)
+    source = diffeat.open_source(paths)
+    assert torch.equal(diffeat.extract(backbone, source, spec("pixel"))["up.1", 200], from_paths)
+    swapped = diffeat.extract(backbone, source.take([1, 0]), spec("pixel"), batch_size=1)
+    torch.testing.assert_close(swapped["up.1", 200], from_paths.flip(0), **EXACT)
+
+
+def test_a_source_brings_its_classes_and_captions(backbone_of, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *NATIVE, 3), dtype=np.uint8)
+    source = ArraySource("a", ("x", "y"), np.array([1, 0]), ("cat", "dog"), pixels,
+                         captions=("one", "two"))  # fmt: skip
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    asked = {"ids": source.ids}
+    for fields, by_hand in (
+        ({"captions": "pictures"}, {"prompts": ["one", "two"]}),
+        ({"prompt": "a {class}"}, {"prompts": ["a dog", "a cat"]}),
+    ):
+        plain = spec("sd1", prompt="")
+        wanted = diffeat.extract(backbone_of("sd1"), tensor, plain, **asked, **by_hand)
+        found = diffeat.extract(backbone_of("sd1"), source, spec("sd1", **{"prompt": "", **fields}))
+        assert wanted.keys() == found.keys()
+        for key in wanted:
+            torch.testing.assert_close(found[key], wanted[key], **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("images", "kind"), [(7, "int"), ([b"x"], "bytes"), ([None], "NoneType"), (object(), "object")]
+)
+def test_pictures_of_another_kind(images, kind, backbone_of):
+    with pytest.raises(SpecError, match=rf"pictures of type {kind}; .* diffeat\.open_source"):
+        diffeat.extract(backbone_of("pixel"), images, spec("pixel"))
 
 
 # --- what is refused -------------------------------------------------------------------------

@@ -119,7 +119,11 @@ class Loader:
                 return self._adjusted(cls, config, folder, adjust)
             with _no_progress_bars():
                 module, report = cls.from_pretrained(
-                    str(folder), torch_dtype=self.dtype, output_loading_info=True, **options
+                    str(folder),
+                    torch_dtype=self.dtype,
+                    output_loading_info=True,
+                    **options,
+                    **_loading_options(cls),
                 )
         except (ModelError, MemoryError):
             raise
@@ -189,6 +193,19 @@ class Loader:
         else:
             _check_finite(module, f"{self.folder / component}")
         return module.to(home).requires_grad_(False).eval()
+
+
+def _loading_options(cls: type) -> dict[str, bool]:
+    """Do not ask diffusers for what needs accelerate where that is not installed.
+
+    By default it asks, and then complains on stderr with every component.
+    """
+    from diffusers import ModelMixin
+    from diffusers.utils import is_accelerate_available
+
+    if issubclass(cls, ModelMixin) and not is_accelerate_available():
+        return {"low_cpu_mem_usage": False}
+    return {}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, print_json
+from diffeat.cli.options import comma_list, json_option, open_pictures, print_json
 
 CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
 """FILE.h5:BLOCK@T; a block may hold a colon, too."""
@@ -61,7 +61,6 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     """
     from tqdm import tqdm
 
-    import diffeat
     from diffeat.search.analysis import (
         align_features,
         cell_of,
@@ -100,7 +99,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
             with FeatureStore(cell["file"]) as second:
                 partner = cell_of(second, cell["block"], t_of_cell, store, options["rows"])
         elif other:
-            source = pictures_of(store, options["rows"], diffeat.open_source(pictures))
+            source = pictures_of(store, options["rows"], open_pictures(pictures))
             partner = _seen(other, source, values)
         table = align_features(
             store, partner, other_name=other or "",

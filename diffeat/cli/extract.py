@@ -15,6 +15,7 @@ from diffeat.cli.options import (
     json_option,
     model_fields,
     model_options,
+    open_pictures,
     pixel_size,
     print_json,
     spec_of,
@@ -123,7 +124,7 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     from diffeat.backbones import ModelRequest
 
     spec = spec_of(recipe, spec_file, values)
-    source = diffeat.open_source(pictures)
+    source = open_pictures(pictures)
     source = source.limit(limit) if limit else source
     request = ModelRequest(model, **model_fields(values))
     options = {name: values[name] for name in JOB_OPTIONS}
@@ -136,6 +137,11 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
         sys.exit(1)
     if result is None:  # a rank of torchrun; the first tells
         return
+    if result.converted:
+        text = "picture had an ICC profile and was" if result.converted == 1 else (
+            "pictures had an ICC profile and were"
+        )  # fmt: skip
+        click.echo(f"{result.converted:,} {text} converted to sRGB", err=True)
     if as_json:
         print_json({**vars(result), "path": str(result.path)})
     elif result.status == "already complete":

@@ -253,11 +253,11 @@ def _trusted(name: str) -> str:
 
 def _originals(store, names: list[str], pictures: str | None) -> list[np.ndarray]:
     """The shown pictures as the model saw them."""
-    from diffeat.images import fit_picture, open_source
+    from diffeat.images import fit_picture, open_source, rule_of
 
     where = pictures or _trusted(store.pictures["name"])
     try:
-        source = open_source(where)
+        source = open_source(where).by_rule(rule_of(store.pictures))
     except SourceError as error:
         raise StoreError(f"{error}. Say with --pictures where the originals lie") from error
     index = {name: i for i, name in enumerate(source.ids)}

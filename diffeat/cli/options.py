@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -99,6 +100,18 @@ def index_list(context: click.Context, option: click.Parameter, value: str | Non
     if not all(part.isdecimal() for part in parts):
         raise click.BadParameter("expected indices such as 0,5")
     return tuple(map(int, parts))
+
+
+def open_pictures(name: str):
+    """The source that PICTURES stands for; says what lies there and is not taken."""
+    import diffeat
+    from diffeat.images import left_out_text
+
+    source = diffeat.open_source(name)
+    if source.left_out and os.environ.get("RANK", "0") == "0":  # of torchrun
+        text = left_out_text(source.left_out)
+        click.echo(f"{name}: {len(source):,} pictures; left out: {text}", err=True)
+    return source
 
 
 def model_options(command: Callable) -> Callable:

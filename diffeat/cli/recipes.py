@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, model_options, print_json
+from diffeat.cli.options import comma_list, json_option, model_options, open_pictures, print_json
 
 
 @click.command()
@@ -65,7 +65,7 @@ def channels(model, pictures, timesteps, blocks, ratio, prompt, label, limit, de
     from diffeat.extraction import massive_channels
     from diffeat.noise import format_t
 
-    source = diffeat.open_source(pictures)
+    source = open_pictures(pictures)
     source = source.limit(min(limit, len(source)))
     backbone = diffeat.load(model, device, model_dtype, allow_pickle, lora, denoiser)
     spec = diffeat.ExtractSpec(timesteps, blocks, prompt=prompt, label=label)

@@ -17,6 +17,7 @@ from diffeat.cli.options import (
     json_option,
     model_fields,
     model_options,
+    open_pictures,
     pixel_size,
     positive_numbers,
     print_json,
@@ -238,7 +239,6 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
 
 def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     """The same for a model that is run now."""
-    import diffeat
     from diffeat.backbones import ModelRequest
     from diffeat.extraction import Plan
     from diffeat.search.live import LiveFeatures, live_frequency, live_task
@@ -255,7 +255,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
         if values["pool"]:
             raise SpecError("--pool none: maps are not kept in memory; choose 1x1, 2x2, …")
         spec = replace(spec, pool="1x1")
-    sources = [diffeat.open_source(name) for name in (second, values["test"]) if name]
+    sources = [open_pictures(name) for name in (second, values["test"]) if name]
     if values["limit"]:
         sources = [source.limit(values["limit"]) for source in sources]
     alone = values["frequency"] and sources[0].labels is None

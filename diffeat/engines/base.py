@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from diffeat.errors import StoreError
+from diffeat.images import Seen
 from diffeat.store import FeatureStore, Request, StoreWriter
 from diffeat.store.request import Column
 from diffeat.work import Job, Span
@@ -32,6 +33,8 @@ class JobResult:
         skipped: pictures left out because they could not be read.
         seconds: time from the first picture to the finished file.
         where: the device, or how many workers shared the work; empty if nothing was done.
+        converted: of those computed, how many had an ICC profile by which they were brought to
+            sRGB.
     """
 
     path: Path
@@ -41,6 +44,7 @@ class JobResult:
     skipped: int
     seconds: float
     where: str = ""
+    converted: int = 0
 
 
 def drive(
@@ -50,6 +54,7 @@ def drive(
     work: Callable[[StoreWriter, tqdm], int],
     where: str,
     alone: bool = True,
+    seen: Seen | None = None,
 ) -> JobResult:
     """Open the output, have the work done, merge the shards.
 
@@ -60,13 +65,14 @@ def drive(
             of them, and returns how many went through the model.
         where: who works, for the result.
         alone: whether this process writes all shards itself.
+        seen: what is known of the pictures.
 
     Raises:
         DiffeatError: see the parts; finished pictures are kept whatever happens.
     """
     began = time.monotonic()
     writer = StoreWriter(
-        job.path, request, job.source, columns, job.overwrite, job.compression, alone=alone
+        job.path, request, job.source, columns, job.overwrite, job.compression, alone, seen
     )
     hide = hidden(job)
     with writer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tqdm import tqdm
 
 from diffeat.backbones import Backbone
@@ -27,4 +29,6 @@ def run_local(job: Job, backbone: Backbone | None = None) -> JobResult:
             bar.update(batch.span[1] - batch.span[0])
         return computed
 
-    return drive(job, order.request, order.columns, work, str(worker.backbone.device))
+    where = str(worker.backbone.device)
+    result = drive(job, order.request, order.columns, work, where, seen=order.seen)
+    return replace(result, converted=worker.converted)

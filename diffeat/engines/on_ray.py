@@ -71,9 +71,18 @@ def _run(ray: Any, job: Job, processes: int | None, address: str | None) -> JobR
         crew = _Crew(ray, job, processes)
         order = crew.order()
         found = complete(job, order.request, order.columns)
-        return found or drive(
-            job, order.request, order.columns, crew.work, f"{crew.size} Ray actors", alone=False
+        if found is not None:
+            return found
+        result = drive(
+            job,
+            order.request,
+            order.columns,
+            crew.work,
+            f"{crew.size} Ray actors",
+            alone=False,
+            seen=order.seen,
         )
+        return replace(result, converted=crew.converted)
     except ray.exceptions.RayError as error:
         raise StoreError(
             f"{job.path}: Ray gave up after {RETRIES} tries ({type(error).__name__}: "
@@ -151,6 +160,7 @@ class _Crew:
         # actors on GPUs have one each; on CPUs they share the memory of their node
         job = replace(job, sharing=1 if wants_gpu else each)
         self.told = _Told(ray.put(job), os.getcwd(), threads)
+        self.converted = 0
         self._warned: set[str] = set()
 
     def order(self) -> Order:
@@ -182,6 +192,7 @@ class _Crew:
                 if row["error"] is not None:
                     raise row["error"]
                 done += row["computed"]
+                self.converted += row["converted"]
                 bar.update(row["pictures"])
         if writer.remaining(self._order.pictures):
             raise StoreError(
@@ -293,11 +304,12 @@ class _Actor:
             self.error = error
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        found = {"pictures": 0, "computed": 0, "error": row["error"] or self.error}
+        found = {"pictures": 0, "computed": 0, "converted": 0, "error": row["error"] or self.error}
         with _heard() as said:
             try:
                 if found["error"] is None:
                     found["pictures"], found["computed"] = self._write(row["batches"])
+                    found["converted"] = sum(batch.converted for batch in row["batches"])
             except DiffeatError as failed:
                 found["error"] = failed
         return {**found, "warnings": said}

@@ -49,9 +49,18 @@ def run_processes(job: Job, processes: int) -> JobResult:
     try:
         order = pool.order()
         found = complete(job, order.request, order.columns)
-        return found or drive(
-            job, order.request, order.columns, pool.work, f"{processes} processes", alone=False
+        if found is not None:
+            return found
+        result = drive(
+            job,
+            order.request,
+            order.columns,
+            pool.work,
+            f"{processes} processes",
+            alone=False,
+            seen=order.seen,
         )
+        return replace(result, converted=pool.converted)
     finally:
         pool.close(at_once=True)
 
@@ -81,7 +90,7 @@ class _Pool:
         self._context = multiprocessing.get_context("spawn")
         self._hands: list[_Hand] = []
         self._order: Order | None = None
-        self._losses = self._computed = 0
+        self._losses = self._computed = self.converted = 0
         self._bar: tqdm | None = None
 
     def order(self) -> Order:
@@ -184,6 +193,7 @@ class _Pool:
             self._losses = 0
             self._count(computed, span[1] - span[0])
         elif what == "task":
+            self.converted += value
             hand.task, hand.finished = [], {}
         return True
 
@@ -260,7 +270,8 @@ def _serve(job: Job, pipe: Connection, number: int, processes: int, order: Order
                 for batch, rows in worker.batches(task):
                     shards.add(batch.span, batch.indices, rows, errors_of(batch))
                     say("batch", (batch.span, len(batch.indices)))
-            say("task")
+            say("task", worker.converted)
+            worker.converted = 0
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         pass  # the driver says why
     except DiffeatError as error:

@@ -51,6 +51,7 @@ def run_ranks(job: Job) -> JobResult | None:
         shares = _told(None, rank)
         if shares is not None:
             _gathered(_share(worker, shares[rank], rank, world))
+            _gathered(worker.converted)
         return None
 
 
@@ -75,14 +76,14 @@ def _agreed(job: Job, rank: int) -> Worker:
     if rank == 0:
         try:
             worker = Worker(job)
-            said = worker.order, fingerprint(job.source.ids)
+            said = worker.order, fingerprint(job.source.ids, job.source.reading)
         except DiffeatError as error:
             said = error
     said = _told(said, rank)
     if isinstance(said, DiffeatError):
         raise said
     order, ids = said
-    if fingerprint(job.source.ids) != ids:
+    if fingerprint(job.source.ids, job.source.reading) != ids:
         raise SourceError(
             f"rank {rank} found other pictures in {job.source.name} than rank 0; expected the same "
             "files on every node"
@@ -92,20 +93,23 @@ def _agreed(job: Job, rank: int) -> Worker:
 
 def _lead(worker: Worker, world: int) -> JobResult:
     """Rank 0: say who does what, do the first share, merge."""
-    order, told = worker.order, False
+    order, told, converted = worker.order, False, 0
 
     def work(writer: StoreWriter, bar: tqdm) -> int:
-        nonlocal told
+        nonlocal told, converted
         spans = writer.remaining(order.pictures)
         shares = _shares(spans, world)
         told = True
         _told(shares, 0)
-        return _gathered(_share(worker, shares[0], 0, world))
+        computed = _gathered(_share(worker, shares[0], 0, world))
+        converted = _gathered(worker.converted)
+        return computed
 
     try:
         quiet = replace(worker.job, progress=False)
         where = f"{world} ranks"
-        return drive(quiet, order.request, order.columns, work, where, alone=False)
+        result = drive(quiet, order.request, order.columns, work, where, False, order.seen)
+        return replace(result, converted=converted)
     finally:
         if not told:  # nothing to do, or the output cannot be written
             _told(None, 0)

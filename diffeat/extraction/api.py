@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,17 +14,19 @@ from PIL import Image
 from diffeat.backbones.base import Backbone
 from diffeat.errors import PictureError, SpecError
 from diffeat.extraction.batches import Drawn, draw_batch, run_batch, start_batch
-from diffeat.extraction.conditions import PLACEHOLDERS, Conditions
+from diffeat.extraction.conditions import PLACEHOLDERS, Conditions, prompts_of
 from diffeat.extraction.features import Features, Key
 from diffeat.extraction.latents import explicit_noise
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.views import extractor_for
 from diffeat.images import (
+    Source,
     captions_for,
     content_box,
     decode,
     fit_native,
     fit_picture,
+    nfc,
     read_captions,
     to_rgb,
 )
@@ -34,7 +37,7 @@ __all__ = ["Drawn", "draw_batch", "extract", "run_batch", "start_batch"]
 
 def extract(
     backbone: Backbone,
-    images: torch.Tensor | np.ndarray | Sequence[Image.Image | str | Path],
+    images: torch.Tensor | np.ndarray | Sequence[Image.Image | str | Path] | Source,
     spec: ExtractSpec,
     noise: torch.Tensor | None = None,
     ids: Sequence[str] | None = None,
@@ -48,12 +51,13 @@ def extract(
     Args:
         backbone: from `diffeat.load`.
         images: (N, 3, H, W) in [0, 1] (torch or numpy), taken at their own size; or PIL
-            pictures; or paths.
+            pictures; or paths; or a source from `diffeat.open_source`, with its ids, and with
+            its labels and captions where the spec asks for them.
         spec: what to extract.
         noise: explicit noise, (N, …) or (N, ensemble, …) in latent shape; replaces the
             policy of the spec.
-        ids: N picture ids that seed the noise. By default paths as they were written, and
-            "0", "1", … for tensors and PIL pictures.
+        ids: N picture ids that seed the noise, brought to Unicode NFC. By default paths as
+            they were written, and "0", "1", … for tensors and PIL pictures.
         batch_size: rows of one forward; by default chosen by the latent's size, with "auto" by
             measuring. It is halved when memory runs out.
         prompts: N texts, which take the place of the spec's prompt.
@@ -77,17 +81,21 @@ def extract(
             f"pictures are one name, {str(images)!r}; expected a list of paths (a folder or data "
             "set goes through diffeat.open_source and diffeat.extract_to_file)"
         )
+    source = None
+    if isinstance(images, Source):
+        source, ids = images, images.ids if ids is None else ids
+        images = [_Loaded(source, index) for index in range(len(source))]
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images)
     if isinstance(images, torch.Tensor):
         spec = _with_size_of(images, spec)
     if spec.dtype == "int8":
         raise SpecError("int8 is a form of files; in memory choose float16 or float32")
-    images = images if isinstance(images, torch.Tensor) else list(images)
+    images = images if isinstance(images, torch.Tensor) else _listed(images)
     if len(images) == 0:
         raise SpecError("no pictures given; expected at least one")
     names = _ids(images, ids)
-    conditions = _conditions(backbone, spec, names, prompts, labels, embeddings)
+    conditions = _conditions(backbone, spec, names, prompts, labels, embeddings, source)
     plan = Plan(backbone, spec, conditions.text_length)
     extractor = extractor_for(plan, batch_size, conditions)
     if noise is not None:
@@ -112,8 +120,12 @@ def extract(
     return Features(plan, values, np.array(boxes, dtype=np.int32) if boxes else None)
 
 
-def _conditions(backbone, spec, names, prompts, labels, embeddings) -> Conditions:
+def _conditions(backbone, spec, names, prompts, labels, embeddings, source=None) -> Conditions:
     """The spec's conditions, unless others are given by hand."""
+    if source is not None and prompts is labels is embeddings is None:
+        texts = prompts_of(spec, source)
+        known = source.labels, source.class_names
+        return Conditions.of_spec(backbone, spec, len(names), texts, *known)
     template = any(word in spec.prompt for word in PLACEHOLDERS)  # waits for texts from somewhere
     fixed = (spec.prompt and not template) or spec.captions or spec.embeddings
     for name, value in (("prompts", prompts), ("embeddings", embeddings)):
@@ -160,11 +172,34 @@ def _with_size_of(images: torch.Tensor, spec: ExtractSpec) -> ExtractSpec:
 def _ids(images, ids: Sequence[str] | None) -> list[str]:
     if ids is None:
         if isinstance(images, list) and all(isinstance(item, (str, Path)) for item in images):
-            return [Path(item).as_posix() for item in images]
+            return [nfc(Path(item).as_posix()) for item in images]
         return [str(index) for index in range(len(images))]
     if len(ids) != len(images):
         raise SpecError(f"{len(ids)} ids for {len(images)} pictures; expected one each")
-    return [str(name) for name in ids]
+    return [nfc(str(name)) for name in ids]
+
+
+class _Loaded(NamedTuple):
+    """One picture of a source, decoded when its batch is made."""
+
+    source: Source
+    index: int
+
+
+def _listed(images) -> list:
+    """Pictures one by one; SpecError unless each is of a kind that can be read."""
+    kinds = (Image.Image, str, Path, _Loaded)
+    try:
+        images = list(images)
+    except TypeError:
+        images = [images]
+    wrong = [type(item).__name__ for item in images if not isinstance(item, kinds)]
+    if wrong:
+        raise SpecError(
+            f"pictures of type {wrong[0]}; expected a float array (N, 3, H, W) in "
+            "[0, 1], a list of PIL pictures or of paths, or a source from diffeat.open_source(...)"
+        )
+    return images
 
 
 def _pixels(images, names: list[str], plan: Plan):
@@ -183,9 +218,11 @@ def _pixels(images, names: list[str], plan: Plan):
 
 
 def _picture(item: Image.Image | str | Path, name: str) -> Image.Image:
+    if isinstance(item, _Loaded):
+        return item.source.load(item.index)
     if not isinstance(item, Image.Image):
         return decode(lambda: str(item), name)
     try:
-        return to_rgb(item)
+        return to_rgb(item, picture=name)
     except ValueError as error:
         raise PictureError(name, str(error)) from error

@@ -12,6 +12,7 @@ import torch
 from diffeat.backbones.base import Backbone
 from diffeat.backbones.devices import upload
 from diffeat.errors import SpecError
+from diffeat.images import Source, captions_for, read_captions
 from diffeat.specs import CLASS_LABEL, ExtractSpec
 
 AHEAD = 64
@@ -213,6 +214,25 @@ class Conditions:
         if embeddings is None and spec.embeddings is not None:
             embeddings = read_embeddings(spec.embeddings)
         return cls(backbone, prompts, label, count, embeddings)
+
+
+def prompts_of(spec: ExtractSpec, source: Source) -> tuple[str, ...] | list[str] | None:
+    """One prompt per picture of a source, where the spec asks for that.
+
+    Raises:
+        SpecError: the spec wants the pictures' own captions, and they have none.
+        SourceError: some pictures have no caption in the spec's file.
+    """
+    if spec.captions is None:
+        return None
+    if spec.captions != "pictures":
+        return captions_for(source.ids, read_captions(spec.captions), spec.captions)
+    if source.captions is None:
+        raise SpecError(
+            f"captions='pictures', but {source.name} has none; give a CSV or JSONL file, or a "
+            "prompt"
+        )
+    return source.captions
 
 
 def _index(label: int | None) -> int | None:

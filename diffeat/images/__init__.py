@@ -13,19 +13,25 @@ from diffeat.images.decode import (
     real_mask,
     to_rgb,
 )
+from diffeat.images.digests import STAT, Seen, look
 from diffeat.images.huggingface import HubSource
 from diffeat.images.loader import PictureBatch, check_on_error, load_batches
 from diffeat.images.opening import open_source
+from diffeat.images.reading import READING, rule_of
 from diffeat.images.sources import ArraySource, FileSource, Source
+from diffeat.images.walk import left_out_text, nfc
 from diffeat.images.webdataset import TarSource
 
 __all__ = [
     "FITS",
+    "READING",
     "RESAMPLING",
+    "STAT",
     "ArraySource",
     "FileSource",
     "HubSource",
     "PictureBatch",
+    "Seen",
     "Source",
     "TarSource",
     "ahead",
@@ -35,10 +41,14 @@ __all__ = [
     "decode",
     "fit_native",
     "fit_picture",
+    "left_out_text",
     "load_batches",
+    "look",
     "native_size",
+    "nfc",
     "open_source",
     "read_captions",
     "real_mask",
+    "rule_of",
     "to_rgb",
 ]

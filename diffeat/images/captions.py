@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from diffeat.errors import SourceError, nearest
+from diffeat.images.walk import nfc
 
 ID_COLUMNS = ("id", "file_name", "path")
 CAPTION_COLUMNS = ("caption", "prompt", "text")
@@ -65,6 +66,8 @@ def captions_for(
     Raises:
         SourceError: some pictures have no caption.
     """
+    spelled = {nfc(name): caption for name, caption in captions.items()}  # as ids are
+    captions = {**spelled, **captions}
     missing = [name for name in source_ids if name not in captions]
     if missing:
         raise SourceError(

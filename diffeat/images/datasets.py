@@ -10,6 +10,7 @@ import gzip
 import math
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def _photos(split: str) -> Source:
     import sklearn.datasets
 
     folder = Path(sklearn.datasets.__file__).parent / "images"
-    return replace(from_folder(folder), name="photos")
+    return replace(from_folder(folder), name="photos", left_out=Counter(), earlier=None)
 
 
 def _fashion_mnist(split: str) -> Source:
@@ -99,6 +100,8 @@ def _cifar10(split: str) -> Source:
             labels=files.labels,
             class_names=files.class_names,
             paths=files.paths,
+            left_out=files.left_out,
+            faults={f"{split}/{name}": why for name, why in files.faults.items()},
         )
     names = ["test_batch.bin"] if split == "test" else [f"data_batch_{k}.bin" for k in range(1, 6)]
     missing = [name for name in names if not (folder / name).is_file()]

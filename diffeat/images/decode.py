@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from diffeat.errors import PictureError, SpecError
+from diffeat.images.colour import CONVERTED, to_srgb
+from diffeat.images.reading import READING
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
@@ -22,15 +24,20 @@ RESAMPLING = {
 }
 
 
-def decode(opener: Callable[[], BinaryIO | str], picture: str) -> Image.Image:
+def decode(
+    opener: Callable[[], BinaryIO | str], picture: str, reading: int = READING
+) -> Image.Image:
     """Read one picture as 8-bit RGB, turned upright by its EXIF orientation.
 
     CMYK and grey become RGB; 16-bit samples are scaled to 8 bits (not clipped); transparency
-    is laid over white; of an animation the first frame is taken, with a warning.
+    is laid over white; of an animation the first frame is taken, with a warning. Colours of an
+    embedded ICC profile are brought to sRGB (see `to_srgb`), and then CONVERTED stands in the
+    picture's info; a damaged profile is passed over with a warning.
 
     Args:
         opener: returns a path or an open binary file.
         picture: id of the picture, for messages.
+        reading: 1 leaves profiles alone (see `diffeat.images.reading`).
 
     Raises:
         PictureError: the file is empty, truncated, no picture, or larger than 179 megapixels.
@@ -45,7 +52,7 @@ def decode(opener: Callable[[], BinaryIO | str], picture: str) -> Image.Image:
                 warnings.warn(
                     f"picture {picture!r} is animated: its first frame is used", stacklevel=2
                 )
-            return to_rgb(image)
+            return to_rgb(image, reading, picture)
     except Image.DecompressionBombError:
         raise PictureError(
             picture,
@@ -63,12 +70,13 @@ def decode(opener: Callable[[], BinaryIO | str], picture: str) -> Image.Image:
         raise PictureError(picture, f"cannot be decoded ({error}); replace it") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, reading: int = READING, picture: str = "") -> Image.Image:
     """An opened picture of any mode as upright 8-bit RGB, by the rules of `decode`.
 
     Raises:
         ValueError: floating-point or 32-bit samples, which have no agreed range.
     """
+    profile = image.info.get("icc_profile") if reading > 1 else None
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips 16-bit samples at 255 instead of scaling them
@@ -81,11 +89,33 @@ def to_rgb(image: Image.Image) -> Image.Image:
             image.putalpha(Image.fromarray(np.where(samples == clear, 0, 255).astype(np.uint8)))
     if image.mode == "F":
         raise ValueError("floating-point samples have no agreed range; save it as 8 or 16 bit")
+    if profile:
+        image = _in_srgb(image, profile, picture)
+    converted = CONVERTED in image.info
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    if converted:
+        image.info[CONVERTED] = True
+    return image
+
+
+def _in_srgb(image: Image.Image, profile: bytes, picture: str) -> Image.Image:
+    if image.mode in ("1", "La", "RGBa"):
+        image = image.convert({"1": "L", "La": "LA", "RGBa": "RGBA"}[image.mode])
+    if "transparency" in image.info and image.mode in ("L", "RGB"):
+        image = image.convert("LA" if image.mode == "L" else "RGBA")
+    try:
+        return to_srgb(image, profile)
+    except ValueError as error:
+        warnings.warn(
+            f"picture {picture!r}: its ICC profile is passed over ({error}); its colours are taken "
+            "for sRGB",
+            stacklevel=4,
+        )
+        return image
 
 
 def content_box(

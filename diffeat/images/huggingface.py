@@ -7,7 +7,6 @@ orientation, 16-bit samples and transparency follow the same rules as everywhere
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -22,12 +21,13 @@ import numpy as np
 from PIL import Image
 
 from diffeat.errors import PictureError, SourceError, nearest
+from diffeat.hashing import fingerprint
 from diffeat.images.decode import decode
-from diffeat.images.sources import SAMPLE, Source, sample_file
+from diffeat.images.digests import digest_of_bytes, digest_of_file, digest_of_nothing, stats_of
+from diffeat.images.sources import Source, regular
 
 PREFIX = "hf:"
 OLDEST = 4  # major version; older ones can run a script that comes with a data set
-SAMPLED = 64  # pictures whose bytes go into the hash, next to the library's own fingerprint
 CAPTION_COLUMNS = ("caption", "text")
 SPLIT = re.compile(r"\w+(\.\w+)*")  # as the library has it; no slices, no paths
 
@@ -48,28 +48,40 @@ class HubSource(Source):
     rows: tuple[int, ...] = field(default=(), repr=False)
     revision: str = ""
 
-    def content(self) -> str:
-        """Hash of the library's fingerprint and of the bytes of 64 pictures, evenly spread."""
-        hasher = hashlib.blake2b(self.revision.encode(), digest_size=16)
-        chosen = np.unique(np.linspace(0, len(self) - 1, SAMPLED).round().astype(int))
-        for row in (self.rows[index] for index in chosen):
-            raw, path = self._record(row)
-            if raw is None:
-                hasher.update(sample_file(Path(path)) if path else b"nothing")
-            else:
-                hasher.update(str(len(raw)).encode() + raw[:SAMPLE] + raw[SAMPLE:][-SAMPLE:])
-        return hasher.hexdigest()
+    def digest(self, index: int) -> bytes:
+        raw, path = self.record(index)
+        try:
+            if raw is None and path and "://" not in path:
+                return digest_of_file(Path(path))
+        except (OSError, EOFError):
+            pass
+        return digest_of_nothing(self.ids[index]) if raw is None else digest_of_bytes(raw)
+
+    def stats(self) -> np.ndarray | None:
+        """That of the tables' files together; where rows name files of their own, none."""
+        files = [file["filename"] for file in getattr(self.table, "cache_files", ())]
+        one = stats_of(files)
+        if not files or not one.any(1).all() or self._elsewhere():
+            return None
+        size, mtime, ctime, inode = one.T
+        row = size.sum(), mtime.max(), ctime.max(), int(fingerprint(inode.tolist())[:15], 16)
+        return np.tile(np.array(row, np.int64), (len(self), 1))
+
+    def _elsewhere(self) -> bool:
+        """Whether some row holds no bytes, but at most a path."""
+        pieces = self.table.data.column(self.column).chunks
+        return any(piece.null_count or piece.field("bytes").null_count for piece in pieces)
 
     def load(self, index: int) -> Image.Image:
         name = self.ids[index]
-        raw, path = self._record(self.rows[index])
+        raw, path = self.record(index)
         if raw is not None:
-            return decode(lambda: io.BytesIO(raw), name)
+            return decode(lambda: io.BytesIO(raw), name, self.reading)
         if not path:
             raise PictureError(name, "its row holds no picture; remove or fill the row")
         if "://" in path:
             raise PictureError(name, f"lies at {path!r}, which is not fetched; embed or save it")
-        return decode(lambda: path, name)
+        return decode(lambda: regular(path), name, self.reading)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> HubSource:
         return HubSource(
@@ -80,9 +92,9 @@ class HubSource(Source):
             revision=self.revision,
         )
 
-    def _record(self, row: int) -> tuple[bytes | None, str | None]:
+    def record(self, index: int) -> tuple[bytes | None, str | None]:
         """What the table holds of a picture: the bytes of its file, or the path to it."""
-        record = self.table[row][self.column] or {}
+        record = self.table[self.rows[index]][self.column] or {}
         return record.get("bytes"), record.get("path")
 
 

@@ -6,7 +6,6 @@ number theirs, in every split alike.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.errors import SourceError
-from diffeat.images.sources import SUFFIXES, FileSource
+from diffeat.images.sources import FileSource
+from diffeat.images.walk import Parts, Walk
 
 WORDS = ("words.txt", "LOC_synset_mapping.txt")
 """Lines "wnid, white space, names between commas"; the second is Kaggle's."""
@@ -65,15 +65,21 @@ def _classes(folder: Path, root: Path) -> list[str]:
     if (folder / "wnids.txt").is_file():
         return sorted(set(_lines(folder / "wnids.txt")))
     train = folder / "train"
-    return _subfolders(train if train.is_dir() else root)
+    return Walk(train if train.is_dir() else root, depth=1).folders
 
 
 def _in_folders(root: Path) -> Iterator[tuple[str, str]]:
     """(wnid, path below root) of <wnid>/* or <wnid>/images/*, in order."""
-    for wnid in _subfolders(root):
-        below = f"{wnid}/images" if (root / wnid / "images").is_dir() else wnid
-        for name in _pictures(root / below):
-            yield wnid, f"{below}/{name}"
+
+    def enter(parts: Parts) -> bool:
+        return len(parts) == 1 or parts[1:] == ("images",)
+
+    walk = Walk(root, enter)
+    inner = {name.partition("/")[0] for name in walk.folders if "/" in name}
+    for path in walk.pictures:
+        wnid, slash, rest = path.partition("/")
+        if slash and ("/" in rest) == (wnid in inner):
+            yield wnid, path
 
 
 def _annotated(root: Path) -> Iterator[tuple[str, str]]:
@@ -85,7 +91,7 @@ def _annotated(root: Path) -> Iterator[tuple[str, str]]:
         raise SourceError(f"{path}: line {short} of the list has no class; expected a file's "
                           "name and its WordNet id")  # fmt: skip
     labels = {line[0]: line[1] for line in fields}
-    names = _pictures(root / "images")
+    names = Walk(root / "images", depth=1, enter=lambda _parts: False).pictures
     odd = sorted(set(names).symmetric_difference(labels))
     if odd:
         raise SourceError(f"{path} and {root / 'images'} differ in {len(odd)} files, first "
@@ -107,18 +113,6 @@ def _names(folder: Path, wnids: list[str]) -> tuple[str, ...]:
         f"{word} ({wnid})" if shared[word] > 1 else word
         for word, wnid in zip(first, wnids, strict=True)
     )
-
-
-def _subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as found:
-        return sorted(one.name for one in found if one.is_dir() and not one.name.startswith("."))
-
-
-def _pictures(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise SourceError(f"{folder}: missing; expected the pictures in it")
-    names = (name for name in os.listdir(folder) if not name.startswith("."))
-    return sorted(name for name in names if Path(name).suffix.lower() in SUFFIXES)
 
 
 def _lines(path: Path) -> list[str]:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffeat.errors import PictureError, SpecError
+from diffeat.images.colour import CONVERTED
 from diffeat.images.decode import content_box, fit_native, fit_picture
 from diffeat.images.sources import Source
 
 PREFETCH = 3  # batches in flight: one being used, two being decoded
-Fitted = tuple[np.ndarray, tuple[int, int, int, int]]  # (3, H, W) uint8, and its content box
+Fitted = tuple[np.ndarray, tuple[int, int, int, int], bool]
+"""(3, H, W) uint8, its content box, and whether its colours were brought to sRGB."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class PictureBatch:
         errors: those that could not.
         boxes: (B, 4) int32; top, left, height and width in pixels of the part of each input
             that shows the picture (see `content_box`).
+        converted: how many had an ICC profile, by which their colours were brought to sRGB.
     """
 
     span: tuple[int, int]
@@ -36,6 +39,7 @@ class PictureBatch:
     pixels: np.ndarray | list[np.ndarray]
     errors: list[PictureError]
     boxes: np.ndarray
+    converted: int = 0
 
 
 def check_on_error(on_error: str) -> None:
@@ -82,11 +86,12 @@ def load_batches(
 
     def read(index: int) -> Fitted:
         image = source.load(index)
+        converted = CONVERTED in image.info
         if fit == "native":
             pixels = fit_native(image, multiple, resample, mirror)
-            return pixels, content_box(image.size, pixels.shape[1:], fit)
+            return pixels, content_box(image.size, pixels.shape[1:], fit), converted
         pixels = fit_picture(image, size, fit, resample, mirror)
-        return pixels, content_box(image.size, size, fit)
+        return pixels, content_box(image.size, size, fit), converted
 
     pending: deque[tuple[tuple[int, int], list[Future]]] = deque()
     upcoming = iter(spans)
@@ -107,10 +112,10 @@ def _gather(
     span: tuple[int, int], futures: list[Future], size: tuple[int, int] | None, on_error: str
 ) -> PictureBatch:
     """Wait for the pictures of one batch; they are stacked where all have one `size`."""
-    indices, arrays, boxes, errors = [], [], [], []
+    indices, arrays, boxes, errors, converted = [], [], [], [], 0
     for index, future in zip(range(*span), futures, strict=True):
         try:
-            pixels, box = future.result()
+            pixels, box, profiled = future.result()
         except PictureError as error:
             if on_error == "fail":
                 raise
@@ -119,8 +124,8 @@ def _gather(
         indices.append(index)
         arrays.append(pixels)
         boxes.append(box)
+        converted += profiled
     if size is not None:
         arrays = np.stack(arrays) if arrays else np.empty((0, 3, *size), np.uint8)
-    return PictureBatch(
-        span, indices, arrays, errors, np.array(boxes, dtype=np.int32).reshape(-1, 4)
-    )
+    boxes = np.array(boxes, dtype=np.int32).reshape(-1, 4)
+    return PictureBatch(span, indices, arrays, errors, boxes, converted)

@@ -10,7 +10,6 @@ from diffeat.errors import SourceError, nearest
 from diffeat.images.datasets import DATASETS, open_dataset
 from diffeat.images.huggingface import PREFIX, from_huggingface, is_saved_dataset
 from diffeat.images.sources import (
-    SUFFIXES,
     Source,
     from_file,
     from_folder,
@@ -18,6 +17,7 @@ from diffeat.images.sources import (
     from_list,
     from_paths,
 )
+from diffeat.images.walk import is_picture
 from diffeat.images.webdataset import from_tars, is_tar_name
 
 
@@ -32,6 +32,10 @@ def open_source(name: str | Path | Sequence[str | Path]) -> Source:
             data set, a folder made by `save_to_disk` or "hf:NAME", "hf:NAME:split",
             "hf:NAME:split#column", where NAME is such a folder or "owner/name" on the hub.
 
+    Returns:
+        The pictures, whose `left_out` counts what lies among them and is not taken: other kinds
+        of files, hidden ones, thumbnails of file servers, links to what is there already.
+
     Raises:
         SourceError: nothing is there, or it holds no pictures.
     """
@@ -43,7 +47,7 @@ def open_source(name: str | Path | Sequence[str | Path]) -> Source:
         return from_huggingface(text)
     if path.is_dir():
         return from_huggingface(text) if is_saved_dataset(path) else from_folder(path)
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
+    if path.is_file() and is_picture(path.name):
         return from_file(path)
     if is_tar_name(text):
         return from_tars(text)

@@ -7,28 +7,31 @@ picture's noise, so it must not depend on the machine or on where the folder lie
 from __future__ import annotations
 
 import glob as globbing
-import hashlib
 import os
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from diffeat.errors import SourceError
+from diffeat.errors import PictureError, SourceError
 from diffeat.hashing import fingerprint, unit_interval
 from diffeat.images.decode import decode
-
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-     ".jp2", ".avif")
-)  # fmt: skip
-
-SAMPLE = 1 << 15  # bytes of either end of a file that go into its hash
+from diffeat.images.digests import (
+    check_regular,
+    digest_of_bytes,
+    digest_of_file,
+    digest_of_nothing,
+    look,
+    stats_of,
+)
+from diffeat.images.reading import READING, content_1, glob_1, pictures_1
+from diffeat.images.walk import SUFFIXES, Walk, escaped, left_out_text, nfc, walk_glob
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +44,12 @@ class Source(ABC):
         labels: (N,) int64 class indices, or None.
         class_names: names of the classes, by index.
         captions: one text per picture, or None.
+        left_out: how many files and folders of each sort were found and not taken.
+        faults: reasons for which pictures cannot be read, by id, as far as they are known.
+        reading: by which rule pictures are read (see `diffeat.images.reading`). By rule 2, ids
+            and class names are NFC, so that copies of a folder on other systems have equal ids.
+        earlier: gives the same source as rule 1 reads it, where that is more than the same
+            pictures with the ids that they have.
     """
 
     name: str
@@ -48,11 +57,18 @@ class Source(ABC):
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     captions: tuple[str, ...] | None = field(default=None, kw_only=True)
+    left_out: Counter[str] = field(default_factory=Counter, kw_only=True, compare=False)
+    faults: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    reading: int = field(default=READING, kw_only=True)
+    earlier: Callable[[], Source] | None = field(default=None, kw_only=True, compare=False)
 
     def __post_init__(self) -> None:
+        if self.reading >= 2:
+            self._normalise()
         if not self.ids:
+            others = f" (left out: {left_out_text(self.left_out)})" if self.left_out else ""
             raise SourceError(
-                f"{self.name}: no pictures found; expected files ending in "
+                f"{self.name}: no pictures found{others}; expected files ending in "
                 f"{', '.join(sorted(SUFFIXES))}, flat or in one subfolder per class"
             )
         twice = [name for name, count in Counter(self.ids).items() if count > 1]
@@ -61,6 +77,37 @@ class Source(ABC):
                 f"{self.name}: {len(twice)} pictures occur more than once, first {twice[0]!r}; "
                 "every picture needs its own id, so list each file once"
             )
+
+    def _normalise(self) -> None:
+        """Bring ids and class names to NFC; SourceError where that makes two of them one."""
+        ids, names = map(nfc, self.ids), map(nfc, self.class_names)
+        found = {"ids": tuple(ids), "class_names": tuple(names)}
+        if found["ids"] == tuple(self.ids) and found["class_names"] == tuple(self.class_names):
+            return
+        for what, values in found.items():
+            before: dict[str, str] = {}
+            for old, new in zip(getattr(self, what), values, strict=True):
+                if before.setdefault(new, old) != old:
+                    raise SourceError(
+                        f"{self.name}: {before[new]!a} and {old!a} are one name in two "
+                        "spellings (Unicode NFC and NFD); rename one of them"
+                    )
+        if self.earlier is None:
+            plain = {one.name: getattr(self, one.name) for one in fields(self)}
+            object.__setattr__(self, "earlier", partial(type(self), **{**plain, "reading": 1}))
+        for what, values in found.items():
+            object.__setattr__(self, what, values)
+
+    def by_rule(self, reading: int) -> Source:
+        """This source as another rule of reading has it (see `diffeat.images.reading`)."""
+        if reading == self.reading:
+            return self
+        if reading != 1:
+            raise SourceError(
+                f"{self.name}: rule of reading {reading!r}; this version knows rules up to "
+                f"{READING}: update diffeat"
+            )
+        return replace(self, reading=1) if self.earlier is None else self.earlier()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,14 +124,42 @@ class Source(ABC):
     def take(self, indices: Sequence[int] | np.ndarray) -> Source:
         """The pictures at `indices`, in that order."""
 
-    def fingerprint(self) -> str:
-        """Hash of the ids, the labels and the contents, in order; captions need not be used."""
-        labels = None if self.labels is None else self.labels.tolist()
-        return fingerprint(self.ids, labels, self.class_names, self.content())
+    def fingerprint(self, digests: np.ndarray | None = None) -> str:
+        """Hash of the ids, the labels and the contents, in order; captions need not be used.
 
-    @abstractmethod
-    def content(self) -> str:
-        """Hash of what the pictures hold; changes when a picture is replaced."""
+        Args:
+            digests: of `digests`, where they are known already.
+        """
+        labels = None if self.labels is None else self.labels.tolist()
+        return fingerprint(self.ids, labels, self.class_names, self.content(digests))
+
+    def content(self, digests: np.ndarray | None = None) -> str:
+        """Hash of what the pictures hold, every byte; changes when a picture is replaced."""
+        if self.reading == 1:
+            return content_1(self)
+        return digest_of_bytes((self.digests() if digests is None else digests).data).hex()
+
+    def digests(self) -> np.ndarray:
+        """(N, 16) uint8: BLAKE2b-128 of each picture's own bytes."""
+        return look(self).digests
+
+    def digest(self, index: int) -> bytes:
+        """BLAKE2b-128 of one picture's bytes; by default of its pixels, as they are decoded.
+
+        A picture that cannot be read has a digest of its own.
+        """
+        try:
+            pixels = np.asarray(self.load(index))
+        except PictureError:
+            return digest_of_nothing(self.ids[index])
+        return digest_of_array(pixels)
+
+    def stats(self) -> np.ndarray | None:
+        """(N, 4) int64 of the files that hold the pictures (`diffeat.images.digests.STAT`).
+
+        Zeros where it is not known, None where no picture lies in a file.
+        """
+        return None
 
     def limit(self, count: int, seed: int = 0) -> Source:
         """A subset of `count` pictures chosen by a stable hash of their ids, in source order.
@@ -99,7 +174,7 @@ class Source(ABC):
             raise SourceError(f"{self.name}: {count} pictures asked for, it has {len(self)}")
         order = sorted(range(len(self)), key=lambda i: unit_interval("limit", seed, self.ids[i]))
         if self.labels is None:
-            return self.take(sorted(order[:count]))
+            return self._limited(order[:count], count, seed)
         share, rest = divmod(count, len(self.class_names))
         quota = {k: share + (k < rest) for k in range(len(self.class_names))}
         chosen = []
@@ -118,17 +193,35 @@ class Source(ABC):
                 f"{self.name}: class {self.class_names[short[0]]!r} has too few pictures "
                 f"({have[short[0]]}) for a class-balanced subset of {count}; {advice}"
             )
-        return self.take(sorted(chosen))
+        return self._limited(chosen, count, seed)
+
+    def _limited(self, indices: Sequence[int], count: int, seed: int) -> Source:
+        taken = self.take(sorted(indices))
+        if self.earlier is None:
+            return taken
+        return replace(taken, earlier=partial(_limited, self.earlier, count, seed))
+
+    def check_readable(self, index: int | None = None) -> None:
+        """PictureError if a picture, or None for any, is known to be unreadable."""
+        names = self.faults if index is None else (self.ids[index],)
+        for name in names:
+            if name in self.faults:
+                raise PictureError(name, self.faults[name])
 
     def _selection(self, indices: Sequence[int] | np.ndarray) -> dict:
         picked = [int(index) for index in indices]
+        ids = tuple(self.ids[i] for i in picked)
         return {
             "name": self.name,
-            "ids": tuple(self.ids[i] for i in picked),
+            "ids": ids,
             "labels": None if self.labels is None else self.labels[picked],
             "class_names": self.class_names,
             "captions": None if self.captions is None else tuple(self.captions[i] for i in picked),
-        }
+            "faults": {self.ids[i]: self.faults[self.ids[i]] for i in picked
+                       if self.ids[i] in self.faults},
+            "reading": self.reading,
+            "earlier": self.earlier and partial(_taken, self.earlier, ids),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,15 +230,18 @@ class FileSource(Source):
 
     paths: tuple[Path, ...] = field(default=(), repr=False)
 
-    def content(self) -> str:
-        """Hash of every file's size, first and last 32 KiB; missing files count as such."""
-        hasher = hashlib.blake2b(digest_size=16)
-        for path in self.paths:
-            hasher.update(sample_file(path))
-        return hasher.hexdigest()
+    def digest(self, index: int) -> bytes:
+        try:
+            return digest_of_file(self.paths[index])
+        except (OSError, EOFError):
+            return digest_of_nothing(self.ids[index])
+
+    def stats(self) -> np.ndarray:
+        return stats_of(self.paths)
 
     def load(self, index: int) -> Image.Image:
-        return decode(lambda: str(self.paths[index]), self.ids[index])
+        self.check_readable(index)
+        return decode(lambda: regular(self.paths[index]), self.ids[index], self.reading)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> FileSource:
         paths = tuple(self.paths[int(index)] for index in indices)
@@ -158,9 +254,9 @@ class ArraySource(Source):
 
     pixels: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
 
-    def content(self) -> str:
-        """Hash of all pixels."""
-        return hashlib.blake2b(np.ascontiguousarray(self.pixels), digest_size=16).hexdigest()
+    def digest(self, index: int) -> bytes:
+        """Of the shape, the type and the values of the picture's array."""
+        return digest_of_array(self.pixels[index])
 
     def load(self, index: int) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(self.pixels[index])).convert("RGB")
@@ -169,67 +265,74 @@ class ArraySource(Source):
         return ArraySource(**self._selection(indices), pixels=self.pixels[np.asarray(indices)])
 
 
-def from_folder(folder: Path) -> FileSource:
+def digest_of_array(pixels: np.ndarray) -> bytes:
+    """BLAKE2b-128 of an array's type, shape and values, little-endian."""
+    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
+    return digest_of_bytes(f"{pixels.dtype.str}{pixels.shape}".encode() + pixels.tobytes())
+
+
+def regular(path: Path | str) -> str:
+    """A path that may be opened without waiting."""
+    check_regular(path)
+    return str(path)
+
+
+def _taken(earlier: Callable[[], Source], ids: Sequence[str]) -> Source:
+    """The pictures with these ids (in NFC) of a source as rule 1 has it."""
+    source = earlier()
+    place = {nfc(name): index for index, name in enumerate(source.ids)}
+    lacking = next((name for name in ids if name not in place), None)
+    if lacking is not None:
+        raise SourceError(f"{source.name}: versions before 0.7 took no picture {lacking!r}")
+    return source.take([place[name] for name in ids])
+
+
+def _limited(earlier: Callable[[], Source], count: int, seed: int) -> Source:
+    return earlier().limit(count, seed)
+
+
+def from_folder(folder: Path, reading: int = READING) -> FileSource:
     """All pictures below a folder; the first folder level becomes the label if all lie in one."""
-    found = sorted(
-        (
-            Path(parent, name)
-            for parent, names in _walk(folder)
-            for name in names
-            if _is_picture(Path(parent, name).relative_to(folder))
-        ),
-        key=lambda path: path.relative_to(folder).as_posix(),
-    )
-    depths = {len(path.relative_to(folder).parts) > 1 for path in found}
+    if reading == 1:
+        names, left_out = pictures_1(folder), Counter()
+    else:
+        walk = Walk(folder)
+        names, left_out = walk.pictures, walk.left_out
+    depths = {"/" in name for name in names}
     if depths == {True, False}:
         warnings.warn(
             f"{folder}: pictures lie both in it and in its subfolders, so no labels are taken",
             stacklevel=3,
         )
-    return _files(str(folder), found, folder, labelled=depths == {True})
+    found = _files(str(folder), names, folder, depths == {True}, reading, left_out)
+    return _with_earlier(found, partial(from_folder, folder, 1))
 
 
-def sample_file(path: Path, start: int = 0, length: int | None = None) -> bytes:
-    """A file's size with its first and last bytes: whole small pictures, cheap for large ones.
-
-    Args:
-        path: the file; one that cannot be read gives b"unreadable".
-        start, length: take only this part of it, in bytes.
-    """
-    try:
-        with open(path, "rb") as file:
-            total = file.seek(0, os.SEEK_END) - start if length is None else length
-            file.seek(start)
-            first = file.read(min(SAMPLE, total))
-            file.seek(start + max(SAMPLE, total - SAMPLE))
-            return str(total).encode() + first + file.read(max(0, min(SAMPLE, total - SAMPLE)))
-    except OSError:
-        return b"unreadable"
+def _with_earlier(found: FileSource, earlier: Callable[[], Source]) -> FileSource:
+    return replace(found, earlier=earlier) if found.reading > 1 else found
 
 
 def from_file(path: Path) -> FileSource:
     """One picture; its id is its name."""
-    return _files(str(path), [path], path.parent)
+    return _files(str(path), [path.name], path.parent)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Every folder below with its file names; linked folders count, loops of links do not."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        here = Path(parent).resolve()
-        folders[:] = [n for n in folders if not here.is_relative_to(Path(parent, n).resolve())]
-        yield parent, names
-
-
-def from_glob(pattern: str) -> FileSource:
+def from_glob(pattern: str, reading: int = READING) -> FileSource:
     """Pictures that match a glob (`**` goes down); ids start at its first wildcard folder."""
-    fixed = []
-    for part in Path(pattern).parts:
-        if globbing.has_magic(part):
-            break
-        fixed.append(part)
-    found = [Path(hit) for hit in sorted(globbing.glob(pattern, recursive=True))]
-    pictures = [path for path in found if path.is_file() and _is_picture(Path(path.name))]
-    return _files(pattern, pictures, Path(*fixed))
+    parts = Path(pattern).parts
+    first = next(k for k, part in enumerate(parts) if globbing.has_magic(part))
+    root, rest = Path(*parts[:first]), "/".join(parts[first:])
+    if reading == 1:
+        names = [path.relative_to(root).as_posix() for path in glob_1(pattern)]
+        return _files(pattern, names, root, reading=1)
+    if ".." in parts[first:]:
+        raise SourceError(
+            f"{pattern}: '..' behind a wildcard; expected a glob that only leads down"
+        )
+    walk = walk_glob(root, rest) if root.is_dir() else None
+    names, left_out = (walk.pictures, walk.left_out) if walk else ([], Counter())
+    found = _files(pattern, names, root, left_out=left_out)
+    return _with_earlier(found, partial(from_glob, pattern, 1))
 
 
 def from_list(path: Path) -> FileSource:
@@ -253,22 +356,47 @@ def from_list(path: Path) -> FileSource:
 def from_paths(paths: Sequence[str | Path]) -> FileSource:
     """Paths given from Python; each is its own id, as it was written."""
     paths = tuple(Path(path) for path in paths)
-    return FileSource(name="paths", ids=tuple(path.as_posix() for path in paths), paths=paths)
+    ids, faults = names_as_text([path.as_posix() for path in paths])
+    return FileSource(name="paths", ids=ids, paths=paths, faults=faults)
 
 
-def _is_picture(relative: Path) -> bool:
-    hidden = any(part.startswith(".") for part in relative.parts)
-    return relative.suffix.lower() in SUFFIXES and not hidden
+def names_as_text(names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Ids of files, and why some cannot be read: names that are no text are written escaped."""
+    faults = {}
+    found = []
+    for name in names:
+        text = name if name.isascii() else escaped(name)
+        if text != name:
+            faults[nfc(text)] = (
+                "its name is no UTF-8 text (bytes that are none are shown as \\x..), so no id "
+                "can be made of it; rename the file"
+            )
+        found.append(text)
+    return tuple(found), faults
 
 
-def _files(name: str, paths: list[Path], root: Path, labelled: bool = False) -> FileSource:
-    relative = [path.relative_to(root) for path in paths]
+def _files(
+    name: str,
+    relative: Sequence[str],
+    root: Path,
+    labelled: bool = False,
+    reading: int = READING,
+    left_out: Counter[str] | None = None,
+) -> FileSource:
+    """Files below `root`, by their paths there."""
+    ids, faults = (tuple(relative), {}) if reading == 1 else names_as_text(relative)
     labels, class_names = None, ()
-    if labelled and paths:
-        class_names = tuple(sorted({path.parts[0] for path in relative}))
+    if labelled and ids:
+        class_names = tuple(sorted({path.partition("/")[0] for path in ids}))
         index = {name: k for k, name in enumerate(class_names)}
-        labels = np.array([index[path.parts[0]] for path in relative], dtype=np.int64)
-    ids = tuple(path.as_posix() for path in relative)
+        labels = np.array([index[path.partition("/")[0]] for path in ids], dtype=np.int64)
     return FileSource(
-        name=name, ids=ids, labels=labels, class_names=class_names, paths=tuple(paths)
+        name=name,
+        ids=ids,
+        labels=labels,
+        class_names=class_names,
+        paths=tuple(root / path for path in relative),
+        left_out=left_out or Counter(),
+        faults=faults,
+        reading=reading,
     )

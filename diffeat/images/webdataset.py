@@ -9,7 +9,6 @@ indexed once, and a picture is read from its place in the archive when it is wan
 from __future__ import annotations
 
 import glob
-import hashlib
 import io
 import json
 import re
@@ -17,6 +16,7 @@ import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -25,7 +25,10 @@ from PIL import Image
 
 from diffeat.errors import SourceError
 from diffeat.images.decode import decode
-from diffeat.images.sources import SUFFIXES, Source, sample_file
+from diffeat.images.digests import digest_of_file, digest_of_nothing, stats_of
+from diffeat.images.reading import READING, SUFFIXES_1
+from diffeat.images.sources import Source, names_as_text
+from diffeat.images.walk import SUFFIXES
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -57,15 +60,19 @@ class TarSource(Source):
 
     places: tuple[Place, ...] = field(default=(), repr=False)
 
-    def content(self) -> str:
-        """Hash of every picture's size, first and last 32 KiB; missing archives count as such."""
-        hasher = hashlib.blake2b(digest_size=16)
-        for place in self.places:
-            hasher.update(sample_file(*place))
-        return hasher.hexdigest()
+    def digest(self, index: int) -> bytes:
+        try:
+            return digest_of_file(*self.places[index])
+        except (OSError, EOFError):
+            return digest_of_nothing(self.ids[index])
+
+    def stats(self) -> np.ndarray:
+        """Those of the archives."""
+        return stats_of([place.tar for place in self.places])
 
     def load(self, index: int) -> Image.Image:
-        return decode(lambda: _bytes_of(self.places[index]), self.ids[index])
+        self.check_readable(index)
+        return decode(lambda: _bytes_of(self.places[index]), self.ids[index], self.reading)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> TarSource:
         places = tuple(self.places[int(index)] for index in indices)
@@ -77,7 +84,7 @@ def is_tar_name(text: str) -> bool:
     return text.lower().endswith(TAR_SUFFIXES)
 
 
-def from_tars(text: str) -> TarSource:
+def from_tars(text: str, reading: int = READING) -> TarSource:
     """Open one tar, a glob of tars or a brace range such as train-{000..003}.tar.
 
     The picture of a sample is its member with a picture suffix; its label stands in `.cls` (a
@@ -90,7 +97,8 @@ def from_tars(text: str) -> TarSource:
         SourceError: a tar is missing, compressed, truncated, damaged, or holds links or paths
             that lead out of it; a sample has two pictures or an unreadable label or caption.
     """
-    samples = [sample for tar in _expand(text) for sample in _index(tar)]
+    suffixes = SUFFIXES_1 if reading == 1 else SUFFIXES
+    samples = [sample for tar in _expand(text) for sample in _index(tar, suffixes)]
     if not samples:
         raise SourceError(
             f"{text}: no pictures found; expected members such as 0001.jpg, ending in "
@@ -98,13 +106,19 @@ def from_tars(text: str) -> TarSource:
         )
     labels, class_names = _labels(text, [sample.label for sample in samples])
     captions = _complete(text, "caption", [sample.caption for sample in samples])
+    ids, faults = tuple(sample.id for sample in samples), {}
+    if reading > 1:
+        ids, faults = names_as_text(ids)
     return TarSource(
         name=text,
-        ids=tuple(sample.id for sample in samples),
+        ids=ids,
         labels=labels,
         class_names=class_names,
         captions=None if captions is None else tuple(captions),
         places=tuple(sample.place for sample in samples),
+        faults=faults,
+        reading=reading,
+        earlier=partial(from_tars, text, 1) if reading > 1 else None,
     )
 
 
@@ -146,7 +160,7 @@ def _braces(text: str) -> Iterator[str]:
 # from a tar to samples
 
 
-def _index(tar: Path) -> list[Sample]:
+def _index(tar: Path, suffixes: frozenset[str]) -> list[Sample]:
     """The samples of one tar that have a picture, in the order of the archive."""
     stem = tar.name[:-4] if tar.name.lower().endswith(".tar") else tar.name
     try:
@@ -155,7 +169,7 @@ def _index(tar: Path) -> list[Sample]:
             samples = [
                 Sample(f"{stem}/{key}", place, *_texts(tar, file, key, members))
                 for key, members in groups.items()
-                if (place := _picture(tar, key, members)) is not None
+                if (place := _picture(tar, key, members, suffixes)) is not None
             ]
     except SourceError:
         raise
@@ -233,10 +247,12 @@ def _check_end(tar: Path, file: BinaryIO, end: int) -> None:
         )
 
 
-def _picture(tar: Path, key: str, members: dict[str, Place]) -> Place | None:
+def _picture(
+    tar: Path, key: str, members: dict[str, Place], suffixes: frozenset[str]
+) -> Place | None:
     """The member with a picture suffix; a plain ".jpg" goes before ".seg.png"."""
-    found = [suffix for suffix in members if Path("x" + suffix).suffix in SUFFIXES]
-    plain = [suffix for suffix in found if suffix in SUFFIXES]
+    found = [suffix for suffix in members if Path("x" + suffix).suffix in suffixes]
+    plain = [suffix for suffix in found if suffix in suffixes]
     chosen = plain or found
     if len(chosen) > 1:
         names = " and ".join(f"{key}{suffix}" for suffix in chosen[:2])

@@ -48,6 +48,7 @@ def verify(path: str | Path) -> list[str]:
             if not 0 <= store.labels.min() <= store.labels.max() < names:
                 problems.append("labels lie outside their names")
         problems += _verify_boxes(store)
+        problems += _verify_pictures(store)
         for block in store.blocks:
             for t in store.timesteps:
                 problems += _verify_features(store, block, t)
@@ -71,6 +72,20 @@ def _verify_boxes(store: FeatureStore) -> list[str]:
     inside = (boxes >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= size).all()
     problems = [f"boxes: {changed}"] if changed else []
     return problems if inside else [*problems, "boxes lie outside the pictures"]
+
+
+def _verify_pictures(store: FeatureStore) -> list[str]:
+    """What is wrong with the digests and stats of the pictures, where there are any."""
+    problems = []
+    for name in ("digests", "file_stats"):
+        try:
+            found = getattr(store, name)
+        except StoreError as error:
+            problems.append(str(error).removeprefix(f"{store.path}: "))
+            continue
+        if found is not None and (changed := _verify_list(store.file[name])):
+            problems.append(f"{name}: {changed}")
+    return problems
 
 
 def _verify_features(store: FeatureStore, block: str, t: int | float) -> list[str]:

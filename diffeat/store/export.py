@@ -143,7 +143,7 @@ def _attrs(data) -> dict[str, Any]:
 
 def _small(store: FeatureStore) -> dict[str, Any]:
     """Arrays of numbers beside the features; texts are apart."""
-    found = {"labels": store.labels, "boxes": store.boxes}
+    found = {"labels": store.labels, "boxes": store.boxes, "digests": store.digests}
     return {name: values for name, values in found.items() if values is not None}
 
 

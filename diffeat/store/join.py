@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import secrets
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffeat.errors import SpecMismatch, StoreError
 from diffeat.hashing import fingerprint
+from diffeat.images import rule_of
 from diffeat.noise import format_t
 from diffeat.specs import differences
 from diffeat.store.atomic import explained, new_file
@@ -23,12 +25,15 @@ from diffeat.store.layout import create_column, create_header, room_for, write_s
 from diffeat.store.merge import BLOCK_BYTES, Progress
 from diffeat.store.quantize import quantization_attrs, scale_name
 from diffeat.store.reader import FeatureStore
-from diffeat.store.request import Column, Request
+from diffeat.store.request import PICTURE_COLUMNS, WHEN, Column, Request
 from diffeat.store.seals import ATTRIBUTE, Seal, check_lists, check_seal
 from diffeat.store.view import QuantizedView
 
-OTHER = ("timesteps", "blocks", "number of pictures", "pictures", "captions or embeddings")
+OTHER = ("timesteps", "blocks", "number of pictures", "pictures", "captions or embeddings",
+         "reading")  # fmt: skip
 """Fields of a request in which files may differ that are joined."""
+KEPT = ("digests", "file_stats")
+"""Data sets that a joined file has where all files have them."""
 
 
 @dataclass(frozen=True)
@@ -136,23 +141,26 @@ def _beside(stores: list[FeatureStore]) -> _Plan:
             "labels": lambda s: None if s.labels is None else s.labels.tolist(),
             "class names": lambda s: s.class_names,
             "boxes": lambda s: None if s.boxes is None else s.boxes.tolist(),
-            "the pictures' contents": lambda s: s.pictures["fingerprint"],
+            "the pictures' contents": _contents,
             "captions or embeddings": lambda s: s.pictures.get("conditions"),
         }
         for what, read in pictures.items():
-            if read(store) != read(first):
+            if not _agree(read(store), read(first)):
                 raise SpecMismatch(
                     f"{store.path} and {first.path} hold the same ids, but {what} differ"
                 )
+    _warn_of_rules(stores)
     sources: dict[str, list[FeatureStore]] = {}
     for store in stores:
         for name in _names(store):
-            if name in sources and name != "boxes":
+            if name in sources and name not in PICTURE_COLUMNS:
                 raise SpecMismatch(
                     f"{store.path} and {sources[name][0].path} both hold {name} of the same "
                     "pictures; leave one of them out"
                 )
             sources.setdefault(name, [store])
+    for name in _dropped(stores):
+        sources.pop(name)
     blocks = united([store.blocks for store in stores])
     steps = sorted({t for store in stores for t in store.timesteps})
     for block in blocks:
@@ -193,7 +201,7 @@ def _below(stores: list[FeatureStore]) -> _Plan:
                     "others that differ; ids must be distinct, or all the same in the same order"
                 )
             owner[name] = store
-        if differ := sorted(set(_names(store)) ^ set(_names(first))):
+        if differ := sorted((set(_names(store)) ^ set(_names(first))) - set(KEPT)):
             raise SpecMismatch(
                 f"{store.path} and {first.path} hold other pictures and other features (first "
                 f"{differ[0]}); expected the same blocks and t of other pictures"
@@ -207,6 +215,7 @@ def _below(stores: list[FeatureStore]) -> _Plan:
         labels = np.concatenate(
             [np.array([index[n] for n in s.class_names], np.int64)[s.labels] for s in stores]
         )
+    _warn_of_rules(stores)
     pictures = [store.pictures for store in stores]
     conditions = [p.get("conditions") for p in pictures]
     known = {
@@ -214,18 +223,59 @@ def _below(stores: list[FeatureStore]) -> _Plan:
         "count": sum(p["count"] for p in pictures),
         "fingerprint": fingerprint([p["fingerprint"] for p in pictures]),
         "conditions": None if conditions == [None] * len(stores) else fingerprint(conditions),
+        **({"reading": rule_of(pictures[0])} if min(map(rule_of, pictures)) > 1 else {}),
     }
     request = _request(first)
     request = Request(request.spec, request.model, known, _how(stores))
     skipped = {name: why for s in stores for name, why in s.skipped.items() if name not in owner}
-    sources = dict.fromkeys(_names(first), stores)
+    dropped = _dropped(stores)
+    sources = {name: stores for name in _names(first) if name not in dropped}
     return _Plan(request, list(owner), labels, names, skipped, sources)
 
 
 def _names(store: FeatureStore) -> list[str]:
     """Names of the data sets with a row per picture."""
     found = [f"features/{b}/t{format_t(t)}" for b in store.blocks for t in store.timesteps]
-    return [*found, *(["boxes"] if store.boxes is not None else [])]
+    return [*found, *(name for name in PICTURE_COLUMNS if getattr(store, name) is not None)]
+
+
+def _dropped(stores: list[FeatureStore]) -> list[str]:
+    """What some of the files lack, so that the joined one has none of it; said once."""
+    dropped = []
+    for name in KEPT:
+        lacking = [store for store in stores if getattr(store, name) is None]
+        if lacking and len(lacking) < len(stores):
+            dropped.append(name)
+            warnings.warn(f"/{name} is dropped, because {lacking[0].path} has none", stacklevel=5)
+    return dropped
+
+
+class _Contents(NamedTuple):
+    """What the pictures hold, by one rule of reading; by two rules it cannot be compared."""
+
+    rule: int
+    fingerprint: str
+
+
+def _contents(store: FeatureStore) -> _Contents:
+    return _Contents(rule_of(store.pictures), store.pictures["fingerprint"])
+
+
+def _agree(one: Any, other: Any) -> bool:
+    if isinstance(one, _Contents) and one.rule != other.rule:
+        return True  # as far as can be told, which is said
+    return one == other
+
+
+def _warn_of_rules(stores: list[FeatureStore]) -> None:
+    rules = sorted({rule_of(store.pictures) for store in stores})
+    if len(rules) > 1:
+        warnings.warn(
+            "some of the files were made before version 0.7, which ignored ICC profiles and took "
+            "ids as the file system spelled them; whether the pictures' contents are the same "
+            "cannot be told",
+            stacklevel=4,
+        )
 
 
 def _request(store: FeatureStore) -> Request:
@@ -239,7 +289,7 @@ def _how(stores: list[FeatureStore]) -> dict[str, Any]:
 
 def _columns(stores: list[FeatureStore], name: str) -> list[tuple[list, Column]]:
     """Data sets as they are stored, and what they become; of int8 also those of the scales."""
-    if name == "boxes":
+    if name in PICTURE_COLUMNS:
         found = [store.file[name] for store in stores]
     else:
         block, t = name.split("/")[1], float(name.split("/")[2][1:])
@@ -257,6 +307,8 @@ def _columns(stores: list[FeatureStore], name: str) -> list[tuple[list, Column]]
                 f"{_stored(data)}; extract all in the same dtype"
             )
     attrs = {key: data.attrs[key] for key in data.attrs if key != ATTRIBUTE}
+    if WHEN in attrs:
+        attrs[WHEN] = min(int(other.attrs.get(WHEN, 0)) for other in found)
     if not isinstance(data, QuantizedView):
         return [(found, Column(name, data.shape[1:], str(data.dtype), attrs))]
     attrs |= {**quantization_attrs(name, data.shape[1:]), "group": data.group}
@@ -312,5 +364,5 @@ def _write(plan: _Plan, out: Path, compression: str, progress: Progress) -> None
 
 def _steps(plan: _Plan) -> list[float]:
     """Native t of all features."""
-    names = (name.split("/") for name in plan.sources if name != "boxes")
+    names = (name.split("/") for name in plan.sources if name not in PICTURE_COLUMNS)
     return list(dict.fromkeys(float(parts[2][1:]) for parts in names))

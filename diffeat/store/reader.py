@@ -16,7 +16,7 @@ from diffeat.noise import format_t, plain_t
 from diffeat.specs import ExtractSpec
 from diffeat.store.compress import compression_of
 from diffeat.store.features import feature_set
-from diffeat.store.request import check_block, how_of
+from diffeat.store.request import PICTURE_COLUMNS, check_block, how_of
 from diffeat.store.safety import (
     as_text,
     check_numbers,
@@ -127,6 +127,26 @@ class FeatureStore:
                 return None
             check_numbers(self.file["boxes"], "boxes", "iu", (len(self), 4))
             return self.file["boxes"][:]
+
+    @cached_property
+    def digests(self) -> np.ndarray | None:
+        """(N, 16) uint8, BLAKE2b-128 of each picture's own bytes; None in older files."""
+        return self._picture_column("digests", "uint8")
+
+    @cached_property
+    def file_stats(self) -> np.ndarray | None:
+        """(N, 4) int64, stat of each picture's file (`diffeat.images.STAT`), zeros if unknown."""
+        return self._picture_column("file_stats", "int64")
+
+    def _picture_column(self, name: str, dtype: str) -> np.ndarray | None:
+        with damage_explained(self.path, name):
+            if name not in self.file:
+                return None
+            data = self.file[name]
+            check_numbers(data, name, "iu", (len(self), *PICTURE_COLUMNS[name][0]))
+            if data.dtype != np.dtype(dtype):
+                raise TypeError(f"{name} has type {data.dtype}; expected {dtype}")
+            return data[:]
 
     @cached_property
     def skipped(self) -> dict[str, str]:

@@ -16,12 +16,21 @@ import numpy as np
 
 from diffeat.errors import DiffeatError, SpecError, SpecMismatch
 from diffeat.hashing import fingerprint
+from diffeat.images import rule_of
 from diffeat.noise import format_t
 from diffeat.specs import ExtractSpec, differences
 from diffeat.store.atomic import read_small, write_synced
 from diffeat.store.safety import damage_explained, read_text
 
 DTYPES = ("float16", "float32", "int32", "int8")
+PICTURE_COLUMNS = {
+    "boxes": ((4,), "int32"),
+    "digests": ((16,), "uint8"),
+    "file_stats": ((4,), "int64"),
+}
+"""Data sets beside the features, with their rows' shape and type."""
+WHEN = "when"
+"""Attribute of /file_stats: ns since 1970, when they were taken."""
 NOTE = "request.json"
 NOTE_BYTES = 64 << 20
 LIST_LENGTH, TEXT_BYTES = 1 << 12, 1 << 14
@@ -38,7 +47,8 @@ class Request:
         spec: the worked-out ExtractSpec as plain values.
         model: name, family, fingerprint and dtype of the backbone.
         pictures: name, count and fingerprint of the source; "conditions" is the hash of
-            captions or embeddings, where there are any.
+            captions or embeddings, where there are any; "reading" is the rule by which
+            pictures are read, 1 where it is missing (see `diffeat.images.reading`).
         how: what changes the last bits at most, such as device and batch size; it is noted,
             but two requests that differ in it are the same.
     """
@@ -67,6 +77,8 @@ class Request:
             "number of pictures": self.pictures["count"],
             "pictures": self.pictures["fingerprint"],
             "captions or embeddings": self.pictures.get("conditions"),
+            # left out by versions before 0.7, whose shards name the hash of this
+            **({} if rule_of(self.pictures) == 1 else {"reading": rule_of(self.pictures)}),
         }
 
     def check_same(self, found: Request, path: Path) -> None:
@@ -104,8 +116,8 @@ class Column:
     Attributes:
         name: its path in the file.
         shape: of one picture's row.
-        dtype: "float16", "float32", "int32" or "int8". Values of an int8 column are handed
-            over as float32 and quantised when they are written.
+        dtype: "float16", "float32" or "int8" of features, whose int8 values are handed over as
+            float32 and quantised when they are written; else as in PICTURE_COLUMNS.
         attrs: its attributes.
     """
 
@@ -190,7 +202,10 @@ class Note:
 
 def check_column(column: Column) -> None:
     """ValueError unless a column is one that diffeat could have asked for."""
-    if column.name != "boxes":
+    if column.name in PICTURE_COLUMNS:
+        if (column.shape, column.dtype) != PICTURE_COLUMNS[column.name]:
+            raise ValueError(f"{column.name} has rows {column.shape} of {column.dtype}")
+    else:
         parts = column.name.split("/")
         if len(parts) != 3 or parts[0] != "features" or not re.fullmatch("t[-+.e0-9]+", parts[2]):
             raise ValueError(f"{column.name!r} is no name of a data set of features")
@@ -198,8 +213,8 @@ def check_column(column: Column) -> None:
         t = _table(column.attrs).get("t")
         if type(t) not in (int, float) or not math.isfinite(t) or parts[2] != f"t{format_t(t)}":
             raise ValueError(f"{column.name} says that it is of t={t!r:.100}")
-    if column.dtype not in DTYPES:
-        raise ValueError(f"{column.name} has dtype {column.dtype!r}")
+        if column.dtype not in DTYPES:
+            raise ValueError(f"{column.name} has dtype {column.dtype!r}")
     sides = column.shape
     if not sides or min(sides) < 1 or math.prod(sides) > ROW_BYTES // 4:
         raise ValueError(f"{column.name} has rows of shape {sides}")
@@ -257,6 +272,21 @@ def read_how(path: str | Path, request: Request | None = None) -> dict[str, Any]
     except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
         pass
     return {}
+
+
+def noted_pictures(path: str | Path) -> dict[str, Any] | None:
+    """What the finished or unfinished feature file `path` says of its pictures, if it is there."""
+    from diffeat.store.safety import open_checked
+
+    path = Path(path)
+    try:
+        if path.is_file():
+            with open_checked(path) as file, damage_explained(path, "its pictures"):
+                return _table(json.loads(read_text(file, "pictures")))
+        note = Note.read(parts_of(path))
+    except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
+        return None
+    return None if note is None else note.request.pictures
 
 
 def parts_of(path: Path) -> Path:

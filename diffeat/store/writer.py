@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from diffeat.errors import StoreError
-from diffeat.images import Source
+from diffeat.images import Seen, Source
 from diffeat.specs import differences
 from diffeat.store.atomic import explained, locked
 from diffeat.store.compress import check_compression, compression_of
@@ -21,6 +21,7 @@ from diffeat.store.merge import Progress, merge_shards
 from diffeat.store.parts import Parts, missing_spans
 from diffeat.store.request import NOTE, Column, Note, Request, note_of
 from diffeat.store.safety import check_links, damage_explained, open_checked, read_attr
+from diffeat.store.seen import write_seen
 from diffeat.store.shards import SHARD_BYTES, SHARD_SECONDS, ShardWriter, Span
 
 __all__ = ["SHARD_BYTES", "SHARD_SECONDS", "Column", "Request", "StoreWriter"]
@@ -43,6 +44,7 @@ class StoreWriter:
         compression: of the finished file: "none", "lzf", "gzip" or "zstd". It does not belong
             to the request: a finished file with another one is left as it is, with a warning.
         alone: whether no other process writes shards; then a folder without any is removed.
+        seen: what is known of the pictures, for a run that goes on after this one.
 
     Attributes:
         complete: the file is already there, made by the same request.
@@ -62,12 +64,13 @@ class StoreWriter:
         overwrite: bool = False,
         compression: str = "none",
         alone: bool = True,
+        seen: Seen | None = None,
     ):
         self.path, self.request, self.source = Path(path), request, source
         self.columns = list(columns)
         self.overwrite = overwrite
         self.compression = check_compression(compression)
-        self.alone = alone
+        self.alone, self.seen = alone, seen
         self.complete = False
         self.done = 0
         self._parts = Parts(self.path)
@@ -187,6 +190,8 @@ class StoreWriter:
         if earlier is not None:
             self._note = self._with_how(earlier.request.how)
         self._note.write(self.parts)
+        if self.seen is not None:
+            write_seen(self.parts, self.seen)
         for shard in old:
             self._renew(shard)
         usable = {shard.path for shard in self._parts.shards(self._note)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,9 +18,9 @@ from diffeat.backbones.devices import upload
 from diffeat.backbones.loading import pick_device, pick_dtype
 from diffeat.errors import DeviceError, NumericsError, SpecError
 from diffeat.hashing import fingerprint
-from diffeat.images import Source, ahead
+from diffeat.images import Seen, Source, ahead, look
 from diffeat.vision.hub_models import load_from_hub
-from diffeat.vision.kept import read_kept, write_kept
+from diffeat.vision.kept import kept_rule, kept_seen, read_kept, write_kept
 from diffeat.vision.names import VisionName
 from diffeat.vision.timm_models import load_timm
 from diffeat.vision.tower import Tower, check_pool, weights_hash
@@ -92,11 +93,13 @@ class VisionModel:
         if keep is None:
             return self._computed(source, batch_size, workers, progress)
         keep = Path(keep)
-        wanted = {"model": self.fingerprint, "pictures": source.fingerprint()}
+        source, seen = _seen(source, keep)
+        known = None if seen is None else seen.digests
+        wanted = {"model": self.fingerprint, "pictures": source.fingerprint(known)}
         found = read_kept(keep, wanted, len(source))
         if found is None:
             found = self._computed(source, batch_size, workers, progress)
-            write_kept(keep, found, {**wanted, "name": self.name})
+            write_kept(keep, found, {**wanted, "name": self.name}, seen)
         return found
 
     def _computed(
@@ -118,6 +121,21 @@ class VisionModel:
                 f"({len(bad)} pictures in all); expected finite numbers: use dtype float32"
             )
         return values
+
+
+def _seen(source: Source, keep: Path) -> tuple[Source, Seen | None]:
+    """The source by the rule of reading of kept features, and what is known of its pictures."""
+    if kept_rule(keep) == 1 and source.reading > 1:
+        warnings.warn(
+            f"{keep} was made by a version before 0.7 and is compared by its rule of reading: of "
+            "large pictures the first and last 32 KiB, without ICC profiles; delete it to make "
+            "it anew",
+            stacklevel=4,
+        )
+        source = source.by_rule(1)
+    if source.reading == 1:
+        return source, None
+    return source, look(source, kept_seen(keep, source.ids))
 
 
 def _batches(tower: Tower, source: Source, batch_size: int, workers: int) -> Iterator[torch.Tensor]:

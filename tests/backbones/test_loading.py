@@ -95,6 +95,22 @@ def no_network(monkeypatch):
 # --- where models come from --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("model", ["pixel", "sd1"])
+def test_nothing_is_said_where_accelerate_is_not_installed(model, folder_of, monkeypatch, caplog):
+    """diffusers would say six lines with every component if it were asked for less memory."""
+    from diffusers.models import modeling_utils
+    from diffusers.utils import import_utils, logging
+
+    monkeypatch.setattr(import_utils, "_accelerate_available", False)
+    monkeypatch.setattr(modeling_utils, "is_accelerate_available", lambda: False)
+    logging.enable_propagation()
+    try:
+        load(folder_of(model))
+        assert "accelerate" not in caplog.text
+    finally:
+        logging.disable_propagation()
+
+
 @pytest.mark.parametrize("model", bundled_models())
 def test_bundled_models_load_offline(model, no_network):
     backbone = diffeat.load(model, device="cpu")

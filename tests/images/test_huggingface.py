@@ -343,9 +343,10 @@ def test_fingerprint_does_not_depend_on_where_the_folder_lies(save, tmp_path):
     assert here.revision == state["_fingerprint"]
 
 
-def test_fingerprint_follows_the_library_and_the_bytes(save):
+def test_fingerprint_follows_the_bytes_and_by_rule_1_the_library_too(save):
     folder = save(dataset())
     first = open_source(folder).fingerprint()
+    first_by_rule_1 = open_source(folder).by_rule(1).fingerprint()
     assert open_source(folder).take([0, 2, 1]).fingerprint() != first
     (arrow,) = folder.glob("*.arrow")
     whole = arrow.read_bytes()
@@ -357,7 +358,8 @@ def test_fingerprint_follows_the_library_and_the_bytes(save):
     assert open_source(folder).fingerprint() == first
     state = folder / "state.json"
     state.write_text(state.read_text().replace('_fingerprint": "', '_fingerprint": "0'))
-    assert open_source(folder).fingerprint() != first
+    assert open_source(folder).fingerprint() == first
+    assert open_source(folder).by_rule(1).fingerprint() != first_by_rule_1
 
 
 # what is refused

@@ -127,12 +127,12 @@ def test_fingerprint_follows_the_pictures_and_not_their_place(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1, 32_767, 32_768, 32_769, 50_000, 65_536, 65_537, 200_000])
-def test_content_is_a_hash_of_size_and_ends(tmp_path, size):
+def test_content_by_rule_1_is_a_hash_of_size_and_ends(tmp_path, size):
     data = np.random.default_rng(size).bytes(size)
     source = open_source(pack(tmp_path / "a.tar", [("w.png", b"w"), ("x.png", data)]))
     last = data[max(32_768, size - 32_768) :]
     expected = hashlib.blake2b(str(size).encode() + data[:32_768] + last, digest_size=16)
-    assert source.take([1]).content() == expected.hexdigest()
+    assert source.take([1]).by_rule(1).content() == expected.hexdigest()
 
 
 def test_content_is_that_of_the_same_files_in_a_folder(tmp_path):
@@ -141,5 +141,7 @@ def test_content_is_that_of_the_same_files_in_a_folder(tmp_path):
         (tmp_path / "folder").mkdir(exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(data)
     packed = open_source(pack(tmp_path / "a.tar", members))
-    assert packed.content() == open_source(tmp_path / "folder").content()
+    for reading in (1, 2):
+        loose = open_source(tmp_path / "folder").by_rule(reading)
+        assert packed.by_rule(reading).content() == loose.content()
     assert packed.take([0]).content() != packed.content()

@@ -60,7 +60,7 @@ def write_store(path: Path, arrays: dict, labels=None, classes: int = CLASSES) -
     )  # fmt: skip
     spec = ExtractSpec(steps, blocks, pool="none" if first.ndim == 4 else "1x1")
     facts = {"name": "toy", "family": "toy", "fingerprint": "m0", "dtype": "float32"}
-    pictures = {"name": "made", "count": count, "fingerprint": source.fingerprint()}
+    pictures = {"name": "made", "count": count, "fingerprint": source.fingerprint(), "reading": 2}
     attrs = {
         "alpha": 0.9,
         "sigma": 0.4,

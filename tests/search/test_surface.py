@@ -250,7 +250,12 @@ def _store(path, digits, rows, *, labelled=True, classes=None, model="m0", colum
     )  # fmt: skip
     spec = ExtractSpec(**{"timesteps": (20, 60), "blocks": ("mid", "up.0"), "pool": "1x1", **spec})
     facts = {"name": "toy", "family": "toy", "fingerprint": model, "dtype": "float32"}
-    pictures = {"name": "digits", "count": len(X), "fingerprint": source.fingerprint()}
+    pictures = {
+        "name": "digits",
+        "count": len(X),
+        "fingerprint": source.fingerprint(),
+        "reading": 2,
+    }
     attrs = {"alpha": 0.9, "sigma": 0.4, "log_snr": 1.6, "layout": "NCHW", "stride": 8,
              "channels": columns}  # fmt: skip
     names = {(b, t): f"features/{b}/t{t}" for b in spec.blocks for t in spec.timesteps}

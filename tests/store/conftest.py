@@ -62,8 +62,8 @@ class Job:
             fit=self.fit,
         )
         model = {"name": "toy", "family": "toy", "fingerprint": self.model, "dtype": "float32"}
-        source = self.source
-        pictures = {"name": "made-up", "count": self.count, "fingerprint": source.fingerprint()}
+        known = self.source.by_rule(1).fingerprint()  # that of a request without "reading"
+        pictures = {"name": "made-up", "count": self.count, "fingerprint": known}
         return Request(spec.to_dict(), model, pictures, self.how)
 
     @property

@@ -63,8 +63,8 @@ def test_feature_attributes(job, t):
 
 
 def test_ids_are_utf8(job):
-    ids = ("ä/猫.png", "🐈.png", "a b'\"\n.png", "é.png", "e\u0301.png")
-    with h5py.File(job(count=5, ids=ids).write()) as file:
+    ids = ("ä/猫.png", "🐈.png", "a b'\"\n.png", "é.png")
+    with h5py.File(job(count=4, ids=ids).write()) as file:
         info = h5py.check_string_dtype(file["ids"].dtype)
         assert info.encoding == "utf-8"
         assert tuple(file["ids"].asstr()[:]) == ids

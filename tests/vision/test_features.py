@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from diffeat.errors import NumericsError, PictureError, SpecError, StoreError
-from diffeat.images import open_source
+from diffeat.images import digests, open_source
 from diffeat.vision import load_vision
+from diffeat.vision.kept import write_kept
+from tests.store.earlier import LARGE, bmp, pixels_of, write_pictures
 from tests.vision.conftest import pictures
 
 
@@ -84,3 +86,34 @@ class TestKept:
     def test_a_folder_that_is_not_there(self, model, tmp_path):
         with pytest.raises(StoreError, match="cannot be written"):
             model.features(pictures(2), keep=tmp_path / "no" / "kept.safetensors")
+
+    def test_pictures_in_files_are_read_once(self, model, tmp_path, monkeypatch):
+        """Their middles count, too; a file whose stat is as noted is not read again."""
+        reads, real = [], digests.digest_of_file
+        monkeypatch.setattr(digests, "SETTLED_NS", -(10**15))
+        monkeypatch.setattr(
+            "diffeat.images.sources.digest_of_file",
+            lambda path, *place: reads.append(path.name) or real(path, *place),
+        )
+        folder, path = write_pictures(tmp_path / "in"), tmp_path / "kept.safetensors"
+        first = model.features(open_source(folder), keep=path)
+        assert len(reads) == 6
+        reads.clear()
+        np.testing.assert_array_equal(model.features(open_source(folder), keep=path), first)
+        assert reads == []
+        large = folder / LARGE
+        pixels = pixels_of(LARGE)
+        pixels[100:150, 100:150] = 0
+        large.write_bytes(bmp(pixels))
+        with pytest.raises(StoreError, match="other pictures"):
+            model.features(open_source(folder), keep=path)
+        assert reads == [large.name]
+
+    def test_those_of_version_0_6_are_compared_by_its_rule(self, model, tmp_path):
+        folder, path = write_pictures(tmp_path / "in"), tmp_path / "kept.safetensors"
+        source = open_source(folder)
+        values = np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32)
+        noted = {"model": model.fingerprint, "pictures": source.by_rule(1).fingerprint()}
+        write_kept(path, values, {**noted, "name": "old"})
+        with pytest.warns(UserWarning, match=r"before 0\.7 and is compared by its rule"):
+            np.testing.assert_array_equal(model.features(source, keep=path), values)

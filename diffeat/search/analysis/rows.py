@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.errors import NumericsError, SpecError
-from diffeat.images import ArraySource, Source
+from diffeat.images import ArraySource, Source, look, rule_of
 from diffeat.noise import format_t
-from diffeat.store import FeatureStore
+from diffeat.store import FeatureStore, seen_in
 from probes.arrays import Rows
 
 JOINED = " + "
@@ -49,22 +49,33 @@ def pictures_of(store: FeatureStore, rows: Sequence[int] | np.ndarray, source: S
     """The pictures of a source that rows of a file were made from, in their order.
 
     Warns if the source's pictures with the ids of the file are others than those that the file
-    was made from, as far as can be told: files that were joined, or that lack pictures which
-    could not be read, know no fingerprint of what they hold.
+    was made from. They are read by the rule that the file was made with. Of files from before
+    0.7 that were joined, or that lack pictures which could not be read, it cannot be told.
 
     Raises:
         SpecError: the source lacks one of them.
     """
+    source = source.by_rule(rule_of(store.pictures))
     places = _places(source.name, source.ids, store.ids, store.path)
-    if not store.skipped and JOINED not in store.pictures["name"]:
-        whole = source.take(places)
-        if whole.fingerprint() != store.pictures["fingerprint"]:
-            warnings.warn(
-                f"{source.name} has the ids of {store.path}, but other contents or classes than "
-                f"{store.pictures['name']}, which that was made from; are they the same pictures?",
-                stacklevel=2,
-            )
+    if _others(source.take(places), store):
+        warnings.warn(
+            f"{source.name} has the ids of {store.path}, but other contents or classes than "
+            f"{store.pictures['name']}, which that was made from; are they the same pictures?",
+            stacklevel=2,
+        )
     return source.take([places[row] for row in rows])
+
+
+def _others(pictures: Source, store: FeatureStore) -> bool:
+    """Whether pictures with the ids of a file are known to be others than it was made from."""
+    digests = None
+    if store.digests is not None and pictures.reading > 1:
+        digests = look(pictures, seen_in(store)).digests
+        if not np.array_equal(digests, store.digests):
+            return True
+    if store.skipped or JOINED in store.pictures["name"]:
+        return False
+    return pictures.fingerprint(digests) != store.pictures["fingerprint"]
 
 
 def cell_of(
