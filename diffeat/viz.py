@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffeat.conditioned import marked
 from diffeat.noise import format_t
 
 if TYPE_CHECKING:
@@ -87,8 +88,11 @@ def heat_map(surfaces: Sequence[Surface], path: str | Path, title: str = "") -> 
     """Write a PNG with one heat map per surface, all on one colour scale.
 
     Rows are blocks in the order of execution, columns noise levels; each cell carries its
-    validation accuracy in per cent, and the best is framed.
+    validation accuracy in per cent, and the best is framed. Features that were told their targets
+    are marked in the title.
     """
+    marks = dict.fromkeys(marked(s.conditioned) for s in surfaces if s.conditioned)
+    title = "\n".join([*filter(None, [title]), *marks])
     rows = max(len(surface.blocks) for surface in surfaces)
     widths = [0.75 * len(surface.timesteps) + 1.6 for surface in surfaces]
     size = (sum(widths) + 1, 0.32 * rows + 1.7)

@@ -154,6 +154,9 @@ def model_fields(values: dict[str, Any]) -> dict[str, Any]:
     return {**found, "dtype": values["model_dtype"]}
 
 
+allow_conditioned_option = click.option(
+    "--allow-conditioned", is_flag=True, help="Also score features that were told their targets "
+    "(label=class, {class}, captions, embeddings per picture); every table is marked.")  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 

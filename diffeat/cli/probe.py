@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import json_option, positive_numbers, print_json, split_shares
+from diffeat.cli.options import (
+    allow_conditioned_option,
+    json_option,
+    positive_numbers,
+    print_json,
+    split_shares,
+)
 from diffeat.errors import SpecError
 
 
@@ -32,8 +38,11 @@ from diffeat.errors import SpecError
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the table as CSV.")
 @click.option("--png", "png_path", type=click.Path(path_type=Path), help="Write a heat map.")
 @click.option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
+@allow_conditioned_option
 @json_option
-def probe(file, test_file, split, seed, penalties, csv_path, png_path, device, as_json) -> None:
+def probe(
+    file, test_file, split, seed, penalties, csv_path, png_path, device, allow_conditioned, as_json
+) -> None:
     """Fit and score a linear probe for every (block, t) of FILE.
 
     Without TEST_FILE the pictures are split by a stable hash of their ids; with it, FILE gives
@@ -56,7 +65,7 @@ def probe(file, test_file, split, seed, penalties, csv_path, png_path, device, a
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(file))
         test = stack.enter_context(FeatureStore(test_file)) if test_file else None
-        task = task_from_store(store, split, seed, test)
+        task = task_from_store(store, split, seed, test, allow_conditioned=allow_conditioned)
         surface = probe_surface(
             task, penalties, lambda cells: tqdm(cells, desc="probe", disable=None), device
         )

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from diffeat.cli.options import (
+    allow_conditioned_option,
     batch_rows,
     byte_count,
     class_label,
@@ -28,7 +29,7 @@ from diffeat.cli.options import (
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
-        "label", "latent", "size", "fit", "mirror", "dtype", "limit", "batch_size")  # fmt: skip
+        "label", "label_map", "latent", "size", "fit", "mirror", "dtype", "limit", "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
           "agent", "out", "csv_path", "png_path", "test")  # fmt: skip
@@ -86,6 +87,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @click.option("--prompt", help="MODEL: for text-conditional models.")
 @click.option("--captions", help="MODEL: CSV, TSV or JSONL file with a prompt per picture.")
 @click.option("--label", callback=class_label, help="MODEL: for class-conditional models.")
+@click.option("--label-map", help="MODEL: CSV, TSV or JSON: picture class → model's class.")
 @click.option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
 @click.option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
 @click.option("--fit", help="MODEL: squash (default), crop, box-crop, pad or native.")
@@ -97,6 +99,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
               "measured once and remembered.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True,
               help="MODEL: decoding threads.")  # fmt: skip
+@allow_conditioned_option
 @model_options
 @speed_options
 @json_option
@@ -230,7 +233,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
         return None, store.spec, frequency_guess(store, cells, values["cutoff"])
     test = stack.enter_context(FeatureStore(second)) if second else None
     task = task_from_store(store, values["split"], values["seed"], test, values["blocks"] or None,
-                           timesteps or None)  # fmt: skip
+                           timesteps or None, values["allow_conditioned"])  # fmt: skip
     guess = None
     if values["frequency"]:
         guess = frequency_guess(store, task.cells, values["cutoff"], rows=task.seen)
@@ -240,7 +243,9 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
 def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     """The same for a model that is run now."""
     from diffeat.backbones import ModelRequest
+    from diffeat.conditioned import EMBEDDING_ROWS, check_targets, conditioned
     from diffeat.extraction import Plan
+    from diffeat.extraction.conditions import embedding_rows
     from diffeat.search.live import LiveFeatures, live_frequency, live_task
 
     if second is None:
@@ -261,13 +266,18 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     alone = values["frequency"] and sources[0].labels is None
     if alone:
         _check_guess(second)
+    else:
+        rows = spec.embeddings and {EMBEDDING_ROWS: embedding_rows(spec.embeddings)}
+        check_targets(what, conditioned(spec, rows), values["allow_conditioned"])
     backbone = ModelRequest(what, **model_fields(values)).load()
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     if alone:
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
         return None, Plan(backbone, spec).spec, guess
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
-    task = live_task(features, values["split"], values["seed"])
+    if features.class_map:
+        click.echo(f"classes of {what} {features.class_map.text}", err=True)
+    task = live_task(features, values["split"], values["seed"], values["allow_conditioned"])
     guess = None
     if values["frequency"]:
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], rows=task.seen, **run)
@@ -276,6 +286,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
 
 def _write(report, spec, task, score, csv_path, png_path, spec_path) -> None:
     """The files that were asked for."""
+    from diffeat.conditioned import marked
     from diffeat.search.best_spec import write_best_spec
     from diffeat.viz import heat_map
 
@@ -285,4 +296,5 @@ def _write(report, spec, task, score, csv_path, png_path, spec_path) -> None:
         heat_map([report.surface], png_path, title=f"{score}, on validation")
     if spec_path:
         note = f"best of {len(task.cells)} cells of {task.name} by {score} on validation"
-        write_best_spec(spec_path, spec, report.best_cells, [note])
+        notes = [note, *([marked(task.conditioned)] if task.conditioned else [])]
+        write_best_spec(spec_path, spec, report.best_cells, notes)

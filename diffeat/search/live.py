@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffeat.backbones import Backbone
+from diffeat.conditioned import check_targets, conditioned
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
 from diffeat.images import Source
@@ -59,6 +60,7 @@ class LiveFeatures:
 
     Attributes:
         plan: the spec worked out.
+        class_map: the model's class of each class of the pictures, where each has its own.
         timesteps: native t's, ascending.
         groups: how these are divided.
         computed: groups that were computed so far.
@@ -87,6 +89,7 @@ class LiveFeatures:
         workers_of = [self._worker(source, spec) for source in self.sources]
         self.requests = [worker.request for worker in workers_of]
         self.plan: Plan = workers_of[0].plan
+        self.class_map = workers_of[0].class_map
         levels = zip(self.plan.levels, self.plan.spec.timesteps, strict=True)
         self._spelled = {plain_t(level.t): spelled for level, spelled in levels}
         self.timesteps = sorted(self._spelled)
@@ -184,11 +187,13 @@ def live_task(
     features: LiveFeatures,
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
     seed: int = 0,
+    allow_conditioned: bool = False,
 ) -> Task:
     """The task of a search straight from the backbone; see `task_from_store`.
 
     Raises:
-        SpecError: no labels, or a test source with other classes or the same pictures.
+        SpecError: no labels, a test source with other classes or the same pictures, or features
+            that are told their targets (see `diffeat.conditioned`).
     """
     sources = features.sources
     for source in sources:
@@ -196,6 +201,9 @@ def live_task(
             raise SpecError(
                 f"{source.name} has no labels; give a folder with one subfolder per class"
             )
+    pictures = features.requests[0].pictures
+    why = conditioned(features.plan.spec, pictures)
+    why = check_targets(features.backbone.name, why, allow_conditioned)
     if len(sources) > 1:
         train, test = sources
         if tuple(train.class_names) != tuple(test.class_names):
@@ -224,6 +232,7 @@ def live_task(
         identity=identity_of([(r.spec, r.model, r.pictures) for r in requests]),
         ids=tuple(name for source in sources for name in source.ids),
         groups=tuple(tuple((b, t) for b in blocks for t in group) for group in features.groups),
+        conditioned=why,
     )
 
 

@@ -69,6 +69,8 @@ class Task:
         ids: N names that random splits are hashed from; () means the row numbers.
         groups: cells that should be worked on together because their features are at hand
             together; () if it does not matter.
+        conditioned: by what the features were told their targets (see `diffeat.conditioned`),
+            which marks whatever is made of the task; "" if they were not.
 
     Raises:
         SpecError: an empty part, fewer than two classes in one, or a class that only test has.
@@ -82,6 +84,7 @@ class Task:
     identity: str = ""
     ids: tuple[str, ...] = ()
     groups: tuple[tuple[CellKey, ...], ...] = ()
+    conditioned: str = ""
 
     def __post_init__(self) -> None:
         check_parts(self.name, self.labels, self.part)
