@@ -169,7 +169,7 @@ def _note_targets(spec) -> None:
     rows = spec.embeddings and {EMBEDDING_ROWS: embedding_rows(spec.embeddings)}
     if (why := conditioned(spec, rows)) and os.environ.get("RANK", "0") == "0":  # of torchrun
         click.echo(
-            f"note: these features are conditioned on their own targets ({why}): good for matching, "
-            "but they cannot be probed or searched for these classes",
+            f"note: these features are conditioned on their own targets ({why}): good for "
+            "matching, but they cannot be probed or searched for these classes",
             err=True,
         )

@@ -29,7 +29,8 @@ from diffeat.cli.options import (
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
-        "label", "label_map", "latent", "size", "fit", "mirror", "dtype", "limit", "batch_size")  # fmt: skip
+        "label", "label_map", "latent", "size", "fit", "mirror", "dtype", "limit",
+        "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
           "agent", "out", "csv_path", "png_path", "test")  # fmt: skip

@@ -246,9 +246,8 @@ def read_label_map(path: str | Path) -> dict[str, str | int]:
         raise SpecError(f"label map {path}: expected a file that ends in .csv, .tsv or .json")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        pairs = (
-            _of_json(text) if kind == ".json" else _of_rows(text, "\t" if kind[1] == "t" else ",")
-        )
+        rows = {".json": _of_json, ".csv": partial(_of_rows, ","), ".tsv": partial(_of_rows, "\t")}
+        pairs = rows[kind](text)
     except OSError as error:
         raise SpecError(f"label map {path}: {error.strerror}; expected a table") from error
     except (ValueError, csv.Error) as error:
