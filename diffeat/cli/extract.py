@@ -166,6 +166,8 @@ def _note_targets(spec) -> None:
     from diffeat.conditioned import EMBEDDING_ROWS, conditioned
     from diffeat.extraction.conditions import embedding_rows
 
+    if spec.embeddings and not Path(spec.embeddings).is_file():
+        return  # which the extraction will say
     rows = spec.embeddings and {EMBEDDING_ROWS: embedding_rows(spec.embeddings)}
     if (why := conditioned(spec, rows)) and os.environ.get("RANK", "0") == "0":  # of torchrun
         click.echo(

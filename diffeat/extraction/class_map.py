@@ -143,8 +143,8 @@ def map_classes(
 
     What the table names is as it says. All others go by name: exactly; else in another case or
     with "_", "-" and spaces for each other; else as one of the synonyms of an entry; a WordNet
-    id stands for its class. If no class is found by name and all are whole numbers in range,
-    they are the model's indices. Nothing goes by position.
+    id stands for its class. Where not all are found and all are whole numbers in range, they are
+    the model's indices. Nothing goes by position.
 
     Args:
         names: classes of the pictures.
@@ -175,7 +175,7 @@ def map_classes(
             raise SpecError(_ambiguous(name, sorted(found[name]), model, known))
     chosen = {n: min(k) if len(k) == 1 else None for n, k in found.items()} | given
     indices = tuple(chosen[name] for name in names)
-    if by != "table" and not given:
+    if not given:
         _check_distinct(names, indices, model)
     titles = tuple("" if k is None or not model_names else model_names[k] for k in indices)
     return ClassMap(tuple(names), indices, titles, by)
@@ -208,9 +208,10 @@ def _unknown(lacking: list[str], model: str, count: int, known: Names) -> str:
         )
     told = ", ".join(f"{name!r}{known.near(name)}" for name in lacking[:SHOWN])
     more = ", …" if len(lacking) > SHOWN else ""
+    numbers = f" (numbers go up to {count - 1})" if all(map(WHOLE.fullmatch, lacking)) else ""
     return (
-        f"label='class': {model} has no class for {len(lacking)} of the pictures': {told}{more}; "
-        f"{WAYS_OUT}"
+        f"label='class': {model} has no class for {len(lacking)} of the pictures': "
+        f"{told}{more}{numbers}; {WAYS_OUT}"
     )
 
 
