@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import diffeat
 from diffeat.backbones.classes import class_names_of, imagenet
@@ -116,6 +117,19 @@ def test_classes_that_are_numbers_are_in_their_order():
     assert sort_classes(["10", "2", "1", "100", "0", "2"]) == ("0", "1", "2", "10", "100")
     assert sort_classes(["10", "2", "b"]) == ("10", "2", "b")
     assert sort_classes(["10", "2"], reading=1) == ("10", "2")
+
+
+def test_folders_that_are_numbers(tmp_path):
+    """Other than before 0.7, whose order rule 1 keeps for what was begun then."""
+    for name in ("0", "2", "10"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name / "a.png")
+    source = diffeat.open_source(tmp_path)
+    assert source.class_names == ("0", "2", "10")
+    assert [source.class_names[k] for k in source.labels] == [i.split("/")[0] for i in source.ids]
+    before = source.by_rule(1)
+    assert before.class_names == ("0", "10", "2")
+    assert [before.class_names[k] for k in before.labels] == [i.split("/")[0] for i in before.ids]
 
 
 # --- through an extraction ------------------------------------------------------------------
