@@ -106,6 +106,8 @@ def _run_recipe(
     for stored in filter(has_t, result["surfaces"]):
         cells = [Cell(**cell) for cell in stored["cells"]]
         surface = Surface(stored["name"], cells, tuple(stored["counts"]), stored["classes"])
+        if mark := stored.get("conditioned"):
+            click.echo(f"\n{mark}")
         click.echo(f"\n{surface.name}: linear probe, validation accuracy in %\n")
         click.echo(surface.table())
     click.echo("\n" + summary(result))

@@ -91,6 +91,7 @@ class Recipe:
         penalties: values of C that every probe, baselines too, chooses from on validation.
         systems: heads and adapted models that are trained beside the surface.
         view: optional pictures to show: fields pictures, blocks, timesteps, size.
+        allow_conditioned: measure features that are told their targets; all tables are marked.
         published: literature values with source and set-up, shown apart and marked.
     """
 
@@ -110,6 +111,7 @@ class Recipe:
     penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     systems: tuple[System, ...] = ()
     view: dict[str, Any] = field(default_factory=dict)
+    allow_conditioned: bool = False
     published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:

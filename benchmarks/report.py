@@ -109,8 +109,10 @@ def set_up(result: dict[str, Any]) -> str:
         f" The random twin was given {name} {', '.join(map(str, values))} only."
         for name, values in recipe.get("twin", {}).items()
     )
+    marks = dict.fromkeys(s["conditioned"] for s in result["surfaces"] if s.get("conditioned"))
+    told = "".join(f"{mark[0].upper()}{mark[1:]}. " for mark in marks)
     return (
-        f"{train:,} training, {held:,} validation and {test:,} test pictures; pool {pool}, "
+        f"{told}{train:,} training, {held:,} validation and {test:,} test pictures; pool {pool}, "
         f"noise {spec['noise']}, seed {spec['seed']}, size {spec['size'][0]}×{spec['size'][1]}. "
         f"Linear probe; block, t and penalty chosen on validation, refitted on training and "
         f"validation, test scored once.{twin} {result['seconds']:.0f} s on {machine['cores']} "

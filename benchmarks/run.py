@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 import diffeat
+from benchmarks.adapted import ADAPTED
 from benchmarks.bench import Bench
 from benchmarks.features import (
     Pictures,
@@ -27,8 +29,10 @@ from benchmarks.recipes import Recipe
 from benchmarks.report import has_t
 from benchmarks.systems import check_system, run_systems
 from diffeat.backbones.loading import pick_device
+from diffeat.conditioned import EMBEDDING_ROWS, check_targets, conditioned
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Plan
+from diffeat.extraction.conditions import embedding_rows
 from diffeat.images import fit_picture
 from diffeat.noise import format_t
 from diffeat.search import (
@@ -85,12 +89,28 @@ class Run:
         if self.recipe.probe_pool:
             square_side(self.recipe.probe_pool)
         split_by_hash((), self.recipe.split)
+        self._check_targets()
         self.device = str(pick_device(self.device))
         self.out.mkdir(parents=True, exist_ok=True)
         self.features.mkdir(parents=True, exist_ok=True)
         self.pictures = Pictures(self.recipe)
         self.stages = Stages(self.out / "stages.json")
         self.journal = Journal(self.features / "finished")
+
+    def _check_targets(self) -> None:
+        """SpecError, before anything is computed, for features that are told their targets."""
+        recipe = self.recipe
+        for fields in (recipe.extract, {**recipe.extract, **recipe.twin}):
+            spec = diffeat.ExtractSpec.from_dict(fields)
+            rows = spec.embeddings and {EMBEDDING_ROWS: embedding_rows(spec.embeddings)}
+            why = conditioned(spec, rows)
+            check_targets(f"recipe {recipe.name}", why, recipe.allow_conditioned)
+            trained = [system.name for system in recipe.systems if system.head in ADAPTED]
+            if why and trained:
+                raise SpecError(
+                    f"recipe {recipe.name}: {', '.join(trained)} are trained on pictures, which "
+                    f"are told nothing of their targets there ({why}); leave them out"
+                )
 
     def measure(self) -> dict[str, Any]:
         """All parts, one after the other; what the JSON holds."""
@@ -150,7 +170,10 @@ class Run:
 
     def _tasks(self, stores: list[FeatureStore]) -> tuple[Task, Task]:
         """The cells of feature files as they are stored, and as the surface sees them."""
-        stored = task_from_store(stores[0], self.recipe.split, test=(stores[1:] or [None])[0])
+        stored = task_from_store(
+            stores[0], self.recipe.split, test=(stores[1:] or [None])[0],
+            allow_conditioned=self.recipe.allow_conditioned,
+        )  # fmt: skip
         return stored, averaged_task(stored, stores[0], self.recipe.probe_pool)
 
     @contextmanager
@@ -256,12 +279,16 @@ def _chance(task: Task) -> float:
 
 
 def _write_csv(surfaces: list[Surface], path: Path) -> None:
-    lines: list[str] = []
+    rows: list[dict[str, str]] = []
     for surface in surfaces:
         surface.write_csv(path)
-        rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        lines += rows if not lines else rows[1:]
-    path.write_text("".join(lines), encoding="utf-8")
+        with open(path, newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _show_maps(backbone, recipe: Recipe, path: Path) -> None:
@@ -282,9 +309,11 @@ def _show_maps(backbone, recipe: Recipe, path: Path) -> None:
 
 def summary(result: dict[str, Any]) -> str:
     """The closing tables: each kind of features at its best cell, and the systems."""
+    marks = [s["conditioned"] for s in result["surfaces"] if s.get("conditioned")]
     width = max(13, *(len(surface["best"]["block"]) for surface in result["surfaces"]))
-    lines = [f"{'features':<24} {'block':<{width}} {'t':>5} {'validation':>11} {'test':>7}"]
-    lines.append("-" * len(lines[0]))
+    lines = list(dict.fromkeys(marks))
+    lines += [f"{'features':<24} {'block':<{width}} {'t':>5} {'validation':>11} {'test':>7}"]
+    lines.append("-" * len(lines[-1]))
     for surface in result["surfaces"]:
         best = surface["best"]
         t = format_t(best["t"]) if has_t(surface) else ""

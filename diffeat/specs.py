@@ -22,7 +22,9 @@ DTYPES = ("float16", "float32", "bfloat16", "int8")
 LATENTS = ("mean", "sample")
 CLASS_LABEL = "class"
 """A label that stands for each picture's own class."""
-LATER = ("mirror",)
+PLACEHOLDERS = ("{class}", "{category}")
+"""What a prompt has in place of the name of a picture's class."""
+LATER = ("mirror", "label_map")
 """Fields that came after 0.6. At its default such a field is not written down, so that specs,
 fingerprints and journals stay those of 0.6, and 0.6 reads files that do without it."""
 
@@ -56,6 +58,9 @@ class ExtractSpec:
             pictures or one each; takes the place of `prompt`.
         label: class index for class-conditional models; "class" is each picture's own; None
             is the null class.
+        label_map: with label "class", a CSV, TSV or JSON file that says which class of the model
+            (name or number) each class of the pictures is; those that it does not name are
+            looked for by their names (see `map_classes`).
         latent: for models with a VAE, the posterior's "mean" (or "mode", the same) or a seeded
             "sample".
         scale_latent: whether the latent is shifted and scaled as the denoiser was trained.
@@ -92,6 +97,7 @@ class ExtractSpec:
     captions: str | None = None
     embeddings: str | None = None
     label: int | str | None = None
+    label_map: str | None = None
     latent: str = "mean"
     scale_latent: bool = True
     size: tuple[int, int] | int | None = None
@@ -121,7 +127,7 @@ class ExtractSpec:
         for name in ("ensemble", "steps"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name}={getattr(self, name)}; expected at least 1")
-        for name in ("prompt", "captions", "embeddings"):
+        for name in ("prompt", "captions", "embeddings", "label_map"):
             value = getattr(self, name)
             if isinstance(value, Path) and name != "prompt":
                 value = str(value)
@@ -131,6 +137,11 @@ class ExtractSpec:
         given = [n for n in ("prompt", "captions", "embeddings") if getattr(self, n)]
         if len(given) > 1:
             raise SpecError(f"{' and '.join(given)} are given; expected one of them")
+        if self.label_map is not None and self.label != CLASS_LABEL:
+            raise SpecError(
+                f"label_map={self.label_map!r} with label={self.label!r}; it says which class of "
+                f"the model a picture's class is, so it needs label={CLASS_LABEL!r}"
+            )
         for name in ("scale_latent", "flip", "mirror"):
             if not isinstance(getattr(self, name), bool):
                 raise SpecError(f"{name}={getattr(self, name)!r}; expected true or false")

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffeat.conditioned import marked
 from diffeat.noise import format_t
 
 if TYPE_CHECKING:
     from diffeat.search import Surface
     from diffeat.search.analysis import AlignmentTable
+
+
+LETTERS = 11
+"""Of a title, on an inch."""
 
 
 def pca_rgb(maps: np.ndarray) -> np.ndarray:
@@ -87,11 +93,15 @@ def heat_map(surfaces: Sequence[Surface], path: str | Path, title: str = "") -> 
     """Write a PNG with one heat map per surface, all on one colour scale.
 
     Rows are blocks in the order of execution, columns noise levels; each cell carries its
-    validation accuracy in per cent, and the best is framed.
+    validation accuracy in per cent, and the best is framed. Features that were told their targets
+    are marked in the title.
     """
     rows = max(len(surface.blocks) for surface in surfaces)
     widths = [0.75 * len(surface.timesteps) + 1.6 for surface in surfaces]
-    size = (sum(widths) + 1, 0.32 * rows + 1.7)
+    marks = dict.fromkeys(marked(s.conditioned) for s in surfaces if s.conditioned)
+    told = [line for mark in marks for line in wrap(mark, int(LETTERS * (sum(widths) + 1)))]
+    title = "\n".join([*filter(None, [title]), *told])
+    size = (sum(widths) + 1, 0.32 * rows + 1.7 + 0.16 * len(told))
     figure, axes = _subplots(1, len(surfaces), size, width_ratios=widths)
     grids = [100 * surface.grid() for surface in surfaces]
     low, high = min(map(np.nanmin, grids)), max(map(np.nanmax, grids))

@@ -18,15 +18,17 @@ from typing import Any
 import numpy as np
 
 from diffeat.backbones import Backbone, ModelRequest
+from diffeat.conditioned import EMBEDDING_ROWS
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Conditions, Plan, extractor_for, load_for
 from diffeat.extraction.api import Drawn, draw_batch, start_batch
-from diffeat.extraction.conditions import prompts_of
+from diffeat.extraction.class_map import ClassMap
+from diffeat.extraction.conditions import embedding_rows, prompts_of
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import STAT, PictureBatch, Seen, Source, ahead, load_batches, look
 from diffeat.specs import ExtractSpec
 from diffeat.store import Column, Request, read_how, seen_by
-from diffeat.store.request import WHEN
+from diffeat.store.request import CLASSES, MODEL_CLASSES, WHEN
 
 BOXES = "boxes"
 """Data set that says which part of each padded input shows the picture."""
@@ -109,6 +111,7 @@ class Worker:
     Attributes:
         request: what the file is made of, without how it is made.
         columns: the data sets of the file.
+        class_map: the model's class of each class of the pictures, where each has its own.
         converted: pictures so far whose colours were brought to sRGB.
 
     Raises:
@@ -128,6 +131,7 @@ class Worker:
         self._conditions = Conditions.of_spec(
             backbone, job.spec, len(source), prompts, source.labels, source.class_names
         )
+        self.class_map = self._conditions.class_map
         self.plan = plan = Plan(backbone, job.spec, self._conditions.text_length)
         self._cells = {
             (block.name, level.t): Column(
@@ -149,7 +153,7 @@ class Worker:
             self._seen = order.seen
         self.columns += _seen_columns(self._seen)
         if order is None:
-            self.request = request_of(plan, source, prompts, self._seen)
+            self.request = request_of(plan, source, prompts, self._seen, self.class_map)
         else:
             _check_same(backbone, order)
             self.request, self.order = order.request, order
@@ -187,6 +191,7 @@ class Worker:
             **_device_facts(self.backbone),
             "channels_last": self.backbone.channels_last,
             "compile": model.compile,
+            **({} if self.class_map is None else {CLASSES: self.class_map.text}),
             **{name: importlib.metadata.version(name) for name in ("torch", "diffusers")},
         }
 
@@ -277,17 +282,24 @@ def errors_of(batch: PictureBatch) -> list[tuple[int, str]]:
 
 
 def request_of(
-    plan: Plan, source: Source, prompts: Sequence[str] | None = None, seen: Seen | None = None
+    plan: Plan,
+    source: Source,
+    prompts: Sequence[str] | None = None,
+    seen: Seen | None = None,
+    class_map: ClassMap | None = None,
 ) -> Request:
     """What the feature file of a plan, a source and its captions is made of.
 
     Args:
         seen: the source's digests, where they are known already.
+        class_map: the model's class of each class of the pictures, where each has its own.
     """
     backbone, spec = plan.backbone, plan.spec
     conditions = None if prompts is None else fingerprint(list(prompts))
+    further = {} if class_map is None else {MODEL_CLASSES: list(class_map.indices)}
     if spec.embeddings is not None:
         conditions = files_fingerprint([Path(spec.embeddings)])
+        further[EMBEDDING_ROWS] = embedding_rows(spec.embeddings)
     return Request(
         spec=plan.spec.to_dict(),
         model={
@@ -303,6 +315,7 @@ def request_of(
             "fingerprint": source.fingerprint(None if seen is None else seen.digests),
             "conditions": conditions,
             **({"reading": source.reading} if source.reading > 1 else {}),
+            **further,
         },
     )
 

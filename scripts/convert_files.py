@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from diffeat.backbones.classes import IMAGENET
 from diffeat.errors import ModelError, SpecError
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -313,9 +314,16 @@ def _write_index(converted: Converted, folder: Path, vae: bool) -> None:
         converted.component: ["diffusers", converted.model_class.__name__],
         "scheduler": ["diffusers", type(converted.scheduler).__name__],
     }
+    if _classes(converted) == 1000:  # the published checkpoints with so many are of ImageNet
+        index["_classes"] = IMAGENET
     if vae:
         index["vae"] = ["diffusers", "AutoencoderKL"]
     _write_json(folder / "model_index.json", index)
+
+
+def _classes(converted: Converted) -> int | None:
+    config = converted.config
+    return config.get("num_embeds_ada_norm") or config.get("num_class_embeds")
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -155,9 +155,10 @@ def test_one_label(run, in_memory):
     assert_same(found, in_memory("dit", "block.2", {"label": 3}))
 
 
-def test_each_pictures_own_label(run, in_memory):
-    found = run("dit", "-b", "block.2", "--label", "class")
-    assert_same(found, in_memory("dit", "block.2", labels=[0, 0, 1]))
+def test_each_pictures_own_label(run, in_memory, tmp_path):
+    (tmp_path / "map.csv").write_text("class,label\ncat,3\ndog,1\n", "utf-8")
+    found = run("dit", "-b", "block.2", "--label", "class", "--label-map", tmp_path / "map.csv")
+    assert_same(found, in_memory("dit", "block.2", labels=[3, 3, 1]))
     null = in_memory("dit", "block.2")["block.2"]
     assert not torch.allclose(found["block.2"], null, **CLOSE)
 

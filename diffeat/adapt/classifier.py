@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from diffeat.adapt.forward import NoisyFeatures
 from diffeat.backbones.base import Backbone
+from diffeat.conditioned import conditioned
 from diffeat.errors import NumericsError, SpecError
 from diffeat.images import Source, load_batches
 from diffeat.specs import ExtractSpec
@@ -154,12 +155,22 @@ class BackboneClassifier(ABC):
         for name, smallest in least.items():
             if not getattr(self, name) >= smallest:
                 raise SpecError(f"{name}={getattr(self, name)}; expected at least {smallest}")
+        self._check_options()
         if self.patience is not None and self.patience < 1:
             raise SpecError(f"patience={self.patience}; expected at least 1, or None")
+
+    def _check_options(self) -> None:
         known = {"latent", "noise", "prompt", "label", "size", "fit", "resample"}
         if unknown := set(self.options or {}) - known:
             raise SpecError(
                 f"options {', '.join(sorted(unknown))}; expected some of {', '.join(sorted(known))}"
+            )
+
+        if why := conditioned(self._spec((self.block,))):
+            raise SpecError(
+                f"{self.backbone.name}: a classifier whose pictures are conditioned on their own "
+                f"targets ({why}) would be told the answer; choose one label or prompt for all, "
+                "or none"
             )
 
     def _check_trained(self) -> None:

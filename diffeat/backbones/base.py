@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,8 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from diffeat.backbones.classes import class_names_of
 from diffeat.backbones.conditioning import stand_in
 from diffeat.backbones.devices import upload, visiting
+from diffeat.backbones.locate import ModelName
 from diffeat.backbones.request import ModelRequest
 from diffeat.backbones.tensors import unpack, unpatchify, vae_tensors
 from diffeat.blocks import BlockInfo
@@ -81,6 +83,7 @@ class Parts:
         random_seed: seed of random weights, or None for the real ones.
         extras: further components by their name in the pipeline: "vae", "text_encoder", …
         changes: what was put in place of, or merged into, the denoiser's weights.
+        index: what model_index.json says.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Parts:
     random_seed: int | None
     extras: dict[str, Any]
     changes: tuple[str, ...] = ()
+    index: dict[str, Any] = field(default_factory=dict)
 
 
 class Backbone(ABC):
@@ -133,6 +137,7 @@ class Backbone(ABC):
         self.extras = parts.extras
         self.pipeline = parts.pipeline
         self.changes = parts.changes
+        self._index = parts.index
         self.request = ModelRequest(parts.name, str(parts.device))
         self.channels_last = False
 
@@ -189,6 +194,11 @@ class Backbone(ABC):
     def classes(self) -> int | None:
         """Number of classes that it is conditioned on, or None."""
         return None
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of these classes, by index; None where nobody says (see `class_names_of`)."""
+        return class_names_of(ModelName.parse(self.name).base, self._index, self.classes)
 
     @property
     def null_class(self) -> int | None:

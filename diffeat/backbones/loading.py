@@ -105,6 +105,7 @@ def load(
             changes=tuple(
                 f"{what} {path}" for what, path in (("denoiser", denoiser), ("lora", lora)) if path
             ),
+            index=index,
         )
     )
     _check_channels(backbone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -76,6 +77,8 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @option("--embeddings", help=".safetensors file with text embeddings.")
 @option("--label", callback=class_label, help="For class-conditional models: an index, "
               "or 'class' for each picture's own (default the null class).")  # fmt: skip
+@option("--label-map", help="With --label class: a CSV, TSV or JSON file, picture class → "
+              "model's class (name or number).")  # fmt: skip
 @option("--latent", help="VAE posterior: mean (default) or sample.")
 @option("--scale-latent/--raw-latent", default=None,
               help="With the VAE's shift and scale (default), or without.")  # fmt: skip
@@ -130,6 +133,7 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     spec = spec_of(recipe, spec_file, values)
     source = open_pictures(pictures)
     source = source.limit(limit) if limit else source
+    _note_targets(spec)
     request = ModelRequest(model, **model_fields(values))
     options = {name: values[name] for name in JOB_OPTIONS}
     try:
@@ -146,6 +150,8 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
             "pictures had an ICC profile and were"
         )  # fmt: skip
         click.echo(f"{result.converted:,} {text} converted to sRGB", err=True)
+    if result.classes:
+        click.echo(f"classes of {model} {result.classes}", err=True)
     if as_json:
         print_json({**vars(result), "path": str(result.path)})
     elif result.status == "already complete":
@@ -156,4 +162,20 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
         click.echo(
             f"{output}: {result.pictures} pictures{skipped}, {result.computed} computed now, "
             f"{result.seconds:.1f} s on {result.where}"
+        )
+
+
+def _note_targets(spec) -> None:
+    """Say it if the pictures' own targets go into their features."""
+    from diffeat.conditioned import EMBEDDING_ROWS, conditioned
+    from diffeat.extraction.conditions import embedding_rows
+
+    if spec.embeddings and not Path(spec.embeddings).is_file():
+        return  # which the extraction will say
+    rows = spec.embeddings and {EMBEDDING_ROWS: embedding_rows(spec.embeddings)}
+    if (why := conditioned(spec, rows)) and os.environ.get("RANK", "0") == "0":  # of torchrun
+        click.echo(
+            f"note: these features are conditioned on their own targets ({why}): good for "
+            "matching, but they cannot be probed or searched for these classes",
+            err=True,
         )

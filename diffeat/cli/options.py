@@ -208,6 +208,9 @@ def model_fields(values: dict[str, Any]) -> dict[str, Any]:
     return {**found, "dtype": values["model_dtype"]}
 
 
+allow_conditioned_option = option(
+    "--allow-conditioned", is_flag=True, help="Also score features that were told their targets "
+    "(label=class, {class}, captions, embeddings per picture); every table is marked.")  # fmt: skip
 duplicates_option = option(
     "--drop-duplicates", "duplicates", flag_value="drop", default="warn", help="Leave out pictures "
     "that stand there twice, byte for byte (those in test stay); else they are counted.",

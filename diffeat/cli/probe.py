@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from diffeat.cli.options import (
+    allow_conditioned_option,
     duplicates_option,
     json_option,
     option,
@@ -41,6 +42,7 @@ from diffeat.errors import SpecError
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
+@allow_conditioned_option
 @duplicates_option
 @json_option
 @threads_option

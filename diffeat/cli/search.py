@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from diffeat.cli.options import (
+    allow_conditioned_option,
     batch_rows,
     byte_count,
     class_label,
@@ -32,7 +33,8 @@ from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
-        "label", "latent", "size", "fit", "mirror", "dtype", "limit", "batch_size")  # fmt: skip
+        "label", "label_map", "latent", "size", "fit", "mirror", "dtype", "limit",
+        "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
           "agent", "out", "csv_path", "png_path", "test")  # fmt: skip
@@ -90,6 +92,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @option("--prompt", help="MODEL: for text-conditional models.")
 @option("--captions", help="MODEL: CSV, TSV or JSONL file with a prompt per picture.")
 @option("--label", callback=class_label, help="MODEL: for class-conditional models.")
+@option("--label-map", help="MODEL: CSV, TSV or JSON: picture class → model's class.")
 @option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
 @option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
 @option("--fit", help="MODEL: squash (default), crop, box-crop, pad or native.")
@@ -101,6 +104,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
               "measured once and remembered.")  # fmt: skip
 @option("--workers", type=click.IntRange(1), default=2, show_default=True,
               help="MODEL: decoding threads.")  # fmt: skip
+@allow_conditioned_option
 @model_options
 @speed_options
 @duplicates_option
@@ -239,7 +243,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
     test = stack.enter_context(FeatureStore(second)) if second else None
     task = task_from_store(
         store, values["split"], values["seed"], test, values["blocks"] or None, timesteps or None,
-        duplicates=values["duplicates"],
+        values["allow_conditioned"], values["duplicates"],
     )  # fmt: skip
     guess = None
     if values["frequency"]:
@@ -250,7 +254,9 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
 def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     """The same for a model that is run now."""
     from diffeat.backbones import ModelRequest
+    from diffeat.conditioned import EMBEDDING_ROWS, check_targets, conditioned
     from diffeat.extraction import Plan, load_for
+    from diffeat.extraction.conditions import embedding_rows
     from diffeat.search.live import LiveFeatures, live_frequency, live_task
 
     if second is None:
@@ -271,14 +277,20 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     alone = values["frequency"] and sources[0].labels is None
     if alone:
         _check_guess(second)
+    else:
+        rows = spec.embeddings and {EMBEDDING_ROWS: embedding_rows(spec.embeddings)}
+        check_targets(what, conditioned(spec, rows), values["allow_conditioned"])
     backbone = load_for(ModelRequest(what, **model_fields(values)), spec)
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     if alone:
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
         return None, Plan(backbone, spec).spec, guess
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
+    if features.class_map:
+        click.echo(f"classes of {what} {features.class_map.text}", err=True)
     task = live_task(
-        features, values["split"], values["seed"], duplicates=values["duplicates"],
+        features, values["split"], values["seed"], values["allow_conditioned"],
+        values["duplicates"],
     )  # fmt: skip
     guess = None
     if values["frequency"]:
@@ -288,6 +300,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
 
 def _write(report, spec, task, score, csv_path, png_path, spec_path) -> None:
     """The files that were asked for."""
+    from diffeat.conditioned import marked
     from diffeat.search.best_spec import write_best_spec
     from diffeat.viz import heat_map
 
@@ -297,4 +310,5 @@ def _write(report, spec, task, score, csv_path, png_path, spec_path) -> None:
         heat_map([report.surface], png_path, title=f"{score}, on validation")
     if spec_path:
         note = f"best of {len(task.cells)} cells of {task.name} by {score} on validation"
-        write_best_spec(spec_path, spec, report.best_cells, [note])
+        notes = [note, *([marked(task.conditioned)] if task.conditioned else [])]
+        write_best_spec(spec_path, spec, report.best_cells, notes)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from diffeat.errors import StoreError
 from diffeat.images import Seen
 from diffeat.store import FeatureStore, Request, StoreWriter
-from diffeat.store.request import Column
+from diffeat.store.request import CLASSES, Column
 from diffeat.work import Job, Span
 
 TASK_BYTES = 32 << 20
@@ -35,6 +35,7 @@ class JobResult:
         where: the device, or how many workers shared the work; empty if nothing was done.
         converted: of those computed, how many had an ICC profile by which they were brought to
             sRGB.
+        classes: the model's class of each class of the pictures, where each has its own.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class JobResult:
     seconds: float
     where: str = ""
     converted: int = 0
+    classes: str = ""
 
 
 def drive(
@@ -161,4 +163,6 @@ def _already_complete(job: Job) -> JobResult:
 
 def _result(store: FeatureStore, status: str, computed: int, seconds: float, where="") -> JobResult:
     """Rows and skipped pictures are those of the file, whichever run met them."""
-    return JobResult(store.path, status, len(store), computed, len(store.skipped), seconds, where)
+    counts = len(store), computed, len(store.skipped)
+    told = store.how.get(CLASSES, "")
+    return JobResult(store.path, status, *counts, seconds, where, classes=str(told))

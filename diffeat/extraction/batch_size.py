@@ -31,7 +31,16 @@ SHARE = 0.85
 """Most of the memory (of the device, or what the host has left) that measuring goes to."""
 SECONDS = 30.0
 """Time after which no further size is tried."""
-UNIMPORTANT = ("seed", "prompt", "captions", "embeddings", "label", "timesteps", "resample")
+UNIMPORTANT = (
+    "seed",
+    "prompt",
+    "captions",
+    "embeddings",
+    "label",
+    "label_map",
+    "timesteps",
+    "resample",
+)
 """Fields of a spec that change neither time nor memory of a row."""
 
 

@@ -12,13 +12,13 @@ import torch
 from diffeat.backbones.base import Backbone
 from diffeat.backbones.devices import upload
 from diffeat.errors import SpecError
+from diffeat.extraction.class_map import ClassMap, class_map_of
 from diffeat.images import Source, captions_for, read_captions
-from diffeat.specs import CLASS_LABEL, ExtractSpec
+from diffeat.specs import CLASS_LABEL, PLACEHOLDERS, ExtractSpec
 
 AHEAD = 64
 """Prompts that one visit of the text encoder to the device encodes, where they differ."""
 CACHE_BYTES = 256 << 20
-PLACEHOLDERS = ("{class}", "{category}")
 
 
 class Conditions:
@@ -35,6 +35,10 @@ class Conditions:
         embeddings: the denoiser's text tensors, (1, …) or (N, …), in place of prompts. Their
             number of tokens is free.
 
+    Attributes:
+        class_map: which class of the model each class of the pictures is, where each picture
+            has its own.
+
     Raises:
         SpecError: lengths or shapes that do not fit; see also `Backbone.condition`.
     """
@@ -48,6 +52,7 @@ class Conditions:
         embeddings: Mapping[str, torch.Tensor] | None = None,
     ):
         self.backbone = backbone
+        self.class_map: ClassMap | None = None
         self._prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         one = labels is None or isinstance(labels, (int, str))
         self._labels = [_index(label) for label in ([labels] if one else labels)]
@@ -191,7 +196,8 @@ class Conditions:
             embeddings: ready ones, in place of the spec's.
 
         Raises:
-            SpecError: a template or "class" label for pictures without classes.
+            SpecError: a template or "class" label for pictures without classes, or classes
+                that the model has not (see `map_classes`).
         """
         classed = labels is not None and len(labels) > 0
         if prompts is None:
@@ -204,16 +210,19 @@ class Conditions:
                         "a prompt without {class}"
                     )
                 prompts = [fill_template(spec.prompt, class_names[int(k)]) for k in labels]
-        label = spec.label
+        label, chosen = spec.label, None
         if label == CLASS_LABEL:
             if not classed:
                 raise SpecError(
                     "label='class', but these pictures have no classes; pass labels=, or an index"
                 )
-            label = list(labels)
+            chosen = class_map_of(backbone, spec, class_names, labels)
+            label = list(labels) if chosen is None else [chosen.indices[int(k)] for k in labels]
         if embeddings is None and spec.embeddings is not None:
             embeddings = read_embeddings(spec.embeddings)
-        return cls(backbone, prompts, label, count, embeddings)
+        found = cls(backbone, prompts, label, count, embeddings)
+        found.class_map = chosen
+        return found
 
 
 def prompts_of(spec: ExtractSpec, source: Source) -> tuple[str, ...] | list[str] | None:
@@ -262,3 +271,17 @@ def read_embeddings(path: str | Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except Exception as error:  # its reader raises errors of its own
         raise SpecError(f"embeddings {path}: {error}; expected a .safetensors file") from error
+
+
+def embedding_rows(path: str | Path) -> int:
+    """For how many pictures a file has embeddings: 1 is one row for all; nothing is loaded."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # its reader raises errors of its own
+        raise SpecError(f"embeddings {path}: {error}; expected a .safetensors file") from error
+    # one prompt is (L, D) of hidden states, and a vector of all else
+    one = {name: 2 if name == "encoder_hidden_states" else 1 for name in shapes}
+    return max((s[0] if len(s) > one[name] else 1 for name, s in shapes.items()), default=1)

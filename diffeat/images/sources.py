@@ -21,6 +21,7 @@ from PIL import Image
 
 from diffeat.errors import PictureError, SourceError
 from diffeat.hashing import fingerprint, unit_interval
+from diffeat.images.classes import sort_classes
 from diffeat.images.decode import decode
 from diffeat.images.digests import (
     check_regular,
@@ -389,7 +390,7 @@ def _files(
     ids, faults = (tuple(relative), {}) if reading == 1 else names_as_text(relative)
     labels, class_names = None, ()
     if labelled and ids:
-        class_names = tuple(sorted({path.partition("/")[0] for path in ids}))
+        class_names = sort_classes((path.partition("/")[0] for path in ids), reading)
         index = {name: k for k, name in enumerate(class_names)}
         labels = np.array([index[path.partition("/")[0]] for path in ids], dtype=np.int64)
     return FileSource(

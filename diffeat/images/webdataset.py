@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from diffeat.errors import SourceError
+from diffeat.images.classes import sort_classes
 from diffeat.images.decode import decode
 from diffeat.images.digests import digest_of_file, digest_of_nothing, stats_of
 from diffeat.images.reading import READING, SUFFIXES_1
@@ -104,7 +105,7 @@ def from_tars(text: str, reading: int = READING) -> TarSource:
             f"{text}: no pictures found; expected members such as 0001.jpg, ending in "
             f"{', '.join(sorted(SUFFIXES))}"
         )
-    labels, class_names = _labels(text, [sample.label for sample in samples])
+    labels, class_names = _labels(text, [sample.label for sample in samples], reading)
     captions = _complete(text, "caption", [sample.caption for sample in samples])
     ids, faults = tuple(sample.id for sample in samples), {}
     if reading > 1:
@@ -314,7 +315,9 @@ def _class_index(where: str, text: str) -> int:
     return int(text)
 
 
-def _labels(name: str, labels: list[int | str | None]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _labels(
+    name: str, labels: list[int | str | None], reading: int
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """(N,) int64 and the names of the classes: numbers stay as they are, texts are sorted."""
     if (known := _complete(name, "label", labels)) is None:
         return None, ()
@@ -323,7 +326,7 @@ def _labels(name: str, labels: list[int | str | None]) -> tuple[np.ndarray | Non
     if isinstance(known[0], int):
         class_names = tuple(str(k) for k in range(max(known) + 1))
         return np.array(known, dtype=np.int64), class_names
-    class_names = tuple(sorted(set(known)))
+    class_names = sort_classes(known, reading)
     index = {label: k for k, label in enumerate(class_names)}
     return np.array([index[label] for label in known], dtype=np.int64), class_names
 

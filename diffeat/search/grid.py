@@ -52,7 +52,9 @@ def search_surface(
         NumericsError: nan or inf in a cell.
     """
     score, journal = score_of(score), journal or Journal()
-    surface = Surface(task.name, [], task.counts, task.classes, score.name, task.how)
+    surface = Surface(
+        task.name, [], task.counts, task.classes, score.name, task.conditioned, task.how
+    )
     steps = iter(progress(list(task.cells)))
     place = {cell: index for index, cell in enumerate(task.cells)}
     for group in task.groups or (task.cells,):

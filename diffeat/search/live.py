@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffeat.backbones import Backbone
+from diffeat.conditioned import check_targets, conditioned
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
 from diffeat.images import Source
@@ -59,6 +60,7 @@ class LiveFeatures:
 
     Attributes:
         plan: the spec worked out.
+        class_map: the model's class of each class of the pictures, where each has its own.
         timesteps: native t's, ascending.
         groups: how these are divided.
         computed: groups that were computed so far.
@@ -88,6 +90,7 @@ class LiveFeatures:
         self.requests = [worker.request for worker in workers_of]
         self.digests = [worker.digests for worker in workers_of]
         self.plan: Plan = workers_of[0].plan
+        self.class_map = workers_of[0].class_map
         levels = zip(self.plan.levels, self.plan.spec.timesteps, strict=True)
         self._spelled = {plain_t(level.t): spelled for level, spelled in levels}
         self.timesteps = sorted(self._spelled)
@@ -185,13 +188,15 @@ def live_task(
     features: LiveFeatures,
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
     seed: int = 0,
+    allow_conditioned: bool = False,
     duplicates: str = "warn",
     groups: Sequence[Sequence[str]] | None = None,
 ) -> Task:
     """The task of a search straight from the backbone; see `task_from_store`.
 
     Raises:
-        SpecError: no labels, or a test source with other classes or the same pictures.
+        SpecError: no labels, a test source with other classes or the same pictures, or features
+            that are told their targets (see `diffeat.conditioned`).
     """
     sources = features.sources
     for source in sources:
@@ -199,6 +204,9 @@ def live_task(
             raise SpecError(
                 f"{source.name} has no labels; give a folder with one subfolder per class"
             )
+    pictures = features.requests[0].pictures
+    why = conditioned(features.plan.spec, pictures)
+    why = check_targets(features.backbone.name, why, allow_conditioned)
     if len(sources) > 1:
         train, test = sources
         if tuple(train.class_names) != tuple(test.class_names):
@@ -217,7 +225,8 @@ def live_task(
                     "test set of its own"
                 )
     parts = parted(
-        features.backbone.name, [source.ids for source in sources], [source.labels for source in sources],
+        features.backbone.name, [source.ids for source in sources],
+        [source.labels for source in sources],
         features.digests, fractions, seed, duplicates, groups,
     )  # fmt: skip
     blocks = list(features.widths)
@@ -230,6 +239,7 @@ def live_task(
         identity=identity_of([(r.spec, r.model, r.pictures) for r in requests]),
         ids=tuple(name for source in sources for name in source.ids),
         groups=tuple(tuple((b, t) for b in blocks for t in group) for group in features.groups),
+        conditioned=why,
     )
 
 

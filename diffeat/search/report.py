@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffeat.conditioned import marked
 from diffeat.noise import format_t
 from diffeat.search.bandit import Bandit
 from diffeat.search.frequency import FrequencyGuess
@@ -26,6 +27,7 @@ class SearchReport:
         surface: the whole grid (means, where splits were repeated); None after halving alone.
         tested: number of test pictures.
         made: (found, computed) pieces of work of the journal.
+        conditioned: by what the features were told their targets (see `diffeat.conditioned`).
     """
 
     surface: Surface | None = None
@@ -36,6 +38,7 @@ class SearchReport:
     frequency: FrequencyGuess | None = None
     bandit: Bandit | None = None
     made: tuple[int, int] = (0, 0)
+    conditioned: str = ""
     tested: int = 0
 
     @property
@@ -69,11 +72,14 @@ class SearchReport:
             "best_cells": [{"block": block, "t": t} for block, t in self.best_cells],
             "found": self.made[0],
             "computed": self.made[1],
+            **({"conditioned": marked(self.conditioned)} if self.conditioned else {}),
         }
 
     def lines(self) -> list[str]:
         """What to read on a terminal."""
         lines = self.surface.table().splitlines() if self.surface is not None else []
+        if self.conditioned and self.surface is None:
+            lines = [marked(self.conditioned)]
         for tell in (_halving, _repeats, _frequency, _sets, _pairs, _bandit):
             lines += tell(self)
         best = self.best
@@ -99,6 +105,8 @@ class SearchReport:
             ]
         else:
             rows = [self._row(index, cell) for index, cell in enumerate(self.surface.cells)]
+        if self.conditioned:
+            rows = [{**row, "conditioned": marked(self.conditioned)} for row in rows]
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()

@@ -69,10 +69,8 @@ def run_search(
     """
     _check_parts(task, options)
     score, journal = score_of(options.score), Journal(options.out)
-    report, common = (
-        SearchReport(frequency=frequency, tested=task.counts[2]),
-        (options.memory, journal),
-    )
+    report = SearchReport(frequency=frequency, conditioned=task.conditioned, tested=task.counts[2])
+    common = options.memory, journal
 
     def bar(label: str) -> Callable[[Iterable], Iterable]:
         return lambda items: progress(label, items)
@@ -86,6 +84,7 @@ def run_search(
             task, options.repeats, score, options.seed, *common, bar("search")
         )
         report.surface = report.repeats.surface(task.name, task.classes, score.name)
+        report.surface.conditioned = task.conditioned
     else:
         report.surface = search_surface(task, score, *common, bar("search"))
     if frequency is not None:

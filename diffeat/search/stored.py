@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diffeat.conditioned import check_targets, conditioned
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.search.duplicates import groups_of_copies, without_copies
@@ -54,6 +55,7 @@ def task_from_store(
     test: FeatureStore | None = None,
     blocks: Sequence[str] | None = None,
     timesteps: Sequence[float] | None = None,
+    allow_conditioned: bool = False,
     duplicates: str = "warn",
     groups: Sequence[Sequence[str]] | None = None,
 ) -> Task:
@@ -65,6 +67,7 @@ def task_from_store(
     Args:
         blocks: only these; None means all.
         timesteps: only these native t; None means all.
+        allow_conditioned: also of features that were told their targets; the task is marked.
         duplicates: "warn" of pictures that stand there twice, or "drop" the copies (see
             `diffeat.search.duplicates`). Files from before 0.7 do not know.
         groups: for each file the name of what each picture belongs to (person, scene, …), which
@@ -72,7 +75,7 @@ def task_from_store(
 
     Raises:
         SpecError: no labels, a block or t that the file lacks, or two files that do not fit
-            together.
+            together, or features that were told their targets (see `diffeat.conditioned`).
     """
     stores = [store] if test is None else [store, test]
     for one in stores:
@@ -80,6 +83,8 @@ def task_from_store(
             raise SpecError(
                 f"{one.path} has no labels; extract from a folder with one subfolder per class"
             )
+    why = [check_targets(str(one.path), conditioned(one.spec, one.pictures), allow_conditioned)
+           for one in stores]  # fmt: skip
     if test is not None:
         _check_pair(store, test)
 
@@ -98,6 +103,7 @@ def task_from_store(
         read=read,
         identity=identity_of([(one.spec.to_dict(), one.model, one.pictures) for one in stores]),
         ids=tuple(name for one in stores for name in one.ids),
+        conditioned=max(why, key=len),
     )
     return replace(whole, cells=whole.choose(blocks, timesteps))
 

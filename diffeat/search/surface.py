@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffeat.conditioned import marked
 from diffeat.noise import format_t
 from diffeat.search.intervals import accuracy_interval
 from diffeat.search.tasks import CellKey
@@ -45,6 +46,8 @@ class Surface:
         counts: pictures in training, validation and test.
         classes: number of classes.
         score: what was fitted.
+        conditioned: by what the features were told their targets, "" if they were not; marks
+            every table (see `diffeat.conditioned`).
         how: why the parts were made class by class; "" for parts by a hash.
     """
 
@@ -53,6 +56,7 @@ class Surface:
     counts: tuple[int, int, int]
     classes: int
     score: str = "logistic"
+    conditioned: str = ""
     how: str = ""
 
     @property
@@ -85,7 +89,11 @@ class Surface:
         return np.array([[values.get((b, t), np.nan) for t in self.timesteps] for b in self.blocks])
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "best": asdict(self.best), "test_interval_95": self.interval}
+        plain = {**asdict(self), "best": asdict(self.best), "test_interval_95": self.interval}
+        if self.conditioned:
+            return {**plain, "conditioned": marked(self.conditioned)}
+        del plain["conditioned"]
+        return plain
 
     def write_json(self, path: str | Path) -> None:
         Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -95,21 +103,32 @@ class Surface:
         and the ends of the 95 % interval of test."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(
-                ["features", "block", "t", "validation", "test", "setting", "test_low", "test_high"]
-            )
+            mark = [marked(self.conditioned)] if self.conditioned else []
+            heading = ["features", "block", "t", "validation", "test", "setting"]
+            heading += ["test_low", "test_high"]
+            writer.writerow([*heading, *(["conditioned"] if mark else [])])
             for c in self.cells:
                 test = "" if c.test is None else round(c.test, 4)
                 ends = "", ""
                 if c.test is not None:
                     ends = (round(end, 4) for end in accuracy_interval(c.test, self.counts[2]))
                 writer.writerow(
-                    [self.name, c.block, format_t(c.t), round(c.validation, 4), test, c.C, *ends]
+                    [
+                        self.name,
+                        c.block,
+                        format_t(c.t),
+                        round(c.validation, 4),
+                        test,
+                        c.C,
+                        *ends,
+                        *mark,
+                    ]
                 )
 
     def table(self) -> str:
         """Validation accuracy in per cent, blocks down and t across; the best is starred."""
-        return grid_table({c.key: 100 * c.validation for c in self.cells}, self.best.key)
+        table = grid_table({c.key: 100 * c.validation for c in self.cells}, self.best.key)
+        return f"{marked(self.conditioned)}\n{table}" if self.conditioned else table
 
 
 def grid_table(values: Mapping[CellKey, float], best: CellKey) -> str:

@@ -72,6 +72,8 @@ class Task:
         how: "" for parts by a hash, or why they were made class by class.
         groups: cells that should be worked on together because their features are at hand
             together; () if it does not matter.
+        conditioned: by what the features were told their targets (see `diffeat.conditioned`),
+            which marks whatever is made of the task; "" if they were not.
 
     Raises:
         SpecError: an empty part, fewer than two classes in one, or a class that only test has.
@@ -85,6 +87,7 @@ class Task:
     identity: str = ""
     ids: tuple[str, ...] = ()
     groups: tuple[tuple[CellKey, ...], ...] = ()
+    conditioned: str = ""
     owners: tuple[str, ...] = ()
     how: str = ""
 

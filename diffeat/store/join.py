@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffeat.conditioned import EMBEDDING_ROWS
 from diffeat.errors import SpecMismatch, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.images import rule_of
@@ -25,12 +26,12 @@ from diffeat.store.layout import create_column, create_header, room_for, write_s
 from diffeat.store.merge import BLOCK_BYTES, Progress
 from diffeat.store.quantize import quantization_attrs, scale_name
 from diffeat.store.reader import FeatureStore
-from diffeat.store.request import PICTURE_COLUMNS, WHEN, Column, Request
+from diffeat.store.request import MODEL_CLASSES, PICTURE_COLUMNS, WHEN, Column, Request
 from diffeat.store.seals import ATTRIBUTE, Seal, check_lists, check_seal
 from diffeat.store.view import QuantizedView
 
 OTHER = ("timesteps", "blocks", "number of pictures", "pictures", "captions or embeddings",
-         "reading")  # fmt: skip
+         "reading", MODEL_CLASSES)  # fmt: skip
 """Fields of a request in which files may differ that are joined."""
 KEPT = ("digests", "file_stats")
 """Data sets that a joined file has where all files have them."""
@@ -143,6 +144,7 @@ def _beside(stores: list[FeatureStore]) -> _Plan:
             "boxes": lambda s: None if s.boxes is None else s.boxes.tolist(),
             "the pictures' contents": _contents,
             "captions or embeddings": lambda s: s.pictures.get("conditions"),
+            "the model's classes": _model_classes,
         }
         for what, read in pictures.items():
             if not _agree(read(store), read(first)):
@@ -224,6 +226,7 @@ def _below(stores: list[FeatureStore]) -> _Plan:
         "fingerprint": fingerprint([p["fingerprint"] for p in pictures]),
         "conditions": None if conditions == [None] * len(stores) else fingerprint(conditions),
         **({"reading": rule_of(pictures[0])} if min(map(rule_of, pictures)) > 1 else {}),
+        **_told(stores, names),
     }
     request = _request(first)
     request = Request(request.spec, request.model, known, _how(stores))
@@ -231,6 +234,46 @@ def _below(stores: list[FeatureStore]) -> _Plan:
     dropped = _dropped(stores)
     sources = {name: stores for name in _names(first) if name not in dropped}
     return _Plan(request, list(owner), labels, names, skipped, sources)
+
+
+def _told(stores: list[FeatureStore], names: list[str]) -> dict[str, Any]:
+    """What pictures were told, of all files together: the model's classes, and embeddings.
+
+    Raises:
+        SpecMismatch: a class was another class of the model elsewhere.
+    """
+    found: dict[str, Any] = {}
+    pictures = [store.pictures for store in stores]
+    rows = {p.get(EMBEDDING_ROWS) for p in pictures}
+    # one row in each of two files that differ is not one for all
+    if rows == {1} and len({p.get("conditions") for p in pictures}) == 1:
+        found[EMBEDDING_ROWS] = 1
+    if any(MODEL_CLASSES in p for p in pictures):
+        owner: dict[str, tuple[int | None, FeatureStore]] = {}
+        for store in stores:
+            for name, index in zip(store.class_names, _model_classes(store), strict=True):
+                if owner.setdefault(name, (index, store))[0] in (index, None) or index is None:
+                    owner[name] = (index, store) if index is not None else owner[name]
+                    continue
+                raise SpecMismatch(
+                    f"{name!r} was the model's class {index} in {store.path} and "
+                    f"{owner[name][0]} in {owner[name][1].path}; extract both in the same way"
+                )
+        found[MODEL_CLASSES] = [owner[name][0] for name in names]
+    return found
+
+
+def _model_classes(store: FeatureStore) -> list[int | None]:
+    """The model's class of each class; by position in files that do not say, as they did it."""
+    count = len(store.class_names)
+    found = store.pictures.get(MODEL_CLASSES, list(range(count)))
+    if (
+        not isinstance(found, list)
+        or len(found) != count
+        or not all(index is None or type(index) is int for index in found)
+    ):
+        raise StoreError(f"{store.path}: damaged ({MODEL_CLASSES}); extract it again")
+    return found
 
 
 def _names(store: FeatureStore) -> list[str]:

@@ -31,6 +31,10 @@ PICTURE_COLUMNS = {
 """Data sets beside the features, with their rows' shape and type."""
 WHEN = "when"
 """Attribute of /file_stats: ns since 1970, when they were taken."""
+MODEL_CLASSES = "model classes"
+"""Key among what is said of pictures: the model's class of each class, where each has its own."""
+CLASSES = "classes"
+"""Key of `how`: the same for people."""
 NOTE = "request.json"
 NOTE_BYTES = 64 << 20
 LIST_LENGTH, TEXT_BYTES = 1 << 12, 1 << 14
@@ -48,7 +52,9 @@ class Request:
         model: name, family, fingerprint and dtype of the backbone.
         pictures: name, count and fingerprint of the source; "conditions" is the hash of
             captions or embeddings, where there are any; "reading" is the rule by which
-            pictures are read, 1 where it is missing (see `diffeat.images.reading`).
+            pictures are read, 1 where it is missing (see `diffeat.images.reading`); "model
+            classes" is the model's class of each class, of label "class", by position where it
+            is missing; "embedding rows" is how many rows the embeddings have.
         how: what changes the last bits at most, such as device and batch size; it is noted,
             but two requests that differ in it are the same.
     """
@@ -70,6 +76,7 @@ class Request:
             spec = dict(self.spec)
         for name in ("captions", "embeddings"):  # what they say counts, not where they lie
             spec[name] = bool(spec.get(name))
+        spec.pop("label_map", None)  # as above; what it says is in the model's classes
         return {
             **spec,
             "model": self.model["fingerprint"],
@@ -79,12 +86,22 @@ class Request:
             "captions or embeddings": self.pictures.get("conditions"),
             # left out by versions before 0.7, whose shards name the hash of this
             **({} if rule_of(self.pictures) == 1 else {"reading": rule_of(self.pictures)}),
+            **self._classes(),
         }
+
+    def _classes(self) -> dict[str, Any]:
+        """The model's classes, unless they go by position, as in versions before 0.7."""
+        found = self.pictures.get(MODEL_CLASSES)
+        if not isinstance(found, list) or all(k in (n, None) for n, k in enumerate(found)):
+            return {}
+        return {MODEL_CLASSES: found if len(found) <= 16 else fingerprint(found)}
 
     def check_same(self, found: Request, path: Path) -> None:
         """SpecMismatch, naming the fields, if `found` (what lies at `path`) is another."""
         differ = differences(found.identity(), self.identity())
         if differ:
+            if len(differ) == 1 and MODEL_CLASSES not in found.identity():
+                differ += _by_position(self.identity())
             raise SpecMismatch(
                 f"{path} was made with another spec ({'; '.join(differ)}); choose another "
                 "output, ask for the same, or pass --overwrite to replace it"
@@ -102,6 +119,14 @@ class Request:
     def from_attrs(cls, file: h5py.File) -> Request:
         values = {name: json.loads(read_text(file, name)) for name in ("spec", "model", "pictures")}
         return cls(**values, how=how_of(file))
+
+
+def _by_position(wanted: dict[str, Any]) -> list[str]:
+    """Why the classes differ from those of a file that says nothing of them."""
+    if MODEL_CLASSES not in wanted:
+        return []
+    return ["label=class went by position there, the first folder being the model's class 0, and "
+            "now goes by name or number"]  # fmt: skip
 
 
 def how_of(file: h5py.File) -> dict[str, Any]:

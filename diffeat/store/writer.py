@@ -19,7 +19,7 @@ from diffeat.store.atomic import explained, locked
 from diffeat.store.compress import check_compression, compression_of
 from diffeat.store.merge import Progress, merge_shards
 from diffeat.store.parts import Parts, missing_spans
-from diffeat.store.request import NOTE, Column, Note, Request, note_of
+from diffeat.store.request import CLASSES, NOTE, Column, Note, Request, note_of
 from diffeat.store.safety import (
     check_links,
     damage_explained,
@@ -210,7 +210,8 @@ class StoreWriter:
         now = self._note.request.how
         kept = list(before.get("earlier", ()))
         plain = {name: value for name, value in before.items() if name != "earlier"}
-        differ = differences(plain, now) if plain else []
+        known = {name: value for name, value in now.items() if name in plain or name != CLASSES}
+        differ = differences(plain, known) if plain else []
         if differ:
             warnings.warn(
                 f"{self.path} goes on in another way ({'; '.join(differ)}); features of the "

@@ -84,7 +84,7 @@ def test_a_damaged_file_of_embeddings(backbone_of, tmp_path):
     [
         ("dit", {"label": "class"}, {}, "label='class', but these pictures have no classes"),
         ("dit", {"label": "class"}, {"labels": np.array([0, 7]), "class_names": tuple("abcdefgh")},
-         "label 7 is out of range"),
+         "classes of .* have numbers only, and .* names such as 'a'"),
         ("sd1", {"prompt": "a {class}"}, {}, "names the class"),
         ("sd1", {"label": "class"}, {"labels": np.array([0, 1]), "class_names": ("a", "b")},
          "not class-conditional"),

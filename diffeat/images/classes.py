@@ -1,0 +1,23 @@
+"""The order of classes that are known by their names alone, such as folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from diffeat.images.reading import READING
+
+WHOLE = re.compile("[0-9]{1,18}")
+
+
+def sort_classes(names: Iterable[str], reading: int = READING) -> tuple[str, ...]:
+    """Distinct names in order: as numbers if all are whole numbers (1, 2, 10), else as texts.
+
+    Args:
+        names: of classes.
+        reading: rule of reading; by rule 1 all are texts (1, 10, 2).
+    """
+    found = set(names)
+    if reading > 1 and all(WHOLE.fullmatch(name) for name in found):
+        return tuple(sorted(found, key=lambda name: (int(name), name)))
+    return tuple(sorted(found))
