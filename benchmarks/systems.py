@@ -62,7 +62,29 @@ def _key(bench: Bench, system: System, cells: Sequence[CellKey], seed: int) -> s
     if system.head in ADAPTED:
         made_of += (bench.recipe.model, sorted(adapted_options(bench.recipe).items()))
     parts = bytes_fingerprint(np.asarray(bench.task.part, np.int64))
-    return fingerprint("system", *made_of, parts, system.head, system.arguments, cells, seed)
+    arguments = _keyed_arguments(system)
+    return fingerprint("system", *made_of, parts, system.head, arguments, cells, seed)
+
+
+def _keyed_arguments(system: System) -> dict[str, Any]:
+    """Arguments as a key has them: `qkv_bias` is told where it is false.
+
+    Attention had that bias before there was an argument for it, so that a key without it, as
+    those of older journals are, means a head with it.
+    """
+    values = dict(system.arguments)
+    if system.head in ADAPTED:
+        if table := values.get("attention"):
+            values["attention"] = _without_true({"qkv_bias": False, **table}, "qkv_bias")
+    elif system.head not in ("linear", "greedy"):
+        head = _estimator(system.head)(**_arguments(values))
+        if hasattr(head, "qkv_bias"):
+            values = _without_true({**values, "qkv_bias": head.qkv_bias}, "qkv_bias")
+    return values
+
+
+def _without_true(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name or value is not True}
 
 
 def _timed(bench: Bench, system: System, cells: Sequence[CellKey], seed: int) -> Trained:

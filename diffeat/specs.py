@@ -20,11 +20,13 @@ from diffeat.noise import NOISES, Level
 
 DTYPES = ("float16", "float32", "bfloat16", "int8")
 LATENTS = ("mean", "sample")
+TILE_NOISES = ("picture", "tile")
+TILE_LAYOUTS = ("even", "shifted")
 CLASS_LABEL = "class"
 """A label that stands for each picture's own class."""
 PLACEHOLDERS = ("{class}", "{category}")
 """What a prompt has in place of the name of a picture's class."""
-LATER = ("mirror", "label_map")
+LATER = ("mirror", "label_map", "tile_noise", "tile_layout")
 """Fields that came after 0.6. At its default such a field is not written down, so that specs,
 fingerprints and journals stay those of 0.6, and 0.6 reads files that do without it."""
 
@@ -71,6 +73,10 @@ class ExtractSpec:
         resample: filter: "nearest", "bilinear", "bicubic" or "lanczos".
         tile: (H, W) of tiles that are run one by one, their maps averaged where they overlap;
             None runs the whole picture.
+        tile_noise: "picture": a tile has its part of the picture's noise; "tile": every tile has
+            the same noise, drawn at the size of a tile.
+        tile_layout: "even": as few tiles as cover the picture, evenly spread; "shifted": side by
+            side from the start, the last shifted back to end with the picture.
         flip: also run the mirrored picture and average its maps, mirrored back.
         mirror: run the mirrored picture alone; its features stay in its own frame, as those of
             a mirrored file would.
@@ -106,6 +112,8 @@ class ExtractSpec:
     tile: tuple[int, int] | int | None = None
     flip: bool = False
     mirror: bool = False
+    tile_noise: str = "picture"
+    tile_layout: str = "even"
     heads: tuple[int, ...] | None = None
     tokens: tuple[int, ...] | None = None
     discard: tuple[int, ...] = ()
@@ -167,6 +175,11 @@ class ExtractSpec:
         _one_of("fit", self.fit, FITS)
         _one_of("resample", self.resample, RESAMPLING)
         _one_of("dtype", self.dtype, DTYPES)
+        _one_of("tile_noise", self.tile_noise, TILE_NOISES)
+        _one_of("tile_layout", self.tile_layout, TILE_LAYOUTS)
+        for name in ("tile_noise", "tile_layout") if self.tile is None else ():
+            if getattr(self, name) != getattr(type(self), name):
+                raise SpecError(f"{name}={getattr(self, name)!r} is for tiles; give tile too")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values; those of LATER only where they are not the default."""

@@ -32,6 +32,7 @@ class AttentionTrunk(nn.Module):
         depth: layers.
         limit: largest side of a pooled map.
         dropout: inside the layers, in training.
+        qkv_bias: whether queries, keys and values have a bias; the published heads have none.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class AttentionTrunk(nn.Module):
         depth: int = 2,
         limit: int = 16,
         dropout: float = 0.0,
+        qkv_bias: bool = False,
     ):
         super().__init__()
         if width % heads:
@@ -57,6 +59,8 @@ class AttentionTrunk(nn.Module):
             nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, **options)
             for _ in range(depth)
         )
+        for layer in [] if qkv_bias else self.layers:  # torch's own switch drops all biases
+            layer.self_attn.register_parameter("in_proj_bias", None)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         tokens = [self.token.expand(len(maps[0]), -1, -1)]
@@ -85,7 +89,9 @@ class AttentionHead(nn.Module):
 def trunk_options(probe: NetworkProbe) -> dict[str, Any]:
     """The options of `AttentionTrunk` that an estimator has, checked."""
     check_counts(probe, "width", "heads", "depth", "limit")
-    names = ("width", "heads", "depth", "limit", "dropout")
+    if not isinstance(probe.qkv_bias, bool):
+        raise ValueError(f"qkv_bias={probe.qkv_bias!r}; expected True or False")
+    names = ("width", "heads", "depth", "limit", "dropout", "qkv_bias")
     return {name: getattr(probe, name) for name in names}
 
 
@@ -94,8 +100,8 @@ class AttentionProbe(NetworkProbe):
     """Transformer layers with a class token over the places of one map.
 
     Args:
-        width, heads, depth, limit, dropout: see `AttentionTrunk`. The published head has
-            width 1024, 8 heads, 2 layers; the defaults here are narrower.
+        width, heads, depth, limit, dropout, qkv_bias: see `AttentionTrunk`. The published head
+            has width 1024, 8 heads, 2 layers; the defaults here are narrower.
 
     All others are those of `NetworkProbe`. X is (N, C, H, W), or (N, D) for one place. The
     head begins with a LayerNorm; features come as they are.
@@ -109,6 +115,7 @@ class AttentionProbe(NetworkProbe):
     depth: int = 2
     limit: int = 16
     dropout: float = 0.0
+    qkv_bias: bool = False
 
     def _build(self, shapes: Shapes, classes: int, batches: Batches) -> nn.Module:
         if len(shapes[0]) == 1:

@@ -49,8 +49,8 @@ class DifFormerProbe(NetworkProbe):
     by side give the logits through a linear layer.
 
     Args:
-        width, heads, depth, limit, dropout: see `AttentionTrunk`. The published head has
-            width 1024, 8 heads, 2 layers; the defaults here are narrower.
+        width, heads, depth, limit, dropout, qkv_bias: see `AttentionTrunk`. The published head
+            has width 1024, 8 heads, 2 layers; the defaults here are narrower.
 
     All others are those of `NetworkProbe`. X is a `probes.Cells`, or a mapping from (block,
     t) to (N, C, H, W): a full grid of blocks × t, where a block has one shape.
@@ -58,8 +58,7 @@ class DifFormerProbe(NetworkProbe):
     Attributes:
         cells_: the (block, t), by t, then by block, in their order in X.
 
-    Source: DifFormer (Mukhopadhyay et al. 2024). That the norms and 1×1 convolutions are
-    also shared between the t is our reading.
+    Source: DifFormer (Mukhopadhyay et al. 2024); norms and 1×1 convolutions serve every t too.
     """
 
     width: int = 256
@@ -67,6 +66,7 @@ class DifFormerProbe(NetworkProbe):
     depth: int = 2
     limit: int = 16
     dropout: float = 0.0
+    qkv_bias: bool = False
     batch_size: int = 128
 
     def _build(self, shapes: Shapes, classes: int, batches: Batches) -> nn.Module:

@@ -51,10 +51,9 @@ _GDC = {
     "optimizer": "sgd", "learning_rate": 1e-2, "weight_decay": 0.0, "momentum": 0.0,
     "schedule": "step", "epochs": 28, "batch_size": 128,
 }  # fmt: skip
-_GDC_NOTES = "The batch size is not verified; no weight decay is assumed. "
 _GDC_SOURCE = "Mukhopadhyay et al. 2023 (GDC), Diffusion models beat GANs on image classification"
 _MIRROR = "Maps are mirrored in place of pictures, which is ours. "
-_PUBLISHED_WIDTH = {"width": 1024, "heads": 8, "depth": 2, "limit": 16}
+_PUBLISHED_WIDTH = {"width": 1024, "heads": 8, "depth": 2, "limit": 16, "qkv_bias": False}
 _BIG_BATCH = {"weight_decay": 0.0, "schedule": "cosine", "epochs": 90, "batch_size": 16384}
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({
@@ -77,27 +76,28 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
         ),
         Preset(
             "gdc-linear", MLPProbe, {"hidden": (), "standardize": False, "pool": 1, **_GDC},
-            _GDC_SOURCE, _GDC_NOTES + "pool=2 is its other published size. ",
+            _GDC_SOURCE,
+            PICTURES + "The learning rate is that of pool=2, its other published size. ",
         ),
         Preset(
             "gdc-mlp", MLPProbe,
             {"hidden": (1024, 1024), "standardize": False, "pool": 1, **_GDC}, _GDC_SOURCE,
-            _GDC_NOTES + "Widths and learning rate are not verified. ",
+            PICTURES + "Widths and learning rate are not verified. ",
         ),
         Preset(
             "gdc-cnn", ConvProbe, {**_GDC, "augment": mirror}, _GDC_SOURCE,
-            _GDC_NOTES + _MIRROR + "Layers and learning rate are not verified. ",
+            _MIRROR + "Layers and learning rate are not verified. ",
         ),
         Preset(
             "gdc-attention", AttentionProbe,
             {**_PUBLISHED_WIDTH, **_GDC, "learning_rate": 5e-2, "augment": mirror}, _GDC_SOURCE,
-            _GDC_NOTES + _MIRROR,
+            _MIRROR,
         ),
         Preset(
             "difformer", DifFormerProbe,
             {**_PUBLISHED_WIDTH, **_GDC, "learning_rate": 5e-2, "augment": mirror},
             "Mukhopadhyay et al. 2024 (DifFormer)",
-            _GDC_NOTES + _MIRROR + "Training is taken from the attention head of GDC. ",
+            _MIRROR + "Training is taken from the attention head of GDC. ",
         ),
         Preset(
             "repa", BatchNormProbe, {"optimizer": "adam", "learning_rate": 1e-3, **_BIG_BATCH},

@@ -192,6 +192,11 @@ def test_a_recipe_or_file_may_be_half_a_spec(asked, recipe, spec_file):
         (("--resample", "lanczos"), {"resample": "lanczos"}),
         (("--tile", "16"), {"tile": (16, 16)}),
         (("--tile", "16x32"), {"tile": (16, 32)}),
+        (("--tile", "16", "--tile-noise", "tile"), {"tile": (16, 16), "tile_noise": "tile"}),
+        (
+            ("--tile", "16", "--tile-layout", "shifted"),
+            {"tile": (16, 16), "tile_layout": "shifted"},
+        ),
         (("--flip",), {"flip": True}),
         (("--no-flip",), {"flip": False}),
         (("--heads", "2, 0"), {"heads": (2, 0)}),

@@ -27,6 +27,8 @@ FULL = {
     "resample": "lanczos",
     "tile": (32, 48),
     "mirror": True,
+    "tile_noise": "tile",
+    "tile_layout": "shifted",
     "heads": (0, 2),
     "tokens": (5, 1),
     "discard": (7,),
@@ -359,8 +361,9 @@ def test_spec_is_frozen():
 
 @pytest.mark.parametrize("field", OTHER)
 def test_fingerprint_changes_with_every_field(field):
-    needed = {"label": "class"} if field == "label_map" else {}
-    assert spec(**{**needed, field: OTHER[field]}).fingerprint != spec(**needed).fingerprint
+    beside = {"tile": 16} if field.startswith("tile_") else {}  # which they need
+    beside |= {"label": "class"} if field == "label_map" else {}
+    assert spec(**{**beside, field: OTHER[field]}).fingerprint != spec(**beside).fingerprint
 
 
 def test_fingerprint_changes_with_order():

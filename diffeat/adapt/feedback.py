@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -146,6 +148,14 @@ class Feedback(nn.Module):
         return add
 
 
+PROTOCOL: Mapping[str, Any] = MappingProxyType({
+    "optimizer": "sgd", "learning_rate": 1e-2, "weight_decay": 0.0, "schedule": "step",
+    "epochs": 28, "batch_size": 16,
+})  # fmt: skip
+"""How the published DifFeed is trained: `DifFeed(backbone, "gdc:24", 150, head=…, **PROTOCOL)`
+with the attention head; a tenth of the rate every 7 epochs."""
+
+
 class DifFeed(BackboneClassifier):
     """A classifier on a frozen U-Net that runs twice, its decoder fed back to its encoder.
 
@@ -161,7 +171,8 @@ class DifFeed(BackboneClassifier):
     Attributes:
         feedback_: the trained `Feedback`.
 
-    Source: DifFeed (Mukhopadhyay et al. 2024; there t = 150, b = 24, attention head).
+    Source: DifFeed (Mukhopadhyay et al. 2024; there t = 150, b = 24, attention head, and trained
+    by `PROTOCOL`).
     """
 
     def __init__(self, *args, units: Sequence[int] | None = None, **named):

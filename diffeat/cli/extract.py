@@ -88,6 +88,9 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @option("--resample", help="nearest, bilinear, bicubic (default) or lanczos.")
 @option("--tile", callback=pixel_size, help="Run in tiles of this size, averaged where they "
               "overlap; none undoes a recipe's.")  # fmt: skip
+@option("--tile-noise", help="picture (default): a tile has its part of the picture's; tile: "
+              "every tile has the same.")  # fmt: skip
+@option("--tile-layout", help="even (default), or shifted: side by side, the last shifted back.")
 @option("--flip/--no-flip", default=None, help="Average with the mirrored picture.")
 @option("--mirror/--no-mirror", default=None, help="The mirrored picture alone.")
 @option("--heads", callback=index_list, help="Heads of attention maps to keep apart.")

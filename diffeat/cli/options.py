@@ -21,6 +21,8 @@ NONE = "\0none"
 
 TEXTS = ("prompt", "captions", "embeddings")
 """Fields of a spec that say what the text is; one at a time."""
+TILED = ("tile_noise", "tile_layout")
+"""Fields of a spec that say more of its tiles."""
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -251,6 +253,8 @@ def spec_of(recipe: str | None, spec_file: Path | None, values: dict):
     for layer in (load_recipe(recipe).fields if recipe else {}, file, chosen):
         if any(layer.get(name) for name in TEXTS):  # one of them replaces those below
             given = {name: value for name, value in given.items() if name not in TEXTS}
+        if layer.get("tile") == NONE:  # no tiles, so nothing of what lies below says of them
+            given = {name: value for name, value in given.items() if name not in TILED}
         given |= layer
     given = {name: None if value == NONE else value for name, value in given.items()}
     for name, option in (("timesteps", "-t"), ("blocks", "-b")):

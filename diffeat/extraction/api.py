@@ -103,7 +103,7 @@ def extract(
             raise SpecError(f"noise={plan.spec.noise} makes its own; leave noise= out")
         if plan.size is None:
             raise SpecError("noise= needs pictures of one size; leave it out, or choose a size")
-        shape = backbone.latent_shape(plan.size)
+        shape = plan.noise_shape(plan.size)
         noise = explicit_noise(noise, len(images), spec.ensemble, shape)
     values: dict[Key, torch.Tensor] = {}
     boxes, step = [], extractor.pictures

@@ -49,12 +49,12 @@ def draw_noise(
 
     Returns:
         (noise, sample) for `Extractor.start`, each (P, E, C, h, w) fp32 on the CPU; None where
-        the spec needs none.
+        the spec needs none. Noise that every tile has is of a tile's size.
     """
     spec, shape = plan.spec, plan.backbone.latent_shape(size)
     denoised = any(block.part != "vae" for block in plan.blocks)
     if noise is not None or (denoised and spec.noise != "inversion"):
-        noise = noise_of(spec, ids, shape, noise)
+        noise = noise_of(spec, ids, plan.noise_shape(size), noise)
     if sample is None and spec.latent == "sample" and plan.backbone.vae is not None:
         sample = sample_noise(spec, ids, shape)
     return noise, sample

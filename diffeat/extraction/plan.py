@@ -272,6 +272,11 @@ class Plan:
             held += 4 * maps * len(self.levels)
         return max(1, min(rows, MAX_BATCH_BYTES // held))
 
+    def noise_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(C, h, w) of the noise of one picture of (H, W) pixels."""
+        whole = self.spec.tile_noise == "picture"
+        return self.backbone.latent_shape(size if whole else self.spec.tile)
+
     @property
     def row_limit(self) -> int:
         """Rows of one forward whose attention maps fit in memory together."""

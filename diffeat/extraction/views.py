@@ -29,10 +29,11 @@ class View:
     mirrored: bool
 
 
-def offsets(length: int, tile: int, multiple: int) -> list[int]:
-    """Where tiles begin: as few as cover `length`, evenly spread, at multiples of `multiple`.
+def offsets(length: int, tile: int, multiple: int, layout: str = "even") -> list[int]:
+    """Where tiles begin: as few as cover `length`, at multiples of `multiple`.
 
-    960 with tiles of 512 and multiples of 64 gives 0 and 448.
+    "even" spreads them evenly: 1280 with tiles of 512 gives 0, 384 and 768. "shifted" puts them
+    side by side and shifts the last one back: 0, 512 and 768.
     """
     count = math.ceil(length / tile)
     if count == 1:
@@ -43,7 +44,14 @@ def offsets(length: int, tile: int, multiple: int) -> list[int]:
             f"tiles of {tile} do not end with a side of {length}: the last would begin at {last}, "
             f"no multiple of the blocks' stride {multiple}; choose sizes that differ by one"
         )
-    return [round(last * k / (count - 1) / multiple) * multiple for k in range(count)]
+    if layout == "even":
+        return [round(last * k / (count - 1) / multiple) * multiple for k in range(count)]
+    if count > 2 and tile % multiple:
+        raise SpecError(
+            f"tiles of {tile} side by side do not begin at multiples of the blocks' stride "
+            f"{multiple}; choose another tile, or tile_layout='even'"
+        )
+    return [*range(0, last, tile), last]
 
 
 def extractor_for(
@@ -62,8 +70,9 @@ class ViewExtractor:
     """Like `Extractor`, over the tiles and mirror images that the spec asks for.
 
     Every view is run by itself; its maps are laid where they belong and averaged in fp32, then
-    pooled. All views of a picture share its noise: a tile has its part of it, and a mirrored
-    view has it mirrored too. The same holds for the sample of the posterior.
+    pooled. All views of a picture share its noise: a tile has its part of it (or, with
+    tile_noise="tile", all of one that has the size of a tile), and a mirrored view has it mirrored
+    too. A tile's part of the posterior's sample is its own in either case.
     """
 
     def __init__(
@@ -86,7 +95,8 @@ class ViewExtractor:
         """The extractor of whole maps for one size of tile."""
         if tile not in self._inner:
             spec = replace(self.plan.spec, size=tile, tile=None, flip=False, pool="none",
-                           dtype="float32", fit="squash")  # fmt: skip
+                           dtype="float32", fit="squash", tile_noise="picture",
+                           tile_layout="even")  # fmt: skip
             plan = Plan(self.plan.backbone, spec, self.plan.text_length)
             self._inner[tile] = Extractor(plan, batch_size, self.conditions, sharing=self._sharing)
         return self._inner[tile]
@@ -108,12 +118,12 @@ class ViewExtractor:
 
     def views(self, size: tuple[int, int]) -> list[View]:
         """The views of a picture of (H, W) pixels."""
-        plan, tile = self.plan, self.plan.spec.tile or size
+        plan, tile, layout = self.plan, self.plan.spec.tile or size, self.plan.spec.tile_layout
         stride = math.lcm(plan.backbone.step, *(block.stride for block in plan.blocks))
         return [
             View(top, left, mirrored)
-            for top in offsets(size[0], tile[0], stride)
-            for left in offsets(size[1], tile[1], stride)
+            for top in offsets(size[0], tile[0], stride, layout)
+            for left in offsets(size[1], tile[1], stride, layout)
             for mirrored in ((False, True) if plan.spec.flip else (False,))
         ]
 
@@ -145,10 +155,12 @@ class ViewExtractor:
         size = (int(pixels.shape[2]), int(pixels.shape[3]))
         noise, sample = draw_noise(self.plan, ids, size, noise, sample)
         tile, factor = self.plan.spec.tile or size, self.plan.backbone.latent_factor
+        shared = self.plan.spec.tile_noise == "tile"
         canvas, last = _Canvas(self.plan, size, tile, len(ids)), None
         for view in self.views(size):
+            where = replace(view, top=0, left=0) if shared else view  # of the noise
             pending = self._extractor(tile).start(
-                _cut(pixels, view, tile, 1), ids, _cut(noise, view, tile, factor), rows,
+                _cut(pixels, view, tile, 1), ids, _cut(noise, where, tile, factor), rows,
                 _cut(sample, view, tile, factor),
             )  # fmt: skip
             if last is not None:

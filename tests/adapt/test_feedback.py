@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import diffeat
 from diffeat.adapt import DifFeed, feedback_links
+from diffeat.adapt.feedback import PROTOCOL
 from diffeat.errors import SpecError
 
 
@@ -113,6 +114,40 @@ def test_connections_and_head_learn_and_the_backbone_does_not(backbone_of, train
         model.feedback_.parameters(), start.feedback_.parameters(), strict=True
     ):
         assert not torch.equal(trained, fresh)
+
+
+def test_the_published_protocol(backbone_of, training, monkeypatch):
+    """SGD 1e-2 without momentum or decay, batch 16, ×.1 every 7 of 28 epochs."""
+    model, rates = DifFeed(backbone_of("pixel"), "up.1", 20, **PROTOCOL), []
+
+    def epoch(source, optimizer, schedule, *_):
+        assert type(optimizer) is torch.optim.SGD
+        for first, last in model._spans(len(source), training=True):
+            assert last - first <= 16
+            (kind,) = {(g["lr"], g["momentum"], g["weight_decay"]) for g in optimizer.param_groups}
+            rates.append(kind)
+            optimizer.step()
+            schedule.step()
+        return 0.0
+
+    monkeypatch.setattr(model, "_epoch", epoch)
+    monkeypatch.setattr(model, "_settle", lambda *_: None)
+    model.fit(training)
+    wanted = [1e-2 * 0.1 ** (epoch // 7) for epoch in range(28) for _ in range(2)]
+    assert [rate for rate, *_ in rates] == pytest.approx(wanted)  # 25 pictures are 16 and 9
+    assert {kind[1:] for kind in rates} == {(0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optimizer": "lion"}, "optimizer='lion'; expected 'adamw' or 'sgd'"),
+        ({"schedule": "steps"}, "schedule='steps'; expected 'cosine' or 'step'"),
+    ],
+)
+def test_unknown_ways_of_training(given, message, backbone_of, training):
+    with pytest.raises(SpecError, match=message):
+        DifFeed(backbone_of("pixel"), "up.1", 20, **given).fit(training)
 
 
 def test_no_u_net(backbone_of):

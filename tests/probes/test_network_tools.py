@@ -351,6 +351,24 @@ class TestPresets:
         assert (repa.epochs, repa.batch_size, repa.learning_rate) == (90, 16384, 1e-3)
         assert (ldae.optimizer, ldae.epochs, ldae.batch_size) == ("lars", 90, 16384)
 
+    @pytest.mark.parametrize(
+        ("name", "rate"), [("gdc-linear", 1e-2), ("gdc-attention", 5e-2), ("difformer", 5e-2)]
+    )
+    def test_gdc_is_trained_as_published(self, name, rate):
+        """SGD without momentum or decay, batch 128, ×.1 every 7 of 28 epochs."""
+        probe = preset(name)
+        assert (probe.optimizer, probe.momentum, probe.weight_decay) == ("sgd", 0.0, 0.0)
+        assert (probe.batch_size, probe.epochs, probe.learning_rate) == (128, 28, rate)
+        for word in ("batch size", "decay"):
+            assert word not in PRESETS[name].notes
+        assert getattr(probe, "qkv_bias", False) is False
+        few = np.arange(4, dtype=np.float32)
+        X = features(type(probe), few.repeat(8).reshape(4, 8, 1, 1) + np.zeros((4, 8, 2, 2), "f4"))
+        small = {"width": 8} if hasattr(probe, "width") else {}
+        history = probe.set_params(random_state=0, **small).fit(X, [0, 1, 0, 1]).history_
+        wanted = [rate * 0.1 ** (k // 7) for k in range(28)]
+        assert [entry["learning_rate"] for entry in history] == pytest.approx(wanted)
+
     def test_changes_replace_and_leave_the_preset_alone(self):
         assert preset("ddae", epochs=2).epochs == 2
         assert preset("ddae").epochs == 15

@@ -61,7 +61,8 @@ def transformer_layer(x: torch.Tensor, w: dict[str, torch.Tensor], heads: int) -
     """Norm first: x + attention(norm(x)), then x + MLP(norm(x)); one head after the other."""
     width = x.shape[-1]
     z = layer_norm(x, w["norm1.weight"], w["norm1.bias"])
-    q, k, v = (z @ w["self_attn.in_proj_weight"].T + w["self_attn.in_proj_bias"]).chunk(3, -1)
+    bias = w.get("self_attn.in_proj_bias", 0.0)
+    q, k, v = (z @ w["self_attn.in_proj_weight"].T + bias).chunk(3, -1)
     out = []
     for part in torch.arange(width).chunk(heads):
         scores = q[..., part] @ k[..., part].transpose(-1, -2) / math.sqrt(width // heads)
@@ -149,8 +150,11 @@ class TestConv:
 
 
 class TestAttention:
-    def test_layers(self):
-        head = randomised(AttentionHead([(8, 5, 6)], K, width=16, heads=4, depth=2))
+    @pytest.mark.parametrize("qkv_bias", [False, True])
+    def test_layers(self, qkv_bias):
+        options = {"width": 16, "heads": 4, "depth": 2, "qkv_bias": qkv_bias}
+        head = randomised(AttentionHead([(8, 5, 6)], K, **options))
+        assert ("trunk.layers.0.self_attn.in_proj_bias" in head.state_dict()) == qkv_bias
         state, x = weights(head, "trunk."), torch.from_numpy(MAPS)
         logits = class_vector([x], state, 4, 2) @ head.head.weight.T + head.head.bias
         torch.testing.assert_close(head(x), logits, atol=1e-4, rtol=1e-4)
@@ -176,9 +180,25 @@ class TestAttention:
         with torch.device("meta"):
             head = AttentionHead([(1024, 16, 16)], 1000, width=1024, heads=8, depth=2)
         D = 1024
-        layer = (3 * D * D + 3 * D) + (D * D + D) + (4 * D * D + 4 * D) + (4 * D * D + D) + 4 * D
+        layer = 3 * D * D + (D * D + D) + (4 * D * D + 4 * D) + (4 * D * D + D) + 4 * D
         start = 2 * 1024 * 16 * 16 + (1024 * D + D) + D
         assert sum(p.numel() for p in head.parameters()) == start + 2 * layer + 1000 * D + 1000
+
+    @pytest.mark.parametrize("kind", [AttentionProbe, DifFormerProbe])
+    def test_the_bias_of_queries_keys_and_values_is_a_choice(self, kind):
+        """3 · width numbers a layer; the other weights begin the same with it and without."""
+        X = Cells({("up.0", 20): MAPS}) if kind is DifFormerProbe else MAPS
+        options = {"width": 16, "heads": 2, "depth": 2, "learning_rate": 1e-30, **SHORT}
+        plain, biased = (kind(qkv_bias=bias, **options).fit(X, Y) for bias in (False, True))
+        assert kind(**options).qkv_bias is False
+        assert count(biased) - count(plain) == 2 * 3 * 16
+        begun = biased.module_.state_dict()
+        for name, value in plain.module_.state_dict().items():
+            torch.testing.assert_close(value, begun[name], atol=1e-6, rtol=0)
+
+    def test_the_choice_is_true_or_false(self):
+        with pytest.raises(ValueError, match="qkv_bias='no'; expected True or False"):
+            AttentionProbe(qkv_bias="no", **SHORT).fit(MAPS, Y)
 
     def test_the_class_token_begins_at_zero_and_learns(self):
         probe = AttentionProbe(width=16, heads=2, depth=1, **SHORT)
