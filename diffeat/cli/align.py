@@ -10,6 +10,7 @@ import click
 
 from diffeat.cli.options import (
     comma_list,
+    duplicates_option,
     json_option,
     open_pictures,
     option,
@@ -52,6 +53,7 @@ CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
 @option("--allow-pickle", is_flag=True, help="Also load pickled weights, which can run code.")
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write heat maps.")
+@duplicates_option
 @json_option
 @threads_option
 def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -> None:
@@ -89,7 +91,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
         options = {
             "metrics": values["metrics"],
             "k": values["neighbours"],
-            "rows": choose_rows(store, values["limit"], values["seed"]),
+            "rows": choose_rows(store, values["limit"], values["seed"], values["duplicates"]),
             "blocks": values["blocks"],
             "timesteps": values["timesteps"] and [_native(t) for t in values["timesteps"]],
             "again": stack.enter_context(FeatureStore(again)) if again else None,

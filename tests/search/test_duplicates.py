@@ -12,6 +12,7 @@ from PIL import Image
 import diffeat
 from diffeat.errors import SpecError
 from diffeat.search import task_from_store
+from diffeat.search.analysis import choose_rows
 from diffeat.search.duplicates import LEFT_OUT, copies, groups_of_copies, without_copies
 from diffeat.search.tasks import TEST, TRAIN, VALIDATION
 from diffeat.store import FeatureStore
@@ -87,14 +88,15 @@ def test_a_test_set_that_holds_training_pictures(files):
         assert not set(np.flatnonzero(task.part == LEFT_OUT)) & set(task.seen)
 
 
+@pytest.mark.filterwarnings("always")
 def test_the_command_says_so_and_leaves_them_out(run, files):
-    with pytest.warns(UserWarning, match="10 test pictures are in training"):
-        answer = run("probe", *files, "-C", 1)
+    answer = run("probe", *files, "-C", 1)
     assert answer.code == 0, answer.err
+    assert "10 test pictures are in training" in answer.err
     assert "48 training and 12 validation" in answer.out
-    with pytest.warns(UserWarning, match="were left out"):
-        answer = run("search", *files, "-C", 1, "--drop-duplicates", "--json")
+    answer = run("search", *files, "-C", 1, "--drop-duplicates", "--json")
     assert answer.code == 0, answer.err
+    assert "were left out" in answer.err
     counts = json.loads(answer.out)["surface"]["counts"]
     assert sum(counts[:2]) == 50
     assert counts[2] == 60
@@ -117,3 +119,19 @@ def test_copies_in_one_small_file_are_never_on_two_sides(tmp_path):
     for k in range(40):
         folder = "ab"[k % 2]
         assert part[f"{folder}/0-{k}.png"] == part[f"{folder}/1-{k}.png"]
+
+
+def test_neighbours_are_not_sought_among_copies(tmp_path):
+    rng = np.random.default_rng(2)
+    pixels = rng.integers(0, 256, (20, 8, 8, 3), np.uint8)
+    (tmp_path / "set").mkdir()
+    for k in range(24):
+        Image.fromarray(pixels[k % 20]).save(tmp_path / "set" / f"{k:02d}.png")
+    spec, path = diffeat.ExtractSpec(20, "mid", pool="1x1"), tmp_path / "f.h5"
+    source = diffeat.open_source(tmp_path / "set")
+    diffeat.extract_to_file(diffeat.load("unet-cifar10"), source, spec, path, progress=False)
+    with FeatureStore(path) as store:
+        with pytest.warns(UserWarning, match="4 pictures are copies"):
+            assert choose_rows(store).tolist() == list(range(24))
+        with pytest.warns(UserWarning, match="were left out"):
+            assert choose_rows(store, duplicates="drop").tolist() == list(range(20))

@@ -11,6 +11,7 @@ import numpy as np
 from diffeat.errors import NumericsError, SpecError
 from diffeat.images import ArraySource, Source, look, rule_of
 from diffeat.noise import format_t
+from diffeat.search.duplicates import LEFT_OUT, without_copies
 from diffeat.store import FeatureStore, seen_in
 from probes.arrays import Rows
 
@@ -18,7 +19,9 @@ JOINED = " + "
 """Between the names of what a file was joined from."""
 
 
-def choose_rows(store: FeatureStore, limit: int | None = None, seed: int = 0) -> np.ndarray:
+def choose_rows(
+    store: FeatureStore, limit: int | None = None, seed: int = 0, duplicates: str = "warn"
+) -> np.ndarray:
     """Rows of a file, all or some, chosen by the hash of their ids.
 
     The rule is that of `Source.limit`: class-balanced where there are labels, over the classes
@@ -26,6 +29,8 @@ def choose_rows(store: FeatureStore, limit: int | None = None, seed: int = 0) ->
 
     Args:
         limit: so many pictures; None, or more than there are, means all.
+        duplicates: "warn" of copies of a picture, which are each other's nearest neighbours in
+            any representation, or "drop" all but the first. Files from before 0.7 do not know.
 
     Returns:
         (n,) int64, ascending.
@@ -33,13 +38,19 @@ def choose_rows(store: FeatureStore, limit: int | None = None, seed: int = 0) ->
     Raises:
         SourceError: a class has too few pictures for a balanced choice.
     """
-    everything = np.arange(len(store))
-    if limit is None or limit >= len(store):
-        return everything
+    rows = np.arange(len(store))
+    if store.digests is not None:
+        part = without_copies(
+            str(store.path), store.digests, np.zeros(len(rows), np.int64), np.zeros_like(rows),
+            duplicates,
+        )  # fmt: skip
+        rows = rows[part != LEFT_OUT]
+    if limit is None or limit >= len(rows):
+        return rows
     # rows stand in for pictures, so that there is one rule
-    stand_in = ArraySource(
-        str(store.path), tuple(store.ids), store.labels, tuple(store.class_names), pixels=everything
-    )
+    labels = None if store.labels is None else store.labels[rows]
+    ids = tuple(store.ids[row] for row in rows)
+    stand_in = ArraySource(str(store.path), ids, labels, tuple(store.class_names), pixels=rows)
     return stand_in.limit(limit, seed).pixels
 
 
