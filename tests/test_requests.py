@@ -129,7 +129,7 @@ def test_captions_for_a_model_that_does_not_read(backbone_of, tmp_path):
 
 def test_the_class_of_each_picture_is_its_label(backbone_of, tmp_path):
     backbone, labels = backbone_of("adm-classes"), np.array([2, 0, 4])
-    pictures = source(3, labels=labels, class_names=tuple("abcde"))
+    pictures = source(3, labels=labels, class_names=tuple("01234"))
     spec = diffeat.ExtractSpec(200, "mid", label="class", dtype="float32")
     extract_to_file(backbone, pictures, spec, tmp_path / "f.h5", batch_size=2)
     images = [pictures.load(k) for k in range(3)]
