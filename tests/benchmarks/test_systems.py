@@ -23,7 +23,8 @@ from benchmarks.recipes import Published, Recipe, System
 from benchmarks.report import cells_text, markdown, results_in
 from benchmarks.run import run_recipe
 from diffeat.errors import ModelError, SpecError
-from diffeat.search import TEST, TRAIN, VALIDATION, split_by_hash
+from diffeat.search import TEST, TRAIN, VALIDATION
+from diffeat.search.splits import split
 from diffeat.store import FeatureStore
 
 SHORT = {"epochs": 2, "batch_size": 32}
@@ -82,7 +83,8 @@ def plain(folder, result):
         ids = [name.decode() for name in file["ids"][:]]
         best = result["surfaces"][0]["best"]
         X = file[f"features/{best['block']}/t{best['t']}"][:].astype(np.float64)
-        return X, file["labels"][:], split_by_hash(ids, RECIPE.split)
+        y = file["labels"][:]
+        return X, y, split(ids, y, RECIPE.split)[0]
 
 
 class TestHeads:

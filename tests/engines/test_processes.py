@@ -199,12 +199,13 @@ def test_folder_of_parts_taken_away(model, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--on-error", "fail"), 1, f"ü{BROKEN:03d}.png"),
+        ((), 1, f"ü{BROKEN:03d}.png"),
         (("-b", "mit"), 2, "did you mean 'mid'"),
     ],
 )
 def test_message_and_exit_code(model, pictures, tmp_path, run, arguments, code, message):
-    given = ("-o", tmp_path / "f.h5", "--processes", 2, *OPTIONS, *arguments)
+    options = [one for one in OPTIONS if one not in ("--on-error", "skip")]
+    given = ("-o", tmp_path / "f.h5", "--processes", 2, *options, "--on-error", "fail", *arguments)
     done = run("extract", model, pictures, *given)
     assert done.code == code
     assert done.err.lower().count("error") == 1 + ("--on-error" in done.err)
