@@ -2,8 +2,8 @@
 
 torch, numpy and SciPy start a thread per CPU of the machine, whatever a container's quota says,
 and let threads that wait spin. Where others compute too, a spinning thread takes the CPU from
-the one that it waits for. So: threads that wait sleep (`let_waiting_sleep`, before a library
-loads), and there are no more of them than CPUs (`usable_cpus`). Small probes take one:
+the one that it waits for. So: threads that wait soon sleep (`let_waiting_sleep`, before a
+library loads), and there are no more of them than CPUs (`usable_cpus`). Small probes take one:
 `probes.threads`.
 """
 
@@ -19,23 +19,25 @@ from diffeat.errors import SpecError
 
 VARIABLE = "DIFFEAT_THREADS"
 """Environment variable: what `--threads` is where it is not given; worker processes inherit it."""
-WAITING = {
-    "OMP_WAIT_POLICY": ("PASSIVE", ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")),
-    "OPENBLAS_THREAD_TIMEOUT": ("4", ()),  # 2^4 cycles, the least, in place of 2^26
-}
-"""Environment variables of thread pools → (value, others that say the same)."""
+WAITING: tuple[dict[str, str | None], ...] = (
+    # libgomp counts 100 000 loops as a millisecond: a tenth of one bridges the gap between two
+    # layers, where waking a thread would cost more; other OpenMPs know only to sleep at once
+    {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": None},
+    {"OPENBLAS_THREAD_TIMEOUT": "4"},  # 2^4 cycles, the least, in place of 2^26
+)
+"""For each kind of pool: environment variables → values; None is one that we need not set."""
 OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 Roots = Path | str
 
 
 def let_waiting_sleep(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let waiting threads of OpenMP and OpenBLAS sleep; what the user has set is kept.
+    """Let waiting threads of OpenMP and OpenBLAS sleep; what the user has said of a pool is kept.
 
     Only libraries that are loaded afterwards look at it.
     """
-    for name, (value, same) in WAITING.items():
-        if not any(other in environment for other in (name, *same)):
-            environment[name] = value
+    for variables in WAITING:
+        if not any(name in environment for name in variables):
+            environment.update({name: value for name, value in variables.items() if value})
 
 
 def usable_cpus(root: Roots = "/") -> int:

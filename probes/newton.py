@@ -140,7 +140,8 @@ class LogisticPath:
         else:
             matrix = spread * self.gram.double()
             matrix.diagonal(dim1=1, dim2=2).add_(penalty + 1e-7)
-            matrix = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+            with sized(0, matrix.device):  # LAPACK's inverse is slower with two threads at any D
+                matrix = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
         return matrix.to(p.dtype), (1 / spread).to(p.dtype)
 
     def _move(

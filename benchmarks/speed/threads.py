@@ -68,7 +68,7 @@ def _environments(numbers: list[int], cpus: int) -> dict[str, dict[str, str]]:
 def _hand(given: dict[str, str], folder: Path, settings: Settings) -> Iterator[subprocess.Popen]:
     """A process that does what it is told, with nothing said of threads but what is given."""
     folder.mkdir()
-    unset = {VARIABLE, *WAITING, *(one for _, same in WAITING.values() for one in same)}
+    unset = {VARIABLE, *(name for variables in WAITING for name in variables)}
     clean = {name: value for name, value in os.environ.items() if name not in unset}
     root = str(Path(benchmarks.__file__).parents[1])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
