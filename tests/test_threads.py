@@ -142,7 +142,8 @@ def test_what_the_user_has_set_is_kept(name):
     environment = {"OPENBLAS_THREAD_TIMEOUT": "20"}
     threads.let_waiting_sleep(environment)
     assert environment == {
-        **{"OPENBLAS_THREAD_TIMEOUT": "20", "OMP_WAIT_POLICY": "PASSIVE"},
+        "OPENBLAS_THREAD_TIMEOUT": "20",
+        "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "10000",
     }
 
