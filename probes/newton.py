@@ -89,7 +89,8 @@ class LogisticPath:
             (G, K, D + 1) weights, and (G,) iterations; max_iter means that a table was not done.
         """
         _, pictures, width = self.table.shape
-        inverse = self._inverse(penalty)
+        with sized(0, self.truth.device):  # LAPACK's inverse is slower with two threads at any D
+            inverse = self._inverse(penalty)
         with sized(pictures * width * self.truth.shape[0], self.truth.device):
             taken = self._iterate(penalty, max_iter, tol, inverse)
         return self.at.theta, taken
@@ -140,8 +141,7 @@ class LogisticPath:
         else:
             matrix = spread * self.gram.double()
             matrix.diagonal(dim1=1, dim2=2).add_(penalty + 1e-7)
-            with sized(0, matrix.device):  # LAPACK's inverse is slower with two threads at any D
-                matrix = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+            matrix = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
         return matrix.to(p.dtype), (1 / spread).to(p.dtype)
 
     def _move(

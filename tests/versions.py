@@ -31,6 +31,9 @@ class Gate:
 
 GATES = {
     "mixed labels": Gate("scikit-learn", "1.9.1", "1.6 scores numbers against words as wrong"),
+    "routed score": Gate(
+        "scikit-learn", "1.9.1", "1.6 searches a grid over a pipeline without what its score wants"
+    ),
     "empty folder": Gate("datasets", "5.2", "4.0 divides by zero as it saves a set without rows"),
 }
 

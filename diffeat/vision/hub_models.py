@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class HubTower(Tower):
         self.name, self.pool = name, pool
         # of a model of pictures and texts, the part that sees
         self.module = module = getattr(module, "vision_model", module)
-        if getattr(module, "main_input_name", "") != "pixel_values":
+        first = next(iter(signature(module.forward).parameters))  # all that old versions' parts say
+        if getattr(module, "main_input_name", first) != "pixel_values":
             raise ModelError(f"{name} is no vision model ({type(module).__name__})")
         self._processor = processor
         self._embeddings = getattr(module, "embeddings", None)

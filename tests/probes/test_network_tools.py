@@ -104,7 +104,7 @@ class TestScikitLearn:
 
     def test_maps_from_a_pipeline(self, maps):
         X, y = maps
-        fold = FunctionTransformer(np.reshape, kw_args={"shape": (-1, 16, 2, 2)})
+        fold = FunctionTransformer(lambda rows: rows.reshape(-1, 16, 2, 2))
         piped = make_pipeline(fold, small(ConvProbe)).fit(X.reshape(300, -1), y)
         alone = small(ConvProbe).fit(X, y)
         np.testing.assert_array_equal(

@@ -25,6 +25,7 @@ from probes import (
 from probes.attention import AttentionHead
 from probes.difformer import DifFormerHead
 from probes.noise_conditional import sinusoids
+from tests.versions import wants
 
 K = 3
 RNG = np.random.default_rng(0)
@@ -301,7 +302,7 @@ class TestNoiseConditional:
         one = probe.predict_proba(x[1000:1010], t=500)
         np.testing.assert_array_equal(one, probe.predict_proba(x[1000:1010], t=np.full(10, 500)))
 
-    @pytest.mark.parametrize("piped", [False, True])
+    @pytest.mark.parametrize("piped", [False, pytest.param(True, marks=wants("routed score"))])
     def test_a_grid_search_splits_the_levels_too(self, piped):
         rng = np.random.default_rng(0)
         x = rng.normal(size=(240, 8)).astype(np.float32)
