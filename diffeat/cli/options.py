@@ -214,8 +214,9 @@ allow_conditioned_option = option(
     "--allow-conditioned", is_flag=True, help="Also score features that were told their targets "
     "(label=class, {class}, captions, embeddings per picture); every table is marked.")  # fmt: skip
 duplicates_option = option(
-    "--drop-duplicates", "duplicates", flag_value="drop", default="warn", help="Leave out pictures "
-    "that stand there twice, byte for byte (those in test stay); else they are counted.",
+    "--drop-duplicates", "duplicates", is_flag=True, help="Leave out pictures that stand there "
+    "twice, byte for byte (those in test stay); else they are counted.",
+    callback=lambda _context, _option, drop: "drop" if drop else "warn",
 )  # fmt: skip
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 

@@ -19,11 +19,13 @@ from tests.pipelines import levels, pictures
 def dynamo(tmp_path_factory, monkeypatch):
     """A compiler that starts afresh, and leaves nothing in the user's folders."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "inductor"))
-    before = torch._dynamo.config.recompile_limit
+    config = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    before = getattr(config, limit)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-    torch._dynamo.config.recompile_limit = before
+    setattr(config, limit, before)
 
 
 @pytest.fixture
