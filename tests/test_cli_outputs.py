@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,6 +64,25 @@ def test_a_place_or_name_that_will_not_do_is_told_first(diffeat, arguments, told
     assert told in " ".join(answer.err.split())
 
 
+def test_links_to_nowhere_and_files_that_must_not_change(diffeat, labelled, tmp_path, monkeypatch):
+    link, held = tmp_path / "link.csv", tmp_path / "held.csv"
+    link.symlink_to(tmp_path / "nowhere/t.csv")
+    held.write_text("kept")
+    whole = Path.open
+
+    def refuse(path, mode="r", *rest, **options):  # root may write everywhere
+        if path == held and mode != "r":
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for out in (link, held):
+        answer = diffeat("probe", labelled, "--csv", out)
+        assert (answer.code, answer.out) == (2, "")
+        assert "nothing can be written there" in " ".join(answer.err.split())
+    assert held.read_text() == "kept"
+
+
 def test_folders_are_made_and_names_are_meant(diffeat, labelled, tmp_path):
     for suffix, kind in ((".jpg", "JPEG"), (".png", "PNG"), (".webp", "WEBP")):
         out = tmp_path / "new/deep" / f"map{suffix}"
@@ -107,3 +129,14 @@ def test_what_was_found_is_printed_before_it_is_written(diffeat, labelled, monke
     assert answer.code == 1
     assert "best on validation" in answer.out
     assert "No space left" in answer.err
+
+
+def test_few_test_pictures_are_said_with_json_too(diffeat, tmp_path):
+    labels = np.arange(12) % 2
+    names = ("a", "b")
+    few = Job(tmp_path / "few.h5", 12, shape=(3,), labels=labels, class_names=names).write()
+    for verb in ("probe", "search"):
+        answer = diffeat(verb, few, "--json")
+        assert answer.code == 0, answer.err
+        json.loads(answer.out)
+        assert "test pictures say little" in answer.err

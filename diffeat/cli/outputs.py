@@ -19,6 +19,8 @@ FORMATS = {
 """What a name says about its contents; other suffixes, and none, say nothing."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg", ".tif", ".tiff")
 """What a figure can be written as."""
+REPLACED = (".h5", ".hdf5")
+"""Written beside what is there, which may be read-only, and then put into its place."""
 
 
 class OutputPath(click.Path):
@@ -63,8 +65,13 @@ def make_ready(path: Path, folder: bool = False) -> None:
     place = path if folder else path.absolute().parent
     try:
         place.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink() and not folder:
+            place = path.resolve().parent
         with tempfile.TemporaryFile(dir=place):
             pass
+        if path.is_file() and path.suffix.lower() not in REPLACED:
+            with path.open("ab"):
+                pass
     except OSError as error:
         raise click.UsageError(
             f"{path}: nothing can be written there ({error.strerror}: {error.filename or place}); "

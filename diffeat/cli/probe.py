@@ -61,6 +61,7 @@ def probe(
 
     from diffeat.backbones.loading import pick_device
     from diffeat.search import probe_surface, task_from_store
+    from diffeat.search.intervals import few_text
     from diffeat.store import FeatureStore
     from diffeat.viz import heat_map
 
@@ -78,6 +79,8 @@ def probe(
         print_json(surface.to_dict())
     else:
         _tell(surface)
+    if few := few_text(surface.name, surface.counts[2]):
+        click.echo(f"warning: {few}", err=True)
     if csv_path:
         surface.write_csv(csv_path)
     if png_path:
@@ -87,7 +90,7 @@ def probe(
 def _tell(surface) -> None:
     """What was found, for people."""
     from diffeat.noise import format_t
-    from diffeat.search.intervals import accuracy_text, few_text
+    from diffeat.search.intervals import accuracy_text
 
     train, held, tested = surface.counts
     split = f", split class by class ({surface.how})" if surface.how else ""
@@ -99,5 +102,3 @@ def _tell(surface) -> None:
     best = surface.best
     click.echo(f"best on validation: {best.block} at t={format_t(best.t)}, C={best.C:g}; "
                f"refitted on both, {accuracy_text(best.test, tested)}")  # fmt: skip
-    if few := few_text(surface.name, tested):
-        click.echo(f"warning: {few}", err=True)

@@ -126,6 +126,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     from tqdm import tqdm
 
     from diffeat.backbones.loading import pick_device
+    from diffeat.search.intervals import few_text
     from diffeat.search.run import SearchOptions, run_search
     from diffeat.search.scores import score_of
 
@@ -157,13 +158,13 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         print_json(report.to_dict())
     else:
         _tell(report, task, options)
+    if few := few_text(task.name, task.counts[2]):
+        click.echo(f"warning: {few}", err=True)
     _write(report, spec, task, options.score.name, csv_path, png_path, spec_path)
 
 
 def _tell(report, task, options) -> None:
     """What was found, for people."""
-    from diffeat.search.intervals import few_text
-
     train, held, tested = task.counts
     click.echo(
         f"{task.name}: {options.score.name}, validation accuracy in %, {task.classes} classes, "
@@ -174,8 +175,6 @@ def _tell(report, task, options) -> None:
         found, computed = report.made
         click.echo(f"{options.out}: {found} results were there already, {computed} computed now")
     click.echo("\n".join(report.lines()))
-    if few := few_text(task.name, tested):
-        click.echo(f"warning: {few}", err=True)
 
 
 def _check_guess(name: str) -> None:

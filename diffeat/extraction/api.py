@@ -30,6 +30,7 @@ from diffeat.images import (
     read_captions,
     to_rgb,
 )
+from diffeat.images.sources import regular
 from diffeat.specs import CLASS_LABEL, ExtractSpec
 
 __all__ = ["Drawn", "draw_batch", "extract", "run_batch", "start_batch"]
@@ -221,7 +222,7 @@ def _picture(item: Image.Image | str | Path, name: str) -> Image.Image:
     if isinstance(item, _Loaded):
         return item.source.load(item.index)
     if not isinstance(item, Image.Image):
-        return decode(lambda: str(item), name)
+        return decode(lambda: regular(item), name)
     try:
         return to_rgb(item, picture=name)
     except ValueError as error:

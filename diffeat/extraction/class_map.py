@@ -36,12 +36,14 @@ class ClassMap:
         indices: the model's class of each; None for one that no picture has and nothing maps.
         titles: names of these, "" where the model's classes have none.
         by: how they were found: "name", "number", "table", or "table and name".
+        unused: what the user's table names and no class of the pictures is.
     """
 
     names: tuple[str, ...]
     indices: tuple[int | None, ...]
     titles: tuple[str, ...]
     by: str
+    unused: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -50,7 +52,9 @@ class ClassMap:
                  if row[1] is not None]  # fmt: skip
         told = [f"{n} → {k}{f' ({title})' if title else ''}" for n, k, title in found[: 2 * SHOWN]]
         more = f", … ({len(found)} classes)" if len(found) > len(told) else ""
-        return f"by {self.by}: {', '.join(told)}{more}"
+        idle = ", ".join(map(repr, self.unused[:SHOWN])) + ", …" * (len(self.unused) > SHOWN)
+        left = f"; the label map's {idle} are no classes of these pictures" if idle else ""
+        return f"by {self.by}: {', '.join(told)}{more}{left}"
 
 
 class Names:
@@ -166,6 +170,7 @@ def map_classes(
         found, by = {name: {int(name)} for name in rest}, "number"
     else:
         by = " and ".join(["table"] * bool(given) + ["name"] * any(found.values())) or "name"
+    unused = tuple(name for name in table if name not in {nfc(n) for n in names})
     used = set(names) if used is None else used
     lacking = [name for name in rest if not found[name] and name in used]
     if lacking:
@@ -178,7 +183,7 @@ def map_classes(
     if not given:
         _check_distinct(names, indices, model)
     titles = tuple("" if k is None or not model_names else model_names[k] for k in indices)
-    return ClassMap(tuple(names), indices, titles, by)
+    return ClassMap(tuple(names), indices, titles, by, unused)
 
 
 def _of_table(value: str | int, name: str, model: str, count: int, known: Names) -> int:

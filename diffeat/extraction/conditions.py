@@ -217,7 +217,9 @@ class Conditions:
                     "label='class', but these pictures have no classes; pass labels=, or an index"
                 )
             chosen = class_map_of(backbone, spec, class_names, labels)
-            label = list(labels) if chosen is None else [chosen.indices[int(k)] for k in labels]
+            label = list(labels)
+            if chosen is not None:  # a negative one stays, and is out of range
+                label = [chosen.indices[int(k)] if int(k) >= 0 else int(k) for k in labels]
         if embeddings is None and spec.embeddings is not None:
             embeddings = read_embeddings(spec.embeddings)
         found = cls(backbone, prompts, label, count, embeddings)

@@ -64,7 +64,8 @@ class HubSource(Source):
         if not files or not one.any(1).all() or self._elsewhere():
             return None
         size, mtime, ctime, inode = one.T
-        row = size.sum(), mtime.max(), ctime.max(), int(fingerprint(inode.tolist())[:15], 16)
+        which = fingerprint([inode.tolist(), self.column, self.revision])
+        row = size.sum(), mtime.max(), ctime.max(), int(which[:15], 16)
         return np.tile(np.array(row, np.int64), (len(self), 1))
 
     def _elsewhere(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,13 +82,33 @@ class Repeats:
 
 
 def random_part(task: Task, seed: int, repeat: int) -> np.ndarray:
-    """(N,) the same test part, and another hash-seeded split of the rest in equal shares."""
+    """(N,) the same test part, and another hash-seeded split of the rest in equal shares.
+
+    Class by class where the task is (`Task.how`); what belongs together counts for the class of
+    its first picture.
+    """
     rest = (task.part == TRAIN) | (task.part == VALIDATION)
     share = (task.part == VALIDATION).sum() / rest.sum()
     names = task.owners or task.ids or tuple(map(str, range(len(task.labels))))
     place = np.array([unit_interval("repeat", seed, repeat, name) for name in names])
-    part = np.where(place < share, VALIDATION, TRAIN)
+    held = _held_of_each_class(task, names, place, rest, share) if task.how else place < share
+    part = np.where(held, VALIDATION, TRAIN)
     return np.where(rest, part, task.part)
+
+
+def _held_of_each_class(
+    task: Task, names: Sequence[str], place: np.ndarray, rest: np.ndarray, share: float
+) -> np.ndarray:
+    """(N,) which rows are for validation: of each class those whose owners come first."""
+    first = {}
+    for row in np.flatnonzero(rest):
+        first.setdefault(names[row], (int(task.labels[row]), place[row]))
+    held = set()
+    for label in sorted({label for label, _ in first.values()}):
+        owners = sorted((at, name) for name, (k, at) in first.items() if k == label)
+        count = max(1, round(share * len(owners))) if len(owners) > 1 else 0
+        held.update(name for _, name in owners[:count])
+    return np.array([name in held for name in names])
 
 
 def repeat_surface(

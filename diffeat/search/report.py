@@ -152,18 +152,18 @@ def _repeats(report: SearchReport) -> list[str]:
 
 
 def _sets(report: SearchReport) -> list[str]:
-    return [] if report.sets is None else _set_lines("greedy sets", report.sets)
+    return [] if report.sets is None else _set_lines("greedy sets", report.sets, report.tested)
 
 
 def _pairs(report: SearchReport) -> list[str]:
-    return [] if report.pairs is None else _set_lines("best pairs", report.pairs)
+    return [] if report.pairs is None else _set_lines("best pairs", report.pairs, report.tested)
 
 
-def _set_lines(name: str, sets: CellSets) -> list[str]:
+def _set_lines(name: str, sets: CellSets, tested: int) -> list[str]:
     lines = [f"{name} ({sets.fits} fits; {sets.stopped}):"]
     for step in sets.steps:
         lines.append(f"  {_percent(step.validation)} ({100 * step.gain:+.1f}): {step}")
-    return [*lines, f"  the best of them: {_percent(sets.test)} on test"]
+    return [*lines, f"  the best of them: {accuracy_text(sets.test, tested)}"]
 
 
 def _halving(report: SearchReport) -> list[str]:

@@ -14,7 +14,7 @@ from diffeat.noise import format_t
 from diffeat.search.grid import MEMORY, Progress, check_memory
 from diffeat.search.journal import Journal
 from diffeat.search.scores import Function, Outcome, Score, score_of, standardised
-from diffeat.search.tasks import SLAB_BYTES, TRAIN, VALIDATION, CellKey, Task
+from diffeat.search.tasks import SLAB_BYTES, TEST, TRAIN, VALIDATION, CellKey, Task
 
 MOST_PAIRS = 3000
 
@@ -208,12 +208,13 @@ class _Bench:
         if stored is not None:
             return stored["test"]
         check_memory(task, step.cells[-1], width, self.made, self.memory)
+        tested = task.part == TEST  # a picture that was left out is in no part
         pairs = [
-            standardised(task.matrix(cell, self.rows), task.matrix(cell, ~self.rows))
+            standardised(task.matrix(cell, self.rows), task.matrix(cell, tested))
             for cell in step.cells
         ]
         X, Xt = (np.concatenate(columns, axis=1) for columns in zip(*pairs, strict=True))
-        value = self.made.test(X, task.labels[self.rows], Xt, task.labels[~self.rows], step.setting)
+        value = self.made.test(X, task.labels[self.rows], Xt, task.labels[tested], step.setting)
         self.journal.put(step.cells[-1], key, {"test": value, "set": step.cells})
         return value
 

@@ -13,6 +13,7 @@ import diffeat
 from diffeat.backbones.classes import class_names_of, imagenet
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction.class_map import map_classes, read_label_map
+from diffeat.extraction.conditions import Conditions
 from diffeat.images import ArraySource
 from diffeat.images.classes import sort_classes
 from diffeat.store import StoreWriter
@@ -80,6 +81,12 @@ def test_a_table_comes_first(tmp_path):
         found = map_classes(("beagle", "poodle", "cat", "frog"), "m", 10, CIFAR10, table)
         assert found.indices == (5, 5, 8, 6)
         assert found.by == "table and name"
+
+
+def test_what_a_table_names_in_vain_is_said():
+    found = map_classes(("dog", "frog"), "m", 10, CIFAR10, {"Dog": "cat", "frog": "cat"})
+    assert (found.indices, found.unused) == ((5, 3), ("Dog",))
+    assert "the label map's 'Dog' are no classes of these pictures" in found.text
 
 
 @pytest.mark.parametrize(
@@ -170,6 +177,12 @@ def test_the_network_is_told_the_class_of_that_name(cifar, told, tmp_path):
     diffeat.extract(cifar, source, spec_of(label_map=tmp_path / "m.csv"))
     diffeat.extract(cifar, source, spec_of(), labels=[0, 1])  # by hand: the model's own numbers
     assert told == [[5, 6], [9, 6], [0, 1]]
+
+
+def test_a_negative_label_is_not_the_last_class(cifar):
+    found = Conditions.of_spec(cifar, spec_of(), 2, None, [-1, 0], ("cat", "dog"))
+    with pytest.raises(SpecError, match="label -1 is out of range"):
+        found([0, 1])
 
 
 def test_names_are_not_in_the_fingerprint(cifar):

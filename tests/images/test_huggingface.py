@@ -101,6 +101,16 @@ def test_folder_is_recognised_without_hf(save):
     assert np.array_equal(pixels(open_source(str(folder)), 2), noise(2))
 
 
+def test_another_column_is_another_source(save):
+    """Of the same table, so that files and rows are the same."""
+    columns = {name: [raw(saved(noise(k + first))) for k in range(3)]
+               for name, first in (("image", 0), ("other", 3))}  # fmt: skip
+    folder = save(dataset({"other": IMAGE}, **columns))
+    one, other = (open_source(f"hf:{folder}#{name}") for name in columns)
+    assert (one.stats()[:, :3] == other.stats()[:, :3]).all()
+    assert not (one.stats() == other.stats()).all(1).any()
+
+
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_exif_orientation_is_applied(save, serve, tmp_path, orientation):
     exif = Image.Exif()

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import diffeat
 from diffeat.cli.options import open_pictures
 from diffeat.errors import PictureError, SourceError
 from diffeat.images import left_out_text, open_source
@@ -188,6 +189,9 @@ def test_a_pipe_that_is_named_outright_is_not_opened(tmp_path):
     assert source.fingerprint()
     with pytest.raises(PictureError, match="no regular file"):
         source.load(0)
+    backbone = diffeat.load("unet-cifar10", "cpu")
+    with pytest.raises(PictureError, match="no regular file"):
+        diffeat.extract(backbone, [tmp_path / "a.png"], diffeat.ExtractSpec((20,), ("mid",)))
 
 
 def test_globs_take_a_hidden_folder_that_they_name(tmp_path):

@@ -19,6 +19,7 @@ from diffeat.search import (
     successive_halving,
 )
 from diffeat.search.bandit import AGENTS
+from diffeat.search.duplicates import LEFT_OUT
 from diffeat.search.halving import balanced_order
 from diffeat.search.repeats import random_part
 from diffeat.search.scores import Custom, Outcome
@@ -79,6 +80,16 @@ def halves(count: int = 600):
     return task_of(count, arrays=arrays, labels=labels)
 
 
+def test_repeats_of_few_pictures_hold_every_class():
+    labels = np.arange(12) % 3
+    part = np.where(np.arange(12) < 9, np.where(np.arange(12) < 6, TRAIN, VALIDATION), TEST)
+    task = task_of(12, arrays={("a", 1): np.zeros((12, 2))}, labels=labels, part=part, how="few")
+    for repeat in range(20):
+        found = random_part(task, 1, repeat)
+        assert (found[9:] == TEST).all()
+        assert sorted(labels[found == VALIDATION]) == [0, 1, 2]
+
+
 class TestSets:
     def test_two_halves_make_a_whole(self):
         found = greedy_sets(halves(), 3, "logistic")
@@ -101,6 +112,17 @@ class TestSets:
         arrays = {cell: task.read(*cell) * 10 ** (3 * k) for k, cell in enumerate(task.cells)}
         scaled = task_of(len(task.labels), arrays=arrays, labels=task.labels)
         assert greedy_sets(scaled, 2, "knn").best == greedy_sets(task, 2, "knn").best
+
+    def test_what_was_left_out_is_not_tested(self):
+        task = halves()
+        part, arrays = task.part.copy(), {c: task.read(*c).copy() for c in task.cells}
+        left = np.flatnonzero(part == TEST)[::2]
+        part[left] = LEFT_OUT
+        apart = {"arrays": arrays, "labels": task.labels, "part": part}
+        expected = greedy_sets(task_of(len(part), **apart), 2, "ridge").test
+        for values in arrays.values():
+            values[left] = 0  # were they tested, the figure would move
+        assert greedy_sets(task_of(len(part), **apart), 2, "ridge").test == expected
 
     def test_it_resumes(self, tmp_path):
         first = greedy_sets(halves(), 3, "knn", journal=Journal(tmp_path))
