@@ -104,26 +104,15 @@ class Surface:
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             mark = [marked(self.conditioned)] if self.conditioned else []
-            heading = ["features", "block", "t", "validation", "test", "setting"]
-            heading += ["test_low", "test_high"]
-            writer.writerow([*heading, *(["conditioned"] if mark else [])])
+            heading = ["features", "block", "t", "validation", "test", "setting", "test_low"]
+            writer.writerow([*heading, "test_high", *["conditioned"] * bool(mark)])
             for c in self.cells:
                 test = "" if c.test is None else round(c.test, 4)
                 ends = "", ""
                 if c.test is not None:
                     ends = (round(end, 4) for end in accuracy_interval(c.test, self.counts[2]))
-                writer.writerow(
-                    [
-                        self.name,
-                        c.block,
-                        format_t(c.t),
-                        round(c.validation, 4),
-                        test,
-                        c.C,
-                        *ends,
-                        *mark,
-                    ]
-                )
+                scores = round(c.validation, 4), test, c.C, *ends
+                writer.writerow([self.name, c.block, format_t(c.t), *scores, *mark])
 
     def table(self) -> str:
         """Validation accuracy in per cent, blocks down and t across; the best is starred."""

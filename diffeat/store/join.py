@@ -252,13 +252,14 @@ def _told(stores: list[FeatureStore], names: list[str]) -> dict[str, Any]:
         owner: dict[str, tuple[int | None, FeatureStore]] = {}
         for store in stores:
             for name, index in zip(store.class_names, _model_classes(store), strict=True):
-                if owner.setdefault(name, (index, store))[0] in (index, None) or index is None:
-                    owner[name] = (index, store) if index is not None else owner[name]
-                    continue
-                raise SpecMismatch(
-                    f"{name!r} was the model's class {index} in {store.path} and "
-                    f"{owner[name][0]} in {owner[name][1].path}; extract both in the same way"
-                )
+                known, where = owner.setdefault(name, (index, store))
+                if index is not None and known not in (index, None):
+                    raise SpecMismatch(
+                        f"{name!r} was the model's class {index} in {store.path} and "
+                        f"{known} in {where.path}; extract both in the same way"
+                    )
+                if known is None:
+                    owner[name] = (index, store)
         found[MODEL_CLASSES] = [owner[name][0] for name in names]
     return found
 
