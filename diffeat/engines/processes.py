@@ -249,10 +249,27 @@ def _deaf() -> Iterator[None]:
 
 
 def _serve(job: Job, pipe: Connection, number: int, processes: int, order: Order | None) -> None:
-    """A worker process: says what it made of the job, then computes task after task."""
+    """A worker process: works until it is told to end, whenever that is, and ends in silence."""
     _end_with_the_driver()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _interrupt)
+    over = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        if not over.is_set():  # else it ends anyway, and nobody would catch it
+            raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGTERM, interrupt)
+        try:
+            _work(job, pipe, number, processes, order)
+        finally:
+            over.set()
+    except KeyboardInterrupt:
+        pass  # the driver says why
+
+
+def _work(job: Job, pipe: Connection, number: int, processes: int, order: Order | None) -> None:
+    """Say what it made of the job, then compute task after task."""
     one_at_a_time = threading.Lock()
 
     def say(what: str, value: Any = None) -> None:
@@ -272,19 +289,13 @@ def _serve(job: Job, pipe: Connection, number: int, processes: int, order: Order
                     say("batch", (batch.span, len(batch.indices)))
             say("task", worker.converted)
             worker.converted = 0
-    except (KeyboardInterrupt, EOFError, BrokenPipeError):
+    except (EOFError, BrokenPipeError):
         pass  # the driver says why
     except DiffeatError as error:
         say("error", error)
     except Exception as error:  # it would only happen again
         traceback.print_exc()
         say("error", DiffeatError(f"a worker failed: {type(error).__name__}: {error}"))
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we end anyway
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _end_with_the_driver() -> None:
