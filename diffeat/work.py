@@ -28,7 +28,7 @@ from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import STAT, PictureBatch, Seen, Source, ahead, load_batches, look
 from diffeat.specs import ExtractSpec
 from diffeat.store import Column, Request, read_how, seen_by
-from diffeat.store.request import CLASSES, MODEL_CLASSES, WHEN
+from diffeat.store.format.manifest import CLASSES, MODEL_CLASSES, WHEN
 
 BOXES = "boxes"
 """Data set that says which part of each padded input shows the picture."""

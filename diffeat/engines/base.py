@@ -12,7 +12,7 @@ from tqdm import tqdm
 from diffeat.errors import StoreError
 from diffeat.images import Seen
 from diffeat.store import FeatureStore, Request, StoreWriter
-from diffeat.store.request import CLASSES, Column
+from diffeat.store.format.manifest import CLASSES, Column
 from diffeat.work import Job, Span
 
 TASK_BYTES = 32 << 20

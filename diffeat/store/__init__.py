@@ -11,14 +11,14 @@
 /skipped/ids, /skipped/reasons  pictures left out with --on-error skip
 """
 
-from diffeat.store.checks import look_at_parts, verify
-from diffeat.store.join import merge_files
-from diffeat.store.merge import merge_parts
-from diffeat.store.reader import FeatureStore
-from diffeat.store.request import Column, Request, noted_pictures, read_how
-from diffeat.store.seen import seen_by, seen_in
-from diffeat.store.shards import ShardWriter
-from diffeat.store.writer import StoreWriter
+from diffeat.store.format.manifest import Column, Request, noted_pictures, read_how
+from diffeat.store.join.files import merge_files
+from diffeat.store.read.checks import look_at_parts, verify
+from diffeat.store.read.reader import FeatureStore
+from diffeat.store.read.seen import seen_by, seen_in
+from diffeat.store.write.merge import merge_parts
+from diffeat.store.write.shards import ShardWriter
+from diffeat.store.write.writer import StoreWriter
 
 __all__ = [
     "Column",

@@ -10,7 +10,7 @@ from diffeat.images import ArraySource
 from diffeat.search import Task, split_by_hash
 from diffeat.specs import ExtractSpec
 from diffeat.store import FeatureStore, Request, StoreWriter
-from diffeat.store.writer import Column
+from diffeat.store.write.writer import Column
 
 CLASSES = 3
 STRENGTH = {("a", 10): 0.2, ("a", 50): 0.0, ("b", 10): 1.2, ("b", 50): 0.4}

@@ -29,7 +29,7 @@ from diffeat.search import (
 )
 from diffeat.specs import ExtractSpec
 from diffeat.store import FeatureStore, Request, StoreWriter
-from diffeat.store.writer import Column
+from diffeat.store.write.writer import Column
 
 IDS = [f"class {k % 7}/picture {k}.png" for k in range(4000)]
 

@@ -150,7 +150,7 @@ def sound(job) -> Path:
 @pytest.fixture
 def each_batch_a_shard(monkeypatch):
     """Every batch becomes a shard of its own."""
-    monkeypatch.setattr("diffeat.store.writer.SHARD_SECONDS", 0)
+    monkeypatch.setattr("diffeat.store.write.writer.SHARD_SECONDS", 0)
 
 
 class Tripwire:

@@ -11,7 +11,7 @@ import pytest
 
 from diffeat.errors import SpecMismatch, StoreError
 from diffeat.store import FeatureStore, Request, merge_files, verify
-from diffeat.store.execution_order import united
+from diffeat.store.join.order import united
 from tests.store.test_shards import content
 
 
@@ -232,7 +232,7 @@ def test_a_damaged_input_leaves_nothing(job, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_features(job, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffeat.store.join.BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr("diffeat.store.join.files.BLOCK_BYTES", 1 << 20)
     path = job("a.h5", count=100, shape=(128, 16, 16)).write()
     tracemalloc.start()
     merge_files([path], tmp_path / "out.h5")

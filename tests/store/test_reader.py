@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from diffeat.errors import SpecError, StoreError
 from diffeat.specs import ExtractSpec
 from diffeat.store import FeatureStore, merge_files, verify
-from diffeat.store.seals import Seal
+from diffeat.store.format.checksums import Seal
 
 ROW = (128, 16, 16)  # 64 KiB in float16, so that 10 pictures take several chunks
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from diffeat.errors import StoreError
 from diffeat.store import FeatureStore, verify
-from diffeat.store.layout import chunk_shape
+from diffeat.store.format.layout import chunk_shape
 
 # --- chunks ---------------------------------------------------------------------------------
 

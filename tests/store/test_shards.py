@@ -14,7 +14,7 @@ import pytest
 
 from diffeat.errors import NumericsError, StoreError
 from diffeat.store import FeatureStore, read_how, verify
-from diffeat.store.merge import _rows
+from diffeat.store.write.merge import _rows
 
 LABELS = np.arange(40) % 3
 NAMES = ("cat", "dög", "鳥")

@@ -83,15 +83,15 @@ def test_room_is_set_aside_before_hdf5_writes(job, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("diffeat.store.atomic.reserve", no_room)
+        patch.setattr("diffeat.store.format.atomic.reserve", no_room)
         patch.setattr(h5py.Group, "create_dataset", None)  # nothing is written before
-        patch.setattr("diffeat.store.shards.memory_image", lambda fill: b"")
+        patch.setattr("diffeat.store.write.shards.memory_image", lambda fill: b"")
         with pytest.raises(StoreError):
             made.write()
     assert asked == []  # the shards were no shards
     made.begin((0, 4), (4, 8), (8, 10))
     with monkeypatch.context() as patch:
-        patch.setattr("diffeat.store.atomic.reserve", no_room)
+        patch.setattr("diffeat.store.format.atomic.reserve", no_room)
         with pytest.raises(StoreError, match="disk is full"):
             made.write()
     assert asked[0] >= sum(values.nbytes for values in made.values.values())
@@ -109,7 +109,7 @@ def test_what_was_set_aside_and_not_needed_is_given_back(job):
 
 
 def test_reserving_more_than_the_disk_has(tmp_path):
-    from diffeat.store.atomic import reserve
+    from diffeat.store.format.atomic import reserve
 
     path = tmp_path / "x"
     path.write_bytes(b"content")
@@ -126,7 +126,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from tests.store.conftest import Job
-import diffeat.store.writer as writer
+import diffeat.store.write.writer as writer
 writer.SHARD_SECONDS = 0
 made = Job(Path(sys.argv[1]), count=40, shape=(64, 8, 8))
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
@@ -190,7 +190,7 @@ def peak_bytes(made) -> int:
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(job, monkeypatch):
-    monkeypatch.setattr("diffeat.store.writer.SHARD_BYTES", 1 << 20)
+    monkeypatch.setattr("diffeat.store.write.writer.SHARD_BYTES", 1 << 20)
     shape = (128, 16, 16)  # 64 KiB in each of four columns
     few = job("few.h5", count=16, shape=shape)
     many = job("many.h5", count=160, shape=shape)

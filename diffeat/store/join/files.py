@@ -19,16 +19,16 @@ from diffeat.hashing import fingerprint
 from diffeat.images import rule_of
 from diffeat.noise import format_t
 from diffeat.specs import differences
-from diffeat.store.atomic import explained, new_file
-from diffeat.store.compress import check_compression
-from diffeat.store.execution_order import united
-from diffeat.store.layout import create_column, create_header, room_for, write_skipped
-from diffeat.store.merge import BLOCK_BYTES, Progress
-from diffeat.store.quantize import quantization_attrs, scale_name
-from diffeat.store.reader import FeatureStore
-from diffeat.store.request import MODEL_CLASSES, PICTURE_COLUMNS, WHEN, Column, Request
-from diffeat.store.seals import ATTRIBUTE, Seal, check_lists, check_seal
-from diffeat.store.view import QuantizedView
+from diffeat.store.format.atomic import explained, new_file
+from diffeat.store.format.checksums import ATTRIBUTE, Seal, check_lists, check_seal
+from diffeat.store.format.compress import check_compression
+from diffeat.store.format.layout import create_column, create_header, room_for, write_skipped
+from diffeat.store.format.manifest import MODEL_CLASSES, PICTURE_COLUMNS, WHEN, Column, Request
+from diffeat.store.format.quantize import quantization_attrs, scale_name
+from diffeat.store.join.order import united
+from diffeat.store.read.reader import FeatureStore
+from diffeat.store.read.view import QuantizedView
+from diffeat.store.write.merge import BLOCK_BYTES, Progress
 
 OTHER = ("timesteps", "blocks", "number of pictures", "pictures", "captions or embeddings",
          "reading", MODEL_CLASSES)  # fmt: skip

@@ -15,20 +15,20 @@ import numpy as np
 from diffeat.errors import StoreError
 from diffeat.images import Seen, Source
 from diffeat.specs import differences
-from diffeat.store.atomic import explained, locked
-from diffeat.store.compress import check_compression, compression_of
-from diffeat.store.merge import Progress, merge_shards
-from diffeat.store.parts import Parts, missing_spans
-from diffeat.store.request import CLASSES, NOTE, Column, Note, Request, note_of
-from diffeat.store.safety import (
+from diffeat.store.format.atomic import explained, locked
+from diffeat.store.format.compress import check_compression, compression_of
+from diffeat.store.format.manifest import CLASSES, NOTE, Column, Note, Request, note_of
+from diffeat.store.format.safety import (
     check_links,
     damage_explained,
     open_checked,
     open_part,
     read_attr,
 )
-from diffeat.store.seen import write_seen
-from diffeat.store.shards import SHARD_BYTES, SHARD_SECONDS, ShardWriter, Span
+from diffeat.store.read.seen import write_seen
+from diffeat.store.write.folder import Parts, missing_spans
+from diffeat.store.write.merge import Progress, merge_shards
+from diffeat.store.write.shards import SHARD_BYTES, SHARD_SECONDS, ShardWriter, Span
 
 __all__ = ["SHARD_BYTES", "SHARD_SECONDS", "Column", "Request", "StoreWriter"]
 OLD_NAME = re.compile(r"shard-(\d{10})-(\d{10})\.h5")

@@ -13,19 +13,19 @@ import h5py
 import numpy as np
 
 from diffeat.errors import StoreError
-from diffeat.store.atomic import explained, locked, new_file
-from diffeat.store.compress import check_compression
-from diffeat.store.layout import (
+from diffeat.store.format.atomic import explained, locked, new_file
+from diffeat.store.format.checksums import Seals
+from diffeat.store.format.compress import check_compression
+from diffeat.store.format.layout import (
     create_column,
     create_header,
     room_for,
     stored,
     write_skipped,
 )
-from diffeat.store.parts import DigestsAhead, Parts, Shard, damage, missing_spans
-from diffeat.store.request import Column, Note
-from diffeat.store.safety import open_part
-from diffeat.store.seals import Seals
+from diffeat.store.format.manifest import Column, Note
+from diffeat.store.format.safety import open_part
+from diffeat.store.write.folder import DigestsAhead, Parts, Shard, damage, missing_spans
 
 BLOCK_BYTES = 8 << 20
 """What is copied at a time."""

@@ -14,10 +14,9 @@ import numpy as np
 from diffeat.errors import SpecError, StoreError, nearest
 from diffeat.noise import format_t, plain_t
 from diffeat.specs import ExtractSpec
-from diffeat.store.compress import compression_of
-from diffeat.store.features import feature_set
-from diffeat.store.request import PICTURE_COLUMNS, check_block, how_of
-from diffeat.store.safety import (
+from diffeat.store.format.compress import compression_of
+from diffeat.store.format.manifest import PICTURE_COLUMNS, check_block, how_of
+from diffeat.store.format.safety import (
     as_text,
     check_numbers,
     check_texts,
@@ -26,7 +25,8 @@ from diffeat.store.safety import (
     read_attr,
     read_text,
 )
-from diffeat.store.view import QuantizedView
+from diffeat.store.read.features import feature_set
+from diffeat.store.read.view import QuantizedView
 
 
 class FeatureStore:
@@ -231,13 +231,13 @@ class FeatureStore:
         It may be pickled; every worker process opens the file for itself. Batches of a
         DataLoader are read together, in the order of the file, so shuffled ones are fast too.
         """
-        from diffeat.store.torch_data import FeatureDataset
+        from diffeat.store.read.torch_data import FeatureDataset
 
         self[block, t]  # so that a wrong name is found here and not in a worker
         return FeatureDataset(self.path, block, t, self.labels, len(self))
 
     def export(self, path: str | Path, **options: Any) -> Path:
-        """Write the features as .npz or .zarr; see `diffeat.store.export.export`."""
-        from diffeat.store.export import export
+        """Write the features as .npz or .zarr; see `diffeat.store.read.export.export`."""
+        from diffeat.store.read.export import export
 
         return export(self, path, **options)

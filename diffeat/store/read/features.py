@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 
 from diffeat.errors import StoreError
-from diffeat.store.quantize import groups, scale_name
-from diffeat.store.safety import check_numbers, damage_explained, read_attr, read_text
-from diffeat.store.view import QuantizedView
+from diffeat.store.format.quantize import groups, scale_name
+from diffeat.store.format.safety import check_numbers, damage_explained, read_attr, read_text
+from diffeat.store.read.view import QuantizedView
 
 
 def feature_set(file: h5py.File, path: Path, name: str, count: int) -> h5py.Dataset | QuantizedView:

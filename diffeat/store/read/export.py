@@ -17,11 +17,11 @@ import numpy as np
 
 from diffeat.errors import SpecError, StoreError
 from diffeat.noise import format_t
-from diffeat.store.atomic import explained, sync_folder
-from diffeat.store.merge import BLOCK_BYTES, Progress
-from diffeat.store.reader import FeatureStore
-from diffeat.store.seals import ATTRIBUTE, Seal, check_seal
-from diffeat.store.view import QuantizedView
+from diffeat.store.format.atomic import explained, sync_folder
+from diffeat.store.format.checksums import ATTRIBUTE, Seal, check_seal
+from diffeat.store.read.reader import FeatureStore
+from diffeat.store.read.view import QuantizedView
+from diffeat.store.write.merge import BLOCK_BYTES, Progress
 
 SUFFIXES = (".npz", ".zarr")
 ZARR_CHUNK = 1 << 20

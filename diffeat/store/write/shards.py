@@ -23,9 +23,9 @@ import numpy as np
 from diffeat.errors import NumericsError, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source
-from diffeat.store.atomic import explained, memory_image, write_synced
-from diffeat.store.layout import TEXT, stored, stored_values
-from diffeat.store.request import Column, Note, parts_of
+from diffeat.store.format.atomic import explained, memory_image, write_synced
+from diffeat.store.format.layout import TEXT, stored, stored_values
+from diffeat.store.format.manifest import Column, Note, parts_of
 
 SHARD_BYTES = 32 << 20
 SHARD_SECONDS = 20.0

@@ -10,11 +10,17 @@ import h5py
 import numpy as np
 
 from diffeat._version import __version__
-from diffeat.store.compress import creation_options
-from diffeat.store.quantize import group_size, groups, quantization_attrs, quantize, scale_name
-from diffeat.store.request import Column, Request
-from diffeat.store.safety import FORMAT
-from diffeat.store.seals import Seal
+from diffeat.store.format.checksums import Seal
+from diffeat.store.format.compress import creation_options
+from diffeat.store.format.manifest import Column, Request
+from diffeat.store.format.quantize import (
+    group_size,
+    groups,
+    quantization_attrs,
+    quantize,
+    scale_name,
+)
+from diffeat.store.format.safety import FORMAT
 
 CHUNK_BYTES = 1 << 18
 TEXT = h5py.string_dtype()

@@ -12,12 +12,12 @@ import numpy as np
 
 from diffeat.errors import StoreError
 from diffeat.noise import format_t
-from diffeat.store.parts import Parts, damage, missing_spans
-from diffeat.store.reader import FeatureStore
-from diffeat.store.request import Note
-from diffeat.store.safety import damage_explained
-from diffeat.store.seals import LISTS, Seal, list_broken
-from diffeat.store.view import QuantizedView
+from diffeat.store.format.checksums import LISTS, Seal, list_broken
+from diffeat.store.format.manifest import Note
+from diffeat.store.format.safety import damage_explained
+from diffeat.store.read.reader import FeatureStore
+from diffeat.store.read.view import QuantizedView
+from diffeat.store.write.folder import Parts, damage, missing_spans
 
 BLOCK_BYTES = 8 << 20
 """What is looked at together."""

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from diffeat.errors import DiffeatError, StoreError
-from diffeat.store.compress import FILTERS, need_plugin
+from diffeat.store.format.compress import FILTERS, need_plugin
 
 FORMAT = 1
 ATTRIBUTES = 1 << 20

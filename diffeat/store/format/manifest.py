@@ -19,8 +19,8 @@ from diffeat.hashing import fingerprint
 from diffeat.images import rule_of
 from diffeat.noise import format_t
 from diffeat.specs import ExtractSpec, differences
-from diffeat.store.atomic import read_small, write_synced
-from diffeat.store.safety import damage_explained, read_text
+from diffeat.store.format.atomic import read_small, write_synced
+from diffeat.store.format.safety import damage_explained, read_text
 
 DTYPES = ("float16", "float32", "int32", "int8")
 PICTURE_COLUMNS = {
@@ -280,7 +280,7 @@ def read_how(path: str | Path, request: Request | None = None) -> dict[str, Any]
         path: the file that the user named, whether it is there yet or not.
         request: only of what is made of this; None takes whatever lies there.
     """
-    from diffeat.store.safety import open_checked
+    from diffeat.store.format.safety import open_checked
 
     path = Path(path)
 
@@ -301,7 +301,7 @@ def read_how(path: str | Path, request: Request | None = None) -> dict[str, Any]
 
 def noted_pictures(path: str | Path) -> dict[str, Any] | None:
     """What the finished or unfinished feature file `path` says of its pictures, if it is there."""
-    from diffeat.store.safety import open_checked
+    from diffeat.store.format.safety import open_checked
 
     path = Path(path)
     try:

@@ -18,11 +18,11 @@ import h5py
 import numpy as np
 
 from diffeat.errors import DiffeatError, StoreError
-from diffeat.store.atomic import is_regular
-from diffeat.store.layout import stored
-from diffeat.store.request import Column, Note, parts_of
-from diffeat.store.safety import check_links, check_texts, open_part, read_attr, read_text
-from diffeat.store.shards import SHARD_SPANS, Span, columns_hash
+from diffeat.store.format.atomic import is_regular
+from diffeat.store.format.layout import stored
+from diffeat.store.format.manifest import Column, Note, parts_of
+from diffeat.store.format.safety import check_links, check_texts, open_part, read_attr, read_text
+from diffeat.store.write.shards import SHARD_SPANS, Span, columns_hash
 
 DIGESTS_AHEAD = 2
 SHARD_ROWS = 1 << 24

@@ -16,10 +16,10 @@ import numpy as np
 from diffeat.errors import DiffeatError
 from diffeat.hashing import digest
 from diffeat.images import Seen
-from diffeat.store.atomic import read_small, write_synced
-from diffeat.store.reader import FeatureStore
-from diffeat.store.request import WHEN, parts_of
-from diffeat.store.safety import damage_explained, read_attr
+from diffeat.store.format.atomic import read_small, write_synced
+from diffeat.store.format.manifest import WHEN, parts_of
+from diffeat.store.format.safety import damage_explained, read_attr
+from diffeat.store.read.reader import FeatureStore
 
 NAME = "pictures.bin"
 HEAD, ROW = 16 + 8, 16 + 4 * 8

@@ -11,11 +11,11 @@ import torch
 from torch.utils.data import Dataset
 
 from diffeat.noise import format_t
-from diffeat.store.features import feature_set
-from diffeat.store.quantize import dequantize
-from diffeat.store.rows import RowReader
-from diffeat.store.safety import damage_explained, open_checked
-from diffeat.store.view import QuantizedView
+from diffeat.store.format.quantize import dequantize
+from diffeat.store.format.safety import damage_explained, open_checked
+from diffeat.store.read.features import feature_set
+from diffeat.store.read.rows import RowReader
+from diffeat.store.read.view import QuantizedView
 
 CACHE_BYTES = 64 << 20
 """Unpacked chunks that every process keeps, of compressed files."""
