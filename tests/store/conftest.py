@@ -13,7 +13,7 @@ import pytest
 
 from diffeat.images import ArraySource
 from diffeat.specs import ExtractSpec
-from diffeat.store import Column, Request, ShardWriter, StoreWriter
+from diffeat.store import Column, Manifest, ShardWriter, StoreWriter
 
 LEVELS = {20: (0.9, 0.4358), 60: (0.6, 0.8)}
 
@@ -53,7 +53,7 @@ class Job:
         return ArraySource("made-up", ids, self.labels, self.class_names, pixels)
 
     @property
-    def request(self) -> Request:
+    def request(self) -> Manifest:
         spec = ExtractSpec(
             timesteps=tuple(LEVELS),
             blocks=self.blocks,
@@ -64,7 +64,7 @@ class Job:
         model = {"name": "toy", "family": "toy", "fingerprint": self.model, "dtype": "float32"}
         known = self.source.by_rule(1).fingerprint()  # that of a request without "reading"
         pictures = {"name": "made-up", "count": self.count, "fingerprint": known}
-        return Request(spec.to_dict(), model, pictures, self.how)
+        return Manifest(spec.to_dict(), model, pictures, self.how)
 
     @property
     def columns(self) -> list[Column]:
@@ -128,7 +128,7 @@ class Job:
             for start, stop in spans:
                 self.add(writer, start, stop)
             raise error
-        return writer.parts
+        return writer.folder.path
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_without_zarr(sound, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".npz", ".zarr"])
 def test_memory_does_not_grow_with_the_features(job, tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr("diffeat.store.read.export.BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr("diffeat.store.format.checksums.BLOCK_BYTES", 1 << 20)
     path = job(count=200, shape=(128, 16, 16)).write()
     with FeatureStore(path) as store:
         store.export(tmp_path / f"warm{suffix}", blocks=["mid"], timesteps=[20])

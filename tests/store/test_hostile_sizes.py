@@ -190,7 +190,7 @@ def test_the_measure_bites(tmp_path):
 
 
 def test_large_rows_are_verified_a_part_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffeat.store.read.checks.BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr("diffeat.store.read.verify.BLOCK_BYTES", 1 << 16)
     made = Job(tmp_path / "x.h5", count=3, shape=(64, 64, 64), dtype="float32")  # 1 MiB each
     path = made.write()
     tracemalloc.start()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffeat.errors import SpecMismatch, StoreError
-from diffeat.store import FeatureStore, Request, merge_files, verify
+from diffeat.store import FeatureStore, Manifest, merge_files, verify
 from diffeat.store.join.order import united
 from tests.store.test_shards import content
 
@@ -99,7 +99,7 @@ def part(job, name: str, blocks, steps, fit="pad", **fields):
     made = job(name, blocks=blocks, fit=fit, boxes=fit == "pad", **fields)
     wanted = {f"features/{block}/t{t}" for block in blocks for t in steps} | {"boxes"}
     request = made.request
-    request = Request({**request.spec, "timesteps": list(steps)}, request.model, request.pictures)
+    request = Manifest({**request.spec, "timesteps": list(steps)}, request.model, request.pictures)
     columns = [column for column in made.columns if column.name in wanted]
     from diffeat.store import StoreWriter
 
@@ -232,7 +232,7 @@ def test_a_damaged_input_leaves_nothing(job, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_features(job, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffeat.store.join.files.BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr("diffeat.store.format.checksums.BLOCK_BYTES", 1 << 20)
     path = job("a.h5", count=100, shape=(128, 16, 16)).write()
     tracemalloc.start()
     merge_files([path], tmp_path / "out.h5")

@@ -14,7 +14,7 @@ import pytest
 
 from diffeat.errors import NumericsError, StoreError
 from diffeat.store import FeatureStore, read_how, verify
-from diffeat.store.write.merge import _rows
+from diffeat.store.write.merge import _places
 
 LABELS = np.arange(40) % 3
 NAMES = ("cat", "dög", "鳥")
@@ -318,8 +318,8 @@ def test_a_skipped_picture_makes_the_merge_no_larger():
     def peak(skipped) -> int:
         shard = {"index": np.arange(1_000_000), "skipped_index": np.array(skipped, np.int64)}
         tracemalloc.start()
-        rows, left_out = _rows([shard], 1)
-        assert len(rows) == 1_000_000
+        places, left_out = _places([shard])
+        assert [len(one) for one in places] == [1_000_000] * 2
         assert [k for k, _, _ in left_out] == [k for k in skipped if k >= 1_000_000]
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

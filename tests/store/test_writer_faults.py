@@ -61,7 +61,7 @@ def test_a_full_disk_in_the_middle_of_shards(job, monkeypatch, each_batch_a_shar
     assert not made.path.exists()
     with made.writer() as writer:
         assert writer.done == {1: 0, 3: 0, 5: 4, 6: 8}[number]  # the 6th is of a folder
-        assert not list(writer.parts.glob("*.tmp"))
+        assert not list(writer.folder.path.glob("*.tmp"))
     assert verify(made.write()) == []
 
 

@@ -254,8 +254,8 @@ def test_a_complete_file_leaves_parts_that_say_nothing(job, content):
 def test_an_empty_folder_stays_for_other_processes(job, alone):
     made = job()
     with StoreWriter(made.path, made.request, made.source, made.columns, alone=alone) as writer:
-        assert writer.parts.is_dir()
-    assert writer.parts.is_dir() is not alone
+        assert writer.folder.path.is_dir()
+    assert writer.folder.path.is_dir() is not alone
     if not alone:
         made.shard_writer().write_now(*made.batch(0, 4))
         with made.writer() as again:

@@ -24,16 +24,16 @@ KEEP_SIZE = 1
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class _Shield(io.RawIOBase):
-    """A file under HDF5 that keeps the system's errors to itself.
+class GuardedFile(io.RawIOBase):
+    """A new file under HDF5 that keeps the system's errors to itself.
 
     HDF5 cannot close what it could not write: after a failed write it leaves its objects open
     and may crash the process later. So the first error is noted, what comes after it is
-    dropped, and whoever writes asks for it.
+    dropped, and whoever writes asks for it with `check`.
     """
 
     def __init__(self, path: Path):
-        self.failure: OSError | None = None
+        self._failure: OSError | None = None
         path.unlink(missing_ok=True)  # a leftover, or a link that must not be written through
         self._raw = open(path, "x+b", buffering=0)  # noqa: SIM115 (closed by close)
         self._at = self._end = 0
@@ -72,16 +72,21 @@ class _Shield(io.RawIOBase):
         self._do(lambda: os.ftruncate(self._raw.fileno(), self._end))
         self._do(lambda: os.fsync(self._raw.fileno()))
 
+    def check(self) -> None:
+        """OSError if something could not be written."""
+        if self._failure is not None:
+            raise self._failure
+
     def close(self) -> None:
         self._raw.close()
         super().close()
 
     def _do(self, action: Callable[[], object]) -> None:
-        if self.failure is None:
+        if self._failure is None:
             try:
                 action()
             except OSError as error:
-                self.failure = error
+                self._failure = error
 
 
 def _write_all(descriptor: int, view: memoryview, offset: int) -> None:
@@ -90,24 +95,10 @@ def _write_all(descriptor: int, view: memoryview, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-class NewFile(h5py.File):
-    """A new HDF5 file; `check` says whether all that was written has reached the system."""
-
-    def __init__(self, path: Path):
-        self.shield = _Shield(path)
-        # latest: attributes may be larger than 64 KiB (many class names)
-        super().__init__(
-            self.shield, "w", driver="fileobj", libver=("v108", "latest"), track_order=True
-        )
-
-    def check(self) -> None:
-        """OSError if something could not be written."""
-        if self.shield.failure is not None:
-            raise self.shield.failure
-
-
 @contextmanager
-def new_file(path: Path, final: Path | None = None, reserved: int = 0) -> Iterator[NewFile]:
+def new_file(
+    path: Path, final: Path | None = None, reserved: int = 0
+) -> Iterator[tuple[h5py.File, GuardedFile]]:
     """An HDF5 file that appears under its name (or as `final`) only when whole and synced.
 
     Args:
@@ -115,26 +106,33 @@ def new_file(path: Path, final: Path | None = None, reserved: int = 0) -> Iterat
         final: its name in the end.
         reserved: bytes of disk that are set aside first.
 
+    Returns:
+        The file for h5py, and what lies under it, whose `check` says whether all that was
+        written has reached the system.
+
     Raises:
         OSError: no room, or something could not be written; at the end, or from `check`.
     """
     partial = path.with_name(path.name + ".tmp")
-    file = None
+    disk = None
     try:
-        file = NewFile(partial)
-        with file:
+        disk = GuardedFile(partial)
+        # latest: attributes may be larger than 64 KiB (many class names)
+        with h5py.File(
+            disk, "w", driver="fileobj", libver=("v108", "latest"), track_order=True
+        ) as file:
             reserve(partial, reserved)
-            yield file
-        file.shield.sync()
-        file.check()
+            yield file, disk
+        disk.sync()
+        disk.check()
         os.replace(partial, final or path)
         sync_folder((final or path).parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     finally:
-        if file is not None:
-            file.shield.close()
+        if disk is not None:
+            disk.close()
 
 
 def memory_image(fill: Callable[[h5py.File], None]) -> bytes:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 
-from diffeat._version import __version__
-from diffeat.store.format.checksums import Seal
+from diffeat.store.format.columns import Column
 from diffeat.store.format.compress import creation_options
-from diffeat.store.format.manifest import Column, Request
 from diffeat.store.format.quantize import (
     group_size,
     groups,
@@ -20,10 +18,11 @@ from diffeat.store.format.quantize import (
     quantize,
     scale_name,
 )
-from diffeat.store.format.safety import FORMAT
 
 CHUNK_BYTES = 1 << 18
 TEXT = h5py.string_dtype()
+Progress = Callable[[Iterable], Iterable]
+"""Wraps what is gone through, such as a progress bar."""
 
 
 def stored(columns: Sequence[Column]) -> list[Column]:
@@ -91,36 +90,3 @@ def create_column(file: h5py.File, column: Column, count: int, compression: str)
 def room_for(columns: Sequence[Column], count: int, compression: str) -> int:
     """Bytes of disk to set aside for columns; none where nobody knows what will be left."""
     return 0 if compression != "none" else sum(column.row_bytes * count for column in columns)
-
-
-def create_header(
-    file: h5py.File,
-    request: Request,
-    count: int,
-    class_names: Sequence[str] | None,
-    timesteps: Sequence[float],
-) -> None:
-    """All but the values: attributes, and empty ids and labels of `count` rows.
-
-    Args:
-        class_names: None where there are no labels.
-        timesteps: native t of all features.
-    """
-    file.attrs["format"] = FORMAT
-    file.attrs["diffeat_version"] = __version__
-    file.attrs.update(request.to_attrs())
-    file.attrs["complete"] = False
-    file.create_dataset("ids", shape=(count,), dtype=TEXT)
-    if class_names is not None:
-        labels = file.create_dataset("labels", shape=(count,), dtype=np.int64)
-        labels.attrs.create("names", list(class_names), dtype=TEXT)
-    file.require_group("features").attrs["timesteps"] = [float(t) for t in timesteps]
-
-
-def write_skipped(file: h5py.File, ids: Sequence[str], reasons: Sequence[str]) -> None:
-    """The pictures that were left out; nothing where there are none."""
-    for name, texts in {"ids": ids, "reasons": reasons}.items() if ids else ():
-        data = file.create_dataset(f"skipped/{name}", data=list(texts), dtype=TEXT)
-        seal = Seal()
-        seal.add(texts)
-        seal.write(data)

@@ -1,13 +1,10 @@
-"""What a feature file is made of: its request, its columns, and the note beside its shards."""
+"""What a feature file is made of: the attributes of a finished one, `request.json` of another."""
 
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +13,24 @@ import numpy as np
 
 from diffeat.errors import DiffeatError, SpecError, SpecMismatch
 from diffeat.hashing import fingerprint
-from diffeat.images import rule_of
-from diffeat.noise import format_t
+from diffeat.images import Source, rule_of
 from diffeat.specs import ExtractSpec, differences
 from diffeat.store.format.atomic import read_small, write_synced
-from diffeat.store.format.safety import damage_explained, read_text
+from diffeat.store.format.columns import PICTURE_COLUMNS, Column, check_column, storable, table
+from diffeat.store.format.safety import damage_explained, open_checked, read_text
 
-DTYPES = ("float16", "float32", "int32", "int8")
-PICTURE_COLUMNS = {
-    "boxes": ((4,), "int32"),
-    "digests": ((16,), "uint8"),
-    "file_stats": ((4,), "int64"),
-}
-"""Data sets beside the features, with their rows' shape and type."""
-WHEN = "when"
-"""Attribute of /file_stats: ns since 1970, when they were taken."""
 MODEL_CLASSES = "model classes"
 """Key among what is said of pictures: the model's class of each class, where each has its own."""
 CLASSES = "classes"
 """Key of `how`: the same for people."""
-NOTE = "request.json"
-NOTE_BYTES = 64 << 20
-LIST_LENGTH, TEXT_BYTES = 1 << 12, 1 << 14
-"""Of an attribute."""
-ROW_BYTES = 1 << 32
-"""No feature of one picture is larger."""
+NAME = "request.json"
+"""Of the manifest in a folder of shards."""
+MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a feature file is made of; two equal requests give equal files.
+class Manifest:
+    """What a feature file is made of; two of equal identity give equal files.
 
     Attributes:
         spec: the worked-out ExtractSpec as plain values.
@@ -56,13 +41,31 @@ class Request:
             classes" is the model's class of each class, of label "class", by position where it
             is missing; "embedding rows" is how many rows the embeddings have.
         how: what changes the last bits at most, such as device and batch size; it is noted,
-            but two requests that differ in it are the same.
+            but is no part of the identity.
+        columns: the data sets; None where that is not known, as in folders of shards from
+            before version 0.3, and where a finished file is described.
+        class_names: names of the classes, by index.
+        labelled: whether the pictures have labels.
     """
 
     spec: dict[str, Any]
     model: dict[str, Any]
     pictures: dict[str, Any]
     how: dict[str, Any] = field(default_factory=dict)
+    columns: tuple[Column, ...] | None = None
+    class_names: tuple[str, ...] = ()
+    labelled: bool = False
+
+    @property
+    def count(self) -> int:
+        """Number of pictures."""
+        return self.pictures["count"]
+
+    @property
+    def timesteps(self) -> list[float]:
+        """Native t of the features, in the order of the columns."""
+        found = [c.attrs["t"] for c in self.columns or () if c.name not in PICTURE_COLUMNS]
+        return list(dict.fromkeys(map(float, found)))
 
     @property
     def fingerprint(self) -> str:
@@ -96,7 +99,7 @@ class Request:
             return {}
         return {MODEL_CLASSES: found if len(found) <= 16 else fingerprint(found)}
 
-    def check_same(self, found: Request, path: Path) -> None:
+    def check_same(self, found: Manifest, path: Path) -> None:
         """SpecMismatch, naming the fields, if `found` (what lies at `path`) is another."""
         differ = differences(found.identity(), self.identity())
         if differ:
@@ -116,9 +119,69 @@ class Request:
         return {**texts, "fingerprint": self.fingerprint}
 
     @classmethod
-    def from_attrs(cls, file: h5py.File) -> Request:
+    def from_attrs(cls, file: h5py.File) -> Manifest:
         values = {name: json.loads(read_text(file, name)) for name in ("spec", "model", "pictures")}
         return cls(**values, how=how_of(file))
+
+    def to_json(self) -> str:
+        """All of it; all that a merge must know besides the shards."""
+        return json.dumps(asdict(self), default=_plain)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """The manifest that a text holds, checked; ValueError, TypeError or KeyError."""
+        values = table(json.loads(text))
+        described = {name: table(values[name]) for name in ("spec", "model", "pictures")}
+        columns, names = values.get("columns"), values.get("class_names", [])
+        if not isinstance(names, list) or not all(
+            isinstance(name, str) and (not name or storable(name)) for name in names
+        ):
+            raise TypeError("class names must be a list of texts without NUL")
+        found = cls(
+            **described,
+            how=table(values.get("how", {})),
+            columns=None if columns is None else tuple(Column(**table(c)) for c in columns),
+            class_names=tuple(names),
+            labelled=bool(values.get("labelled", False)),
+        )
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        self.identity()  # has all its fields
+        if type(self.count) is not int or not 0 < self.count < 1 << 40:
+            raise ValueError(f"{self.count!r} pictures")
+        if self.columns is None:
+            return
+        for column in self.columns:
+            check_column(column)
+        names = {column.name for column in self.columns}
+        if len(names) < len(self.columns):
+            raise ValueError("two columns of one name")
+        if names <= set(PICTURE_COLUMNS):
+            raise ValueError("no features")
+
+    def filled(self, source: Source, columns: Sequence[Column]) -> Manifest:
+        """The same with its data sets and classes.
+
+        It is as it reads back from JSON, so that every merge writes equal attributes.
+        """
+        labelled, names = source.labels is not None, tuple(source.class_names)
+        full = replace(self, columns=tuple(columns), class_names=names, labelled=labelled)
+        return Manifest.from_json(full.to_json())
+
+    def write(self, folder: Path) -> None:
+        """Leave it in a folder of shards."""
+        write_synced(folder / NAME, self.to_json().encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest in a folder of shards, checked; None if there is none."""
+        path = folder / NAME
+        if not path.exists() and not path.is_symlink():
+            return None
+        with damage_explained(path, "the note of what is being made"):
+            return cls.from_json(read_small(path, MOST_BYTES))
 
 
 def _by_position(wanted: dict[str, Any]) -> list[str]:
@@ -131,166 +194,25 @@ def _by_position(wanted: dict[str, Any]) -> list[str]:
 
 def how_of(file: h5py.File) -> dict[str, Any]:
     """How a feature file was made; {} in files of older versions."""
-    return _table(json.loads(read_text(file, "how"))) if "how" in file.attrs else {}
+    return table(json.loads(read_text(file, "how"))) if "how" in file.attrs else {}
 
 
-@dataclass(frozen=True)
-class Column:
-    """A data set with a row per picture.
-
-    Attributes:
-        name: its path in the file.
-        shape: of one picture's row.
-        dtype: "float16", "float32" or "int8" of features, whose int8 values are handed over as
-            float32 and quantised when they are written; else as in PICTURE_COLUMNS.
-        attrs: its attributes.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    attrs: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(side) for side in self.shape))
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True)
-class Note:
-    """`request.json` among the parts: all that a merge must know besides the shards.
-
-    Attributes:
-        request: what is being made.
-        columns: its data sets; None in notes of versions before 0.3.
-        class_names: names of the classes, by index.
-        labelled: whether the pictures have labels.
-    """
-
-    request: Request
-    columns: tuple[Column, ...] | None
-    class_names: tuple[str, ...] = ()
-    labelled: bool = False
-
-    @property
-    def count(self) -> int:
-        """Number of pictures."""
-        return self.request.pictures["count"]
-
-    def write(self, folder: Path) -> None:
-        values = asdict(self)
-        values |= values.pop("request")
-        write_synced(folder / NOTE, json.dumps(values, default=_plain).encode())
-
-    @classmethod
-    def read(cls, folder: Path) -> Note | None:
-        """The note in a folder of parts, checked; None if there is none."""
-        path = folder / NOTE
-        if not path.exists() and not path.is_symlink():
-            return None
-        with damage_explained(path, "the note of what is being made"):
-            return cls._from_values(_table(json.loads(read_small(path, NOTE_BYTES))))
-
-    @classmethod
-    def _from_values(cls, values: dict[str, Any]) -> Note:
-        parts = {name: _table(values[name]) for name in ("spec", "model", "pictures")}
-        request = Request(**parts, how=_table(values.get("how", {})))
-        request.identity()  # has all its fields
-        count = request.pictures["count"]
-        if type(count) is not int or not 0 < count < 1 << 40:
-            raise ValueError(f"{count!r} pictures")
-        columns = values.get("columns")
-        if columns is not None:
-            columns = tuple(Column(**_table(column)) for column in columns)
-            for column in columns:
-                check_column(column)
-            if len({column.name for column in columns}) < len(columns):
-                raise ValueError("two columns of one name")
-            if all(column.name == "boxes" for column in columns):
-                raise ValueError("no features")
-        names = values.get("class_names", [])
-        if not isinstance(names, list) or not all(
-            isinstance(name, str) and (not name or _storable(name)) for name in names
-        ):
-            raise TypeError("class names must be a list of texts without NUL")
-        return cls(request, columns, tuple(names), bool(values.get("labelled", False)))
-
-    def as_read(self) -> Note:
-        """The same as it reads back from JSON, so that every merge writes equal attributes."""
-        values = asdict(self)
-        values |= values.pop("request")
-        return Note._from_values(json.loads(json.dumps(values, default=_plain)))
-
-
-def check_column(column: Column) -> None:
-    """ValueError unless a column is one that diffeat could have asked for."""
-    if column.name in PICTURE_COLUMNS:
-        if (column.shape, column.dtype) != PICTURE_COLUMNS[column.name]:
-            raise ValueError(f"{column.name} has rows {column.shape} of {column.dtype}")
-    else:
-        parts = column.name.split("/")
-        if len(parts) != 3 or parts[0] != "features" or not re.fullmatch("t[-+.e0-9]+", parts[2]):
-            raise ValueError(f"{column.name!r} is no name of a data set of features")
-        check_block(parts[1])
-        t = _table(column.attrs).get("t")
-        if type(t) not in (int, float) or not math.isfinite(t) or parts[2] != f"t{format_t(t)}":
-            raise ValueError(f"{column.name} says that it is of t={t!r:.100}")
-        if column.dtype not in DTYPES:
-            raise ValueError(f"{column.name} has dtype {column.dtype!r}")
-    sides = column.shape
-    if not sides or min(sides) < 1 or math.prod(sides) > ROW_BYTES // 4:
-        raise ValueError(f"{column.name} has rows of shape {sides}")
-    for name, value in _table(column.attrs).items():
-        if not _storable(name) or not _storable(value):
-            raise TypeError(f"{column.name}: attribute {name!r:.100} is {value!r:.100}")
-
-
-def _storable(value: Any) -> bool:
-    """Whether HDF5 takes it as an attribute, or as the name of one: no NUL, no mixed list."""
-    if isinstance(value, list):
-        kinds = {type(item) for item in value}
-        plain = len(kinds) == 1 and kinds <= {int, float}
-        return plain and len(value) <= LIST_LENGTH and all(map(_storable, value))
-    if isinstance(value, str):
-        with suppress(UnicodeEncodeError):
-            return 0 < len(value.encode()) <= TEXT_BYTES and "\0" not in value
-        return False
-    return isinstance(value, (bool, float)) or (type(value) is int and abs(value) < 1 << 63)
-
-
-def check_block(name: str) -> None:
-    """ValueError unless the name of a block is one step of a path, that leads down."""
-    if name in ("", ".", "..") or "/" in name:
-        raise ValueError(f"{name!r:.100} is no name of a block")
-
-
-def note_of(request: Request, source, columns: Sequence[Column]) -> Note:
-    """The note of a request, as it reads back from the disk."""
-    labelled = source.labels is not None
-    return Note(request, tuple(columns), tuple(source.class_names), labelled).as_read()
-
-
-def read_how(path: str | Path, request: Request | None = None) -> dict[str, Any]:
+def read_how(path: str | Path, manifest: Manifest | None = None) -> dict[str, Any]:
     """How the unfinished or finished feature file `path` was made; {} if there is none.
 
     Args:
         path: the file that the user named, whether it is there yet or not.
-        request: only of what is made of this; None takes whatever lies there.
+        manifest: only of what is made of this; None takes whatever lies there.
     """
-    from diffeat.store.format.safety import open_checked
-
     path = Path(path)
 
-    def same(found: str) -> bool:
-        return request is None or found == request.fingerprint
+    def same(other: str) -> bool:
+        return manifest is None or other == manifest.fingerprint
 
     try:
-        note = Note.read(parts_of(path))
-        if note is not None:
-            return note.request.how if same(note.request.fingerprint) else {}
+        found = Manifest.read(shard_folder(path))
+        if found is not None:
+            return found.how if same(found.fingerprint) else {}
         if path.is_file():
             with open_checked(path) as file, damage_explained(path, "how it was made"):
                 return how_of(file) if same(read_text(file, "fingerprint")) else {}
@@ -301,28 +223,20 @@ def read_how(path: str | Path, request: Request | None = None) -> dict[str, Any]
 
 def noted_pictures(path: str | Path) -> dict[str, Any] | None:
     """What the finished or unfinished feature file `path` says of its pictures, if it is there."""
-    from diffeat.store.format.safety import open_checked
-
     path = Path(path)
     try:
         if path.is_file():
             with open_checked(path) as file, damage_explained(path, "its pictures"):
-                return _table(json.loads(read_text(file, "pictures")))
-        note = Note.read(parts_of(path))
+                return table(json.loads(read_text(file, "pictures")))
+        found = Manifest.read(shard_folder(path))
     except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
         return None
-    return None if note is None else note.request.pictures
+    return None if found is None else found.pictures
 
 
-def parts_of(path: Path) -> Path:
-    """The folder of the parts of a feature file."""
+def shard_folder(path: Path) -> Path:
+    """The folder of the shards of an unfinished feature file."""
     return path.with_name(path.name + ".parts")
-
-
-def _table(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{value!r:.100} is no table of fields")
-    return dict(value)
 
 
 def _plain(value: Any) -> Any:

@@ -1,61 +1,32 @@
-"""Feature files joined into one: other pictures below each other, other features side by side."""
+"""`merge_files`: several finished feature files become one."""
 
 from __future__ import annotations
 
 import os
 import secrets
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-
-from diffeat.conditioned import EMBEDDING_ROWS
 from diffeat.errors import SpecMismatch, StoreError
-from diffeat.hashing import fingerprint
-from diffeat.images import rule_of
-from diffeat.noise import format_t
-from diffeat.specs import differences
 from diffeat.store.format.atomic import explained, new_file
-from diffeat.store.format.checksums import ATTRIBUTE, Seal, check_lists, check_seal
+from diffeat.store.format.checksums import (
+    ATTRIBUTE,
+    Checksums,
+    check_lists,
+    checked_blocks,
+    write_list,
+)
+from diffeat.store.format.columns import PICTURE_COLUMNS, WHEN, Column
 from diffeat.store.format.compress import check_compression
-from diffeat.store.format.layout import create_column, create_header, room_for, write_skipped
-from diffeat.store.format.manifest import MODEL_CLASSES, PICTURE_COLUMNS, WHEN, Column, Request
+from diffeat.store.format.header import create_header, write_skipped
+from diffeat.store.format.layout import Progress, create_column, room_for
 from diffeat.store.format.quantize import quantization_attrs, scale_name
-from diffeat.store.join.order import united
+from diffeat.store.join.alike import Joined, check_alike, columns_in, manifest_of
+from diffeat.store.join.below import below
+from diffeat.store.join.beside import beside
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.view import QuantizedView
-from diffeat.store.write.merge import BLOCK_BYTES, Progress
-
-OTHER = ("timesteps", "blocks", "number of pictures", "pictures", "captions or embeddings",
-         "reading", MODEL_CLASSES)  # fmt: skip
-"""Fields of a request in which files may differ that are joined."""
-KEPT = ("digests", "file_stats")
-"""Data sets that a joined file has where all files have them."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What the joined file holds, and from which files.
-
-    Attributes:
-        request: what it says it is made of.
-        ids: of its rows.
-        labels: (N,) int64, or None.
-        class_names: names of the labels.
-        skipped: id → reason.
-        sources: data set → files that hold its rows, in their order.
-    """
-
-    request: Request
-    ids: list[str]
-    labels: np.ndarray | None
-    class_names: list[str]
-    skipped: dict[str, str]
-    sources: dict[str, list[FeatureStore]]
 
 
 def merge_files(
@@ -96,239 +67,35 @@ def merge_files(
         stores = [stack.enter_context(FeatureStore(path)) for path in paths]
         for store in stores:
             check_lists(store.file)
-        plan = _plan(stores)
+        whole = _joined(stores)
         with explained(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            _write(plan, out, compression, progress)
+            _write(whole, out, compression, progress)
     return out
 
 
-def _plan(stores: list[FeatureStore]) -> _Plan:
+def _joined(stores: list[FeatureStore]) -> Joined:
+    """What some files give together.
+
+    Raises:
+        SpecMismatch: they do not fit together; says what differs.
+    """
     first = stores[0]
     for store in stores[1:]:
-        _check_alike(first, store)
+        check_alike(first, store)
     if len(stores) == 1:
-        sources = {name: [first] for name in _names(first)}
-        return _of_one(first, sources, _request(first))
+        sources = {name: [first] for name in columns_in(first)}
+        parts = first.ids, first.labels, first.class_names, first.skipped
+        return Joined(manifest_of(first), *parts, sources)
     same = [store.ids == first.ids for store in stores[1:]]
     if all(same):
-        return _beside(stores)
+        return beside(stores)
     if any(same):
         raise SpecMismatch(
             "some files hold the same pictures and others do not; join those with the same "
             "pictures first"
         )
-    return _below(stores)
-
-
-def _check_alike(first: FeatureStore, other: FeatureStore) -> None:
-    """SpecMismatch, naming the fields, if two files are of other models or extractions."""
-    found, wanted = (
-        {name: value for name, value in _request(s).identity().items() if name not in OTHER}
-        for s in (other, first)
-    )
-    if differ := differences(wanted, found):
-        raise SpecMismatch(
-            f"{other.path} cannot be joined to {first.path}: {'; '.join(differ)}; extract both in "
-            "the same way"
-        )
-
-
-def _beside(stores: list[FeatureStore]) -> _Plan:
-    """The same pictures with other (block, t)."""
-    first = stores[0]
-    for store in stores[1:]:
-        pictures = {
-            "labels": lambda s: None if s.labels is None else s.labels.tolist(),
-            "class names": lambda s: s.class_names,
-            "boxes": lambda s: None if s.boxes is None else s.boxes.tolist(),
-            "the pictures' contents": _contents,
-            "captions or embeddings": lambda s: s.pictures.get("conditions"),
-            "the model's classes": _model_classes,
-        }
-        for what, read in pictures.items():
-            if not _agree(read(store), read(first)):
-                raise SpecMismatch(
-                    f"{store.path} and {first.path} hold the same ids, but {what} differ"
-                )
-    _warn_of_rules(stores)
-    sources: dict[str, list[FeatureStore]] = {}
-    for store in stores:
-        for name in _names(store):
-            if name in sources and name not in PICTURE_COLUMNS:
-                raise SpecMismatch(
-                    f"{store.path} and {sources[name][0].path} both hold {name} of the same "
-                    "pictures; leave one of them out"
-                )
-            sources.setdefault(name, [store])
-    for name in _dropped(stores):
-        sources.pop(name)
-    blocks = united([store.blocks for store in stores])
-    steps = sorted({t for store in stores for t in store.timesteps})
-    for block in blocks:
-        for t in steps:
-            if f"features/{block}/t{format_t(t)}" not in sources:
-                raise SpecMismatch(
-                    f"no file holds block {block!r} at t={format_t(t)}; expected every block at "
-                    "every t: extract what is missing first"
-                )
-    spec = {**first.spec.to_dict(), "blocks": blocks, "timesteps": _levels(stores, steps)}
-    request = _request(first)
-    request = Request(spec, request.model, request.pictures, _how(stores))
-    skipped = {name: why for s in reversed(stores) for name, why in s.skipped.items()}
-    return _of_one(first, sources, request, skipped)
-
-
-def _levels(stores: list[FeatureStore], steps: list) -> list:
-    """The timesteps of the joined spec: as all files have them in order, else ascending."""
-    listed = [t for store in stores for t in store.spec.timesteps]
-    listed = list(dict.fromkeys(listed))
-    return listed if len(listed) == len(steps) else steps
-
-
-def _of_one(first: FeatureStore, sources, request: Request, skipped=None) -> _Plan:
-    skipped = first.skipped if skipped is None else skipped
-    return _Plan(request, first.ids, first.labels, first.class_names, skipped, sources)
-
-
-def _below(stores: list[FeatureStore]) -> _Plan:
-    """The same (block, t) of other pictures."""
-    first = stores[0]
-    owner: dict[str, FeatureStore] = {}
-    for store in stores:
-        for name in store.ids:
-            if name in owner:
-                raise SpecMismatch(
-                    f"{store.path} and {owner[name].path} both hold the picture {name!r}, among "
-                    "others that differ; ids must be distinct, or all the same in the same order"
-                )
-            owner[name] = store
-        if differ := sorted((set(_names(store)) ^ set(_names(first))) - set(KEPT)):
-            raise SpecMismatch(
-                f"{store.path} and {first.path} hold other pictures and other features (first "
-                f"{differ[0]}); expected the same blocks and t of other pictures"
-            )
-        if (store.labels is None) != (first.labels is None):
-            raise SpecMismatch(f"one of {store.path} and {first.path} has labels, the other none")
-    names = list(dict.fromkeys(name for store in stores for name in store.class_names))
-    labels = None
-    if first.labels is not None:
-        index = {name: k for k, name in enumerate(names)}
-        labels = np.concatenate(
-            [np.array([index[n] for n in s.class_names], np.int64)[s.labels] for s in stores]
-        )
-    _warn_of_rules(stores)
-    pictures = [store.pictures for store in stores]
-    conditions = [p.get("conditions") for p in pictures]
-    known = {
-        "name": " + ".join(p["name"] for p in pictures),
-        "count": sum(p["count"] for p in pictures),
-        "fingerprint": fingerprint([p["fingerprint"] for p in pictures]),
-        "conditions": None if conditions == [None] * len(stores) else fingerprint(conditions),
-        **({"reading": rule_of(pictures[0])} if min(map(rule_of, pictures)) > 1 else {}),
-        **_told(stores, names),
-    }
-    request = _request(first)
-    request = Request(request.spec, request.model, known, _how(stores))
-    skipped = {name: why for s in stores for name, why in s.skipped.items() if name not in owner}
-    dropped = _dropped(stores)
-    sources = {name: stores for name in _names(first) if name not in dropped}
-    return _Plan(request, list(owner), labels, names, skipped, sources)
-
-
-def _told(stores: list[FeatureStore], names: list[str]) -> dict[str, Any]:
-    """What pictures were told, of all files together: the model's classes, and embeddings.
-
-    Raises:
-        SpecMismatch: a class was another class of the model elsewhere.
-    """
-    found: dict[str, Any] = {}
-    pictures = [store.pictures for store in stores]
-    rows = {p.get(EMBEDDING_ROWS) for p in pictures}
-    # one row in each of two files that differ is not one for all
-    if rows == {1} and len({p.get("conditions") for p in pictures}) == 1:
-        found[EMBEDDING_ROWS] = 1
-    if any(MODEL_CLASSES in p for p in pictures):
-        owner: dict[str, tuple[int | None, FeatureStore]] = {}
-        for store in stores:
-            for name, index in zip(store.class_names, _model_classes(store), strict=True):
-                known, where = owner.setdefault(name, (index, store))
-                if index is not None and known not in (index, None):
-                    raise SpecMismatch(
-                        f"{name!r} was the model's class {index} in {store.path} and "
-                        f"{known} in {where.path}; extract both in the same way"
-                    )
-                if known is None:
-                    owner[name] = (index, store)
-        found[MODEL_CLASSES] = [owner[name][0] for name in names]
-    return found
-
-
-def _model_classes(store: FeatureStore) -> list[int | None]:
-    """The model's class of each class; by position in files that do not say, as they did it."""
-    count = len(store.class_names)
-    found = store.pictures.get(MODEL_CLASSES, list(range(count)))
-    if (
-        not isinstance(found, list)
-        or len(found) != count
-        or not all(index is None or type(index) is int for index in found)
-    ):
-        raise StoreError(f"{store.path}: damaged ({MODEL_CLASSES}); extract it again")
-    return found
-
-
-def _names(store: FeatureStore) -> list[str]:
-    """Names of the data sets with a row per picture."""
-    found = [f"features/{b}/t{format_t(t)}" for b in store.blocks for t in store.timesteps]
-    return [*found, *(name for name in PICTURE_COLUMNS if getattr(store, name) is not None)]
-
-
-def _dropped(stores: list[FeatureStore]) -> list[str]:
-    """What some of the files lack, so that the joined one has none of it; said once."""
-    dropped = []
-    for name in KEPT:
-        lacking = [store for store in stores if getattr(store, name) is None]
-        if lacking and len(lacking) < len(stores):
-            dropped.append(name)
-            warnings.warn(f"/{name} is dropped, because {lacking[0].path} has none", stacklevel=5)
-    return dropped
-
-
-class _Contents(NamedTuple):
-    """What the pictures hold, by one rule of reading; by two rules it cannot be compared."""
-
-    rule: int
-    fingerprint: str
-
-
-def _contents(store: FeatureStore) -> _Contents:
-    return _Contents(rule_of(store.pictures), store.pictures["fingerprint"])
-
-
-def _agree(one: Any, other: Any) -> bool:
-    if isinstance(one, _Contents) and one.rule != other.rule:
-        return True  # as far as can be told, which is said
-    return one == other
-
-
-def _warn_of_rules(stores: list[FeatureStore]) -> None:
-    rules = sorted({rule_of(store.pictures) for store in stores})
-    if len(rules) > 1:
-        warnings.warn(
-            "some of the files were made before version 0.7, which ignored ICC profiles and took "
-            "ids as the file system spelled them; whether the pictures' contents are the same "
-            "cannot be told",
-            stacklevel=4,
-        )
-
-
-def _request(store: FeatureStore) -> Request:
-    return Request.from_attrs(store.file)
-
-
-def _how(stores: list[FeatureStore]) -> dict[str, Any]:
-    found = [store.how for store in stores]
-    return found[0] if all(how == found[0] for how in found) else {"merged": found}
+    return below(stores)
 
 
 def _columns(stores: list[FeatureStore], name: str) -> list[tuple[list, Column]]:
@@ -369,44 +136,34 @@ def _stored(data) -> str:
     return f"quantised {data.quantized.dtype}" if quantized else str(data.dtype)
 
 
-def _write(plan: _Plan, out: Path, compression: str, progress: Progress) -> None:
-    columns = [found for name, stores in plan.sources.items() for found in _columns(stores, name)]
-    count = len(plan.ids)
+def _write(whole: Joined, out: Path, compression: str, progress: Progress) -> None:
+    columns = [found for name, stores in whole.sources.items() for found in _columns(stores, name)]
+    count = len(whole.ids)
     room = room_for([column for _, column in columns], count, compression) + (1 << 20)
-    room += sum(len(name.encode()) + 64 for name in plan.ids)
+    room += sum(len(name.encode()) + 64 for name in whole.ids)
     partial = out.with_name(f"{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    steps = [float(t) for t in _steps(plan)]
-    names = None if plan.labels is None else plan.class_names
-    with new_file(partial, out, reserved=room) as file:
-        create_header(file, plan.request, count, names, steps)
-        lists = {"ids": plan.ids} | ({} if plan.labels is None else {"labels": plan.labels})
-        for name, values in lists.items():
-            file[name][:] = values
-            seal = Seal()
-            seal.add(values)
-            seal.write(file[name])
-        write_skipped(file, list(plan.skipped), list(plan.skipped.values()))
-        for found, column in progress(columns):
-            target = create_column(file, column, count, compression)
-            chunk = (target.chunks or (1,))[0]
-            step = max(1, BLOCK_BYTES // column.row_bytes // chunk) * chunk
-            row, seal = 0, Seal()
-            for data in found:
-                before = Seal()
-                for start in range(0, len(data), step):
-                    stop = min(start + step, len(data))
-                    block = data[start:stop]
-                    target[row + start : row + stop] = block
-                    before.add(block)
-                    seal.add(block)
-                    file.check()
-                check_seal(before, data)
-                row += len(data)
-            seal.write(target)
+    names = None if whole.labels is None else whole.class_names
+    with new_file(partial, out, reserved=room) as (file, disk):
+        create_header(file, whole.manifest, count, names, _steps(whole))
+        write_list(file, "ids", whole.ids)
+        if whole.labels is not None:
+            write_list(file, "labels", whole.labels)
+        write_skipped(file, list(whole.skipped), list(whole.skipped.values()))
+        with Checksums() as checksums:
+            for found, column in progress(columns):
+                target = create_column(file, column, count, compression)
+                row = 0
+                for data in found:
+                    for start, rows in checked_blocks(data, (target.chunks or (1,))[0]):
+                        target[row + start : row + start + len(rows)] = rows
+                        checksums.add(column.name, rows)
+                        disk.check()
+                    row += len(data)
+            checksums.write(file)
         file.attrs["complete"] = True
 
 
-def _steps(plan: _Plan) -> list[float]:
+def _steps(whole: Joined) -> list[float]:
     """Native t of all features."""
-    names = (name.split("/") for name in plan.sources if name not in PICTURE_COLUMNS)
+    names = (name.split("/") for name in whole.sources if name not in PICTURE_COLUMNS)
     return list(dict.fromkeys(float(parts[2][1:]) for parts in names))

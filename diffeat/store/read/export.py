@@ -10,18 +10,19 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from diffeat.errors import SpecError, StoreError
-from diffeat.noise import format_t
 from diffeat.store.format.atomic import explained, sync_folder
-from diffeat.store.format.checksums import ATTRIBUTE, Seal, check_seal
-from diffeat.store.read.reader import FeatureStore
+from diffeat.store.format.checksums import ATTRIBUTE, checked_blocks
+from diffeat.store.format.columns import PICTURE_COLUMNS, feature_name
+from diffeat.store.format.layout import Progress
 from diffeat.store.read.view import QuantizedView
-from diffeat.store.write.merge import BLOCK_BYTES, Progress
+
+if TYPE_CHECKING:
+    from diffeat.store.read.reader import FeatureStore
 
 SUFFIXES = (".npz", ".zarr")
 ZARR_CHUNK = 1 << 20
@@ -94,31 +95,10 @@ def _appears_whole(path: Path) -> Iterator[Path]:
 
 def _arrays(store: FeatureStore, key, keep_int8: bool) -> list[tuple[str, Any]]:
     """Names and data sets of one (block, t)."""
-    name, data = f"features/{key[0]}/t{format_t(key[1])}", store[key]
+    name, data = feature_name(*key), store[key]
     if keep_int8 and isinstance(data, QuantizedView):
         return [(name, data.quantized), (data.scales.name.lstrip("/"), data.scales)]
     return [(name, data)]
-
-
-def _blocks(data, multiple: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, rows) of a data set, some MiB at a time.
-
-    Args:
-        multiple: of so many rows; by default of those that HDF5 keeps together.
-
-    Raises:
-        StoreError: at the end, if the rows are not those that were written.
-    """
-    chunk = multiple or (data.chunks or (1,))[0]
-    row = max(1, data.nbytes // max(1, len(data)))
-    step = max(1, BLOCK_BYTES // row // chunk) * chunk
-    seal = Seal()
-    for start in range(0, len(data), step):
-        rows = data[start : start + step]
-        seal.add(rows)
-        yield start, rows
-    if isinstance(data, h5py.Dataset):  # of int8 seen as float32 there is no checksum
-        check_seal(seal, data)
 
 
 def _facts(store: FeatureStore) -> dict[str, Any]:
@@ -143,7 +123,8 @@ def _attrs(data) -> dict[str, Any]:
 
 def _small(store: FeatureStore) -> dict[str, Any]:
     """Arrays of numbers beside the features; texts are apart."""
-    found = {"labels": store.labels, "boxes": store.boxes, "digests": store.digests}
+    kept = [name for name, known in PICTURE_COLUMNS.items() if known["exported"]]
+    found = {"labels": store.labels, **{name: store.picture_column(name) for name in kept}}
     return {name: values for name, values in found.items() if values is not None}
 
 
@@ -160,7 +141,7 @@ def _texts(store: FeatureStore) -> dict[str, list[str]]:
 def _write_npz(store: FeatureStore, path: Path, arrays, progress: Progress) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, data in progress(arrays):
-            rows = (values for _, values in _blocks(data))
+            rows = (values for _, values in checked_blocks(data))
             _add(archive, name, data.dtype, data.shape, rows)
         for name, values in _small(store).items():
             _add(archive, name, values.dtype, values.shape, [values])
@@ -207,7 +188,7 @@ def _write_zarr(store: FeatureStore, path: Path, arrays, progress: Progress) -> 
             chunks=(rows, *data.shape[1:]),
             attributes=_attrs(data),
         )
-        for start, values in _blocks(data, rows):
+        for start, values in checked_blocks(data, rows):
             array[start : start + len(values)] = values
     for name, values in _small(store).items():
         root.create_array(name, data=values)

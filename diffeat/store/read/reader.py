@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,21 @@ import h5py
 import numpy as np
 
 from diffeat.errors import SpecError, StoreError, nearest
-from diffeat.noise import format_t, plain_t
+from diffeat.noise import format_t
 from diffeat.specs import ExtractSpec
+from diffeat.store.format.columns import PICTURE_COLUMNS, feature_name
 from diffeat.store.format.compress import compression_of
-from diffeat.store.format.manifest import PICTURE_COLUMNS, check_block, how_of
+from diffeat.store.format.header import check_header, read_skipped, timesteps_of
+from diffeat.store.format.manifest import how_of
 from diffeat.store.format.safety import (
     as_text,
     check_numbers,
-    check_texts,
     damage_explained,
     open_checked,
     read_attr,
     read_text,
 )
+from diffeat.store.read.export import export
 from diffeat.store.read.features import feature_set
 from diffeat.store.read.view import QuantizedView
 
@@ -47,42 +48,17 @@ class FeatureStore:
         self.path = Path(path)
         self.file = open_checked(path)
         self._found: dict[str, h5py.Dataset | QuantizedView] = {}
+        self._pictures: dict[str, np.ndarray | None] = {}
         try:
             with damage_explained(path, "the header"):
                 if not bool(read_attr(self.file, "complete", 1)):
                     raise StoreError(
                         f"{path}: not complete; run the same `diffeat extract` to finish it"
                     )
-                self._check_header()
+                self._count = check_header(self.file)
         except BaseException:
             self.file.close()
             raise
-
-    def _check_header(self) -> None:
-        """Types and lengths of all but the features; h5py reads nothing large for it."""
-        file = self.file
-        count = check_texts(file, "ids")
-        if "labels" in file:
-            check_numbers(file["labels"], "labels", "i", (count,))
-            list(map(as_text, read_attr(file["labels"], "names")))
-        if (
-            "skipped" in file
-            and len({check_texts(file, f"skipped/{name}") for name in ("ids", "reasons")}) != 1
-        ):
-            raise ValueError("as many skipped ids as reasons were expected")
-        if not isinstance(file["features"], h5py.Group):
-            raise TypeError("features is no group")
-        texts = {name: read_text(file, name) for name in ("spec", "model", "pictures")}
-        read_text(file, "fingerprint")
-        if not all(isinstance(json.loads(text), dict) for text in texts.values()):
-            raise TypeError("spec, model and pictures must be JSON objects")
-        if not all(isinstance(block, str) for block in self.spec.blocks):
-            raise TypeError("the spec's blocks must be names")
-        for block in self.spec.blocks:
-            check_block(block)
-        steps = [*self.spec.timesteps, *self.timesteps]
-        if not self.timesteps or not all(math.isfinite(step) for step in steps):
-            raise ValueError("no noise level, or one that is not finite")
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -95,7 +71,7 @@ class FeatureStore:
         self.file.close()
 
     def __len__(self) -> int:
-        return len(self.file["ids"])
+        return self._count
 
     @cached_property
     def ids(self) -> list[str]:
@@ -116,46 +92,45 @@ class FeatureStore:
             return []
         return [as_text(name) for name in self.file["labels"].attrs["names"]]
 
-    @cached_property
+    @property
     def boxes(self) -> np.ndarray | None:
         """(N, 4) top, left, height, width in input pixels of what shows the picture.
 
         Only of padded pictures, else None; `diffeat.images.real_mask` makes masks of them.
         """
-        with damage_explained(self.path, "boxes"):
-            if "boxes" not in self.file:
-                return None
-            check_numbers(self.file["boxes"], "boxes", "iu", (len(self), 4))
-            return self.file["boxes"][:]
+        return self.picture_column("boxes")
 
-    @cached_property
+    @property
     def digests(self) -> np.ndarray | None:
         """(N, 16) uint8, BLAKE2b-128 of each picture's own bytes; None in older files."""
-        return self._picture_column("digests", "uint8")
+        return self.picture_column("digests")
 
-    @cached_property
+    @property
     def file_stats(self) -> np.ndarray | None:
         """(N, 4) int64, stat of each picture's file (`diffeat.images.STAT`), zeros if unknown."""
-        return self._picture_column("file_stats", "int64")
+        return self.picture_column("file_stats")
 
-    def _picture_column(self, name: str, dtype: str) -> np.ndarray | None:
-        with damage_explained(self.path, name):
-            if name not in self.file:
-                return None
-            data = self.file[name]
-            check_numbers(data, name, "iu", (len(self), *PICTURE_COLUMNS[name][0]))
-            if data.dtype != np.dtype(dtype):
-                raise TypeError(f"{name} has type {data.dtype}; expected {dtype}")
-            return data[:]
+    def picture_column(self, name: str) -> np.ndarray | None:
+        """(N, …) values of a column of PICTURE_COLUMNS; None where the file has none."""
+        if name not in self._pictures:
+            with damage_explained(self.path, name):
+                self._pictures[name] = self._read_column(name) if name in self.file else None
+        return self._pictures[name]
+
+    def _read_column(self, name: str) -> np.ndarray:
+        known, data = PICTURE_COLUMNS[name], self.file[name]
+        dtype = np.dtype(known["dtype"])
+        kinds = "f" if dtype.kind == "f" else "iu"
+        check_numbers(data, name, kinds, (len(self), *known["shape"]))
+        if data.dtype != dtype:
+            raise TypeError(f"{name} has type {data.dtype}; expected {dtype}")
+        return data[:]
 
     @cached_property
     def skipped(self) -> dict[str, str]:
         """id → reason of the pictures that were left out."""
-        if "skipped" not in self.file:
-            return {}
         with damage_explained(self.path, "skipped"):
-            group = self.file["skipped"]
-            return dict(zip(group["ids"].asstr()[:], group["reasons"].asstr()[:], strict=True))
+            return read_skipped(self.file)
 
     @cached_property
     def spec(self) -> ExtractSpec:
@@ -189,9 +164,7 @@ class FeatureStore:
     @cached_property
     def timesteps(self) -> list[int | float]:
         """Native timesteps, ascending."""
-        steps = read_attr(self.file["features"], "timesteps")
-        steps = self.spec.timesteps if steps is None else steps
-        return sorted(plain_t(step) for step in np.asarray(steps).reshape(-1))
+        return timesteps_of(self.file, self.spec)
 
     def stored_dtype(self, block: str, t: int | float) -> str:
         """Precision in the file: "float16", "float32" or "int8"."""
@@ -223,7 +196,7 @@ class FeatureStore:
         if t not in self.timesteps:
             have = ", ".join(format_t(step) for step in self.timesteps)
             raise SpecError(f"{self.path} has no t={t}; it has {have}")
-        return f"features/{block}/t{format_t(t)}"
+        return feature_name(block, t)
 
     def torch_dataset(self, block: str, t: int | float):
         """A map-style torch dataset of (feature (…) float32, label int64 or -1).
@@ -231,6 +204,7 @@ class FeatureStore:
         It may be pickled; every worker process opens the file for itself. Batches of a
         DataLoader are read together, in the order of the file, so shuffled ones are fast too.
         """
+        # torch takes a second to import, and reading features needs none of it
         from diffeat.store.read.torch_data import FeatureDataset
 
         self[block, t]  # so that a wrong name is found here and not in a worker
@@ -238,6 +212,4 @@ class FeatureStore:
 
     def export(self, path: str | Path, **options: Any) -> Path:
         """Write the features as .npz or .zarr; see `diffeat.store.read.export.export`."""
-        from diffeat.store.read.export import export
-
         return export(self, path, **options)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from diffeat.noise import format_t
+from diffeat.store.format.columns import feature_name
 from diffeat.store.format.quantize import dequantize
 from diffeat.store.format.safety import damage_explained, open_checked
 from diffeat.store.read.features import feature_set
@@ -30,7 +30,7 @@ class FeatureDataset(Dataset):
     """
 
     def __init__(self, path: Path, block: str, t: float, labels: np.ndarray | None, count: int):
-        self.path, self.name = path, f"features/{block}/t{format_t(t)}"
+        self.path, self.name = path, feature_name(block, t)
         self.labels, self.count = labels, count
         self._readers: list[RowReader] | None = None
         self._process, self._group = 0, 1

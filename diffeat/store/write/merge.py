@@ -1,64 +1,36 @@
-"""From shards to the user's file, in one pass and in the order of the pictures."""
+"""Shards become the file that the user named."""
 
 from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from diffeat.errors import StoreError
-from diffeat.store.format.atomic import explained, locked, new_file
-from diffeat.store.format.checksums import Seals
+from diffeat.store.format.atomic import explained, is_regular, new_file
+from diffeat.store.format.checksums import BLOCK_BYTES, Checksums, file_checksum
+from diffeat.store.format.columns import Column
 from diffeat.store.format.compress import check_compression
-from diffeat.store.format.layout import (
-    create_column,
-    create_header,
-    room_for,
-    stored,
-    write_skipped,
-)
-from diffeat.store.format.manifest import Column, Note
+from diffeat.store.format.header import create_header, write_skipped
+from diffeat.store.format.layout import Progress, create_column, room_for, stored
+from diffeat.store.format.manifest import Manifest
 from diffeat.store.format.safety import open_part
-from diffeat.store.write.folder import DigestsAhead, Parts, Shard, damage, missing_spans
+from diffeat.store.write.folder import ShardFolder, damage, missing_spans
 
-BLOCK_BYTES = 8 << 20
-"""What is copied at a time."""
+DIGESTS_AHEAD = 2
 OPEN_SHARDS = 64
-Progress = Callable[[Iterable], Iterable]
+Places = tuple[np.ndarray, np.ndarray]
+"""(N,) shard and (N,) row in it of each row of the merged file, in the order of the pictures."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Where each row of the merged file comes from, in the order of the pictures.
-
-    Attributes:
-        shard: (N,) number of the shard.
-        row: (N,) row in that shard.
-    """
-
-    shard: np.ndarray
-    row: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.shard)
-
-    def runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """Unbroken pieces of rows start … stop: (first, last + 1, shard, first row there)."""
-        shard, row = self.shard[start:stop], self.row[start:stop]
-        breaks = np.flatnonzero((np.diff(shard) != 0) | (np.diff(row) != 1)) + 1
-        edges = [0, *breaks.tolist(), stop - start]
-        for first, last in itertools.pairwise(edges):
-            if first < last:
-                yield start + first, start + last, int(shard[first]), int(row[first])
-
-
-def merge_shards(parts: Parts, note: Note, compression: str, progress: Progress = iter) -> None:
+def merge_shards(
+    folder: ShardFolder, manifest: Manifest, compression: str, progress: Progress = iter
+) -> tuple[int, dict[str, str]]:
     """Merge shards that cover all pictures into the user's file; the shards stay.
 
     Each picture is taken once, from the first shard that has a row of it; a picture that one
@@ -66,102 +38,130 @@ def merge_shards(parts: Parts, note: Note, compression: str, progress: Progress 
     first, unless the file is compressed.
 
     Args:
-        parts: the folder, whose lock the caller holds.
-        note: what is being made.
+        folder: where they are; the caller holds its lock.
+        manifest: what is being made.
         compression: of the merged file.
         progress: wraps the list of shards, such as a progress bar.
+
+    Returns:
+        Rows of the file, and id → reason of the pictures that were left out.
 
     Raises:
         StoreError: a shard is damaged (it is removed), or every picture was skipped.
         OSError: there is no room.
     """
-    shards = parts.shards(note)
-    with SoundShards(parts, shards, note) as opened:
-        rows, skipped = _rows(opened, len(shards))
-        if not len(rows):
-            reason = _skipped_text(opened, skipped[:1])[1] or ["nothing"]
-            for shard in shards:  # so that the next run tries the pictures again
-                parts.forget(shard.path)
+    with OpenShards(folder, manifest) as opened:
+        places, left_out = _places(opened)
+        ids, reasons = _skipped_text(opened, left_out)
+        count = len(places[0])
+        if not count:
+            for path in opened.paths:  # so that the next run tries the pictures again
+                folder.forget(path)
             raise StoreError(
-                f"{parts.path}: every picture was skipped, first because of {reason[0]}; "
-                "nothing is written"
+                f"{folder.output}: every picture was skipped, first because of "
+                f"{(reasons or ['nothing'])[0]}; nothing is written"
             )
-        columns = stored(note.columns)
-        room = room_for(columns, len(rows), compression)
-        room += sum(shard.path.stat().st_size for shard in shards) // 64 + (1 << 20)
-        with new_file(parts.folder / "merged.h5", parts.path, reserved=room) as file:
-            features = [c for c in note.columns if c.name.startswith("features/")]
-            steps = dict.fromkeys(float(c.attrs["t"]) for c in features)
-            names = note.class_names if note.labelled else None
-            create_header(file, note.request, len(rows), names, list(steps))
-            write_skipped(file, *_skipped_text(opened, skipped))
+        columns = stored(manifest.columns)
+        room = room_for(columns, count, compression) + (1 << 20)
+        room += sum(path.stat().st_size for path in opened.paths) // 64
+        with new_file(folder.path / "merged.h5", folder.output, room) as (file, disk):
+            names = manifest.class_names if manifest.labelled else None
+            create_header(file, manifest, count, names, manifest.timesteps)
+            write_skipped(file, ids, reasons)
             for column in columns:
-                create_column(file, column, len(rows), compression)
-            edges = _edges(rows, len(shards))
-            with Seals() as seals:
-                for number, _ in enumerate(progress([shard.path for shard in shards])):
-                    part = edges[number : number + 2]
-                    _copy(file, opened, rows, columns, note.labelled, part, seals)
-                seals.write(file)
+                create_column(file, column, count, compression)
+            with Checksums() as checksums:
+                for name, start, values in _blocks(opened, places, manifest, progress):
+                    file[name][start : start + len(values)] = values
+                    checksums.add(name, values)
+                    disk.check()
+                checksums.write(file)
             file.attrs["complete"] = True
+    return count, dict(zip(ids, reasons, strict=True))
 
 
-class SoundShards:
-    """Opens shards when they are needed, after a look at their checksums.
+class OpenShards:
+    """Shards that are opened when they are needed, after a look at their checksums.
 
-    A context manager. `self[k]` is the open file of shard k; at most OPEN_SHARDS are open.
+    The checksums of the next ones are taken in threads while one is in use. A context manager;
+    `self[k]` is the open file of shard k, of which at most OPEN_SHARDS are open.
+
+    Attributes:
+        paths: of all shards, ascending.
     """
 
-    def __init__(self, parts: Parts, shards: Sequence[Shard], note: Note):
-        self.parts, self.shards, self.note = parts, shards, note
+    def __init__(self, folder: ShardFolder, manifest: Manifest):
+        self.folder, self.manifest = folder, manifest
+        self._spans = folder.shards(manifest)
+        self.paths = list(self._spans)
         self._checked: set[int] = set()
         self._open: OrderedDict[int, h5py.File] = OrderedDict()
-        self._digests = DigestsAhead([shard.path for shard in shards])
+        self._pool = ThreadPoolExecutor(DIGESTS_AHEAD, thread_name_prefix="diffeat-checksum")
+        self._digests: dict[int, Future] = {}
 
-    def __enter__(self) -> SoundShards:
+    def __enter__(self) -> OpenShards:
         return self
 
     def __exit__(self, *exc) -> None:
         for file in self._open.values():
             file.close()
         self._open.clear()
-        self._digests.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
     def __getitem__(self, number: int) -> h5py.File:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
         if number not in self._checked:
-            reason = damage(self.shards[number], self.note, self._digests[number])
+            reason = self._damage(number, self._digest(number))
             if reason is not None:
                 self._remove_damaged(number, reason)
             self._checked.add(number)
         if len(self._open) >= OPEN_SHARDS:
             self._open.popitem(last=False)[1].close()
-        self._open[number] = open_part(self.shards[number].path)
+        self._open[number] = open_part(self.paths[number])
         return self._open[number]
+
+    def _digest(self, number: int) -> Callable[[], str]:
+        """What waits for the checksum of a shard, and raises what reading raised."""
+        for ahead in range(number, min(number + DIGESTS_AHEAD, len(self.paths))):
+            if ahead not in self._digests:
+                self._digests[ahead] = self._pool.submit(_digest_of_regular, self.paths[ahead])
+        return self._digests[number].result
+
+    def _damage(self, number: int, digest: Callable[[], str] | None = None) -> str | None:
+        path = self.paths[number]
+        return damage(path, self._spans[path], self.manifest, digest)
 
     def _remove_damaged(self, number: int, reason: str) -> None:
         """Remove this shard and all others that are damaged too; always raises."""
         bad = {number: reason}
-        for other, shard in enumerate(self.shards):
+        for other in range(len(self.paths)):
             if other != number and other not in self._checked:
-                found = damage(shard, self.note)
+                found = self._damage(other)
                 if found is not None:
                     bad[other] = found
         for other in bad:
-            self.parts.forget(self.shards[other].path)
-        named = "; ".join(f"{self.shards[k].path.name} {why}" for k, why in sorted(bad.items()))
+            self.folder.forget(self.paths[other])
+        named = "; ".join(f"{self.paths[k].name} {why}" for k, why in sorted(bad.items()))
         raise StoreError(
-            f"{self.parts.folder}: {named}. Removed; run the same command again, and the "
+            f"{self.folder.path}: {named}. Removed; run the same command again, and the "
             "pictures in it are computed again"
         )
 
 
-def _rows(opened: SoundShards, count: int) -> tuple[Rows, list[tuple[int, int, int]]]:
+def _digest_of_regular(path: Path) -> str:
+    """The checksum, or "" of a link, which is not followed."""
+    return file_checksum(path) if is_regular(path) else ""
+
+
+def _places(opened: OpenShards) -> tuple[Places, list[tuple[int, int, int]]]:
     """Where the rows are, and (picture, shard, position) of those that were skipped."""
     index, shard, row, skipped = [], [], [], []
-    for number in range(count):
+    for number in range(len(opened)):
         file = opened[number]
         held = file["index"][:]
         index.append(held)
@@ -169,16 +169,16 @@ def _rows(opened: SoundShards, count: int) -> tuple[Rows, list[tuple[int, int, i
         row.append(np.arange(len(held), dtype=np.int64))
         skipped += ((k, number, at) for at, k in enumerate(file["skipped_index"][:].tolist()))
     if not index:
-        return Rows(np.empty(0, np.int32), np.empty(0, np.int64)), []
+        return (np.empty(0, np.int32), np.empty(0, np.int64)), []
     index = np.concatenate(index)
     there, first = np.unique(index, return_index=True)  # the first shard that has it
-    rows = Rows(np.concatenate(shard)[first], np.concatenate(row)[first])
+    places = np.concatenate(shard)[first], np.concatenate(row)[first]
     read = np.isin(np.array([k for k, _, _ in skipped], np.int64), there)  # by another
     left_out = {one[0]: one for one, has in zip(skipped[::-1], read[::-1], strict=True) if not has}
-    return rows, sorted(left_out.values())
+    return places, sorted(left_out.values())
 
 
-def _skipped_text(opened: SoundShards, skipped) -> tuple[list[str], list[str]]:
+def _skipped_text(opened: OpenShards, skipped) -> tuple[list[str], list[str]]:
     """Ids and reasons of skipped pictures."""
     ids, reasons = [], []
     for _, number, at in skipped:
@@ -187,45 +187,48 @@ def _skipped_text(opened: SoundShards, skipped) -> tuple[list[str], list[str]]:
     return ids, reasons
 
 
-def _edges(rows: Rows, shards: int) -> np.ndarray:
-    """Cuts the rows into one part per shard, so that progress is told in shards."""
-    return np.concatenate([[0], np.cumsum(np.bincount(rows.shard, minlength=shards))])
+def _blocks(
+    opened: OpenShards, places: Places, manifest: Manifest, progress: Progress
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(data set, first row, rows) of all that the merged file holds of its pictures.
+
+    It goes a shard at a time, so that progress is told in shards, and in it a block at a time,
+    so that chunks are written in order, once.
+    """
+    columns = stored(manifest.columns)
+    lists = ("ids", "labels") if manifest.labelled else ("ids",)
+    step = max(1, BLOCK_BYTES // max(column.row_bytes for column in columns))
+    ends = np.bincount(places[0], minlength=len(opened)).cumsum().tolist()
+    for _, begin, end in zip(progress(opened.paths), [0, *ends], ends, strict=False):
+        for start in range(begin, end, step):
+            runs = list(_runs(places, start, min(start + step, end)))
+            for column in columns:
+                yield column.name, start, _gathered(opened, column, runs)
+            for first, stop, number, row in runs:
+                for name in lists:
+                    yield name, first, opened[number][name][row : row + stop - first]
 
 
-def _copy(
-    file: h5py.File, opened, rows: Rows, columns: Sequence[Column], labelled, part, seals
-) -> None:
-    """Copy rows part[0] … part[1], a block at a time; chunks are written in order, once."""
-    largest = max(column.row_bytes for column in columns)
-    step = max(1, BLOCK_BYTES // largest)
-    for start in range(int(part[0]), int(part[1]), step):
-        stop = min(start + step, int(part[1]))
-        runs = list(rows.runs(start, stop))
-        for column in columns:
-            block = np.empty((stop - start, *column.shape), column.dtype)
-            for first, last, number, row in runs:
-                source = opened[number][column.name]
-                source.read_direct(
-                    block, np.s_[row : row + last - first], np.s_[first - start : last - start]
-                )
-            file[column.name][start:stop] = block
-            seals.add(column.name, block)
-        for first, last, number, row in runs:
-            for name in ("ids", "labels") if labelled else ("ids",):
-                values = opened[number][name][row : row + last - first]
-                file[name][first:last] = values
-                seals.add(name, values)
-        file.check()
+def _runs(places: Places, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+    """Unbroken pieces of rows start … stop: (first, last + 1, shard, first row there)."""
+    shard, row = (one[start:stop] for one in places)
+    breaks = np.flatnonzero((np.diff(shard) != 0) | (np.diff(row) != 1)) + 1
+    edges = [0, *breaks.tolist(), stop - start]
+    for first, last in itertools.pairwise(edges):
+        if first < last:
+            yield start + first, start + last, int(shard[first]), int(row[first])
 
 
-@contextmanager
-def held(parts: Parts) -> Iterator[None]:
-    """Hold the lock of an existing folder of parts."""
-    lock = locked(parts.folder / "lock", parts.path)
-    try:
-        yield
-    finally:
-        lock.close()
+def _gathered(opened: OpenShards, column: Column, runs: Sequence) -> np.ndarray:
+    """(n, …) rows of some runs that follow each other."""
+    begin, end = runs[0][0], runs[-1][1]
+    block = np.empty((end - begin, *column.shape), column.dtype)
+    for first, stop, number, row in runs:
+        source = opened[number][column.name]
+        source.read_direct(
+            block, np.s_[row : row + stop - first], np.s_[first - begin : stop - begin]
+        )
+    return block
 
 
 def merge_parts(
@@ -234,7 +237,7 @@ def merge_parts(
     overwrite: bool = False,
     progress: Progress = iter,
 ) -> None:
-    """Finish a feature file from its parts, without model and pictures.
+    """Finish a feature file from its shards, without model and pictures.
 
     Args:
         path: the feature file; FILE.parts lies beside it.
@@ -243,29 +246,23 @@ def merge_parts(
         progress: wraps the list of shards.
 
     Raises:
-        StoreError: no parts, pictures are missing, damage, or no room.
+        StoreError: no shards, pictures are missing, damage, or no room.
     """
-    parts = Parts(path)
+    folder = ShardFolder(path)
     check_compression(compression)
-    then = f"run `diffeat merge {path}` again"
-    with explained(parts.path, then):
-        if not parts.exist():
-            raise StoreError(f"{parts.folder}: no such folder; there is nothing to merge")
-        if parts.path.exists() and not overwrite:
+    with explained(folder.output, f"run `diffeat merge {path}` again"):
+        if not folder.exists():
+            raise StoreError(f"{folder.path}: no such folder; there is nothing to merge")
+        if folder.output.exists() and not overwrite:
             raise StoreError(f"{path} is already there; pass --overwrite to replace it")
-        with held(parts):
-            note = Note.read(parts.folder)
-            if note is None or note.columns is None:
-                raise StoreError(
-                    f"{parts.folder} does not say what is being made; run the same `diffeat "
-                    "extract` again"
-                )
-            missing = missing_spans(parts.covered(note), note.count)
+        with folder.lock():
+            manifest = folder.manifest()
+            missing = missing_spans(folder.covered(manifest), manifest.count)
             if missing:
                 lacking = sum(stop - start for start, stop in missing)
                 raise StoreError(
-                    f"{path}: {lacking} of {note.count} pictures are missing; run the same "
+                    f"{path}: {lacking} of {manifest.count} pictures are missing; run the same "
                     "`diffeat extract` again to compute them"
                 )
-            merge_shards(parts, note, compression, progress)
-            parts.remove()
+            merge_shards(folder, manifest, compression, progress)
+            folder.remove()

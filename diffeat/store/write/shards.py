@@ -1,19 +1,17 @@
 """Shards: whole HDF5 files over some pictures, that any process may write.
 
-Beside features.h5 lies features.h5.parts/ while the work goes on: `request.json` (what is
-being made), `lock`, and shards. A shard is written under another name, synced and renamed, so
+Beside features.h5 lies features.h5.parts/ while the work goes on: `request.json` (the manifest),
+`lock`, and shards. A shard is written under another name, synced and renamed, so
 at any moment it is there or not. It holds the ids and labels of its rows, and its name ends in
 a hash of its bytes: shard-FIRST-STOP-BLAKE2B.h5.
 """
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,10 @@ from diffeat.errors import NumericsError, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source
 from diffeat.store.format.atomic import explained, memory_image, write_synced
+from diffeat.store.format.checksums import new_hash
+from diffeat.store.format.columns import Column
 from diffeat.store.format.layout import TEXT, stored, stored_values
-from diffeat.store.format.manifest import Column, Note, parts_of
+from diffeat.store.format.manifest import Manifest, shard_folder
 
 SHARD_BYTES = 32 << 20
 SHARD_SECONDS = 20.0
@@ -33,36 +33,15 @@ SHARD_SPANS = 1000
 """Ranges of pictures in one shard; they lie in an attribute, which must stay small."""
 
 Span = tuple[int, int]
-
-
-@dataclass
-class _Pending:
-    """Finished batches that are not yet in a shard."""
-
-    spans: list[Span] = field(default_factory=list)
-    indices: list[int] = field(default_factory=list)
-    values: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    errors: list[tuple[int, str]] = field(default_factory=list)
-    size: int = 0
-    since: float = field(default_factory=time.monotonic)
-
-    def add(self, span: Span, indices, values: dict[str, np.ndarray], errors) -> None:
-        if self.spans and self.spans[-1][1] == span[0]:
-            self.spans[-1] = (self.spans[-1][0], span[1])
-        else:
-            self.spans.append(span)
-        self.indices += indices
-        self.errors += errors
-        for name, rows in values.items():
-            self.values.setdefault(name, []).append(rows)
-            self.size += rows.nbytes
+Batch = tuple[Span, Sequence[int], dict[str, np.ndarray], Sequence[tuple[int, str]]]
+"""What `ShardWriter.add` is given."""
 
 
 class ShardWriter:
     """Writes shards of one feature file in the background; any process may have one.
 
     It takes no lock and checks no request: a StoreWriter, in this process or in another, has
-    made the folder of the parts, and merges in the end what it finds there. Two shards that
+    made the folder, and merges in the end what it finds there. Two shards that
     hold the same picture do no harm. As a context manager it writes what was added before it
     leaves, also after an error.
 
@@ -90,8 +69,10 @@ class ShardWriter:
         self.path, self.columns, self.source = Path(path), list(columns), source
         self.shard_bytes = SHARD_BYTES if shard_bytes is None else shard_bytes
         self.shard_seconds = SHARD_SECONDS if shard_seconds is None else shard_seconds
-        self._pending = _Pending()
-        self._queue: queue.Queue[_Pending | None] = queue.Queue(maxsize=2)
+        self._batches: list[Batch] = []  # finished, and not yet in a shard
+        self._spans: list[Span] = []  # of those, joined
+        self._size, self._since = 0, 0.0
+        self._queue: queue.Queue[list[Batch] | None] = queue.Queue(maxsize=2)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._tag: str | None = None
@@ -130,12 +111,14 @@ class ShardWriter:
         """
         self._raise_failure()
         self._check(span, indices, values, errors)
-        pending = self._pending
-        if not pending.spans:
-            pending = self._pending = _Pending()  # its clock starts now
-        pending.add(span, indices, values, errors)
-        old = time.monotonic() - pending.since >= self.shard_seconds
-        if pending.size >= self.shard_bytes or old or len(pending.spans) >= SHARD_SPANS:
+        now = time.monotonic()
+        if not self._batches:
+            self._size, self._since = 0, now
+        self._batches.append((span, indices, dict(values), errors))
+        self._spans = union([*self._spans, span])
+        self._size += sum(rows.nbytes for rows in values.values())
+        old = now - self._since >= self.shard_seconds
+        if self._size >= self.shard_bytes or old or len(self._spans) >= SHARD_SPANS:
             self._hand_over()
 
     def flush(self) -> None:
@@ -154,10 +137,8 @@ class ShardWriter:
     ) -> Path:
         """Write one batch as one shard, here and now; returns its path."""
         self._check(span, indices, values, errors)
-        pending = _Pending()
-        pending.add(span, indices, values, errors)
         with explained(self.path):
-            return self._write(pending)
+            return self._write([(span, indices, dict(values), errors)])
 
     def _check(self, span: Span, indices, values, errors) -> None:
         """What would otherwise be found at the merge, when it is too late."""
@@ -176,25 +157,25 @@ class ShardWriter:
                 )
 
     def _hand_over(self) -> None:
-        if not self._pending.spans:
+        if not self._batches:
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="diffeat-write", daemon=True)
             self._thread.start()
-        self._queue.put(self._pending)
-        self._pending = _Pending()
+        self._queue.put(self._batches)
+        self._batches, self._spans = [], []
 
     def _work(self) -> None:
-        while (pending := self._queue.get()) is not None:
+        while (batches := self._queue.get()) is not None:
             try:
                 # after a failure keep the queue moving, so that nobody waits for a dead writer
                 if self._failure is None:
                     with explained(self.path):
-                        self._write(pending)
+                        self._write(batches)
             except BaseException as error:
                 self._failure = error
             finally:
-                del pending  # not kept in memory while waiting for the next
+                del batches  # not kept in memory while waiting for the next
                 self._queue.task_done()
         self._queue.task_done()
 
@@ -202,28 +183,30 @@ class ShardWriter:
         if self._failure is not None:
             raise self._failure
 
-    def _write(self, pending: _Pending) -> Path:
-        folder = parts_of(self.path)
+    def _write(self, batches: list[Batch]) -> Path:
+        folder = shard_folder(self.path)
         if not folder.is_dir():
             raise StoreError(
                 f"{folder} is not there: nobody is making {self.path}, or it is finished"
             )
         if self._tag is None:
-            note = Note.read(folder)
-            self._tag = "" if note is None else note.request.fingerprint
-        image = memory_image(lambda file: self._fill(file, pending))
-        first, stop = min(pending.spans)[0], max(stop for _, stop in pending.spans)
-        path = folder / f"shard-{first:010d}-{stop:010d}-{shard_digest(image)}.h5"
+            manifest = Manifest.read(folder)
+            self._tag = "" if manifest is None else manifest.fingerprint
+        spans = union(span for span, *_ in batches)
+        image = memory_image(lambda file: self._fill(file, spans, batches))
+        digest = new_hash(image).hexdigest()
+        path = folder / f"shard-{spans[0][0]:010d}-{spans[-1][1]:010d}-{digest}.h5"
         write_synced(path, image)
         return path
 
-    def _fill(self, file: h5py.File, pending: _Pending) -> None:
-        order = np.argsort(pending.indices, kind="stable")
-        indices = np.array(pending.indices, np.int64)[order]
-        skipped = sorted(pending.errors)
+    def _fill(self, file: h5py.File, spans: list[Span], batches: list[Batch]) -> None:
+        indices = np.array([k for _, found, _, _ in batches for k in found], np.int64)
+        order = np.argsort(indices, kind="stable")
+        indices = indices[order]
+        skipped = sorted(one for *_, errors in batches for one in errors)
         file.attrs["request"] = self._tag
         file.attrs["columns"] = columns_hash(self.columns)
-        file.attrs["spans"] = np.array(sorted(pending.spans), np.int64)
+        file.attrs["spans"] = np.array(spans, np.int64)
         ids, labels = self.source.ids, self.source.labels
         file["index"] = indices
         file["skipped_index"] = np.array([index for index, _ in skipped], np.int64)
@@ -237,15 +220,15 @@ class ShardWriter:
             file["labels"] = np.asarray(labels)[indices].astype(np.int64)
         in_order = bool((order[:-1] < order[1:]).all())
         for column in self.columns:
-            for name, values in _column_values(column, pending).items():
+            for name, values in _column_values(column, batches).items():
                 file[name] = values if in_order else values[order]
 
 
-def _column_values(column: Column, pending: _Pending) -> dict[str, np.ndarray]:
-    """What a shard holds of a column, by data set; batches are let go of one by one."""
-    batches = pending.values.pop(column.name, [])
+def _column_values(column: Column, batches: list[Batch]) -> dict[str, np.ndarray]:
+    """What a shard holds of a column, by data set; the batches let go of it."""
+    found = [values.pop(column.name) for _, _, values, _ in batches if column.name in values]
     empty = np.empty((0, *column.shape), "float32" if column.dtype == "int8" else column.dtype)
-    values = batches[0] if len(batches) == 1 else np.concatenate([empty, *batches])
+    values = found[0] if len(found) == 1 else np.concatenate([empty, *found])
     try:
         with np.errstate(over="raise"):
             return stored_values(column, values)
@@ -255,9 +238,15 @@ def _column_values(column: Column, pending: _Pending) -> dict[str, np.ndarray]:
         ) from None
 
 
-def shard_digest(data: bytes) -> str:
-    """The checksum in a shard's name."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def union(spans: Iterable[Span]) -> list[Span]:
+    """Ranges that overlap or touch are joined; the result ascends."""
+    joined: list[Span] = []
+    for start, stop in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return joined
 
 
 def columns_hash(columns: Sequence[Column]) -> str:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import numpy as np
 from diffeat.errors import StoreError
 from diffeat.images import Seen, Source
 from diffeat.specs import differences
-from diffeat.store.format.atomic import explained, locked
+from diffeat.store.format.atomic import explained
+from diffeat.store.format.columns import Column
 from diffeat.store.format.compress import check_compression, compression_of
-from diffeat.store.format.manifest import CLASSES, NOTE, Column, Note, Request, note_of
+from diffeat.store.format.header import check_header, read_skipped
+from diffeat.store.format.layout import Progress
+from diffeat.store.format.manifest import CLASSES, NAME, Manifest
 from diffeat.store.format.safety import (
     check_links,
     damage_explained,
@@ -25,12 +29,11 @@ from diffeat.store.format.safety import (
     open_part,
     read_attr,
 )
-from diffeat.store.read.seen import write_seen
-from diffeat.store.write.folder import Parts, missing_spans
-from diffeat.store.write.merge import Progress, merge_shards
+from diffeat.store.format.seen import write_seen
+from diffeat.store.write.folder import ShardFolder, missing_spans
+from diffeat.store.write.merge import merge_shards
 from diffeat.store.write.shards import SHARD_BYTES, SHARD_SECONDS, ShardWriter, Span
 
-__all__ = ["SHARD_BYTES", "SHARD_SECONDS", "Column", "Request", "StoreWriter"]
 OLD_NAME = re.compile(r"shard-(\d{10})-(\d{10})\.h5")
 """Shards before version 0.3, without checksum and ids."""
 
@@ -43,28 +46,30 @@ class StoreWriter:
 
     Args:
         path: the file that the user named.
-        request: what it is made of.
+        manifest: what it is made of; data sets and classes are added here.
         source: the pictures, in order.
         columns: the data sets.
         overwrite: replace what lies at `path`, whatever it is, once the new file is whole.
         compression: of the finished file: "none", "lzf", "gzip" or "zstd". It does not belong
-            to the request: a finished file with another one is left as it is, with a warning.
+            to the manifest: a finished file with another one is left as it is, with a warning.
         alone: whether no other process writes shards; then a folder without any is removed.
         seen: what is known of the pictures, for a run that goes on after this one.
 
     Attributes:
-        complete: the file is already there, made by the same request.
+        complete: the file is there and whole, made by the same manifest.
         done: number of pictures that earlier runs finished.
+        rows: of the file, once it is complete.
+        skipped: id → reason of the pictures that it leaves out, once it is complete.
 
     Raises:
-        SpecMismatch: `path` or its parts were made by another request.
+        SpecMismatch: `path` or its shards were made by another manifest.
         StoreError: `path` cannot be written, or another process is writing it.
     """
 
     def __init__(
         self,
         path: str | Path,
-        request: Request,
+        manifest: Manifest,
         source: Source,
         columns: Sequence[Column],
         overwrite: bool = False,
@@ -72,16 +77,16 @@ class StoreWriter:
         alone: bool = True,
         seen: Seen | None = None,
     ):
-        self.path, self.request, self.source = Path(path), request, source
+        self.path, self.source = Path(path), source
         self.columns = list(columns)
         self.overwrite = overwrite
         self.compression = check_compression(compression)
         self.alone, self.seen = alone, seen
         self.complete = False
-        self.done = 0
-        self._parts = Parts(self.path)
-        self.parts = self._parts.folder
-        self._note: Note | None = None
+        self.done = self.rows = 0
+        self.skipped: dict[str, str] = {}
+        self.folder = ShardFolder(self.path)
+        self.manifest = manifest
         self._shards: ShardWriter | None = None
         self._lock = None
 
@@ -105,7 +110,7 @@ class StoreWriter:
             except BaseException as found:
                 failure = found
         if self.alone and self._lock is not None and not self.complete and not self.covered():
-            self._parts.remove()  # nothing to go on from, and nobody who still writes
+            self.folder.remove()  # nothing to go on from, and nobody who still writes
         self._unlock()
         if failure is not None:
             raise failure
@@ -116,38 +121,38 @@ class StoreWriter:
             self._lock = None
 
     def _open(self) -> None:
-        self._note = note_of(self.request, self.source, self.columns)
+        self.manifest = self.manifest.filled(self.source, self.columns)
         if self._finished():
             self._clear_up()
             return
-        self._parts.exist()
-        self.parts.mkdir(parents=True, exist_ok=True)
-        self._lock = locked(self.parts / "lock", self.path)
+        self.folder.exists()
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        self._lock = self.folder.lock()
         if self._finished():  # by the process that held the lock until now
             self._clear_up()
             return
-        for leftover in self.parts.glob("*.tmp"):
+        for leftover in self.folder.path.glob("*.tmp"):
             leftover.unlink(missing_ok=True)
         self._go_on()
         self.done = sum(stop - start for start, stop in self.covered())
 
     def _clear_up(self) -> None:
-        """Remove parts of this same request, unless somebody is making the file anew.
+        """Remove shards of this same manifest, unless somebody is making the file anew.
 
-        The file is whole, so parts that cannot be read or removed are no error.
+        The file is whole, so shards that cannot be read or removed are no error.
         """
         with suppress(StoreError, OSError):
-            if not self._parts.exist():
+            if not self.folder.exists():
                 return
             if self._lock is None:
-                self._lock = locked(self.parts / "lock", self.path)
-            note = Note.read(self.parts)
-            if note is None:
-                ours = not self._parts.files()  # what a removal left that was killed
+                self._lock = self.folder.lock()
+            found = Manifest.read(self.folder.path)
+            if found is None:
+                ours = not self.folder.files()  # what a removal left that was killed
             else:
-                ours = note.request.fingerprint == self.request.fingerprint
+                ours = found.fingerprint == self.manifest.fingerprint
             if ours:
-                self._parts.remove()
+                self.folder.remove()
         self._unlock()
 
     def _finished(self) -> bool:
@@ -159,9 +164,12 @@ class StoreWriter:
         except StoreError as error:
             raise StoreError(f"{error}; or replace what is there (--overwrite)") from error
         with file, damage_explained(self.path, "its description"):
-            self.request.check_same(Request.from_attrs(file), self.path)
+            found = Manifest.from_attrs(file)
+            self.manifest.check_same(found, self.path)
             self.complete = bool(read_attr(file, "complete", 1))
             if self.complete:
+                self.manifest = replace(self.manifest, how=found.how)
+                self.rows, self.skipped = check_header(file), read_skipped(file)
                 self._compare_compression(file)
         return self.complete
 
@@ -176,38 +184,38 @@ class StoreWriter:
             )
 
     def _go_on(self) -> None:
-        """Compare with the note of an earlier run, and write down what is made now."""
-        old = sorted(p for p in self.parts.glob("shard-*.h5") if OLD_NAME.fullmatch(p.name))
-        earlier: Note | None = None
+        """Compare with the manifest of an earlier run, and write down what is made now."""
+        old = sorted(p for p in self.folder.path.glob("shard-*.h5") if OLD_NAME.fullmatch(p.name))
+        earlier: Manifest | None = None
         try:
-            if (self.parts / NOTE).is_symlink():
-                raise StoreError(f"{self.parts / NOTE} is a link; remove it")
-            if old or self._parts.files():
-                earlier = Note.read(self.parts)
+            if (self.folder.path / NAME).is_symlink():
+                raise StoreError(f"{self.folder.path / NAME} is a link; remove it")
+            if old or self.folder.files():
+                earlier = Manifest.read(self.folder.path)
             if earlier is not None:
-                self.request.check_same(earlier.request, self.parts)
+                self.manifest.check_same(earlier, self.folder.path)
         except StoreError:
             if not self.overwrite:
                 raise
-            for shard in (*old, *self._parts.files()):
-                self._parts.forget(shard)
+            for shard in (*old, *self.folder.files()):
+                self.folder.forget(shard)
             old, earlier = [], None
-            (self.parts / NOTE).unlink(missing_ok=True)
+            (self.folder.path / NAME).unlink(missing_ok=True)
         if earlier is not None:
-            self._note = self._with_how(earlier.request.how)
-        self._note.write(self.parts)
+            self.manifest = self._with_how(earlier.how)
+        self.manifest.write(self.folder.path)
         if self.seen is not None:
-            write_seen(self.parts, self.seen)
+            write_seen(self.folder.path, self.seen)
         for shard in old:
             self._renew(shard)
-        usable = {shard.path for shard in self._parts.shards(self._note)}
-        for shard in self._parts.files():  # of an older version, or damaged: made again
+        usable = self.folder.shards(self.manifest)
+        for shard in self.folder.files():  # of an older version, or damaged: made again
             if shard not in usable:
-                self._parts.forget(shard)
+                self.folder.forget(shard)
 
-    def _with_how(self, before: dict[str, Any]) -> Note:
-        """The note with what earlier runs did otherwise, after a warning."""
-        now = self._note.request.how
+    def _with_how(self, before: dict[str, Any]) -> Manifest:
+        """The manifest with what earlier runs did otherwise, after a warning."""
+        now = self.manifest.how
         kept = list(before.get("earlier", ()))
         plain = {name: value for name, value in before.items() if name != "earlier"}
         known = {name: value for name, value in now.items() if name in plain or name != CLASSES}
@@ -219,12 +227,7 @@ class StoreWriter:
                 stacklevel=6,
             )
             kept.append(plain)
-        if not kept:
-            return self._note
-        request = self._note.request
-        how = {**now, "earlier": kept}
-        request = Request(request.spec, request.model, request.pictures, how)
-        return Note(request, self._note.columns, self._note.class_names, self._note.labelled)
+        return replace(self.manifest, how={**now, "earlier": kept}) if kept else self.manifest
 
     def _renew(self, path: Path) -> None:
         """Write a shard of an older version again, as shards are now; then remove it."""
@@ -241,7 +244,7 @@ class StoreWriter:
 
     def covered(self) -> list[Span]:
         """Ranges of pictures that are in shards now, whoever wrote them; ascending, apart."""
-        return [] if self._note is None else self._parts.covered(self._note)
+        return self.folder.covered(self.manifest)
 
     def remaining(self, batch: int) -> list[Span]:
         """Ranges of at most `batch` pictures that no shard covers now.
@@ -293,11 +296,13 @@ class StoreWriter:
             missing = sum(stop - start for start, stop in self.remaining(1 << 40))
             if missing:
                 raise StoreError(
-                    f"{self.parts}: shards are missing, with {missing} of {len(self.source)} "
+                    f"{self.folder.path}: shards are missing, with {missing} of {len(self.source)} "
                     "pictures; run the same command again"
                 )
-            merge_shards(self._parts, self._note, self.compression, progress)
-            self._parts.remove()
+            self.rows, self.skipped = merge_shards(
+                self.folder, self.manifest, self.compression, progress
+            )
+            self.folder.remove()
             self.complete = True
 
 
