@@ -13,7 +13,14 @@ import pytest
 
 from diffeat.images import ArraySource
 from diffeat.specs import ExtractSpec
-from diffeat.store import Column, Manifest, ShardWriter, StoreWriter
+from diffeat.store import (
+    PICTURE_COLUMNS,
+    Column,
+    Manifest,
+    ShardWriter,
+    StoreWriter,
+    picture_column,
+)
 
 LEVELS = {20: (0.9, 0.4358), 60: (0.6, 0.8)}
 
@@ -73,7 +80,7 @@ class Job:
             for block in self.blocks
             for t in LEVELS
         ]
-        return [*features, *([Column("boxes", (4,), "int32", {"what": "…"})] if self.boxes else [])]
+        return [*features, *(picture_column(n) for n in PICTURE_COLUMNS if n in self.values)]
 
     def attrs(self, block: str, t: int) -> dict:
         alpha, sigma = LEVELS[t]

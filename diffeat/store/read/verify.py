@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from diffeat.errors import StoreError
+from diffeat.specs import ExtractSpec
 from diffeat.store.format.checksums import (
     BLOCK_BYTES,
     LISTS,
@@ -72,13 +73,19 @@ def _verify_pictures(store: FeatureStore) -> Iterator[str]:
             yield f"{name}: {CHANGED}"
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             yield f"{name}: inf or nan"
-        if name == "boxes" and not _inside(values, store.spec.size or (1 << 31, 1 << 31)):
-            yield "boxes lie outside the pictures"
+        if name in IMPOSSIBLE and (problem := IMPOSSIBLE[name](values, store.spec)):
+            yield f"{name} {problem}"
 
 
-def _inside(boxes: np.ndarray, size: tuple[int, int]) -> bool:
-    """Whether (N, 4) boxes (top, left, height, width) lie in pictures of `size`."""
-    return bool((boxes >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= size).all())
+def _boxes_outside(boxes: np.ndarray, spec: ExtractSpec) -> str:
+    """Of (N, 4) boxes: top, left, height, width."""
+    size = spec.size or (1 << 31, 1 << 31)
+    inside = (boxes >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= size).all()
+    return "" if inside else "lie outside the pictures"
+
+
+IMPOSSIBLE: dict[str, Callable[[np.ndarray, ExtractSpec], str]] = {"boxes": _boxes_outside}
+"""Columns of PICTURE_COLUMNS → what is wrong with their values, "" if nothing."""
 
 
 def _verify_features(store: FeatureStore, block: str, t: int | float) -> list[str]:

@@ -55,23 +55,17 @@ def merge_shards(
         ids, reasons = _skipped_text(opened, left_out)
         count = len(places[0])
         if not count:
-            for path in opened.paths:  # so that the next run tries the pictures again
-                folder.forget(path)
-            raise StoreError(
-                f"{folder.output}: every picture was skipped, first because of "
-                f"{(reasons or ['nothing'])[0]}; nothing is written"
-            )
-        columns = stored(manifest.columns)
-        room = room_for(columns, count, compression) + (1 << 20)
-        room += sum(path.stat().st_size for path in opened.paths) // 64
-        with new_file(folder.path / "merged.h5", folder.output, room) as (file, disk):
+            _refuse_nothing(opened, reasons)
+        with new_file(
+            folder.path / "merged.h5", folder.output, _room(opened, count, compression)
+        ) as (file, disk):
             names = manifest.class_names if manifest.labelled else None
             create_header(file, manifest, count, names, manifest.timesteps)
             write_skipped(file, ids, reasons)
-            for column in columns:
+            for column in stored(manifest.columns):
                 create_column(file, column, count, compression)
             with Checksums() as checksums:
-                for name, start, values in _blocks(opened, places, manifest, progress):
+                for name, start, values in _blocks(opened, places, progress):
                     file[name][start : start + len(values)] = values
                     checksums.add(name, values)
                     disk.check()
@@ -187,16 +181,32 @@ def _skipped_text(opened: OpenShards, skipped) -> tuple[list[str], list[str]]:
     return ids, reasons
 
 
+def _refuse_nothing(opened: OpenShards, reasons: Sequence[str]) -> None:
+    """Remove shards without any row, so that the next run tries the pictures again; raises."""
+    for path in opened.paths:
+        opened.folder.forget(path)
+    raise StoreError(
+        f"{opened.folder.output}: every picture was skipped, first because of "
+        f"{(reasons or ['nothing'])[0]}; nothing is written"
+    )
+
+
+def _room(opened: OpenShards, count: int, compression: str) -> int:
+    """Bytes of disk that the merged file may take."""
+    texts = sum(path.stat().st_size for path in opened.paths) // 64 + (1 << 20)
+    return room_for(stored(opened.manifest.columns), count, compression) + texts
+
+
 def _blocks(
-    opened: OpenShards, places: Places, manifest: Manifest, progress: Progress
+    opened: OpenShards, places: Places, progress: Progress
 ) -> Iterator[tuple[str, int, np.ndarray]]:
     """(data set, first row, rows) of all that the merged file holds of its pictures.
 
     It goes a shard at a time, so that progress is told in shards, and in it a block at a time,
     so that chunks are written in order, once.
     """
-    columns = stored(manifest.columns)
-    lists = ("ids", "labels") if manifest.labelled else ("ids",)
+    columns = stored(opened.manifest.columns)
+    lists = ("ids", "labels") if opened.manifest.labelled else ("ids",)
     step = max(1, BLOCK_BYTES // max(column.row_bytes for column in columns))
     ends = np.bincount(places[0], minlength=len(opened)).cumsum().tolist()
     for _, begin, end in zip(progress(opened.paths), [0, *ends], ends, strict=False):

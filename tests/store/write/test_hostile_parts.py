@@ -13,7 +13,7 @@ import pytest
 
 from diffeat.errors import StoreError
 from diffeat.store import look_at_parts, merge_parts, verify
-from tests.store.test_shards import shard_files
+from tests.store.write.test_shards import shard_files
 
 
 @pytest.fixture

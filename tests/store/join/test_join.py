@@ -12,7 +12,7 @@ import pytest
 from diffeat.errors import SpecMismatch, StoreError
 from diffeat.store import FeatureStore, Manifest, merge_files, verify
 from diffeat.store.join.order import united
-from tests.store.test_shards import content
+from tests.store.write.test_shards import content
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_an_output_that_is_there(job, tmp_path):
 
 
 def test_a_damaged_input_leaves_nothing(job, tmp_path):
-    from tests.store.test_reader import damage_last_chunk
+    from tests.store.read.test_reader import damage_last_chunk
 
     path = job("a.h5", shape=(128, 16, 16)).write()
     damage_last_chunk(path, "features/up.1/t60")
