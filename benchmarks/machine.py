@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 import diffeat
-from diffeat.store.atomic import write_synced
+from diffeat.store.format.atomic import write_synced
 from diffeat.threads import usable_cpus
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "scikit-learn", "h5py", "numpy")

@@ -48,7 +48,7 @@ from diffeat.search import (
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import readable
 from diffeat.store import FeatureStore
-from diffeat.store.atomic import write_synced
+from diffeat.store.format.atomic import write_synced
 from diffeat.viz import feature_sheet, heat_map
 
 WIDE = 8 << 30

@@ -25,10 +25,11 @@ from diffeat.extraction.api import Drawn, draw_batch, start_batch
 from diffeat.extraction.class_map import ClassMap
 from diffeat.extraction.conditions import embedding_rows, prompts_of
 from diffeat.hashing import files_fingerprint, fingerprint
-from diffeat.images import STAT, PictureBatch, Seen, Source, ahead, load_batches, look
+from diffeat.images import PictureBatch, Seen, Source, ahead, load_batches, look
 from diffeat.specs import ExtractSpec
-from diffeat.store import Column, Request, read_how, seen_by
-from diffeat.store.request import CLASSES, MODEL_CLASSES, WHEN
+from diffeat.store import Column, Manifest, picture_column, read_how, seen_by
+from diffeat.store.format.columns import WHEN
+from diffeat.store.format.manifest import CLASSES, MODEL_CLASSES
 
 BOXES = "boxes"
 """Data set that says which part of each padded input shows the picture."""
@@ -90,7 +91,7 @@ class Order:
         seen: digests of the pictures; None where they are read by rule 1, which has none.
     """
 
-    request: Request
+    request: Manifest
     columns: tuple[Column, ...]
     reading: Reading
     batch_size: int
@@ -145,8 +146,7 @@ class Worker:
         }
         self.columns = tuple(self._cells.values())
         if job.spec.fit == "pad":
-            what = {"what": "top, left, height, width in pixels of what shows the picture"}
-            self.columns += (Column(BOXES, (4,), "int32", what),)
+            self.columns += (picture_column(BOXES),)
         if order is None:
             self._seen = look(source, seen_by(job.path, source.ids)) if source.reading > 1 else None
         else:
@@ -256,13 +256,8 @@ def _seen_columns(seen: Seen | None) -> tuple[Column, ...]:
     """The data sets of what is known of the pictures."""
     if seen is None:
         return ()
-    what = {"what": "BLAKE2b-128 of each picture's own bytes"}
-    found = (Column(DIGESTS, (16,), "uint8", what),)
-    if seen.stats is None:
-        return found
-    what = {"what": f"{', '.join(STAT)} of each picture's file; zeros where not known"}
-    what[WHEN] = seen.when
-    return (*found, Column(STATS, (len(STAT),), "int64", what))
+    found = (picture_column(DIGESTS),)
+    return found if seen.stats is None else (*found, picture_column(STATS, **{WHEN: seen.when}))
 
 
 def _check_same(backbone: Backbone, order: Order) -> None:
@@ -287,7 +282,7 @@ def request_of(
     prompts: Sequence[str] | None = None,
     seen: Seen | None = None,
     class_map: ClassMap | None = None,
-) -> Request:
+) -> Manifest:
     """What the feature file of a plan, a source and its captions is made of.
 
     Args:
@@ -300,7 +295,7 @@ def request_of(
     if spec.embeddings is not None:
         conditions = files_fingerprint([Path(spec.embeddings)])
         further[EMBEDDING_ROWS] = embedding_rows(spec.embeddings)
-    return Request(
+    return Manifest(
         spec=plan.spec.to_dict(),
         model={
             "name": backbone.name,

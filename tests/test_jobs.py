@@ -80,7 +80,7 @@ def forwards(backbone):
 
 @pytest.fixture
 def each_batch_a_shard(monkeypatch):
-    monkeypatch.setattr("diffeat.store.writer.SHARD_SECONDS", 0)
+    monkeypatch.setattr("diffeat.store.write.writer.SHARD_SECONDS", 0)
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
@@ -441,7 +441,7 @@ def test_output_in_an_impossible_place(backbone, tmp_path, forwards):
 @pytest.mark.parametrize("shards", ["many", "one"])
 def test_an_interrupted_run_goes_on(backbone, reference, tmp_path, monkeypatch, error, shards):
     if shards == "many":
-        monkeypatch.setattr("diffeat.store.writer.SHARD_SECONDS", 0)
+        monkeypatch.setattr("diffeat.store.write.writer.SHARD_SECONDS", 0)
     path = tmp_path / "f.h5"
     calls = []
     original = Extractor.start

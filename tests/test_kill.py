@@ -65,9 +65,9 @@ class Helper:
 
     def work(self, path: Path, log: Path, kill_before=None, limit=None, **options) -> None:
         """In the child: extract, and note everything in the log before it happens."""
-        import diffeat.store.writer
+        import diffeat.store.write.writer
 
-        diffeat.store.writer.SHARD_SECONDS = 0
+        diffeat.store.write.writer.SHARD_SECONDS = 0
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
         def note(kind, value):

@@ -62,7 +62,7 @@ def test_a_file_of_an_older_version_is_complete(backbone_of, tmp_path, monkeypat
 
 
 def test_a_run_that_an_older_version_began_goes_on(backbone_of, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffeat.store.writer.SHARD_SECONDS", 0)
+    monkeypatch.setattr("diffeat.store.write.writer.SHARD_SECONDS", 0)
     backbone, original = backbone_of("pixel"), Extractor.start
     whole, path = tmp_path / "whole.h5", tmp_path / "f.h5"
     extract_to_file(backbone, source(), SPEC, whole, batch_size=4)

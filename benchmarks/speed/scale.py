@@ -22,7 +22,7 @@ from benchmarks.speed.surface import MODEL, SIZE
 from diffeat.engines.base import TASK_BYTES
 from diffeat.engines.on_ray import TASK_PIXELS
 from diffeat.images import fit_picture
-from diffeat.store import Column, Request, ShardWriter, StoreWriter
+from diffeat.store import Column, Manifest, ShardWriter, StoreWriter
 
 ASSUMED_TFLOPS = 300.0
 """What one accelerator is taken to sustain on this network; part (f) measures it on a GPU."""
@@ -107,7 +107,7 @@ def _store(size: int) -> dict[str, float]:
     column = Column(f"features/{BLOCK}/t{TIMESTEP}", (CHANNELS,), "float16", what)
     spec = diffeat.ExtractSpec((TIMESTEP,), (BLOCK,), pool="1x1").to_dict()
     model = {"name": "none", "family": "none", "fingerprint": "", "dtype": "float32"}
-    request = Request(spec, model, {"name": "rates", "count": rows, "fingerprint": ""})
+    request = Manifest(spec, model, {"name": "rates", "count": rows, "fingerprint": ""})
     values = np.random.default_rng(0).standard_normal((rows, CHANNELS)).astype(np.float16)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rates.h5"

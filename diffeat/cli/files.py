@@ -93,17 +93,17 @@ def _show_progress(file: Path, as_json: bool, thorough: bool) -> bool:
     from diffeat.store import look_at_parts
 
     found = look_at_parts(file, thorough)
-    note = found.note
+    manifest = found.manifest
     facts = {
         "file": str(file),
         "complete": False,
         "finished": found.finished,
-        "pictures": note.request.pictures,
+        "pictures": manifest.pictures,
         "shards": found.shards,
-        "model": note.request.model,
-        "spec": note.request.spec,
-        "how": note.request.how,
-        "fingerprint": note.request.fingerprint,
+        "model": manifest.model,
+        "spec": manifest.spec,
+        "how": manifest.how,
+        "fingerprint": manifest.fingerprint,
         "problems": found.problems,
     }
     if as_json:
@@ -113,19 +113,19 @@ def _show_progress(file: Path, as_json: bool, thorough: bool) -> bool:
         click.echo(f"{file}: {problem}")
     checked = ", checksums compared" if thorough else ""
     click.echo(
-        f"{file}: unfinished, {found.finished} of {note.count} pictures are in {found.shards} "
+        f"{file}: unfinished, {found.finished} of {manifest.count} pictures are in {found.shards} "
         f"shards{checked}"
     )
-    spec = note.request.spec
+    spec = manifest.spec
     for name, value in (
-        ("pictures", note.request.pictures["name"]),
-        ("model", note.request.model["name"]),
+        ("pictures", manifest.pictures["name"]),
+        ("model", manifest.model["name"]),
         ("blocks", ", ".join(map(str, spec["blocks"]))),
         ("t", ", ".join(map(str, spec["timesteps"]))),
         ("dtype", spec.get("dtype", "float16")),
     ):
         click.echo(f"  {name:<9} {value}")
-    then = "diffeat merge" if found.finished == note.count else "the same diffeat extract again"
+    then = "diffeat merge" if found.finished == manifest.count else "the same diffeat extract again"
     click.echo(f"to go on, run {then}" + (f" {file}" if then == "diffeat merge" else ""))
     return not found.problems
 

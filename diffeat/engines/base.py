@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from diffeat.errors import StoreError
 from diffeat.images import Seen
-from diffeat.store import FeatureStore, Request, StoreWriter
-from diffeat.store.request import CLASSES, Column
+from diffeat.store import Column, Manifest, StoreWriter
+from diffeat.store.format.manifest import CLASSES
 from diffeat.work import Job, Span
 
 TASK_BYTES = 32 << 20
@@ -51,7 +51,7 @@ class JobResult:
 
 def drive(
     job: Job,
-    request: Request,
+    manifest: Manifest,
     columns: Sequence[Column],
     work: Callable[[StoreWriter, tqdm], int],
     where: str,
@@ -62,7 +62,7 @@ def drive(
 
     Args:
         job: what to do.
-        request, columns: what the file is made of.
+        manifest, columns: what the file is made of.
         work: gets the writer and a bar that counts pictures; sees to it that shards cover all
             of them, and returns how many went through the model.
         where: who works, for the result.
@@ -74,21 +74,20 @@ def drive(
     """
     began = time.monotonic()
     writer = StoreWriter(
-        job.path, request, job.source, columns, job.overwrite, job.compression, alone, seen
+        job.path, manifest, job.source, columns, job.overwrite, job.compression, alone, seen
     )
     hide = hidden(job)
     with writer:
         if writer.complete:
-            return _already_complete(job)
+            return _already_complete(job, writer)
         status = "resumed" if writer.done else "done"
         with progress_bar(job, len(job.source), writer.done) as bar:
             computed = work(writer, bar)
         writer.finish(lambda shards: tqdm(shards, desc="merge", unit="shard", disable=hide))
-    with FeatureStore(job.path) as store:
-        return _result(store, status, computed, time.monotonic() - began, where)
+    return _result(writer, status, computed, time.monotonic() - began, where)
 
 
-def complete(job: Job, request: Request, columns: Sequence[Column]) -> JobResult | None:
+def complete(job: Job, manifest: Manifest, columns: Sequence[Column]) -> JobResult | None:
     """The result of doing nothing, if the output is already there; None if it is not.
 
     Raises:
@@ -97,9 +96,9 @@ def complete(job: Job, request: Request, columns: Sequence[Column]) -> JobResult
     if job.overwrite or not job.path.exists():
         return None
     with StoreWriter(
-        job.path, request, job.source, columns, compression=job.compression, alone=False
+        job.path, manifest, job.source, columns, compression=job.compression, alone=False
     ) as writer:
-        return _already_complete(job) if writer.complete else None
+        return _already_complete(job, writer) if writer.complete else None
 
 
 def hidden(job: Job) -> bool | None:
@@ -148,21 +147,20 @@ def sharing(job: Job, workers: int) -> int:
     return workers
 
 
-def _already_complete(job: Job) -> JobResult:
+def _already_complete(job: Job, writer: StoreWriter) -> JobResult:
     """The result of doing nothing; StoreError if pictures are missing that must not be."""
-    with FeatureStore(job.path) as store:
-        if store.skipped and job.on_error == "fail":
-            name, reason = next(iter(store.skipped.items()))
-            raise StoreError(
-                f"{job.path} is complete but for {len(store.skipped)} skipped pictures (first "
-                f"{name!r}: {reason}); accept that with --on-error skip, or repair them and pass "
-                "--overwrite"
-            )
-        return _result(store, "already complete", 0, 0.0)
+    if writer.skipped and job.on_error == "fail":
+        name, reason = next(iter(writer.skipped.items()))
+        raise StoreError(
+            f"{job.path} is complete but for {len(writer.skipped)} skipped pictures (first "
+            f"{name!r}: {reason}); accept that with --on-error skip, or repair them and pass "
+            "--overwrite"
+        )
+    return _result(writer, "already complete", 0, 0.0)
 
 
-def _result(store: FeatureStore, status: str, computed: int, seconds: float, where="") -> JobResult:
+def _result(writer: StoreWriter, status: str, computed: int, seconds: float, where="") -> JobResult:
     """Rows and skipped pictures are those of the file, whichever run met them."""
-    counts = len(store), computed, len(store.skipped)
-    told = store.how.get(CLASSES, "")
-    return JobResult(store.path, status, *counts, seconds, where, classes=str(told))
+    counts = writer.rows, computed, len(writer.skipped)
+    classes = writer.manifest.how.get(CLASSES, "")
+    return JobResult(writer.path, status, *counts, seconds, where, classes=str(classes))

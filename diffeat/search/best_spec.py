@@ -12,7 +12,7 @@ from typing import Any
 from diffeat.noise import Level, format_t
 from diffeat.search.tasks import CellKey
 from diffeat.specs import ExtractSpec
-from diffeat.store.atomic import write_synced
+from diffeat.store.format.atomic import write_synced
 
 
 def spec_of_cells(spec: ExtractSpec, cells: Iterable[CellKey]) -> ExtractSpec:

@@ -17,7 +17,7 @@ from diffeat.hashing import fingerprint
 from diffeat.noise import format_t
 from diffeat.search.scores import Score
 from diffeat.search.tasks import CellKey, Task, bytes_fingerprint
-from diffeat.store.atomic import write_synced
+from diffeat.store.format.atomic import write_synced
 
 NAMELESS = ("<lambda>", "partial", "function", "method")
 """What functions without a name of their own are called."""

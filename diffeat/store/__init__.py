@@ -11,25 +11,29 @@
 /skipped/ids, /skipped/reasons  pictures left out with --on-error skip
 """
 
-from diffeat.store.checks import look_at_parts, verify
-from diffeat.store.join import merge_files
-from diffeat.store.merge import merge_parts
-from diffeat.store.reader import FeatureStore
-from diffeat.store.request import Column, Request, noted_pictures, read_how
-from diffeat.store.seen import seen_by, seen_in
-from diffeat.store.shards import ShardWriter
-from diffeat.store.writer import StoreWriter
+from diffeat.store.format.columns import PICTURE_COLUMNS, Column, picture_column
+from diffeat.store.format.manifest import Manifest, noted_pictures, read_how
+from diffeat.store.join.files import merge_files
+from diffeat.store.read.reader import FeatureStore
+from diffeat.store.read.seen import seen_by, seen_in
+from diffeat.store.read.verify import verify
+from diffeat.store.write.merge import merge_parts
+from diffeat.store.write.progress import look_at_parts
+from diffeat.store.write.shards import ShardWriter
+from diffeat.store.write.writer import StoreWriter
 
 __all__ = [
+    "PICTURE_COLUMNS",
     "Column",
     "FeatureStore",
-    "Request",
+    "Manifest",
     "ShardWriter",
     "StoreWriter",
     "look_at_parts",
     "merge_files",
     "merge_parts",
     "noted_pictures",
+    "picture_column",
     "read_how",
     "seen_by",
     "seen_in",

@@ -10,7 +10,7 @@ import numpy as np
 from diffeat.errors import StoreError
 from diffeat.hashing import fingerprint
 from diffeat.images import Seen
-from diffeat.store.atomic import explained, write_synced
+from diffeat.store.format.atomic import explained, write_synced
 
 FORMAT = "diffeat-vision-1"
 WORDS = {"model": "another model, precision or pool", "pictures": "other pictures"}

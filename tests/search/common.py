@@ -9,8 +9,7 @@ import numpy as np
 from diffeat.images import ArraySource
 from diffeat.search import Task, split_by_hash
 from diffeat.specs import ExtractSpec
-from diffeat.store import FeatureStore, Request, StoreWriter
-from diffeat.store.writer import Column
+from diffeat.store import Column, FeatureStore, Manifest, StoreWriter
 
 CLASSES = 3
 STRENGTH = {("a", 10): 0.2, ("a", 50): 0.0, ("b", 10): 1.2, ("b", 50): 0.4}
@@ -73,7 +72,7 @@ def write_store(path: Path, arrays: dict, labels=None, classes: int = CLASSES) -
         Column(f"features/{b}/t{t}", values.shape[1:], "float16", {"block": b, "t": t, **attrs})
         for (b, t), values in arrays.items()
     ]
-    with StoreWriter(path, Request(spec.to_dict(), facts, pictures), source, fields) as writer:
+    with StoreWriter(path, Manifest(spec.to_dict(), facts, pictures), source, fields) as writer:
         for start, stop in writer.remaining(count):
             rows = {
                 f"features/{block}/t{t}": values[start:stop].astype("float16")

@@ -28,8 +28,7 @@ from diffeat.search import (
     task_from_store,
 )
 from diffeat.specs import ExtractSpec
-from diffeat.store import FeatureStore, Request, StoreWriter
-from diffeat.store.writer import Column
+from diffeat.store import Column, FeatureStore, Manifest, StoreWriter
 
 IDS = [f"class {k % 7}/picture {k}.png" for k in range(4000)]
 
@@ -269,7 +268,7 @@ def _store(path, digits, rows, *, labelled=True, classes=None, model="m0", colum
         Column(name, (columns,), "float16", {"block": block, "t": t, **attrs})
         for (block, t), name in names.items()
     ]
-    with StoreWriter(path, Request(spec.to_dict(), facts, pictures), source, fields) as writer:
+    with StoreWriter(path, Manifest(spec.to_dict(), facts, pictures), source, fields) as writer:
         for start, stop in writer.remaining(len(X)):
             rows = {name: array[start:stop] for name, array in values.items()}
             writer.add((start, stop), list(range(start, stop)), rows, [])

@@ -13,7 +13,14 @@ import pytest
 
 from diffeat.images import ArraySource
 from diffeat.specs import ExtractSpec
-from diffeat.store import Column, Request, ShardWriter, StoreWriter
+from diffeat.store import (
+    PICTURE_COLUMNS,
+    Column,
+    Manifest,
+    ShardWriter,
+    StoreWriter,
+    picture_column,
+)
 
 LEVELS = {20: (0.9, 0.4358), 60: (0.6, 0.8)}
 
@@ -53,7 +60,7 @@ class Job:
         return ArraySource("made-up", ids, self.labels, self.class_names, pixels)
 
     @property
-    def request(self) -> Request:
+    def request(self) -> Manifest:
         spec = ExtractSpec(
             timesteps=tuple(LEVELS),
             blocks=self.blocks,
@@ -64,7 +71,7 @@ class Job:
         model = {"name": "toy", "family": "toy", "fingerprint": self.model, "dtype": "float32"}
         known = self.source.by_rule(1).fingerprint()  # that of a request without "reading"
         pictures = {"name": "made-up", "count": self.count, "fingerprint": known}
-        return Request(spec.to_dict(), model, pictures, self.how)
+        return Manifest(spec.to_dict(), model, pictures, self.how)
 
     @property
     def columns(self) -> list[Column]:
@@ -73,7 +80,7 @@ class Job:
             for block in self.blocks
             for t in LEVELS
         ]
-        return [*features, *([Column("boxes", (4,), "int32", {"what": "…"})] if self.boxes else [])]
+        return [*features, *(picture_column(n) for n in PICTURE_COLUMNS if n in self.values)]
 
     def attrs(self, block: str, t: int) -> dict:
         alpha, sigma = LEVELS[t]
@@ -128,7 +135,7 @@ class Job:
             for start, stop in spans:
                 self.add(writer, start, stop)
             raise error
-        return writer.parts
+        return writer.folder.path
 
 
 @pytest.fixture
@@ -150,7 +157,7 @@ def sound(job) -> Path:
 @pytest.fixture
 def each_batch_a_shard(monkeypatch):
     """Every batch becomes a shard of its own."""
-    monkeypatch.setattr("diffeat.store.writer.SHARD_SECONDS", 0)
+    monkeypatch.setattr("diffeat.store.write.writer.SHARD_SECONDS", 0)
 
 
 class Tripwire:

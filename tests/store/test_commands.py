@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from diffeat.cli import cli
 from diffeat.errors import DiffeatError
 from diffeat.store import FeatureStore, verify
-from tests.store.test_shards import content, shard_files
+from tests.store.write.test_shards import content, shard_files
 
 
 def run(*args) -> tuple[int, str]:

@@ -11,7 +11,7 @@ import pytest
 from diffeat.errors import DiffeatError, SpecMismatch
 from diffeat.search.stored import identity_of
 from diffeat.specs import LATER, ExtractSpec, differences
-from diffeat.store import FeatureStore, Request, verify
+from diffeat.store import FeatureStore, Manifest, verify
 
 FIELDS = ("timesteps", "blocks", "pool", "ensemble", "seed", "noise", "prompt", "label", "latent",
           "size", "fit", "resample", "dtype")  # fmt: skip
@@ -43,7 +43,7 @@ def make_note_older(parts) -> None:
 def changed(made, **changes):
     """The request of a job with other fields in its spec."""
     request = made.request
-    return Request({**request.spec, **changes}, request.model, request.pictures)
+    return Manifest({**request.spec, **changes}, request.model, request.pictures)
 
 
 # --- fingerprints of 0.6 --------------------------------------------------------------------
@@ -69,12 +69,12 @@ def test_fingerprints_are_those_of_version_0_6(fields, spec, request_, features)
     """Of specs (names of benchmark files), of requests (files), of features (journals)."""
     made = ExtractSpec(**fields)
     assert made.fingerprint == spec
-    assert Request(made.to_dict(), MODEL, PICTURES).fingerprint == request_
+    assert Manifest(made.to_dict(), MODEL, PICTURES).fingerprint == request_
     assert identity_of([(made.to_dict(), MODEL, PICTURES)]) == features
     for name in LATER:  # written out at its default, as a hand may do it
         written = {**made.to_dict(), name: getattr(made, name)}
         assert ExtractSpec.from_dict(written).fingerprint == spec
-        assert Request(written, MODEL, PICTURES).fingerprint == request_
+        assert Manifest(written, MODEL, PICTURES).fingerprint == request_
 
 
 def test_a_younger_field_counts_where_it_is_not_the_default():
@@ -117,7 +117,7 @@ def test_an_older_file_answers_the_same_request(old):
 
 def test_requests_with_and_without_the_younger_fields_are_equal(job):
     request = job().request
-    again = Request(
+    again = Manifest(
         **older({"spec": request.spec, "model": request.model, "pictures": request.pictures})
     )
     assert again.fingerprint == request.fingerprint
@@ -142,7 +142,7 @@ def test_requests_with_and_without_the_younger_fields_are_equal(job):
     ],
 )
 def test_another_request_names_the_field_that_differs(old, change, message):
-    found = Request(**older(vars(old.request)))
+    found = Manifest(**older(vars(old.request)))
     with pytest.raises(SpecMismatch, match=rf"another spec \({message}\); choose another output"):
         changed(old, **change).check_same(found, old.path)
 
@@ -151,7 +151,7 @@ def test_other_captions_are_another_request(job):
     made = job()
     request = made.request
     first, second = (
-        Request(request.spec, request.model, {**request.pictures, "conditions": conditions})
+        Manifest(request.spec, request.model, {**request.pictures, "conditions": conditions})
         for conditions in ("a" * 32, "b" * 32)
     )
     with pytest.raises(SpecMismatch, match=r"\(captions or embeddings: 'a+' → 'b+'\)"):

@@ -103,7 +103,7 @@ def test_the_same_command_again_reads_nothing(backbone, folder, tmp_path, reads)
 
 def interrupt(backbone, folder, path, monkeypatch):
     """A run that ends after its first of three batches."""
-    monkeypatch.setattr("diffeat.store.writer.SHARD_SECONDS", 0)
+    monkeypatch.setattr("diffeat.store.write.writer.SHARD_SECONDS", 0)
     source = open_source(folder)
     load = type(source).load
 

@@ -8,7 +8,7 @@ import pytest
 
 from diffeat.errors import NumericsError, StoreError
 from diffeat.store import FeatureStore, verify
-from diffeat.store.quantize import dequantize, quantize
+from diffeat.store.format.quantize import dequantize, quantize
 
 SHAPES = {"map": ((6, 5, 4), 1), "tokens": ((7, 12), 1), "vector": ((70,), 32), "short": ((5,), 32)}
 

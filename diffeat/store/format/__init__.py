@@ -1,0 +1,1 @@
+"""How a feature file is made: columns, manifest, layout, checksums, safe opening."""

@@ -1,0 +1,1 @@
+"""Several finished feature files become one."""

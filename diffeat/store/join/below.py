@@ -1,0 +1,111 @@
+"""Feature files of other pictures: their rows come below each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from diffeat.conditioned import EMBEDDING_ROWS
+from diffeat.errors import SpecMismatch
+from diffeat.hashing import fingerprint
+from diffeat.images import rule_of
+from diffeat.store.format.manifest import MODEL_CLASSES
+from diffeat.store.join.alike import (
+    OPTIONAL,
+    Joined,
+    columns_in,
+    dropped,
+    joined_how,
+    manifest_of,
+    model_classes,
+    warn_of_rules,
+)
+from diffeat.store.read.reader import FeatureStore
+
+
+def below(stores: list[FeatureStore]) -> Joined:
+    """What comes of all pictures of files that hold the same (block, t).
+
+    Raises:
+        SpecMismatch: two files hold one picture, other features, or labels and none.
+    """
+    first = stores[0]
+    owner = _owners(stores)
+    names = list(dict.fromkeys(name for store in stores for name in store.class_names))
+    labels = None
+    if first.labels is not None:
+        index = {name: k for k, name in enumerate(names)}
+        labels = np.concatenate(
+            [np.array([index[n] for n in s.class_names], np.int64)[s.labels] for s in stores]
+        )
+    warn_of_rules(stores)
+    pictures = _pictures(stores, names)
+    manifest = replace(manifest_of(first), pictures=pictures, how=joined_how(stores))
+    skipped = {name: why for s in stores for name, why in s.skipped.items() if name not in owner}
+    left_out = dropped(stores)
+    sources = {name: stores for name in columns_in(first) if name not in left_out}
+    return Joined(manifest, list(owner), labels, names, skipped, sources)
+
+
+def _owners(stores: list[FeatureStore]) -> dict[str, FeatureStore]:
+    """Each picture and its file, in order; SpecMismatch where the files do not fit together."""
+    first = stores[0]
+    owner: dict[str, FeatureStore] = {}
+    for store in stores:
+        for name in store.ids:
+            if name in owner:
+                raise SpecMismatch(
+                    f"{store.path} and {owner[name].path} both hold the picture {name!r}, among "
+                    "others that differ; ids must be distinct, or all the same in the same order"
+                )
+            owner[name] = store
+        if differ := sorted((set(columns_in(store)) ^ set(columns_in(first))) - set(OPTIONAL)):
+            raise SpecMismatch(
+                f"{store.path} and {first.path} hold other pictures and other features (first "
+                f"{differ[0]}); expected the same blocks and t of other pictures"
+            )
+        if (store.labels is None) != (first.labels is None):
+            raise SpecMismatch(f"one of {store.path} and {first.path} has labels, the other none")
+    return owner
+
+
+def _pictures(stores: list[FeatureStore], names: list[str]) -> dict[str, Any]:
+    """What is known of the pictures of all files together.
+
+    Args:
+        names: of the classes.
+    """
+    pictures = [store.pictures for store in stores]
+    conditions = [p.get("conditions") for p in pictures]
+    found = {
+        "name": " + ".join(p["name"] for p in pictures),
+        "count": sum(p["count"] for p in pictures),
+        "fingerprint": fingerprint([p["fingerprint"] for p in pictures]),
+        "conditions": None if conditions == [None] * len(stores) else fingerprint(conditions),
+    }
+    if min(map(rule_of, pictures)) > 1:
+        found["reading"] = rule_of(pictures[0])
+    # one row in each of two files that differ is not one for all
+    if {p.get(EMBEDDING_ROWS) for p in pictures} == {1} and len(set(conditions)) == 1:
+        found[EMBEDDING_ROWS] = 1
+    if any(MODEL_CLASSES in p for p in pictures):
+        found[MODEL_CLASSES] = _joined_classes(stores, names)
+    return found
+
+
+def _joined_classes(stores: list[FeatureStore], names: list[str]) -> list[int | None]:
+    """The model's class of each class; SpecMismatch if it was another elsewhere."""
+    owner: dict[str, tuple[int | None, FeatureStore]] = {}
+    for store in stores:
+        for name, index in zip(store.class_names, model_classes(store), strict=True):
+            known, where = owner.setdefault(name, (index, store))
+            if index is not None and known not in (index, None):
+                raise SpecMismatch(
+                    f"{name!r} was the model's class {index} in {store.path} and "
+                    f"{known} in {where.path}; extract both in the same way"
+                )
+            if known is None:
+                owner[name] = (index, store)
+    return [owner[name][0] for name in names]

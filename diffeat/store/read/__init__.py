@@ -1,0 +1,1 @@
+"""Finished feature files: opened, read, checked, exported."""

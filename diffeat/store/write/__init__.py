@@ -1,0 +1,1 @@
+"""A feature file in the making: shards, their folder, their merge."""
