@@ -85,7 +85,9 @@ def info(file: Path, as_json: bool) -> None:
 
 def _unfinished(file: Path) -> bool:
     """Whether parts lie there in place of the file."""
-    return not file.exists() and file.with_name(file.name + ".parts").is_dir()
+    from diffeat.store import shard_folder
+
+    return not file.exists() and shard_folder(file).is_dir()
 
 
 def _show_progress(file: Path, as_json: bool, thorough: bool) -> bool:

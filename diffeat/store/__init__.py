@@ -12,6 +12,7 @@
 """
 
 from diffeat.store.format.columns import PICTURE_COLUMNS, Column, picture_column
+from diffeat.store.format.layout import shard_folder
 from diffeat.store.format.manifest import Manifest, noted_pictures, read_how
 from diffeat.store.join.files import merge_files
 from diffeat.store.read.reader import FeatureStore
@@ -37,5 +38,6 @@ __all__ = [
     "read_how",
     "seen_by",
     "seen_in",
+    "shard_folder",
     "verify",
 ]

@@ -60,7 +60,7 @@ class Job:
         return ArraySource("made-up", ids, self.labels, self.class_names, pixels)
 
     @property
-    def request(self) -> Manifest:
+    def manifest(self) -> Manifest:
         spec = ExtractSpec(
             timesteps=tuple(LEVELS),
             blocks=self.blocks,
@@ -97,7 +97,7 @@ class Job:
 
     def writer(self, overwrite: bool = False, compression: str = "none") -> StoreWriter:
         return StoreWriter(
-            self.path, self.request, self.source, self.columns, overwrite, compression
+            self.path, self.manifest, self.source, self.columns, overwrite, compression
         )
 
     def shard_writer(self, **options) -> ShardWriter:

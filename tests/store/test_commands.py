@@ -48,7 +48,7 @@ def test_info_of_parts(unfinished):
     code, text = run("info", unfinished.path, "--json")
     facts = json.loads(text)
     assert (facts["finished"], facts["pictures"]["count"], facts["complete"]) == (8, 10, False)
-    assert facts["spec"] == unfinished.request.spec
+    assert facts["spec"] == unfinished.manifest.spec
 
 
 def test_verify_of_sound_parts(unfinished):

@@ -41,9 +41,9 @@ def make_note_older(parts) -> None:
 
 
 def changed(made, **changes):
-    """The request of a job with other fields in its spec."""
-    request = made.request
-    return Manifest({**request.spec, **changes}, request.model, request.pictures)
+    """The manifest of a job with other fields in its spec."""
+    manifest = made.manifest
+    return Manifest({**manifest.spec, **changes}, manifest.model, manifest.pictures)
 
 
 # --- fingerprints of 0.6 --------------------------------------------------------------------
@@ -116,13 +116,13 @@ def test_an_older_file_answers_the_same_request(old):
 
 
 def test_requests_with_and_without_the_younger_fields_are_equal(job):
-    request = job().request
+    manifest = job().manifest
     again = Manifest(
-        **older({"spec": request.spec, "model": request.model, "pictures": request.pictures})
+        **older({"spec": manifest.spec, "model": manifest.model, "pictures": manifest.pictures})
     )
-    assert again.fingerprint == request.fingerprint
-    again.check_same(request, job().path)
-    request.check_same(again, job().path)
+    assert again.fingerprint == manifest.fingerprint
+    again.check_same(manifest, job().path)
+    manifest.check_same(again, job().path)
 
 
 @pytest.mark.parametrize(
@@ -142,22 +142,22 @@ def test_requests_with_and_without_the_younger_fields_are_equal(job):
     ],
 )
 def test_another_request_names_the_field_that_differs(old, change, message):
-    found = Manifest(**older(vars(old.request)))
+    found = Manifest(**older(vars(old.manifest)))
     with pytest.raises(SpecMismatch, match=rf"another spec \({message}\); choose another output"):
         changed(old, **change).check_same(found, old.path)
 
 
 def test_other_captions_are_another_request(job):
     made = job()
-    request = made.request
+    manifest = made.manifest
     first, second = (
-        Manifest(request.spec, request.model, {**request.pictures, "conditions": conditions})
+        Manifest(manifest.spec, manifest.model, {**manifest.pictures, "conditions": conditions})
         for conditions in ("a" * 32, "b" * 32)
     )
     with pytest.raises(SpecMismatch, match=r"\(captions or embeddings: 'a+' → 'b+'\)"):
         second.check_same(first, made.path)
     with pytest.raises(SpecMismatch, match=r"\(captions or embeddings: None → 'b+'\)"):
-        second.check_same(request, made.path)
+        second.check_same(manifest, made.path)
     assert first.fingerprint != second.fingerprint
 
 
@@ -172,7 +172,7 @@ def test_it_does_not_matter_where_captions_lie(job, name):
 def test_a_field_of_a_later_version_is_named(job):
     made = job()
     with h5py.File(made.write(), "r+") as file:
-        file.attrs["spec"] = json.dumps({**made.request.spec, "flavour": "sweet"})
+        file.attrs["spec"] = json.dumps({**made.manifest.spec, "flavour": "sweet"})
     with pytest.raises(DiffeatError, match="a spec has no field 'flavour'"):
         FeatureStore(made.path)
 
@@ -191,7 +191,7 @@ def test_older_parts_are_gone_on_with(job, each_batch_a_shard):
     with h5py.File(made.path) as file:
         for name, values in made.values.items():
             np.testing.assert_array_equal(file[name][:], values)
-        assert json.loads(file.attrs["spec"]) == made.request.spec
+        assert json.loads(file.attrs["spec"]) == made.manifest.spec
     assert verify(made.path) == []
 
 

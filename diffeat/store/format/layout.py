@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -23,6 +24,11 @@ CHUNK_BYTES = 1 << 18
 TEXT = h5py.string_dtype()
 Progress = Callable[[Iterable], Iterable]
 """Wraps what is gone through, such as a progress bar."""
+
+
+def shard_folder(path: Path) -> Path:
+    """The folder of the shards of an unfinished feature file."""
+    return path.with_name(path.name + ".parts")
 
 
 def stored(columns: Sequence[Column]) -> list[Column]:

@@ -17,6 +17,7 @@ from diffeat.images import Source, rule_of
 from diffeat.specs import ExtractSpec, differences
 from diffeat.store.format.atomic import read_small, write_synced
 from diffeat.store.format.columns import PICTURE_COLUMNS, Column, check_column, storable, table
+from diffeat.store.format.layout import shard_folder
 from diffeat.store.format.safety import damage_explained, open_checked, read_text
 
 MODEL_CLASSES = "model classes"
@@ -75,7 +76,7 @@ class Manifest:
         """What must agree; names are left out, because a folder may be moved or renamed."""
         try:
             spec = ExtractSpec.from_dict(self.spec).to_dict()  # a younger field has its default
-        except SpecError:  # a damaged note; it agrees with nothing
+        except SpecError:  # a damaged one; it agrees with nothing
             spec = dict(self.spec)
         for name in ("captions", "embeddings"):  # what they say counts, not where they lie
             spec[name] = bool(spec.get(name))
@@ -232,11 +233,6 @@ def noted_pictures(path: str | Path) -> dict[str, Any] | None:
     except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
         return None
     return None if found is None else found.pictures
-
-
-def shard_folder(path: Path) -> Path:
-    """The folder of the shards of an unfinished feature file."""
-    return path.with_name(path.name + ".parts")
 
 
 def _plain(value: Any) -> Any:

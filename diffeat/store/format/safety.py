@@ -16,6 +16,7 @@ import numpy as np
 
 from diffeat.errors import DiffeatError, StoreError
 from diffeat.store.format.compress import FILTERS, need_plugin
+from diffeat.store.format.layout import shard_folder
 
 FORMAT = 1
 ATTRIBUTES = 1 << 20
@@ -64,10 +65,9 @@ def open_checked(path: str | Path, cache: int | None = None) -> h5py.File:
     if path.is_dir():
         raise StoreError(f"{path} is a folder; expected a feature file (.h5)")
     if not there:
-        parts = path.with_name(path.name + ".parts")
         hint = (
             "; an unfinished extraction lies beside it: run the same command again to continue"
-            if parts.is_dir()
+            if shard_folder(path).is_dir()
             else "; check the path"
         )
         raise StoreError(f"{path}: no such file{hint}")

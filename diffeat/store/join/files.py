@@ -85,8 +85,8 @@ def _joined(stores: list[FeatureStore]) -> Joined:
         check_alike(first, store)
     if len(stores) == 1:
         sources = {name: [first] for name in columns_in(first)}
-        parts = first.ids, first.labels, first.class_names, first.skipped
-        return Joined(manifest_of(first), *parts, sources)
+        known = first.ids, first.labels, first.class_names, first.skipped
+        return Joined(manifest_of(first), *known, sources)
     same = [store.ids == first.ids for store in stores[1:]]
     if all(same):
         return beside(stores)

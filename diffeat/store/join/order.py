@@ -26,7 +26,7 @@ def united(lists: Sequence[Sequence[str]]) -> list[str]:
             if two not in after[one]:
                 after[one].add(two)
                 before[two] += 1
-    ready = [(_parts_of(name), name) for name, count in before.items() if not count]
+    ready = [(_words_of(name), name) for name, count in before.items() if not count]
     heapq.heapify(ready)
     order = []
     while ready:
@@ -35,13 +35,13 @@ def united(lists: Sequence[Sequence[str]]) -> list[str]:
         for other in after[name]:
             before[other] -= 1
             if not before[other]:
-                heapq.heappush(ready, (_parts_of(other), other))
+                heapq.heappush(ready, (_words_of(other), other))
     if len(order) < len(after):
         raise SpecMismatch("the files have the same blocks in another order; extract them anew")
     return order
 
 
-def _parts_of(name: str) -> list[tuple[int, int | str]]:
+def _words_of(name: str) -> list[tuple[int, int | str]]:
     """A name as words and numbers, which compare: up.10 comes after up.2."""
     words = re.findall(r"\d+|[^\d.:]+", name)
     return [(0, int(word)) if word.isdecimal() else (1, word) for word in words]

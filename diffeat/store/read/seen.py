@@ -8,7 +8,7 @@ from pathlib import Path
 from diffeat.errors import DiffeatError
 from diffeat.images import Seen
 from diffeat.store.format.columns import WHEN
-from diffeat.store.format.manifest import shard_folder
+from diffeat.store.format.layout import shard_folder
 from diffeat.store.format.safety import damage_explained, read_attr
 from diffeat.store.format.seen import read_seen
 from diffeat.store.read.reader import FeatureStore

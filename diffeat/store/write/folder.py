@@ -17,8 +17,8 @@ from diffeat.errors import DiffeatError, StoreError
 from diffeat.store.format.atomic import is_regular, locked
 from diffeat.store.format.checksums import file_checksum
 from diffeat.store.format.columns import Column
-from diffeat.store.format.layout import stored
-from diffeat.store.format.manifest import Manifest, shard_folder
+from diffeat.store.format.layout import shard_folder, stored
+from diffeat.store.format.manifest import Manifest
 from diffeat.store.format.safety import check_links, check_texts, open_part, read_attr, read_text
 from diffeat.store.write.shards import SHARD_SPANS, Span, columns_hash, union
 

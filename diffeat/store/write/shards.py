@@ -24,8 +24,8 @@ from diffeat.images import Source
 from diffeat.store.format.atomic import explained, memory_image, write_synced
 from diffeat.store.format.checksums import new_hash
 from diffeat.store.format.columns import Column
-from diffeat.store.format.layout import TEXT, stored, stored_values
-from diffeat.store.format.manifest import Manifest, shard_folder
+from diffeat.store.format.layout import TEXT, shard_folder, stored, stored_values
+from diffeat.store.format.manifest import Manifest
 
 SHARD_BYTES = 32 << 20
 SHARD_SECONDS = 20.0
@@ -40,7 +40,7 @@ Batch = tuple[Span, Sequence[int], dict[str, np.ndarray], Sequence[tuple[int, st
 class ShardWriter:
     """Writes shards of one feature file in the background; any process may have one.
 
-    It takes no lock and checks no request: a StoreWriter, in this process or in another, has
+    It takes no lock and compares no manifest: a StoreWriter, in this process or in another, has
     made the folder, and merges in the end what it finds there. Two shards that
     hold the same picture do no harm. As a context manager it writes what was added before it
     leaves, also after an error.

@@ -48,7 +48,7 @@ def test_other_pictures_come_below(two, tmp_path):
         assert store.class_names == ["cat", "dog", "owl"]
         assert store.skipped == {"class/002.png": "reason 2", "more/4.png": "reason 4"}
         assert store.pictures["count"] == 12
-        assert store.spec.to_dict() == first.request.spec
+        assert store.spec.to_dict() == first.manifest.spec
     assert verify(out) == []
 
 
@@ -98,12 +98,14 @@ def part(job, name: str, blocks, steps, fit="pad", **fields):
     """A file of some (block, t) of the same ten padded pictures."""
     made = job(name, blocks=blocks, fit=fit, boxes=fit == "pad", **fields)
     wanted = {f"features/{block}/t{t}" for block in blocks for t in steps} | {"boxes"}
-    request = made.request
-    request = Manifest({**request.spec, "timesteps": list(steps)}, request.model, request.pictures)
+    manifest = made.manifest
+    manifest = Manifest(
+        {**manifest.spec, "timesteps": list(steps)}, manifest.model, manifest.pictures
+    )
     columns = [column for column in made.columns if column.name in wanted]
     from diffeat.store import StoreWriter
 
-    with StoreWriter(made.path, request, made.source, columns) as writer:
+    with StoreWriter(made.path, manifest, made.source, columns) as writer:
         span, rows, values, errors = made.batch(0, made.count, fields.get("skip", ()))
         writer.add(span, rows, {c.name: values[c.name] for c in columns}, errors)
         writer.finish()

@@ -55,7 +55,7 @@ def test_what_a_store_knows(job):
         assert store.spec == ExtractSpec(timesteps=(20, 60), blocks=("mid", "up.1"))
         assert store.model["fingerprint"] == "m0"
         assert store.pictures["name"] == "made-up"
-        assert store.fingerprint == made.request.fingerprint
+        assert store.fingerprint == made.manifest.fingerprint
         assert store.skipped == {}
 
 

@@ -242,7 +242,7 @@ def test_how_is_noted_and_is_no_part_of_the_identity(job):
     with FeatureStore(one.path) as store:
         assert store.how == {"device": "cpu", "batch_size": 8}
     other = job(how={"device": "cuda"})
-    assert other.request.fingerprint == one.request.fingerprint
+    assert other.manifest.fingerprint == one.manifest.fingerprint
     with other.writer() as writer:
         assert writer.complete
 

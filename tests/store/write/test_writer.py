@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import threading
 
 import h5py
 import numpy as np
@@ -20,10 +22,10 @@ def test_root_attributes(job):
     with h5py.File(made.write()) as file:
         assert file.attrs["format"] == 1
         assert file.attrs["diffeat_version"] == diffeat.__version__
-        assert json.loads(file.attrs["spec"]) == made.request.spec
+        assert json.loads(file.attrs["spec"]) == made.manifest.spec
         assert json.loads(file.attrs["model"])["name"] == "toy"
         assert json.loads(file.attrs["pictures"])["count"] == 10
-        assert file.attrs["fingerprint"] == made.request.fingerprint
+        assert file.attrs["fingerprint"] == made.manifest.fingerprint
         assert bool(file.attrs["complete"]) is True
 
 
@@ -218,3 +220,50 @@ def test_everything_skipped(job):
     with pytest.raises(StoreError, match=r"every picture was skipped.*reason 0"):
         made.write(skip=tuple(range(10)))
     assert not made.path.exists()
+
+
+class TestWhatTheWriterKnowsOfItsFile:
+    @pytest.mark.parametrize("skip", [(), (3, 5)])
+    def test_rows_and_skipped_pictures(self, job, skip):
+        made = job(how={"device": "cpu"})
+        with made.writer() as writer:
+            for start, stop in writer.remaining(4):
+                made.add(writer, start, stop, skip)
+            writer.finish()
+        with made.writer() as again:  # finds the file
+            assert again.complete
+        for one in (writer, again):
+            assert one.rows == 10 - len(skip)
+            assert one.skipped == {f"class/{k:03d}.png": f"reason {k}" for k in skip}
+            assert one.manifest.how == {"device": "cpu"}
+
+    @pytest.mark.parametrize("wrong", ["labels", "skipped/reasons", "features"])
+    def test_a_complete_file_with_a_damaged_header(self, job, wrong):
+        made = job(labels=np.arange(10) % 2, class_names=("cat", "dog"))
+        made.write(skip=(3,))
+        with h5py.File(made.path, "r+") as file:
+            del file[wrong]
+            file[wrong] = np.zeros(3)
+        with pytest.raises(StoreError, match="its description is damaged"), made.writer():
+            pass
+
+
+def test_eight_classes_make_a_file(job):
+    seen = set()
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_name == "__init__":
+            made = type(frame.f_locals.get("self"))
+            if made.__module__.startswith("diffeat.store"):
+                seen.add(made.__name__)
+
+    made = job()
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        made.write()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    assert {"Manifest", "ShardWriter", "StoreWriter"} <= seen
+    assert len(seen) <= 8

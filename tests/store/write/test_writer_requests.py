@@ -253,7 +253,7 @@ def test_a_complete_file_leaves_parts_that_say_nothing(job, content):
 @pytest.mark.parametrize("alone", [True, False])
 def test_an_empty_folder_stays_for_other_processes(job, alone):
     made = job()
-    with StoreWriter(made.path, made.request, made.source, made.columns, alone=alone) as writer:
+    with StoreWriter(made.path, made.manifest, made.source, made.columns, alone=alone) as writer:
         assert writer.folder.path.is_dir()
     assert writer.folder.path.is_dir() is not alone
     if not alone:
