@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from diffeat.backbones import Backbone, ModelRequest
+from diffeat.backbones import Backbone, ModelRequest, load_model
 from diffeat.conditioned import EMBEDDING_ROWS
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Conditions, Plan, extractor_for, load_for
@@ -125,7 +125,7 @@ class Worker:
         self.converted = 0
         self.job = job if order is None else replace(job, batch_size=order.batch_size)
         if backbone is None:  # whoever gave the order has checked it
-            backbone = load_for(job.model, job.spec) if order is None else job.model.load()
+            backbone = load_for(job.model, job.spec) if order is None else load_model(job.model)
         self.backbone = backbone
         prompts, source = prompts_of(job.spec, job.source), job.source
         self._conditions = Conditions.of_spec(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from diffeat.backbones.base import VAE, Component
 from diffeat.backbones.conditioning import t5_states, text_length
+from diffeat.backbones.pipeline import VAE
 from diffeat.backbones.text_transformers import TextTransformer
 from diffeat.hooks import Tap
 
@@ -18,8 +18,8 @@ class AuraFlow(TextTransformer):
     lora_loader = "AuraFlowLoraLoaderMixin"
     components = {  # noqa: RUF012
         "vae": VAE,
-        "text_encoder": Component("transformers", "UMT5EncoderModel"),
-        "tokenizer": Component("transformers", "LlamaTokenizerFast"),
+        "text_encoder": "transformers.UMT5EncoderModel",
+        "tokenizer": "transformers.LlamaTokenizerFast",
     }
     stages = (("block", "joint_transformer_blocks"), ("single", "single_transformer_blocks"))
 

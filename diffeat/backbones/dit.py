@@ -3,10 +3,9 @@ or on pixels: DiT (Peebles & Xie 2023) and SiT (Ma et al. 2024; Yu et al. 2025, 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from diffeat.backbones.aliases import transformer_aliases
-from diffeat.backbones.base import VAE, Backbone
+from diffeat.backbones.base import Backbone
+from diffeat.backbones.pipeline import VAE
 from diffeat.backbones.tensors import TensorList
 from diffeat.hooks import Tap
 
@@ -23,7 +22,8 @@ class DiT(Backbone):
     component = "transformer"
     # the first DiT repositories name the class by what it was before diffusers 0.29
     denoiser_classes = ("DiTTransformer2DModel", "Transformer2DModel")
-    components = {"vae": replace(VAE, required=False)}  # noqa: RUF012
+    components = {"vae": VAE}  # noqa: RUF012
+    optional = ("vae",)
 
     @classmethod
     def accepts(cls, config, index):

@@ -4,23 +4,15 @@ and FLUX (Black Forest Labs 2024)."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
 from diffeat.backbones.aliases import transformer_aliases
-from diffeat.backbones.base import (
-    CLIP,
-    CLIP_PROJECTED,
-    CLIP_TOKENIZER,
-    T5,
-    T5_TOKENIZER,
-    VAE,
-    Backbone,
-)
+from diffeat.backbones.base import Backbone
 from diffeat.backbones.conditioning import clip_states, t5_states, text_length
 from diffeat.backbones.devices import constant
+from diffeat.backbones.pipeline import CLIP, CLIP_PROJECTED, CLIP_TOKENIZER, T5, T5_TOKENIZER, VAE
 from diffeat.backbones.tensors import TensorList
 from diffeat.hooks import Tap
 
@@ -80,7 +72,7 @@ class PixArt(TextTransformer):
 
     @property
     def embedding_shapes(self):
-        most = 300 if "Sigma" in self.pipeline else 120
+        most = 300 if "Sigma" in str(self.index.get("_class_name")) else 120
         length = text_length(self.extras.get("tokenizer"), most)
         width = self.config["caption_channels"] or self.config["cross_attention_dim"]
         return {"encoder_hidden_states": (length, width), "encoder_attention_mask": (length,)}
@@ -122,9 +114,10 @@ class StableDiffusion3(TextTransformer):
         "tokenizer": CLIP_TOKENIZER,
         "text_encoder_2": CLIP_PROJECTED,
         "tokenizer_2": CLIP_TOKENIZER,
-        "text_encoder_3": replace(T5, required=False),
-        "tokenizer_3": replace(T5_TOKENIZER, required=False),
+        "text_encoder_3": T5,
+        "tokenizer_3": T5_TOKENIZER,
     }
+    optional = ("text_encoder_3", "tokenizer_3")
 
     def list_block(self, found, block, name, path):
         found.transformer(name, path, self.width, self.multiple, "attn", Tap(path, item=1))

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from diffeat.backbones.base import TORCH_DTYPES, Backbone
+from diffeat.backbones.base import Backbone
+from diffeat.backbones.devices import TORCH_DTYPES
+from diffeat.backbones.loading import load_model
 from diffeat.backbones.request import ModelRequest
 from diffeat.blocks import BlockInfo, resolve_blocks
 from diffeat.errors import SpecError
@@ -346,5 +348,5 @@ def load_for(model: ModelRequest, spec: ExtractSpec) -> Backbone:
         bare = replace(model, device="meta", dtype="auto", lora=None, denoiser=None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whoever works with the model will say it
-            Plan(bare.load(), spec)
-    return model.load()
+            Plan(load_model(bare), spec)
+    return load_model(model)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import diffeat
-from diffeat.backbones import ModelRequest, devices
+from diffeat.backbones import ModelRequest, devices, load_model
 from diffeat.backbones.placing import arrange
 from diffeat.backbones.units import units
 from diffeat.errors import SpecError
@@ -52,7 +52,7 @@ def test_another_process_can_load_the_same_model(folder_of):
     assert request == ModelRequest(
         str(folder), "cpu", "bfloat16", channels_last=True, offload="vae"
     )
-    again = request.load()
+    again = load_model(request)
     assert again.request == request
     assert again.fingerprint == backbone.fingerprint
     equal(features(again, "sd1"), features(backbone, "sd1"))

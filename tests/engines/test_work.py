@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import diffeat
-from diffeat.backbones import ModelRequest
+from diffeat.backbones import ModelRequest, load_model
 from diffeat.engines import run_job
 from diffeat.engines.base import TASK_BYTES, TASKS_PER_WORKER, tasks_of, without
 from diffeat.engines.ranks import _shares
@@ -151,7 +151,7 @@ def test_a_backbone_knows_what_another_process_must_load(backbone_of, folder_of)
     backbone = backbone_of("pixel")
     request = pickle.loads(pickle.dumps(backbone.request))
     assert request == ModelRequest(str(folder_of("pixel")), device="cpu", dtype="float32")
-    assert request.load().fingerprint == backbone.fingerprint
+    assert load_model(request).fingerprint == backbone.fingerprint
 
 
 # --- options ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import diffeat
-from diffeat.backbones import ModelRequest
+from diffeat.backbones import ModelRequest, load_model
 from diffeat.errors import SpecMismatch
 from diffeat.jobs import extract_to_file
 from diffeat.store import FeatureStore, look_at_parts, merge_files, verify
@@ -26,7 +26,7 @@ FEATURES = "features/mid/t20"
 
 @pytest.fixture(scope="module")
 def backbone():
-    return ModelRequest("unet-cifar10", device="cpu").load()
+    return load_model(ModelRequest("unet-cifar10", device="cpu"))
 
 
 @pytest.fixture
