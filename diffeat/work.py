@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from diffeat.backbones import Backbone, ModelRequest, load_model
+from diffeat.backbones import Backbone, ModelRequest
 from diffeat.conditioned import EMBEDDING_ROWS
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Conditions, Plan, extractor_for, load_for
@@ -26,6 +26,7 @@ from diffeat.extraction.class_map import ClassMap
 from diffeat.extraction.conditions import embedding_rows, prompts_of
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import STAT, PictureBatch, Seen, Source, ahead, load_batches, look
+from diffeat.loading import load_model
 from diffeat.specs import ExtractSpec
 from diffeat.store import Column, Request, read_how, seen_by
 from diffeat.store.request import CLASSES, MODEL_CLASSES, WHEN

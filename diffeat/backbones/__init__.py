@@ -1,7 +1,7 @@
 """Pretrained diffusion models as feature extractors; one short file per family."""
 
 from diffeat.backbones.base import Backbone, Latents
-from diffeat.backbones.loading import FAMILIES, load, load_model
+from diffeat.backbones.loading import FAMILIES
 from diffeat.backbones.locate import bundled_models
 from diffeat.backbones.request import ModelRequest
 
@@ -11,6 +11,4 @@ __all__ = [
     "Latents",
     "ModelRequest",
     "bundled_models",
-    "load",
-    "load_model",
 ]

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import diffeat
-from diffeat.backbones import ModelRequest, devices, load_model
+from diffeat.backbones import ModelRequest, devices
 from diffeat.backbones.placing import arrange
 from diffeat.backbones.units import units
 from diffeat.errors import SpecError
 from diffeat.hooks import HookManager
+from diffeat.loading import load_model
 from tests.extraction.common import given, same, spec
 from tests.pipelines import WITH_VAE, levels, pictures
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import diffeat
-from diffeat.backbones import ModelRequest, load_model
+from diffeat.backbones import ModelRequest
 from diffeat.engines import run_job
 from diffeat.engines.base import TASK_BYTES, TASKS_PER_WORKER, tasks_of, without
 from diffeat.engines.ranks import _shares
 from diffeat.errors import SpecError
 from diffeat.images import ArraySource, open_source
+from diffeat.loading import load_model
 from diffeat.work import Job
 from tests.engines.common import ROWS, SPEC, save_pictures
 from tests.images.builders import noise, pack, saved

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 import diffeat
-from diffeat.backbones import ModelRequest, load_model
+from diffeat.backbones import ModelRequest
 from diffeat.errors import SpecMismatch
 from diffeat.jobs import extract_to_file
+from diffeat.loading import load_model
 from diffeat.store import FeatureStore, look_at_parts, merge_files, verify
 from tests.store.earlier import DATA, LARGE, NAMES, PROFILED, bmp, pixels_of, write_pictures
 
