@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,15 +30,41 @@ LATER = ("mirror", "label_map", "tile_noise", "tile_layout")
 fingerprints and journals stay those of 0.6, and 0.6 reads files that do without it."""
 
 
-def _told(default: Any, words: str, **how: Any) -> Any:
-    """A field, and what the command line says of it.
-
-    Args:
-        default: of the field.
-        words: help of its option; "{default}" becomes the default.
-        how: "opposite", the name of the flag that says no.
-    """
-    return field(default=default, metadata={"words": words, **how})
+HELP = {
+    "timesteps": "Noise levels: 20,60 or sigma=0.3 or snr=10; flow models also 0.25.",
+    "blocks": "Names (up.1, up.1.attn.0:cross.q), wildcards (up.*, up.*.res.*, up.**), groups "
+    "(all, encoder, decoder, stages) or a paper's names (dift:1).",
+    "pool": "{default} (maps, the default), 1x1, 2x2, …",
+    "ensemble": "Noise samples averaged per picture (default {default}).",
+    "seed": "Seed of the noise (default {default}).",
+    "noise": "{default} (default), shared, uniform, none, inversion or generation.",
+    "steps": "Steps of an inversion or generation (default {default}).",
+    "prompt": "For text-conditional models (default empty); {class} is the picture's class.",
+    "captions": "CSV, TSV or JSONL file with a prompt per picture, or 'pictures' for those that "
+    "came with them.",
+    "embeddings": ".safetensors file with text embeddings.",
+    "label": "For class-conditional models: an index, or 'class' for each picture's own (default "
+    "the null class).",
+    "label_map": "With --label class: a CSV, TSV or JSON file, picture class → model's class "
+    "(name or number).",
+    "latent": "VAE posterior: {default} (default) or sample.",
+    "scale_latent": "With the VAE's shift and scale (default), or without.",
+    "size": "Picture size, 512 or 480x640 (default: the model's).",
+    "fit": "{default} (default), crop, box-crop (guided-diffusion's), pad or native (own size; "
+    "needs --pool).",
+    "resample": "nearest, bilinear, {default} (default) or lanczos.",
+    "tile": "Run in tiles of this size, averaged where they overlap; none undoes a recipe's.",
+    "tile_noise": "{default} (default): a tile has its part of the picture's; tile: every tile "
+    "has the same.",
+    "tile_layout": "{default} (default), or shifted: side by side, the last shifted back.",
+    "flip": "Average with the mirrored picture.",
+    "mirror": "The mirrored picture alone.",
+    "heads": "Heads of attention maps to keep apart.",
+    "tokens": "Keys of attention maps to keep.",
+    "discard": "Channels set to 0 before …:adaln (see `diffeat channels`).",
+    "dtype": "Stored precision: {default} (default), float32, or int8 with scales.",
+}
+"""Field → what every command says of it, in this order; "{default}" stands for its default."""
 
 
 @dataclass(frozen=True)
@@ -102,48 +128,32 @@ class ExtractSpec:
         SpecError: a field has a value that cannot be meant.
     """
 
-    timesteps: tuple[Level, ...] = field(metadata={
-        "words": "Noise levels: 20,60 or sigma=0.3 or snr=10; flow models also 0.25."})  # fmt: skip
-    blocks: tuple[str, ...] = field(metadata={
-        "words": "Names (up.1, up.1.attn.0:cross.q), wildcards (up.*, up.*.res.*, up.**), groups "
-        "(all, encoder, decoder, stages) or a paper's names (dift:1)."})  # fmt: skip
-    pool: str = _told("none", "{default} (maps, the default), 1x1, 2x2, …")
-    ensemble: int = _told(1, "Noise samples averaged per picture (default {default}).")
-    seed: int = _told(0, "Seed of the noise (default {default}).")
-    noise: str = _told("per-image", "{default} (default), shared, uniform, none, inversion or "
-                       "generation.")  # fmt: skip
-    steps: int = _told(50, "Steps of an inversion or generation (default {default}).")
-    prompt: str = _told("", "For text-conditional models (default empty); {class} is the "
-                        "picture's class.")  # fmt: skip
-    captions: str | None = _told(None, "CSV, TSV or JSONL file with a prompt per picture, or "
-                                 "'pictures' for those that came with them.")  # fmt: skip
-    embeddings: str | None = _told(None, ".safetensors file with text embeddings.")
-    label: int | str | None = _told(None, "For class-conditional models: an index, or 'class' "
-                                    "for each picture's own (default the null class).")  # fmt: skip
-    label_map: str | None = _told(None, "With --label class: a CSV, TSV or JSON file, picture "
-                                  "class → model's class (name or number).")  # fmt: skip
-    latent: str = _told("mean", "VAE posterior: {default} (default) or sample.")
-    scale_latent: bool = _told(True, "With the VAE's shift and scale (default), or without.",
-                               opposite="raw-latent")  # fmt: skip
-    size: tuple[int, int] | int | None = _told(None, "Picture size, 512 or 480x640 (default: the "
-                                               "model's).")  # fmt: skip
-    fit: str = _told("squash", "{default} (default), crop, box-crop (guided-diffusion's), pad or "
-                     "native (own size; needs --pool).")  # fmt: skip
-    resample: str = _told("bicubic", "nearest, bilinear, {default} (default) or lanczos.")
-    tile: tuple[int, int] | int | None = _told(None, "Run in tiles of this size, averaged where "
-                                               "they overlap; none undoes a recipe's.")  # fmt: skip
-    flip: bool = _told(False, "Average with the mirrored picture.", opposite="no-flip")
-    mirror: bool = _told(False, "The mirrored picture alone.", opposite="no-mirror")
-    tile_noise: str = _told("picture", "{default} (default): a tile has its part of the "
-                            "picture's; tile: every tile has the same.")  # fmt: skip
-    tile_layout: str = _told("even", "{default} (default), or shifted: side by side, the last "
-                             "shifted back.")  # fmt: skip
-    heads: tuple[int, ...] | None = _told(None, "Heads of attention maps to keep apart.")
-    tokens: tuple[int, ...] | None = _told(None, "Keys of attention maps to keep.")
-    discard: tuple[int, ...] = _told((), "Channels set to 0 before …:adaln (see `diffeat "
-                                     "channels`).")  # fmt: skip
-    dtype: str = _told("float16", "Stored precision: {default} (default), float32, or int8 with "
-                       "scales.")  # fmt: skip
+    timesteps: tuple[Level, ...]
+    blocks: tuple[str, ...]
+    pool: str = "none"
+    ensemble: int = 1
+    seed: int = 0
+    noise: str = "per-image"
+    steps: int = 50
+    prompt: str = ""
+    captions: str | None = None
+    embeddings: str | None = None
+    label: int | str | None = None
+    label_map: str | None = None
+    latent: str = "mean"
+    scale_latent: bool = True
+    size: tuple[int, int] | int | None = None
+    fit: str = "squash"
+    resample: str = "bicubic"
+    tile: tuple[int, int] | int | None = None
+    flip: bool = False
+    mirror: bool = False
+    tile_noise: str = "picture"
+    tile_layout: str = "even"
+    heads: tuple[int, ...] | None = None
+    tokens: tuple[int, ...] | None = None
+    discard: tuple[int, ...] = ()
+    dtype: str = "float16"
 
     def __post_init__(self) -> None:
         set_field = partial(object.__setattr__, self)  # the dataclass is frozen

@@ -12,7 +12,7 @@ from diffeat.cli.models import blocks
 from diffeat.cli.recipes import channels
 from diffeat.cli.search import search
 from diffeat.cli.spec_options import spec_options
-from diffeat.specs import ExtractSpec
+from diffeat.specs import HELP, ExtractSpec
 
 FIELDS = {field.name: field for field in fields(ExtractSpec)}
 VALUES = {  # what is typed, and what the spec has then
@@ -56,7 +56,7 @@ def options_of(command):
 
 
 def test_every_field_is_tried_here():
-    assert VALUES.keys() == FIELDS.keys()
+    assert VALUES.keys() == FIELDS.keys() == HELP.keys()
 
 
 @pytest.mark.parametrize("name", FIELDS)

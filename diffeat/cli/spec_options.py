@@ -1,4 +1,4 @@
-"""Options for the fields of a spec, made from what `ExtractSpec` says of them; and back again."""
+"""Options for the fields of a spec, made from what `diffeat.specs` says of them; and back again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from diffeat.cli.options import NONE, class_label, comma_list, index_list, option, pixel_size
 from diffeat.errors import SpecError
-from diffeat.specs import ExtractSpec, read_spec_file
+from diffeat.specs import HELP, ExtractSpec, read_spec_file
 
 TEXTS = ("prompt", "captions", "embeddings")
 """Fields of a spec that say what the text is; one at a time."""
@@ -33,6 +33,8 @@ READ: dict[str, dict[str, Any]] = {
 """How the text of an option is read, by the type of its field. No option has a default: what is
 not given is left to the spec file, the recipe and the spec."""
 SHORT = {"timesteps": "-t", "blocks": "-b"}
+OPPOSITE = {"scale_latent": "raw-latent", "flip": "no-flip", "mirror": "no-mirror"}
+"""What the flag that says no is called."""
 
 
 def spec_options(*names: str, before: str = "", **otherwise: dict[str, Any]) -> Callable:
@@ -46,7 +48,7 @@ def spec_options(*names: str, before: str = "", **otherwise: dict[str, Any]) -> 
     described = {field.name: field for field in fields(ExtractSpec)}
 
     def add(command: Callable) -> Callable:
-        for name in reversed(names or tuple(described)):
+        for name in reversed(names or tuple(HELP)):
             command = _spec_option(described[name], before, otherwise.get(name, {}))(command)
         return command
 
@@ -57,9 +59,9 @@ def _spec_option(field: Field, before: str, changed: dict[str, Any]) -> Callable
     """The option of one field."""
     how = {**READ[field.type], **changed}
     flag = how.pop("flag", f"--{field.name.replace('_', '-')}")
-    if opposite := field.metadata.get("opposite"):
-        flag += f"/--{opposite}"
-    words = field.metadata["words"].replace("{default}", str(field.default))
+    if field.name in OPPOSITE:
+        flag += f"/--{OPPOSITE[field.name]}"
+    words = HELP[field.name].replace("{default}", str(field.default))
     if before and words[1:2].islower():
         words = words[0].lower() + words[1:]
     names = [SHORT[field.name], flag] if field.name in SHORT else [flag]
