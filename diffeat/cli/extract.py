@@ -91,8 +91,12 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     except KeyboardInterrupt:
         click.echo("interrupted: finished batches are kept; run the same command again", err=True)
         sys.exit(1)
-    if result is None:  # a rank of torchrun; the first tells
-        return
+    if result is not None:  # else a rank of torchrun; the first tells
+        _tell(result, model, output, as_json)
+
+
+def _tell(result, model: str, output: Path, as_json: bool) -> None:
+    """What was done, and what was noticed on the way."""
     if result.converted:
         text = "picture had an ICC profile and was" if result.converted == 1 else (
             "pictures had an ICC profile and were"
