@@ -6,8 +6,9 @@ A name is PLACE or PLACE:KIND. Without a colon it means the place's output.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from diffeat.errors import SpecError, nearest
 from diffeat.hooks import Tap
@@ -42,8 +43,8 @@ class BlockInfo:
     part: str
     channels: int
     stride: int
-    layout: str
-    order: int
+    layout: str = "NCHW"
+    order: int = 0
     tensor: str = ""
     tap: Tap | None = None
     tokens: str = "all"
@@ -54,6 +55,17 @@ class BlockInfo:
     def where(self) -> Tap:
         """The tap; by default the output of the module at `path`."""
         return self.tap or Tap(self.path)
+
+    def also(
+        self, tensor: str, tap: Tap, channels: int, layout: str | None = None,
+        stride: int | None = None, **how: Any,
+    ) -> BlockInfo:  # fmt: skip
+        """Another tensor of the same place; `layout` and `stride` as there, if not given."""
+        return BlockInfo(
+            f"{self.name}:{tensor}", tap.path, self.kind, self.part, channels,
+            self.stride if stride is None else stride, layout or self.layout, self.order,
+            tensor=tensor, tap=tap, **how,
+        )  # fmt: skip
 
     # --- what it is, so that nobody else compares words ----------------------------------------
 
@@ -155,6 +167,14 @@ class BlockInfo:
         if pooled:
             return "NC"
         return "NLD" if self.is_text else "NCHW"
+
+
+def in_order(tensors: Iterable[BlockInfo]) -> Iterator[BlockInfo]:
+    """The tensors with their ranks; what belongs to a place stands behind its output."""
+    order = -1
+    for block in tensors:
+        order += block.is_output
+        yield replace(block, order=order)
 
 
 GROUPS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +17,7 @@ from diffeat.backbones.conditioning import stand_in
 from diffeat.backbones.devices import upload, visiting
 from diffeat.backbones.pipeline import Pipeline
 from diffeat.backbones.tensors import unpack, unpatchify, vae_tensors
-from diffeat.blocks import BlockInfo
+from diffeat.blocks import BlockInfo, in_order
 from diffeat.errors import SpecError
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.hooks import Tap
@@ -87,8 +87,11 @@ class Backbone(ABC):
     """Changes a freshly built denoiser where no configuration of diffusers says enough."""
 
     @abstractmethod
-    def list_tensors(self) -> list[BlockInfo]:
-        """All blocks with their kinds, in the order of execution; strides in latent cells."""
+    def list_tensors(self) -> Iterable[BlockInfo]:
+        """Every block's output and behind it its further tensors, in the order of execution.
+
+        Strides are in latent cells; ranks are given later (see `in_order`).
+        """
 
     @abstractmethod
     def call_arguments(
@@ -167,7 +170,7 @@ class Backbone(ABC):
         """Every tensor that can be a feature; strides in pixels of the picture."""
         found = [
             replace(block, stride=block.stride * self.latent_factor)
-            for block in (*self.list_tensors(), *self._network_tensors())
+            for block in (*in_order(self.list_tensors()), *self._network_tensors())
         ]
         return (*(vae_tensors(self.vae) if self.vae is not None else ()), *found)
 
