@@ -66,11 +66,12 @@ def _layers(
     first = len(resnets) - len(attentions) if part == "mid" else 0
 
     def attended(j: int, channels: int) -> Tensors:
-        if j < len(attentions) and not isinstance(attentions[j], nn.Identity):
+        layer = attentions[j] if j < len(attentions) else None
+        if layer is not None and not isinstance(layer, nn.Identity):
             at = BlockInfo(
                 f"{name}.attn.{j}", f"{path}.attentions.{j}", "attention", part, channels, stride
             )
-            yield from _attention(at, attentions[j])
+            yield from _attention(at, layer)
 
     # the mid block runs res 0, (attn 0, res 1), …; the others (res 0, attn 0), (res 1, …)
     for j, resnet in enumerate(resnets):
