@@ -14,7 +14,7 @@ import numpy as np
 
 from diffeat.errors import SourceError
 from diffeat.images.sources import FileSource
-from diffeat.images.walk import PathParts, Walk
+from diffeat.images.walk import Parts, Walk
 
 WORDS = ("words.txt", "LOC_synset_mapping.txt")
 """Lines "wnid, white space, names between commas"; the second is Kaggle's."""
@@ -71,7 +71,7 @@ def _classes(folder: Path, root: Path) -> list[str]:
 def _in_folders(root: Path) -> Iterator[tuple[str, str]]:
     """(wnid, path below root) of <wnid>/* or <wnid>/images/*, in order."""
 
-    def enter(parts: PathParts) -> bool:
+    def enter(parts: Parts) -> bool:
         return len(parts) == 1 or parts[1:] == ("images",)
 
     walk = Walk(root, enter)

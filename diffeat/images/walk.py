@@ -33,11 +33,11 @@ SERVERS = frozenset(
 )
 """What file servers, archivers and systems put beside pictures, in lower case."""
 
-PathParts = tuple[str, ...]
+Parts = tuple[str, ...]
 """A path below the folder that is walked."""
 
 
-def everything(parts: PathParts) -> bool:
+def everything(parts: Parts) -> bool:
     return True
 
 
@@ -68,8 +68,8 @@ class Walk:
     def __init__(
         self,
         root: Path,
-        enter: Callable[[PathParts], bool] = everything,
-        take: Callable[[PathParts], bool] = everything,
+        enter: Callable[[Parts], bool] = everything,
+        take: Callable[[Parts], bool] = everything,
         hidden: Callable[[str], bool] = lambda _name: False,
         depth: int | None = None,
     ):
@@ -77,10 +77,10 @@ class Walk:
         self._depth = depth
         self.left_out: Counter[str] = Counter()
         self.folders: list[str] = []
-        self._found: list[tuple[PathParts, str]] = []  # and the real folder that it lies in
+        self._found: list[tuple[Parts, str]] = []  # and the real folder that it lies in
         self._folders: set[tuple[int, int]] = set()
-        self._linked_folders: deque[PathParts] = deque()
-        self._linked_files: list[PathParts] = []
+        self._linked_folders: deque[Parts] = deque()
+        self._linked_files: list[Parts] = []
         self._visit(())
         while self._linked_folders:  # after all that lies here itself
             self._visit(self._linked_folders.popleft(), linked=True)
@@ -88,7 +88,7 @@ class Walk:
         self.pictures = sorted("/".join(parts) for parts, _ in self._found)
         self.folders = sorted(self.folders[1:])  # without the root
 
-    def _visit(self, start: PathParts, linked: bool = False) -> None:
+    def _visit(self, start: Parts, linked: bool = False) -> None:
         """Look into a folder and those below it, but through no link."""
         waiting = [start]
         while waiting:
@@ -115,7 +115,7 @@ class Walk:
             os.path.realpath(path)
         )
 
-    def _look(self, entry: os.DirEntry, parts: PathParts, real: str) -> PathParts | None:
+    def _look(self, entry: os.DirEntry, parts: Parts, real: str) -> Parts | None:
         """Take one entry of a folder; returns it if it is a folder that must be looked into."""
         if entry.is_symlink():
             self._keep_link(entry, parts)
@@ -130,7 +130,7 @@ class Walk:
             self._found.append((parts, real))
         return None
 
-    def _keep_link(self, entry: os.DirEntry, parts: PathParts) -> None:
+    def _keep_link(self, entry: os.DirEntry, parts: Parts) -> None:
         """Links come last, so that what lies here itself is found under its own name."""
         folder = _mode(entry.path, stat.S_ISDIR)
         wish, what = (self._enter, "folder") if folder else (self._take, "file")
@@ -155,9 +155,7 @@ class Walk:
             taken.add(target)
             self._found.append((parts, ""))
 
-    def _wanted(
-        self, name: str, parts: PathParts, wish: Callable[[PathParts], bool], what: str
-    ) -> bool:
+    def _wanted(self, name: str, parts: Parts, wish: Callable[[Parts], bool], what: str) -> bool:
         """Whether an entry is asked for, and nothing that is left out by its name."""
         if not wish(parts):
             return False
@@ -224,7 +222,7 @@ def walk_glob(root: Path, pattern: str) -> Walk:
     )
 
 
-def _match(parts: PathParts, pattern: PathParts) -> bool:
+def _match(parts: Parts, pattern: Parts) -> bool:
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -232,7 +230,7 @@ def _match(parts: PathParts, pattern: PathParts) -> bool:
     return bool(parts) and _fits(parts[0], pattern[0]) and _match(parts[1:], pattern[1:])
 
 
-def _may_match(parts: PathParts, pattern: PathParts) -> bool:
+def _may_match(parts: Parts, pattern: Parts) -> bool:
     """Whether something below this folder may match."""
     if not pattern or (parts and len(pattern) == 1 and pattern[0] != "**"):
         return False
