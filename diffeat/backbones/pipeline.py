@@ -28,10 +28,10 @@ class Pipeline:
 
     Attributes:
         request: what the user asked for.
-        folder: where it lies.
-        index: what model_index.json says.
         device: where forwards run; "meta" for an architecture without weights.
         dtype: precision of the weights.
+        folder: where it lies.
+        index: what model_index.json says.
         files: every weight and configuration file that was used.
         denoiser: the network that is tapped.
         config: its configuration, as in the file.
@@ -40,10 +40,10 @@ class Pipeline:
     """
 
     request: ModelRequest
-    folder: Path
-    index: dict[str, Any]
     device: torch.device
     dtype: torch.dtype
+    folder: Path
+    index: dict[str, Any] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     denoiser: nn.Module | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -56,4 +56,4 @@ def find_pipeline(request: ModelRequest) -> Pipeline:
     device = pick_device(request.device)
     dtype = pick_dtype(request.dtype, device)
     folder = locate(request, weights=device.type != "meta")
-    return Pipeline(request, folder, read_json(folder / "model_index.json"), device, dtype)
+    return Pipeline(request, device, dtype, folder, read_json(folder / "model_index.json"))
