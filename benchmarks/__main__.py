@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from diffeat.cli.options import byte_count, comma_list, option, pixel_size, threads_option
-from diffeat.cli.outputs import Command, OutputPath
+from diffeat.cli.outputs import OutputPath, outputs_ready
 from diffeat.errors import DiffeatError
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,7 +20,7 @@ def cli() -> None:
     """Measure what diffusion features are worth, and how fast they are extracted."""
 
 
-@cli.command("list", cls=Command)
+@cli.command("list")
 def list_() -> None:
     """List the benchmarks."""
     from benchmarks.recipes import Recipe, recipe_names
@@ -32,7 +32,8 @@ def list_() -> None:
     click.echo(f"{'speed':<{width}} What the engine costs above the least work possible")
 
 
-@cli.command(cls=Command)
+@cli.command()
+@outputs_ready
 @click.argument("name")
 @option("--out", type=OutputPath(folder=True), help="Folder for features and tables "
               "(default runs/NAME).")  # fmt: skip
@@ -158,7 +159,8 @@ def _run_faults(out: Path, device: str, record: bool, kills: int | None, quick: 
         raise StoreError("an end was not equal to the undisturbed run; see the table")
 
 
-@cli.command(cls=Command)
+@cli.command()
+@outputs_ready
 @option("--results", type=click.Path(path_type=Path, exists=True), default=RESULTS,
               help="Folder with the JSON files of earlier runs.")  # fmt: skip
 @option("--html", type=OutputPath((".html", ".htm")), help="Also write one HTML page with heat "

@@ -28,7 +28,7 @@ _HOMES = {
     "Tap": "diffeat.hooks",
     "extract": "diffeat.extraction",
     "extract_to_file": "diffeat.jobs",
-    "load": "diffeat.backbones",
+    "load": "diffeat.loading",
     "load_recipe": "diffeat.recipes",
     "massive_channels": "diffeat.extraction",
     "open_source": "diffeat.images",

@@ -6,8 +6,9 @@ A name is PLACE or PLACE:KIND. Without a colon it means the place's output.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from diffeat.errors import SpecError, nearest
 from diffeat.hooks import Tap
@@ -42,8 +43,8 @@ class BlockInfo:
     part: str
     channels: int
     stride: int
-    layout: str
-    order: int
+    layout: str = "NCHW"
+    order: int = 0
     tensor: str = ""
     tap: Tap | None = None
     tokens: str = "all"
@@ -55,14 +56,125 @@ class BlockInfo:
         """The tap; by default the output of the module at `path`."""
         return self.tap or Tap(self.path)
 
+    def also(
+        self, tensor: str, tap: Tap, channels: int, layout: str | None = None,
+        stride: int | None = None, **how: Any,
+    ) -> BlockInfo:  # fmt: skip
+        """Another tensor of the same place; `layout` and `stride` as there, if not given."""
+        return BlockInfo(
+            f"{self.name}:{tensor}", tap.path, self.kind, self.part, channels,
+            self.stride if stride is None else stride, layout or self.layout, self.order,
+            tensor=tensor, tap=tap, **how,
+        )  # fmt: skip
+
+    # --- what it is, so that nobody else compares words ----------------------------------------
+
     @property
     def is_output(self) -> bool:
         """Whether it is the output of a block of the denoiser, as `all` selects them."""
-        return not self.tensor and self.part not in ("network", "vae")
+        return not self.tensor and not self.of_network and not self.of_vae
+
+    @property
+    def of_vae(self) -> bool:
+        """Whether the VAE's encoder has it, and not the denoiser."""
+        return self.part == "vae"
+
+    @property
+    def of_network(self) -> bool:
+        """Whether it enters or leaves the denoiser as a whole."""
+        return self.part == "network"
+
+    @property
+    def is_text(self) -> bool:
+        """Text tokens (L, D), which have no grid."""
+        return self.layout == "text"
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether it has a vector for each cell of a grid over the picture."""
+        return not self.is_text
+
+    @property
+    def is_tokens(self) -> bool:
+        """Read as tokens (n, L, D), one per cell in row-major order."""
+        return self.layout == "NLD"
+
+    @property
+    def is_patches(self) -> bool:
+        """Read as tokens that hold the p×p cells of a patch each."""
+        return self.layout == "patches"
+
+    @property
+    def is_attention(self) -> bool:
+        """Attention probabilities; their channels are keys."""
+        return self.layout == "map"
+
+    @property
+    def attends_to_image(self) -> bool:
+        """Attention whose keys are the picture's own cells, and so grow with it."""
+        return self.is_attention and self.keys == "image"
+
+    @property
+    def counts_text(self) -> bool:
+        """Whether its shape goes by the number of text tokens."""
+        return self.is_text or (self.is_attention and self.keys == "text")
+
+    @property
+    def is_clean(self) -> bool:
+        """The clean picture x0 that follows from the network's prediction."""
+        return self.layout == "x0"
+
+    @property
+    def is_adaptive(self) -> bool:
+        """The adaptive norm's output, before which channels can be discarded."""
+        return self.tensor == "adaln"
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Cells (rows, columns) of the map for a picture of `size` (H, W) pixels."""
         return size[0] // self.stride, size[1] // self.stride
+
+    def shape(
+        self,
+        size: tuple[int, int],
+        text: int = 0,
+        heads: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+    ) -> tuple[int, ...]:
+        """Shape of one picture's tensor: (C, h, w), or (L, D) for text tokens.
+
+        Args:
+            size: (H, W) of the picture in pixels.
+            text: number of text tokens, where it `counts_text`.
+            heads: heads of attention that are kept apart.
+            tokens: keys of attention that are kept.
+
+        Raises:
+            SpecError: a key that the attention does not have.
+        """
+        if self.is_text:
+            return text, self.channels
+        rows, columns = self.grid(size)
+        if not self.is_attention:
+            return self.channels, rows, columns
+        keys = rows * columns if self.attends_to_image else text
+        if tokens is not None and max(tokens) >= keys:
+            raise SpecError(f"tokens={max(tokens)}: the map {self.name!r} has {keys} keys")
+        kept = keys if tokens is None else len(tokens)
+        return kept * (1 if heads is None else len(heads)), rows, columns
+
+    def stored_layout(self, pooled: bool) -> str:
+        """What a file calls the form of its features: "NC", "NLD" (text) or "NCHW"."""
+        if pooled:
+            return "NC"
+        return "NLD" if self.is_text else "NCHW"
+
+
+def in_order(tensors: Iterable[BlockInfo]) -> Iterator[BlockInfo]:
+    """The tensors with their ranks; what belongs to a place stands behind its output."""
+    order = -1
+    for block in tensors:
+        order += block.is_output
+        yield replace(block, order=order)
 
 
 GROUPS = {
@@ -121,7 +233,7 @@ def _select(pattern: str, blocks: Sequence[BlockInfo]) -> list[str]:
         if (fnmatch.fnmatchcase(block.tensor, tensor) if colon else not block.tensor)
         and bool(block.tensor) == bool(colon)
         and (
-            group(block) and block.part not in ("network", "vae")
+            group(block) and not block.of_network and not block.of_vae
             if group
             else _matches(block.name.partition(":")[0], place)
         )

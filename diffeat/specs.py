@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from diffeat.errors import SpecError, nearest
 from diffeat.hashing import fingerprint
-from diffeat.images.decode import FITS, RESAMPLING
-from diffeat.noise import NOISES, Level
+
+if TYPE_CHECKING:
+    from diffeat.noise import Level
 
 DTYPES = ("float16", "float32", "bfloat16", "int8")
 LATENTS = ("mean", "sample")
@@ -29,6 +28,43 @@ PLACEHOLDERS = ("{class}", "{category}")
 LATER = ("mirror", "label_map", "tile_noise", "tile_layout")
 """Fields that came after 0.6. At its default such a field is not written down, so that specs,
 fingerprints and journals stay those of 0.6, and 0.6 reads files that do without it."""
+
+
+HELP = {
+    "timesteps": "Noise levels: 20,60 or sigma=0.3 or snr=10; flow models also 0.25.",
+    "blocks": "Names (up.1, up.1.attn.0:cross.q), wildcards (up.*, up.*.res.*, up.**), groups "
+    "(all, encoder, decoder, stages) or a paper's names (dift:1).",
+    "pool": "{default} (maps, the default), 1x1, 2x2, …",
+    "ensemble": "Noise samples averaged per picture (default {default}).",
+    "seed": "Seed of the noise (default {default}).",
+    "noise": "{default} (default), shared, uniform, none, inversion or generation.",
+    "steps": "Steps of an inversion or generation (default {default}).",
+    "prompt": "For text-conditional models (default empty); {class} is the picture's class.",
+    "captions": "CSV, TSV or JSONL file with a prompt per picture, or 'pictures' for those that "
+    "came with them.",
+    "embeddings": ".safetensors file with text embeddings.",
+    "label": "For class-conditional models: an index, or 'class' for each picture's own (default "
+    "the null class).",
+    "label_map": "With --label class: a CSV, TSV or JSON file, picture class → model's class "
+    "(name or number).",
+    "latent": "VAE posterior: {default} (default) or sample.",
+    "scale_latent": "With the VAE's shift and scale (default), or without.",
+    "size": "Picture size, 512 or 480x640 (default: the model's).",
+    "fit": "{default} (default), crop, box-crop (guided-diffusion's), pad or native (own size; "
+    "needs --pool).",
+    "resample": "nearest, bilinear, {default} (default) or lanczos.",
+    "tile": "Run in tiles of this size, averaged where they overlap; none undoes a recipe's.",
+    "tile_noise": "{default} (default): a tile has its part of the picture's; tile: every tile "
+    "has the same.",
+    "tile_layout": "{default} (default), or shifted: side by side, the last shifted back.",
+    "flip": "Average with the mirrored picture.",
+    "mirror": "The mirrored picture alone.",
+    "heads": "Heads of attention maps to keep apart.",
+    "tokens": "Keys of attention maps to keep.",
+    "discard": "Channels set to 0 before …:adaln (see `diffeat channels`).",
+    "dtype": "Stored precision: {default} (default), float32, or int8 with scales.",
+}
+"""Field → what every command says of it, in this order; "{default}" stands for its default."""
 
 
 @dataclass(frozen=True)
@@ -123,25 +159,33 @@ class ExtractSpec:
         set_field = partial(object.__setattr__, self)  # the dataclass is frozen
         set_field("timesteps", _tuple_of("timesteps", self.timesteps, (int, float, str)))
         set_field("blocks", _tuple_of("blocks", self.blocks, (str,)))
-        for name in ("ensemble", "seed", "steps", "label"):
-            value = _plain(getattr(self, name))
-            optional = name == "label" and value in (None, CLASS_LABEL)
-            if not optional and (not isinstance(value, int) or isinstance(value, bool)):
-                raise SpecError(
-                    f"{name}={value!r}; expected a whole number"
-                    + (f", or {CLASS_LABEL!r}" if name == "label" else "")
-                )
-            set_field(name, value)
         for name in ("ensemble", "steps"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}={getattr(self, name)}; expected at least 1")
+            set_field(name, _whole(name, getattr(self, name), least=1))
+        for name in ("seed", "label"):
+            set_field(name, _whole(name, getattr(self, name)))
         for name in ("prompt", "captions", "embeddings", "label_map"):
-            value = getattr(self, name)
-            if isinstance(value, Path) and name != "prompt":
-                value = str(value)
-                set_field(name, value)
-            if not isinstance(value, str) and (name == "prompt" or value is not None):
-                raise SpecError(f"{name}={value!r}; expected a text")
+            set_field(name, _text(name, getattr(self, name)))
+        for name in ("heads", "tokens", "discard"):
+            if getattr(self, name) is not None:
+                set_field(name, _indices(name, getattr(self, name)))
+        if self.discard is None:
+            set_field("discard", ())
+        for name in ("size", "tile"):
+            set_field(name, _size(name, getattr(self, name)))
+        for name in ("scale_latent", "flip", "mirror"):
+            if not isinstance(getattr(self, name), bool):
+                raise SpecError(f"{name}={getattr(self, name)!r}; expected true or false")
+        if self.latent == "mode":  # of a Gaussian: its mean
+            set_field("latent", "mean")
+        pool = "none" if self.pool in (None, "") else self.pool
+        set_field("pool", pool.lower() if isinstance(pool, str) else pool)
+        pool_size(self.pool)
+        for name, allowed in _choices().items():
+            _one_of(name, getattr(self, name), allowed)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """SpecError for fields that contradict each other."""
         given = [n for n in ("prompt", "captions", "embeddings") if getattr(self, n)]
         if len(given) > 1:
             raise SpecError(f"{' and '.join(given)} are given; expected one of them")
@@ -150,33 +194,11 @@ class ExtractSpec:
                 f"label_map={self.label_map!r} with label={self.label!r}; it says which class of "
                 f"the model a picture's class is, so it needs label={CLASS_LABEL!r}"
             )
-        for name in ("scale_latent", "flip", "mirror"):
-            if not isinstance(getattr(self, name), bool):
-                raise SpecError(f"{name}={getattr(self, name)!r}; expected true or false")
         if self.flip and self.mirror:
             raise SpecError(
                 "flip and mirror are given; expected one of them: flip averages the picture and "
                 "its mirror image in the picture's frame, mirror is the mirror image alone"
             )
-        for name in ("heads", "tokens", "discard"):
-            if getattr(self, name) is not None:
-                set_field(name, _indices(name, getattr(self, name)))
-        if self.discard is None:
-            set_field("discard", ())
-        set_field("size", _size("size", self.size))
-        set_field("tile", _size("tile", self.tile))
-        if self.latent == "mode":  # of a Gaussian: its mean
-            set_field("latent", "mean")
-        pool = "none" if self.pool in (None, "") else self.pool
-        set_field("pool", pool.lower() if isinstance(pool, str) else pool)
-        pool_size(self.pool)
-        _one_of("noise", self.noise, NOISES)
-        _one_of("latent", self.latent, LATENTS)
-        _one_of("fit", self.fit, FITS)
-        _one_of("resample", self.resample, RESAMPLING)
-        _one_of("dtype", self.dtype, DTYPES)
-        _one_of("tile_noise", self.tile_noise, TILE_NOISES)
-        _one_of("tile_layout", self.tile_layout, TILE_LAYOUTS)
         for name in ("tile_noise", "tile_layout") if self.tile is None else ():
             if getattr(self, name) != getattr(type(self), name):
                 raise SpecError(f"{name}={getattr(self, name)!r} is for tiles; give tile too")
@@ -194,7 +216,7 @@ class ExtractSpec:
         """Build a spec from plain values; SpecError names unknown and missing fields."""
         if not isinstance(values, Mapping):
             raise SpecError(f"a spec is a table of fields, not {values!r}")
-        known = {field.name for field in fields(cls)}
+        known = {each.name for each in fields(cls)}
         for name in values:
             if name not in known:
                 raise SpecError(f"a spec has no field {name!r}{nearest(name, known)}")
@@ -264,9 +286,50 @@ def without_cells(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if name not in ("blocks", "timesteps")}
 
 
+def _choices() -> dict[str, Any]:
+    """Field → the words that it may hold."""
+    # not above: numpy and Pillow would come with every help text
+    from diffeat.images.decode import FITS, RESAMPLING
+    from diffeat.noise import NOISES
+
+    return {
+        "noise": NOISES,
+        "latent": LATENTS,
+        "fit": FITS,
+        "resample": RESAMPLING,
+        "dtype": DTYPES,
+        "tile_noise": TILE_NOISES,
+        "tile_layout": TILE_LAYOUTS,
+    }
+
+
 def _plain(value: Any) -> Any:
     """A Python number for a numpy one, so that a spec is always plain JSON."""
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def _whole(name: str, value: Any, least: int | None = None) -> int | str | None:
+    """A whole number; a label may also be "class" or None."""
+    value = _plain(value)
+    if name == "label" and value in (None, CLASS_LABEL):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise SpecError(
+            f"{name}={value!r}; expected a whole number"
+            + (f", or {CLASS_LABEL!r}" if name == "label" else "")
+        )
+    if least is not None and value < least:
+        raise SpecError(f"{name}={value}; expected at least {least}")
+    return value
+
+
+def _text(name: str, value: Any) -> str | None:
+    """A text; of a file's name also a path, or None."""
+    if isinstance(value, Path) and name != "prompt":
+        value = str(value)
+    if not isinstance(value, str) and (name == "prompt" or value is not None):
+        raise SpecError(f"{name}={value!r}; expected a text")
+    return value
 
 
 def _tuple_of(name: str, value: Any, kinds: tuple[type, ...]) -> tuple:
@@ -297,7 +360,9 @@ def _size(name: str, value: Any) -> tuple[int, int] | None:
     """(H, W) from one number or two; SpecError for anything else."""
     if value is None:
         return None
-    pair = value if isinstance(value, (tuple, list, np.ndarray)) else (value, value)
+    value = _plain(value)
+    several = isinstance(value, (tuple, list)) or hasattr(value, "shape")
+    pair = value if several else (value, value)
     pair = tuple(_plain(side) for side in pair)
     whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
     if len(pair) != 2 or not whole or min(pair) < 1:

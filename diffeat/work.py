@@ -26,6 +26,7 @@ from diffeat.extraction.class_map import ClassMap
 from diffeat.extraction.conditions import embedding_rows, prompts_of
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import PictureBatch, Seen, Source, ahead, load_batches, look
+from diffeat.loading import load_model
 from diffeat.specs import ExtractSpec
 from diffeat.store import Column, Manifest, picture_column, read_how, seen_by
 from diffeat.store.format.columns import WHEN
@@ -126,7 +127,7 @@ class Worker:
         self.converted = 0
         self.job = job if order is None else replace(job, batch_size=order.batch_size)
         if backbone is None:  # whoever gave the order has checked it
-            backbone = load_for(job.model, job.spec) if order is None else job.model.load()
+            backbone = load_for(job.model, job.spec) if order is None else load_model(job.model)
         self.backbone = backbone
         prompts, source = prompts_of(job.spec, job.source), job.source
         self._conditions = Conditions.of_spec(

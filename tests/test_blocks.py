@@ -33,6 +33,47 @@ KINDS = {
 }
 
 
+def one(layout, **how):
+    values = {"channels": 8, "stride": 4, "part": "blocks", **how}
+    return BlockInfo("block.0", "blocks.0", "transformer", layout=layout, order=0, **values)
+
+
+# form, what it says of itself, and its shape for a picture of 32×48 pixels and 7 text tokens
+FORMS = [
+    (one("NCHW"), {"has_grid"}, (8, 8, 12)),
+    (one("NLD"), {"has_grid", "is_tokens"}, (8, 8, 12)),
+    (one("patches", part="network"), {"has_grid", "is_patches", "of_network"}, (8, 8, 12)),
+    (one("x0", part="network"), {"has_grid", "is_clean", "of_network"}, (8, 8, 12)),
+    (one("NCHW", part="vae"), {"has_grid", "of_vae"}, (8, 8, 12)),
+    (one("NLD", tensor="adaln"), {"has_grid", "is_tokens", "is_adaptive"}, (8, 8, 12)),
+    (one("text", stride=0), {"is_text", "counts_text"}, (7, 8)),
+    (one("map", channels=0, keys="text"), {"has_grid", "is_attention", "counts_text"}, (7, 8, 12)),
+    (
+        one("map", channels=0, keys="image"),
+        {"has_grid", "is_attention", "attends_to_image"},
+        (96, 8, 12),
+    ),
+]
+ASKED = ("has_grid", "is_text", "is_tokens", "is_patches", "is_attention", "is_clean",
+         "is_adaptive", "attends_to_image", "counts_text", "of_vae", "of_network")  # fmt: skip
+
+
+@pytest.mark.parametrize(("block", "true", "shape"), FORMS)
+def test_a_tensor_knows_its_form_and_its_shape(block, true, shape):
+    assert {name for name in ASKED if getattr(block, name)} == true
+    assert block.shape((32, 48), 7) == shape
+    assert block.stored_layout(pooled=True) == "NC"
+    assert block.stored_layout(pooled=False) == ("NLD" if "is_text" in true else "NCHW")
+
+
+def test_heads_and_keys_that_are_kept():
+    image = one("map", channels=0, keys="image")
+    assert image.shape((32, 48), heads=(0, 3)) == (192, 8, 12)
+    assert image.shape((32, 48), heads=(0, 3), tokens=(5, 95, 0)) == (6, 8, 12)
+    with pytest.raises(SpecError, match=r"tokens=96: the map 'block\.0' has 96 keys"):
+        image.shape((32, 48), tokens=(96,))
+
+
 def with_kinds(blocks, kinds_of):
     """Every block, and behind it its kinds of tensor."""
     found = []

@@ -447,7 +447,7 @@ class TestMain:
         def interrupted(*_args, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("diffeat.extract_to_file", interrupted, raising=False)
+        monkeypatch.setattr("diffeat.jobs.extract_to_file", interrupted, raising=False)
         answer = diffeat(*EXTRACT, "-o", tmp_path / "a.h5", *POOLED)
         assert answer.code == 1
         assert "interrupted" in answer.err

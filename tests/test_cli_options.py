@@ -32,7 +32,7 @@ def asked(diffeat, monkeypatch, tmp_path):
         specs.append(spec)
         return JobResult(Path(path), "done", 1, 1, 0, 0.0)
 
-    monkeypatch.setattr("diffeat.extract_to_file", job)
+    monkeypatch.setattr("diffeat.jobs.extract_to_file", job)
 
     def spec_of(*options):
         specs.clear()

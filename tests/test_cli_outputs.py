@@ -113,7 +113,7 @@ def test_what_cannot_be_is_told_before_weights_are_read(
     def read(*args, **kwargs):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(weights.Loader, "_weight_files", read)
+    monkeypatch.setattr(weights, "_weight_files", read)
     output = ("-o", tmp_path / "a.h5") if verb == "extract" else ()
     answer = diffeat(verb, "unet-cifar10", "digits", *output, *options)
     assert answer.code == 2

@@ -1,8 +1,7 @@
-"""The project as a whole: public names, packaging, layers, version."""
+"""The project as a whole: public names, packaging, version."""
 
 from __future__ import annotations
 
-import ast
 import configparser
 import importlib
 import re
@@ -28,22 +27,6 @@ def sources(*folders: str) -> list[Path]:
     found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     assert found
     return found
-
-
-def imports(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names.add(node.module)
-    return names
-
-
-def tops(path: Path) -> set[str]:
-    return {name.partition(".")[0] for name in imports(path)}
 
 
 def inside(path: Path) -> str:
@@ -126,76 +109,6 @@ class TestPackaging:
         newest = re.search(r"^## \[?v?(\d+\.\d+\S*?)\]?(\s|$)", text, re.MULTILINE)
         assert newest
         assert newest[1] == diffeat.__version__
-
-
-class TestLayers:
-    def test_probes_know_nothing_of_the_project(self):
-        for path in sources("probes"):
-            assert not tops(path) & {"diffeat", "benchmarks"}, path
-
-    def test_diffeat_imports_probes_from_search_and_cli_alone(self):
-        found = {inside(path) for path in sources("diffeat") if "probes" in tops(path)}
-        allowed = {name for name in found if name.startswith("diffeat/cli/")}
-        assert {name for name in found - allowed if not name.startswith("diffeat/search/")} == set()
-
-    def test_diffeat_does_not_import_benchmarks(self):
-        assert not [path for path in sources("diffeat") if "benchmarks" in tops(path)]
-
-    def test_nothing_imports_tests_or_scripts(self):
-        scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-        for path in sources(*PACKAGES):
-            assert not tops(path) & {"tests", "scripts", *scripts}, path
-        for path in sources("scripts"):
-            assert "tests" not in tops(path), path
-
-    @pytest.mark.parametrize(
-        ("below", "above"),
-        [
-            ("diffeat/backbones", ("diffeat.extraction", "diffeat.images", "diffeat.store")),
-            ("diffeat/images", ("diffeat.backbones", "diffeat.extraction", "diffeat.store")),
-            ("diffeat/store", ("diffeat.backbones", "diffeat.extraction")),
-            ("diffeat/extraction", ("diffeat.store", "diffeat.jobs", "diffeat.recipes")),
-        ],
-    )
-    def test_no_layer_knows_those_above(self, below, above):
-        for path in sources(below):
-            assert not [name for name in imports(path) if name.startswith(above)], path
-
-    @pytest.mark.parametrize(
-        "module", ["attention", "blocks", "hooks", "noise", "schedules", "specs"]
-    )
-    def test_words_that_all_share_know_no_model(self, module):
-        found = imports(ROOT / "diffeat" / f"{module}.py")
-        above = ("diffeat.backbones", "diffeat.extraction", "diffeat.store", "transformers")
-        assert not [name for name in found if name.startswith(above)]
-
-    def test_the_command_line_is_on_top(self):
-        for path in sources("diffeat"):
-            if not inside(path).startswith(("diffeat/cli/", "diffeat/__main__")):
-                assert not [name for name in imports(path) if name.startswith("diffeat.cli")], path
-
-    def test_modules_import_without_cycles(self):
-        modules = {
-            ".".join(path.with_suffix("").relative_to(ROOT).parts).removesuffix(".__init__"): path
-            for path in sources("diffeat", "probes")
-        }
-        needs = {name: at_the_top(path) & set(modules) - {name} for name, path in modules.items()}
-        while ready := [name for name, wanted in needs.items() if not wanted]:
-            for name in ready:
-                del needs[name]
-            needs = {name: wanted - set(ready) for name, wanted in needs.items()}
-        assert not needs, f"cycle among {sorted(needs)}"
-
-
-def at_the_top(path: Path) -> set[str]:
-    """Modules that a file imports when it is imported itself."""
-    names = set()
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.ImportFrom):
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-    return names
 
 
 def test_no_paths_of_one_machine():

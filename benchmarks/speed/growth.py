@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-import benchmarks
 import diffeat
 from benchmarks.speed.common import in_turn, jpegs, ratios, rounded
 from benchmarks.speed.settings import Settings
@@ -74,7 +73,7 @@ def _first_half(backbone) -> str:
 
 
 def _in_process(order: dict[str, Any]) -> dict[str, Any]:
-    root = str(Path(benchmarks.__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     known = os.environ.get("PYTHONPATH")
     paths = os.pathsep.join([root, known] if known else [root])
     done = subprocess.run(

@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import benchmarks
 from benchmarks.speed.common import ratios, rounded
 from benchmarks.speed.settings import Settings
 from benchmarks.speed.thread_child import TASKS
@@ -70,7 +69,7 @@ def _hand(given: dict[str, str], folder: Path, settings: Settings) -> Iterator[s
     folder.mkdir()
     unset = {VARIABLE, *(name for variables in WAITING for name in variables)}
     clean = {name: value for name, value in os.environ.items() if name not in unset}
-    root = str(Path(benchmarks.__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.speed.thread_child", str(folder),

@@ -71,7 +71,7 @@ def parameter_groups(
 
 def _one(backbone: Backbone, name: str):
     found = resolve_blocks((name,), backbone.tensors, backbone.aliases)
-    if len(found) != 1 or found[0].part == "vae":
+    if len(found) != 1 or found[0].of_vae:
         raise SpecError(f"{name!r} names {len(found)} tensors; expected one block of the denoiser")
     place = found[0].name.partition(":")[0]
     return next((block for block in backbone.blocks if block.name == place), found[0])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from diffeat.backbones.base import VAE, Component
 from diffeat.backbones.conditioning import t5_states, text_length
+from diffeat.backbones.pipeline import VAE
+from diffeat.backbones.tensors import joint_attention, single_attention, transformer
 from diffeat.backbones.text_transformers import TextTransformer
 from diffeat.hooks import Tap
 
@@ -18,25 +19,22 @@ class AuraFlow(TextTransformer):
     lora_loader = "AuraFlowLoraLoaderMixin"
     components = {  # noqa: RUF012
         "vae": VAE,
-        "text_encoder": Component("transformers", "UMT5EncoderModel"),
-        "tokenizer": Component("transformers", "LlamaTokenizerFast"),
+        "text_encoder": "transformers.UMT5EncoderModel",
+        "tokenizer": "transformers.LlamaTokenizerFast",
     }
     stages = (("block", "joint_transformer_blocks"), ("single", "single_transformer_blocks"))
 
-    def list_block(self, found, block, name, path):
-        width, attn = self.width, f"{path}.attn"
-        if name.startswith("single"):
-            found.transformer(name, path, width, self.multiple, "attn", joined="last")
-            found.kind("text", Tap(path), width, "text", 0, tokens="last")
-            found.single_attention(block.attn, attn, "last")
-        else:
-            found.transformer(name, path, width, self.multiple, "attn", Tap(path, item=1))
-            found.kind("text", Tap(path), width, "text", 0)
-            found.joint_attention(block.attn, attn, "last")
+    def list_block(self, block, name, path):
         tokens = "last" if name.startswith("single") else "all"
-        last = block.ff.out_projection
-        found.kind("ff.inner", Tap(f"{path}.ff.out_projection", "input"), last.in_features, "NLD",
-                   tokens=tokens)  # fmt: skip
+        tap = None if tokens == "last" else Tap(path, item=1)
+        place = name, path, self.width, self.multiple
+        at = yield from transformer(*place, "attn", tap, joined=tokens)
+        yield at.also("text", Tap(path), self.width, "text", 0, tokens=tokens)
+        attend = single_attention if tokens == "last" else joint_attention
+        yield from attend(at, block.attn, f"{path}.attn", "last")
+        inner = Tap(f"{path}.ff.out_projection", "input")
+        width = block.ff.out_projection.in_features
+        yield at.also("ff.inner", inner, width, "NLD", tokens=tokens)
 
     @property
     def embedding_shapes(self):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,20 +15,12 @@ from torch import nn
 from diffeat.backbones.classes import class_names_of
 from diffeat.backbones.conditioning import stand_in
 from diffeat.backbones.devices import upload, visiting
-from diffeat.backbones.locate import ModelName
-from diffeat.backbones.request import ModelRequest
+from diffeat.backbones.pipeline import Pipeline
 from diffeat.backbones.tensors import unpack, unpatchify, vae_tensors
-from diffeat.blocks import BlockInfo
+from diffeat.blocks import BlockInfo, in_order
 from diffeat.errors import SpecError
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.hooks import Tap
-from diffeat.schedules import Schedule
-
-TORCH_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 
 
 @dataclass(frozen=True)
@@ -43,60 +34,6 @@ class Latents:
 
     mean: torch.Tensor
     std: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Component:
-    """A part of a pipeline besides the denoiser, and the class that loads it.
-
-    Attributes:
-        package: "diffusers" or "transformers".
-        name: name of the class.
-        required: whether the family cannot do without it.
-    """
-
-    package: str
-    name: str
-    required: bool = True
-
-
-VAE = Component("diffusers", "AutoencoderKL")
-CLIP = Component("transformers", "CLIPTextModel")
-CLIP_PROJECTED = Component("transformers", "CLIPTextModelWithProjection")
-CLIP_TOKENIZER = Component("transformers", "CLIPTokenizer")
-T5 = Component("transformers", "T5EncoderModel")
-T5_TOKENIZER = Component("transformers", "T5TokenizerFast")
-
-
-@dataclass
-class Parts:
-    """What a family's loader hands over; see `diffeat.backbones.loading`.
-
-    Attributes:
-        name: what the user asked for.
-        denoiser: the network that is tapped.
-        config: its configuration, as in the file.
-        pipeline: class that the pipeline's index names.
-        schedule: its noise schedule.
-        device: where forwards run; "meta" for an architecture without weights.
-        files: every weight and configuration file that was used.
-        random_seed: seed of random weights, or None for the real ones.
-        extras: further components by their name in the pipeline: "vae", "text_encoder", …
-        changes: what was put in place of, or merged into, the denoiser's weights.
-        index: what model_index.json says.
-    """
-
-    name: str
-    denoiser: nn.Module
-    config: dict[str, Any]
-    pipeline: str
-    schedule: Schedule
-    device: torch.device
-    files: tuple[Path, ...]
-    random_seed: int | None
-    extras: dict[str, Any]
-    changes: tuple[str, ...] = ()
-    index: dict[str, Any] = field(default_factory=dict)
 
 
 class Backbone(ABC):
@@ -113,7 +50,8 @@ class Backbone(ABC):
         example: a hub id or known name.
         component: the denoiser's name in the pipeline folder.
         denoiser_classes: diffusers classes of the denoiser that belong to this family.
-        components: the further parts of the pipeline.
+        components: the further components of the pipeline, "package.class" by name.
+        optional: those of them that the family can do without.
         lora_loader: diffusers class that reads LoRA files of this family, if there is one.
     """
 
@@ -122,23 +60,20 @@ class Backbone(ABC):
     example: ClassVar[str]
     component: ClassVar[str]
     denoiser_classes: ClassVar[tuple[str, ...]]
-    components: ClassVar[dict[str, Component]] = {}
+    components: ClassVar[dict[str, str]] = {}
+    optional: ClassVar[tuple[str, ...]] = ()
     lora_loader: ClassVar[str | None] = None
 
-    def __init__(self, parts: Parts):
-        self.name = parts.name
-        self.denoiser = parts.denoiser
-        self.config = parts.config
-        self.schedule = parts.schedule
-        self.device = parts.device
-        self.random_seed = parts.random_seed
-        self._files = parts.files
-        self.vae = parts.extras.get("vae")
-        self.extras = parts.extras
-        self.pipeline = parts.pipeline
-        self.changes = parts.changes
-        self._index = parts.index
-        self.request = ModelRequest(parts.name, str(parts.device))
+    def __init__(self, pipeline: Pipeline):
+        self.request = pipeline.request
+        self.device = pipeline.device
+        self.denoiser = pipeline.denoiser
+        self.config = pipeline.config
+        self.schedule = pipeline.schedule
+        self.extras = pipeline.extras
+        self.vae = pipeline.extras.get("vae")
+        self.index = pipeline.index
+        self.files = tuple(pipeline.files)
         self.channels_last = False
 
     # --- what a family writes -----------------------------------------------------------
@@ -152,8 +87,11 @@ class Backbone(ABC):
     """Changes a freshly built denoiser where no configuration of diffusers says enough."""
 
     @abstractmethod
-    def list_tensors(self) -> list[BlockInfo]:
-        """All blocks with their kinds, in the order of execution; strides in latent cells."""
+    def list_tensors(self) -> Iterable[BlockInfo]:
+        """Every block's output and behind it its further tensors, in the order of execution.
+
+        Strides are in latent cells; ranks are given later (see `in_order`).
+        """
 
     @abstractmethod
     def call_arguments(
@@ -198,7 +136,7 @@ class Backbone(ABC):
     @cached_property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of these classes, by index; None where nobody says (see `class_names_of`)."""
-        return class_names_of(ModelName.parse(self.name).base, self._index, self.classes)
+        return class_names_of(self.request.base, self.index, self.classes)
 
     @property
     def null_class(self) -> int | None:
@@ -212,12 +150,27 @@ class Backbone(ABC):
 
     # --- what all families share --------------------------------------------------------
 
+    @property
+    def name(self) -> str:
+        """What the user asked for."""
+        return self.request.name
+
+    @property
+    def random_seed(self) -> int | None:
+        """Seed of random weights, or None for the real ones."""
+        return self.request.random_seed
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What took the place of, or was merged into, the denoiser's weights."""
+        return self.request.changes
+
     @cached_property
     def tensors(self) -> tuple[BlockInfo, ...]:
         """Every tensor that can be a feature; strides in pixels of the picture."""
         found = [
             replace(block, stride=block.stride * self.latent_factor)
-            for block in (*self.list_tensors(), *self._network_tensors())
+            for block in (*in_order(self.list_tensors()), *self._network_tensors())
         ]
         return (*(vae_tensors(self.vae) if self.vae is not None else ()), *found)
 
@@ -295,8 +248,7 @@ class Backbone(ABC):
                 f"{self.name} has no text encoder; leave out the prompt, or the recipe with one"
             )
         if shapes and prompts:
-            known = all(name in self.extras for name, part in self.components.items()
-                        if part.required)  # fmt: skip
+            known = self.components.keys() - set(self.optional) <= self.extras.keys()
             found = self.encode_prompts(prompts) if known else stand_in(prompts, shapes)
             found = {
                 name: value if name.endswith("mask") else value.to(self.dtype)
@@ -321,7 +273,7 @@ class Backbone(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all files that were loaded, of the random seed and of the precision."""
-        return fingerprint(files_fingerprint(self._files), self.random_seed, str(self.dtype))
+        return fingerprint(files_fingerprint(self.files), self.random_seed, str(self.dtype))
 
     @property
     def dtype(self) -> torch.dtype:

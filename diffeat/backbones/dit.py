@@ -3,11 +3,10 @@ or on pixels: DiT (Peebles & Xie 2023) and SiT (Ma et al. 2024; Yu et al. 2025, 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from diffeat.backbones.aliases import transformer_aliases
-from diffeat.backbones.base import VAE, Backbone
-from diffeat.backbones.tensors import TensorList
+from diffeat.backbones.base import Backbone
+from diffeat.backbones.pipeline import VAE
+from diffeat.backbones.tensors import basic_block, transformer
 from diffeat.hooks import Tap
 
 FREQUENCIES_KEY = "_timestep_freq_shift"
@@ -23,7 +22,8 @@ class DiT(Backbone):
     component = "transformer"
     # the first DiT repositories name the class by what it was before diffusers 0.29
     denoiser_classes = ("DiTTransformer2DModel", "Transformer2DModel")
-    components = {"vae": replace(VAE, required=False)}  # noqa: RUF012
+    components = {"vae": VAE}  # noqa: RUF012
+    optional = ("vae",)
 
     @classmethod
     def accepts(cls, config, index):
@@ -39,12 +39,11 @@ class DiT(Backbone):
                 module.downscale_freq_shift = config[FREQUENCIES_KEY]
 
     def list_tensors(self):
-        found = TensorList()
+        width, stride = self.denoiser.inner_dim, self.multiple
         for i, block in enumerate(self.denoiser.transformer_blocks):
-            found.transformer(f"block.{i}", f"transformer_blocks.{i}", self.denoiser.inner_dim,
-                              self.multiple, "attn1")  # fmt: skip
-            found.basic_block(block, f"transformer_blocks.{i}")
-        return found.found
+            path = f"transformer_blocks.{i}"
+            at = yield from transformer(f"block.{i}", path, width, stride, "attn1")
+            yield from basic_block(at, block, path)
 
     @property
     def aliases(self):

@@ -6,19 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffeat.backbones.auraflow import AuraFlow
-from diffeat.backbones.base import TORCH_DTYPES, Backbone, Parts
+from diffeat.backbones.base import Backbone
 from diffeat.backbones.dit import DiT, SiT
-from diffeat.backbones.locate import ModelName, locate, read_json
+from diffeat.backbones.locate import read_json
+from diffeat.backbones.pipeline import Pipeline, find_pipeline
 from diffeat.backbones.pixel_unet import ADM, EDM, PixelUNet
-from diffeat.backbones.placing import arrange
-from diffeat.backbones.request import DTYPE_NAMES, ModelRequest
+from diffeat.backbones.request import ModelRequest
 from diffeat.backbones.stable_diffusion import SDXL, StableDiffusion
 from diffeat.backbones.text_transformers import Flux, PixArt, StableDiffusion3
-from diffeat.backbones.weights import Loader
-from diffeat.errors import DeviceError, ModelError, SpecError
+from diffeat.backbones.weights import load_component, load_denoiser
+from diffeat.errors import ModelError
 from diffeat.schedules import Schedule
 
 # the first that accepts a pipeline has it, so the special stand before the general
@@ -27,142 +25,38 @@ FAMILIES: tuple[type[Backbone], ...] = (
 )  # fmt: skip
 
 
-def load(
-    name: str,
-    device: str = "auto",
-    dtype: str = "auto",
-    allow_pickle: bool = False,
-    lora: str | Path | None = None,
-    denoiser: str | Path | None = None,
-    *,
-    channels_last: bool | str = "auto",
-    compile: bool = False,
-    offload: str = "none",
-) -> Backbone:
-    """Load a pretrained diffusion model.
-
-    Args:
-        name: a bundled or known model, a diffusers pipeline folder or a hub id. "@random" or
-            "@random:SEED" behind it gives the same denoiser with seeded random weights. VAE and
-            text encoder keep theirs, where the folder has them; otherwise the VAE is random too
-            and prompts become seeded Gaussian embeddings.
-        device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one; "meta"
-            builds the architecture without weights.
-        dtype: "float32", "float16" or "bfloat16" (or "fp32", "fp16", "bf16"); "auto" is float32
-            on a CPU and bfloat16 on a GPU. The noise schedule keeps its own.
-        allow_pickle: also load pickled weights (.bin), which can run code; only for files
-            that you trust.
-        lora: a .safetensors file of LoRA weights, merged into the denoiser.
-        denoiser: weights that take the place of the denoiser's: a .safetensors file, or a
-            folder of the same architecture, such as CleanDIFT's U-Net.
-        channels_last: whether convolutions see maps with the channels innermost; "auto" chooses
-            by device and precision (see `diffeat.backbones.placing`).
-        compile: run the denoiser's blocks through torch.compile, except those inside which a
-            tensor is read.
-        offload: "none"; "vae" keeps the VAE on the CPU and has it visit the device for each
-            batch; "blocks" does so with each block of the denoiser too, for small GPUs.
-
-    Returns:
-        The backbone, in evaluation mode, without gradients.
-
-    Raises:
-        ModelError: unknown, incomplete or unsupported model, or pickled weights.
-        DeviceError: the device does not exist here.
-        NumericsError: the weights hold inf or nan.
-        SpecError: an option that cannot be meant.
-    """
-    request = ModelRequest(
-        name, device, dtype, allow_pickle, lora, denoiser, channels_last, compile, offload
-    )
-    target = pick_device(request.device)
-    precision = pick_dtype(request.dtype, target)
-    wanted = ModelName.parse(name)
-    folder = locate(wanted, allow_pickle, weights=target.type != "meta")
-    index = read_json(folder / "model_index.json")
-    family, config = _family(name, folder, index)
-    loader = Loader(folder, wanted.random_seed, target, precision, allow_pickle, offload)
-    network = loader.denoiser(family)
-    if target.type == "meta" and (denoiser or lora):
-        raise SpecError("device 'meta' has no weights to replace; leave denoiser and lora out")
-    if denoiser is not None:
-        loader.swap(network, Path(denoiser).expanduser())
-    if lora is not None:
-        loader.merge_lora(network, Path(lora).expanduser(), family)
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    loader.files.append(folder / "scheduler" / "scheduler_config.json")
-    extras = _extras(name, family, folder, index, loader)
-    backbone = family(
-        Parts(
-            name=name,
-            denoiser=network,
-            config={**network.config, **{k: v for k, v in config.items() if k[:1] == "_"}},
-            pipeline=str(index.get("_class_name")),
-            schedule=Schedule.from_config(scheduler),
-            device=target,
-            files=tuple(loader.files),
-            random_seed=wanted.random_seed,
-            extras=extras,
-            changes=tuple(
-                f"{what} {path}" for what, path in (("denoiser", denoiser), ("lora", lora)) if path
-            ),
-            index=index,
-        )
-    )
-    _check_channels(backbone)
+def load_pipeline(request: ModelRequest) -> Backbone:
+    """Load a diffusion model; see `diffeat.load`, which also arranges how it runs."""
+    pipeline = find_pipeline(request)
+    folder, files = pipeline.folder, pipeline.files
+    family, config = _family(request.name, folder, pipeline.index)
+    pipeline.denoiser = network = load_denoiser(pipeline, family)
+    pipeline.config = {**network.config, **{k: v for k, v in config.items() if k[:1] == "_"}}
+    files.append(folder / "scheduler" / "scheduler_config.json")
+    pipeline.schedule = Schedule.from_config(read_json(files[-1]))
+    pipeline.extras = _extras(pipeline, family)
     # "auto" may mean another precision elsewhere, and then another model
-    backbone.request = replace(request, dtype=str(precision).removeprefix("torch."))
-    arrange(backbone)
+    pipeline.request = replace(request, dtype=str(pipeline.dtype).removeprefix("torch."))
+    backbone = family(pipeline)
+    _check_channels(backbone)
     return backbone
 
 
-def _extras(name, family: type[Backbone], folder: Path, index, loader: Loader) -> dict[str, Any]:
+def _extras(pipeline: Pipeline, family: type[Backbone]) -> dict[str, Any]:
     """The components that the pipeline has; text encoders only where they will run."""
-    found = {}
-    for component, part in family.components.items():
-        named = (index.get(component) or [None])[0] is not None
-        if (folder / component).is_dir() and named:
-            found[component] = loader.component(component, part)
-        elif loader.seed is not None or loader.device.type == "meta":
+    found, request = {}, pipeline.request
+    for component, cls in family.components.items():
+        named = (pipeline.index.get(component) or [None])[0] is not None
+        if (pipeline.folder / component).is_dir() and named:
+            found[component] = load_component(pipeline, component, cls)
+        elif request.random_seed is not None or pipeline.device.type == "meta":
             continue  # a stand-in will do
-        elif named or part.required:
+        elif named or component not in family.optional:
             raise ModelError(
-                f"{name}: {component}/ is missing in {folder}; a {family.family} model needs it"
+                f"{request.name}: {component}/ is missing in {pipeline.folder}; a "
+                f"{family.family} model needs it"
             )
     return found
-
-
-def pick_device(device: str) -> torch.device:
-    """The torch device that a user means; DeviceError if this machine has no such device."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        raise DeviceError(f"device {device!r} is unknown; expected auto, cpu or cuda[:N]") from None
-    if target.type not in ("cpu", "cuda", "meta"):
-        try:
-            torch.empty(0, device=target)
-        except Exception as error:  # a backend that is not built in may raise anything
-            raise DeviceError(
-                f"device {device!r} is not usable here ({str(error)[:80]}…); "
-                "expected auto, cpu or cuda[:N]"
-            ) from error
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if target.type == "cuda" and (target.index or 0) >= count:
-        raise DeviceError(
-            f"device {device!r} was asked for, but torch sees {count} CUDA devices here; "
-            "use --device cpu, or check the driver and torch's CUDA build"
-        )
-    return target
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    dtype = DTYPE_NAMES.get(dtype, dtype)
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in TORCH_DTYPES:
-        raise SpecError(f"dtype {dtype!r} is unknown; expected auto or {', '.join(TORCH_DTYPES)}")
-    return TORCH_DTYPES[dtype]
 
 
 def _family(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from diffeat.errors import SpecError, nearest
-
-if TYPE_CHECKING:
-    from diffeat.backbones.base import Backbone
+from diffeat.errors import ModelError, SpecError, nearest
 
 OFFLOADS = ("none", "vae", "blocks")
 DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -60,11 +57,21 @@ class ModelRequest:
                 "in one place; leave one of them out"
             )
 
-    def load(self) -> Backbone:
-        """Load the model; see `diffeat.load`."""
-        from diffeat.backbones.loading import load
+    @property
+    def base(self) -> str:
+        """Bundled or known name, folder or hub id."""
+        return parse_name(self.name)[0]
 
-        return load(**asdict(self))
+    @property
+    def random_seed(self) -> int | None:
+        """Seed of random weights, or None for the real ones."""
+        return parse_name(self.name)[1]
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What takes the place of, or is merged into, the denoiser's weights."""
+        given = (("denoiser", self.denoiser), ("lora", self.lora))
+        return tuple(f"{what} {path}" for what, path in given if path)
 
     def on(self, index: int) -> ModelRequest:
         """The same for the `index`-th of several workers: each has a GPU, where there are some.
@@ -77,3 +84,20 @@ class ModelRequest:
         if count and self.device in ("auto", "cuda"):
             return replace(self, device=f"cuda:{index % count}")
         return self
+
+
+def parse_name(name: str) -> tuple[str, int | None]:
+    """A model's name without "@random" or "@random:SEED", and that seed (or None).
+
+    Raises:
+        ModelError: something else stands behind the "@".
+    """
+    base, at, suffix = name.rpartition("@")
+    if not at or "/" in suffix:  # the "@" belongs to a folder
+        return name, None
+    match = re.fullmatch(r"random(?::(\d+))?", suffix)
+    if match is None:
+        raise ModelError(
+            f"model {name!r}: {'@' + suffix!r} is unknown; expected '@random' or '@random:SEED'"
+        )
+    return base, int(match[1] or 0)

@@ -6,15 +6,10 @@ from __future__ import annotations
 import torch
 
 from diffeat.backbones.aliases import latent_unet_aliases, unet_aliases
-from diffeat.backbones.base import (
-    CLIP,
-    CLIP_PROJECTED,
-    CLIP_TOKENIZER,
-    VAE,
-    Backbone,
-)
+from diffeat.backbones.base import Backbone
 from diffeat.backbones.conditioning import clip_states, text_length
 from diffeat.backbones.devices import constant
+from diffeat.backbones.pipeline import CLIP, CLIP_PROJECTED, CLIP_TOKENIZER, VAE
 from diffeat.backbones.unet_blocks import list_unet_tensors, unet_multiple
 
 CLIP_LENGTH = 77  # tokens per prompt

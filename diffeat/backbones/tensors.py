@@ -1,7 +1,12 @@
-"""The list of a model's tensors, written down place by place (shared by all families)."""
+"""The tensors of a model, place by place: generators that the families put together.
+
+Strides are in cells of the latent. A generator that begins a place returns its output, so that
+others can go on from there: `at = yield from transformer(…)`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -10,125 +15,115 @@ from torch import nn
 from diffeat.blocks import BlockInfo
 from diffeat.hooks import Tap
 
+Tensors = Iterator[BlockInfo]
 
-class TensorList:
-    """Collects BlockInfos; `place` adds a block's output, `kind` another tensor of that place.
 
-    Strides are in cells of the latent.
+def attention(
+    at: BlockInfo, attn: nn.Module, path: str, prefix: str, tokens: str = "all",
+    keys: str = "image", out: bool = True,
+) -> Tensors:  # fmt: skip
+    """Queries, keys, values, output and map of one attention module.
+
+    Args:
+        at: the place that it belongs to.
+        attn: with to_q, to_k and to_v.
+        path: its path.
+        prefix: "self" or "cross".
+        tokens: which of its tokens are the image's.
+        keys: what it attends to, "image" or "text".
+        out: whether its output is the attention alone (and not already added to its input).
     """
-
-    def __init__(self):
-        self.found: list[BlockInfo] = []
-        self._place: BlockInfo | None = None
-
-    def place(self, name: str, path: str, kind: str, part: str, channels: int, stride: int,
-              layout: str = "NCHW", **how) -> None:  # fmt: skip
-        """Add the output of the block at `path`."""
-        order = sum(block.is_output for block in self.found)
-        self._place = BlockInfo(name, path, kind, part, channels, stride, layout, order, **how)
-        self.found.append(self._place)
-
-    def kind(self, tensor: str, tap: Tap, channels: int, layout: str | None = None,
-             stride: int | None = None, **how) -> None:  # fmt: skip
-        """Add one more tensor of the place added last; `layout` and `stride` as there."""
-        at = self._place
-        self.found.append(
-            BlockInfo(
-                f"{at.name}:{tensor}", tap.path, at.kind, at.part, channels,
-                at.stride if stride is None else stride, layout or at.layout, at.order,
-                tensor=tensor, tap=tap, **how,
-            )
+    text = keys == "text"
+    yield at.also(f"{prefix}.q", Tap(f"{path}.to_q"), attn.to_q.out_features, "NLD", tokens=tokens)
+    for letter in "kv":
+        width = getattr(attn, f"to_{letter}").out_features
+        yield at.also(
+            f"{prefix}.{letter}", Tap(f"{path}.to_{letter}"), width, "text" if text else "NLD",
+            0 if text else None, tokens=tokens,
         )  # fmt: skip
+    if out:
+        yield at.also(f"{prefix}.out", Tap(path), attn.to_q.in_features, "NLD", tokens=tokens)
+    yield at.also(f"{prefix}.map", Tap(path, "attention"), 0, "map", tokens=tokens, keys=keys)
 
-    # --- kinds that many places have ---------------------------------------------------------
 
-    def attention(self, attn: nn.Module, path: str, prefix: str, tokens: str = "all",
-                  keys: str = "image", out: bool = True) -> None:  # fmt: skip
-        """Queries, keys, values, output and map of one attention module.
+def joint_attention(at: BlockInfo, attn: nn.Module, path: str, tokens: str) -> Tensors:
+    """One attention over image and text tokens; the text's projections are its own.
 
-        Args:
-            attn: with to_q, to_k and to_v.
-            path: its path.
-            prefix: "self" or "cross".
-            tokens: which of its tokens are the image's.
-            keys: what it attends to, "image" or "text".
-            out: whether its output is the attention alone (and not already added to its input).
-        """
-        text = keys == "text"
-        self.kind(f"{prefix}.q", Tap(f"{path}.to_q"), attn.to_q.out_features, "NLD", tokens=tokens)
-        for letter in "kv":
-            projection = getattr(attn, f"to_{letter}")
-            self.kind(
-                f"{prefix}.{letter}", Tap(f"{path}.to_{letter}"), projection.out_features,
-                "text" if text else "NLD", 0 if text else None, tokens=tokens,
-            )  # fmt: skip
-        if out:
-            self.kind(f"{prefix}.out", Tap(path), attn.to_q.in_features, "NLD", tokens=tokens)
-        self.kind(f"{prefix}.map", Tap(path, "attention"), 0, "map", tokens=tokens, keys=keys)
+    Args:
+        at: the place that it belongs to.
+        attn: with to_q, … for the image and add_k_proj, add_v_proj for the text.
+        path: its path.
+        tokens: where the image's tokens stand in the joint sequence, "first" or "last".
+    """
+    for letter in "qkv":
+        width = getattr(attn, f"to_{letter}").out_features
+        yield at.also(f"self.{letter}", Tap(f"{path}.to_{letter}"), width, "NLD")
+    yield at.also("self.out", Tap(path), attn.to_q.in_features, "NLD")
+    for letter in "kv":
+        width = getattr(attn, f"add_{letter}_proj").out_features
+        yield at.also(f"cross.{letter}", Tap(f"{path}.add_{letter}_proj"), width, "text", 0)
+    yield from joint_maps(at, path, tokens)
 
-    def joint_attention(self, attn: nn.Module, path: str, tokens: str) -> None:
-        """One attention over image and text tokens; the text's projections are its own.
 
-        Args:
-            attn: with to_q, … for the image and add_k_proj, add_v_proj for the text.
-            path: its path.
-            tokens: where the image's tokens stand in the joint sequence, "first" or "last".
-        """
-        for letter in "qkv":
-            width = getattr(attn, f"to_{letter}").out_features
-            self.kind(f"self.{letter}", Tap(f"{path}.to_{letter}"), width, "NLD")
-        self.kind("self.out", Tap(path), attn.to_q.in_features, "NLD")
-        for letter in "kv":
-            width = getattr(attn, f"add_{letter}_proj").out_features
-            self.kind(f"cross.{letter}", Tap(f"{path}.add_{letter}_proj"), width, "text", 0)
-        self.joint_maps(path, tokens)
+def single_attention(at: BlockInfo, attn: nn.Module, path: str, tokens: str) -> Tensors:
+    """One attention over one sequence of text and image tokens, with the same weights."""
+    for letter in "qkv":
+        width = getattr(attn, f"to_{letter}").out_features
+        yield at.also(f"self.{letter}", Tap(f"{path}.to_{letter}"), width, "NLD", tokens=tokens)
+    yield at.also("self.out", Tap(path), attn.to_q.in_features, "NLD", tokens=tokens)
+    yield from joint_maps(at, path, tokens)
 
-    def single_attention(self, attn: nn.Module, path: str, tokens: str) -> None:
-        """One attention over one sequence of text and image tokens, with the same weights."""
-        for letter in "qkv":
-            width = getattr(attn, f"to_{letter}").out_features
-            self.kind(f"self.{letter}", Tap(f"{path}.to_{letter}"), width, "NLD", tokens=tokens)
-        self.kind("self.out", Tap(path), attn.to_q.in_features, "NLD", tokens=tokens)
-        self.joint_maps(path, tokens)
 
-    def joint_maps(self, path: str, tokens: str) -> None:
-        """The image's and the text's columns of a joint softmax, for the image's queries."""
-        for prefix, keys in (("self", "image"), ("cross", "text")):
-            self.kind(
-                f"{prefix}.map", Tap(path, "attention"), 0, "map", tokens=tokens, keys=keys
-            )  # fmt: skip
+def joint_maps(at: BlockInfo, path: str, tokens: str) -> Tensors:
+    """The image's and the text's columns of a joint softmax, for the image's queries."""
+    for prefix, keys in (("self", "image"), ("cross", "text")):
+        yield at.also(f"{prefix}.map", Tap(path, "attention"), 0, "map", tokens=tokens, keys=keys)
 
-    def transformer(self, name: str, path: str, width: int, stride: int, attn: str,
-                    tap: Tap | None = None, tokens: str = "all",
-                    joined: str = "all") -> None:  # fmt: skip
-        """The output of a transformer block, what enters it, and its adaptive norm's output.
 
-        The adaptive norm's output is what enters the self-attention: normalised, scaled and
-        shifted by time and condition (DiTF's feature).
+def transformer(
+    name: str, path: str, width: int, stride: int, attn: str, tap: Tap | None = None,
+    tokens: str = "all", joined: str = "all",
+) -> Generator[BlockInfo, None, BlockInfo]:  # fmt: skip
+    """The output of a transformer block, what enters it, and its adaptive norm's output.
 
-        Args:
-            attn: name of the self-attention inside the block.
-            tap: where the image's output is, if not the block's only output.
-            tokens: which tokens entering the self-attention are the image's.
-            joined: which tokens are, where the block itself takes and gives one sequence.
-        """
-        self.place(name, path, "transformer", "blocks", width, stride, "NLD", tap=tap,
-                   tokens=joined)  # fmt: skip
-        self.kind("in", Tap(path, "input"), width, tokens=joined)
-        tokens = tokens if joined == "all" else joined
-        self.kind("adaln", Tap(f"{path}.{attn}", "input"), width, tokens=tokens)
+    The adaptive norm's output is what enters the self-attention: normalised, scaled and
+    shifted by time and condition (DiTF's feature).
 
-    def basic_block(self, block: nn.Module, path: str) -> None:
-        """Kinds of a diffusers `BasicTransformerBlock`: self, cross, feed-forward."""
-        self.attention(block.attn1, f"{path}.attn1", "self")
-        if block.attn2 is not None:
-            self.attention(block.attn2, f"{path}.attn2", "cross", keys="text")
-        self.feed_forward(block.ff, f"{path}.ff")
+    Args:
+        name: of the block.
+        path: its path.
+        width: D of the tokens.
+        stride: cells of the latent per token, in each direction.
+        attn: name of the self-attention inside the block.
+        tap: where the image's output is, if not the block's only output.
+        tokens: which tokens entering the self-attention are the image's.
+        joined: which tokens are, where the block itself takes and gives one sequence.
 
-    def feed_forward(self, ff: nn.Module, path: str) -> None:
-        """The inner activation: what enters the last linear layer."""
-        last = len(ff.net) - 1
-        self.kind("ff.inner", Tap(f"{path}.net.{last}", "input"), ff.net[last].in_features, "NLD")
+    Returns:
+        The place.
+    """
+    at = BlockInfo(
+        name, path, "transformer", "blocks", width, stride, "NLD", tap=tap, tokens=joined
+    )
+    yield at
+    yield at.also("in", Tap(path, "input"), width, tokens=joined)
+    tokens = tokens if joined == "all" else joined
+    yield at.also("adaln", Tap(f"{path}.{attn}", "input"), width, tokens=tokens)
+    return at
+
+
+def basic_block(at: BlockInfo, block: nn.Module, path: str) -> Tensors:
+    """Tensors of a diffusers `BasicTransformerBlock`: self, cross, feed-forward."""
+    yield from attention(at, block.attn1, f"{path}.attn1", "self")
+    if block.attn2 is not None:
+        yield from attention(at, block.attn2, f"{path}.attn2", "cross", keys="text")
+    yield feed_forward(at, block.ff, f"{path}.ff")
+
+
+def feed_forward(at: BlockInfo, ff: nn.Module, path: str) -> BlockInfo:
+    """The inner activation: what enters the last linear layer."""
+    last = len(ff.net) - 1
+    return at.also("ff.inner", Tap(f"{path}.net.{last}", "input"), ff.net[last].in_features, "NLD")
 
 
 def unpatchify(tokens: torch.Tensor, grid: tuple[int, int], patch: int) -> torch.Tensor:

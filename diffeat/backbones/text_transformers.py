@@ -4,24 +4,24 @@ and FLUX (Black Forest Labs 2024)."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
 from diffeat.backbones.aliases import transformer_aliases
-from diffeat.backbones.base import (
-    CLIP,
-    CLIP_PROJECTED,
-    CLIP_TOKENIZER,
-    T5,
-    T5_TOKENIZER,
-    VAE,
-    Backbone,
-)
+from diffeat.backbones.base import Backbone
 from diffeat.backbones.conditioning import clip_states, t5_states, text_length
 from diffeat.backbones.devices import constant
-from diffeat.backbones.tensors import TensorList
+from diffeat.backbones.pipeline import CLIP, CLIP_PROJECTED, CLIP_TOKENIZER, T5, T5_TOKENIZER, VAE
+from diffeat.backbones.tensors import (
+    Tensors,
+    attention,
+    basic_block,
+    feed_forward,
+    joint_attention,
+    single_attention,
+    transformer,
+)
 from diffeat.hooks import Tap
 
 
@@ -33,15 +33,13 @@ class TextTransformer(Backbone):
     """(name, path) of the lists of blocks, in the order of execution."""
 
     def list_tensors(self):
-        found = TensorList()
         for name, path in self.stages:
             for i, block in enumerate(self.denoiser.get_submodule(path)):
-                self.list_block(found, block, f"{name}.{i}", f"{path}.{i}")
-        return found.found
+                yield from self.list_block(block, f"{name}.{i}", f"{path}.{i}")
 
     @abstractmethod
-    def list_block(self, found: TensorList, block, name: str, path: str) -> None:
-        """Add one block with its kinds."""
+    def list_block(self, block, name: str, path: str) -> Tensors:
+        """One block with its further tensors."""
 
     @property
     def width(self) -> int:
@@ -74,13 +72,13 @@ class PixArt(TextTransformer):
     def accepts(cls, config, index):
         return config.get("norm_type") == "ada_norm_single"
 
-    def list_block(self, found, block, name, path):
-        found.transformer(name, path, self.width, self.multiple, "attn1")
-        found.basic_block(block, path)
+    def list_block(self, block, name, path):
+        at = yield from transformer(name, path, self.width, self.multiple, "attn1")
+        yield from basic_block(at, block, path)
 
     @property
     def embedding_shapes(self):
-        most = 300 if "Sigma" in self.pipeline else 120
+        most = 300 if "Sigma" in str(self.index.get("_class_name")) else 120
         length = text_length(self.extras.get("tokenizer"), most)
         width = self.config["caption_channels"] or self.config["cross_attention_dim"]
         return {"encoder_hidden_states": (length, width), "encoder_attention_mask": (length,)}
@@ -122,18 +120,20 @@ class StableDiffusion3(TextTransformer):
         "tokenizer": CLIP_TOKENIZER,
         "text_encoder_2": CLIP_PROJECTED,
         "tokenizer_2": CLIP_TOKENIZER,
-        "text_encoder_3": replace(T5, required=False),
-        "tokenizer_3": replace(T5_TOKENIZER, required=False),
+        "text_encoder_3": T5,
+        "tokenizer_3": T5_TOKENIZER,
     }
+    optional = ("text_encoder_3", "tokenizer_3")
 
-    def list_block(self, found, block, name, path):
-        found.transformer(name, path, self.width, self.multiple, "attn", Tap(path, item=1))
+    def list_block(self, block, name, path):
+        tap = Tap(path, item=1)
+        at = yield from transformer(name, path, self.width, self.multiple, "attn", tap)
         if not block.context_pre_only:
-            found.kind("text", Tap(path), self.width, "text", 0)
-        found.joint_attention(block.attn, f"{path}.attn", "first")
+            yield at.also("text", Tap(path), self.width, "text", 0)
+        yield from joint_attention(at, block.attn, f"{path}.attn", "first")
         if getattr(block, "attn2", None) is not None:  # of the image alone, in SD 3.5
-            found.attention(block.attn2, f"{path}.attn2", "dual")
-        found.feed_forward(block.ff, f"{path}.ff")
+            yield from attention(at, block.attn2, f"{path}.attn2", "dual")
+        yield feed_forward(at, block.ff, f"{path}.ff")
 
     @property
     def largest(self):
@@ -196,19 +196,19 @@ class Flux(TextTransformer):
     packing = 2
     guidance = 3.5
 
-    def list_block(self, found, block, name, path):
-        tap = Tap(path, item=1)
-        if name.startswith("single"):
-            found.transformer(name, path, self.width, 2, "attn", tap, tokens="last")
-            found.kind("text", Tap(path), self.width, "text", 0)
-            found.single_attention(block.attn, f"{path}.attn", "last")
-            found.kind("ff.inner", Tap(f"{path}.act_mlp"), block.mlp_hidden_dim, "NLD",
-                       tokens="last")  # fmt: skip
-            return
-        found.transformer(name, path, self.width, 2, "attn", tap)
-        found.kind("text", Tap(path), self.width, "text", 0)
-        found.joint_attention(block.attn, f"{path}.attn", "last")
-        found.feed_forward(block.ff, f"{path}.ff")
+    def list_block(self, block, name, path):
+        single = name.startswith("single")
+        at = yield from transformer(
+            name, path, self.width, 2, "attn", Tap(path, item=1), "last" if single else "all"
+        )
+        yield at.also("text", Tap(path), self.width, "text", 0)
+        if single:
+            yield from single_attention(at, block.attn, f"{path}.attn", "last")
+            inner = Tap(f"{path}.act_mlp")
+            yield at.also("ff.inner", inner, block.mlp_hidden_dim, "NLD", tokens="last")
+        else:
+            yield from joint_attention(at, block.attn, f"{path}.attn", "last")
+            yield feed_forward(at, block.ff, f"{path}.ff")
 
     @property
     def multiple(self):

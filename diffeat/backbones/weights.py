@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from diffeat.backbones.base import Backbone, Component
+from diffeat.backbones.base import Backbone
 from diffeat.backbones.locate import read_json
 from diffeat.backbones.lora import merge_lora
-from diffeat.errors import ModelError, NumericsError
+from diffeat.backbones.pipeline import Pipeline
+from diffeat.errors import ModelError, NumericsError, SpecError
 
 Adjust = Callable[[nn.Module, dict[str, Any]], None]
 COMMON = ("_class_name", "_diffusers_version", "_name_or_path")
@@ -23,176 +24,180 @@ COMMON = ("_class_name", "_diffusers_version", "_name_or_path")
 HALF = ".fp16"
 
 
-class Loader:
-    """Loads, or randomly initialises, the components of one pipeline folder."""
+def load_denoiser(pipeline: Pipeline, family: type[Backbone]) -> nn.Module:
+    """The denoiser, with its own weights, random ones, or those that the request names."""
+    import diffusers
 
-    def __init__(
-        self,
-        folder: Path,
-        seed: int | None,
-        device: torch.device,
-        dtype: torch.dtype,
-        allow_pickle: bool,
-        offload: str = "none",
-    ):
-        self.folder, self.seed, self.device, self.dtype = folder, seed, device, dtype
-        self.allow_pickle, self.offload = allow_pickle, offload
-        self.files: list[Path] = []
+    # the first class is today's; further ones are older names of it
+    cls = getattr(diffusers, family.denoiser_classes[0])
+    request = pipeline.request
+    random = request.random_seed is not None
+    model = _module(pipeline, cls, family.component, random, family.adjust)
+    home = torch.device("cpu") if request.offload == "blocks" else pipeline.device
+    model = _place(pipeline, model, family.component, home)
+    if pipeline.device.type == "meta" and request.changes:
+        raise SpecError("device 'meta' has no weights to replace; leave denoiser and lora out")
+    if request.denoiser is not None:
+        _swap(pipeline, model, Path(request.denoiser))
+    if request.lora is not None:
+        merge_lora(model, Path(request.lora), family.lora_loader)
+        _check_finite(model, request.lora)
+        pipeline.files.append(Path(request.lora))
+    return model
 
-    def denoiser(self, family: type[Backbone]) -> nn.Module:
-        import diffusers
 
-        # the first class is today's; further ones are older names of it
-        cls = getattr(diffusers, family.denoiser_classes[0])
-        random = self.seed is not None
-        model = self._module(cls, family.component, random, family.adjust)
-        home = torch.device("cpu") if self.offload == "blocks" else self.device
-        return self._place(model, family.component, home)
+def load_component(pipeline: Pipeline, name: str, cls: str) -> Any:
+    """A further component, of class "package.class"; only what encodes is kept of a VAE."""
+    package, _, found = cls.rpartition(".")
+    cls = getattr(importlib.import_module(package), found)
+    if name.startswith("tokenizer"):
+        return _tokenizer(pipeline, cls, name)
+    # a random twin differs in its denoiser alone, wherever the other weights are there
+    random = pipeline.request.random_seed is not None
+    bare = random and not any((pipeline.folder / name).glob("*.safetensors"))
+    module = _module(pipeline, cls, name, random=bare)
+    if name == "vae":
+        module.decoder, module.post_quant_conv = nn.Identity(), None
+        if pipeline.dtype == torch.float16 and module.config.get("force_upcast"):
+            module = nn.Module.float(module)  # its activations overflow in half precision
+    # a text encoder goes to the device only for the moment in which it runs
+    away = name.startswith("text_encoder") or pipeline.request.offload != "none"
+    home = torch.device("cpu") if away else pipeline.device
+    return _place(pipeline, module, name, home)
 
-    def component(self, name: str, part: Component) -> Any:
-        """A further part of the pipeline; only what encodes is kept of a VAE."""
-        cls = getattr(importlib.import_module(part.package), part.name)
-        if name.startswith("tokenizer"):
-            return self._tokenizer(cls, name)
-        # a random twin differs in its denoiser alone, wherever the other weights are there
-        bare = self.seed is not None and not any((self.folder / name).glob("*.safetensors"))
-        module = self._module(cls, name, random=bare)
-        if name == "vae":
-            module.decoder, module.post_quant_conv = nn.Identity(), None
-            if self.dtype == torch.float16 and module.config.get("force_upcast"):
-                module = nn.Module.float(module)  # its activations overflow in half precision
-        # a text encoder goes to the device only for the moment in which it runs
-        away = name.startswith("text_encoder") or self.offload != "none"
-        home = torch.device("cpu") if away else self.device
-        return self._place(module, name, home)
 
-    def swap(self, denoiser: nn.Module, source: Path) -> None:
-        """Replace the denoiser's weights; ModelError unless they fit exactly."""
-        files = [source] if source.is_file() else _weights_in(source)
-        if not files or any(file.suffix != ".safetensors" for file in files):
-            raise ModelError(
-                f"{source}: no such weights; expected a .safetensors file, or a folder with them"
-            )
-        result = _assign(denoiser, files)
-        if result:
-            raise ModelError(f"{source}: not the weights of this denoiser ({result})")
-        _check_finite(denoiser, str(source))
-        self.files += files
+def _swap(pipeline: Pipeline, denoiser: nn.Module, source: Path) -> None:
+    """Replace the denoiser's weights; ModelError unless they fit exactly."""
+    files = [source] if source.is_file() else _weights_in(source)
+    if not files or any(file.suffix != ".safetensors" for file in files):
+        raise ModelError(
+            f"{source}: no such weights; expected a .safetensors file, or a folder with them"
+        )
+    result = _assign(denoiser, files)
+    if result:
+        raise ModelError(f"{source}: not the weights of this denoiser ({result})")
+    _check_finite(denoiser, str(source))
+    pipeline.files += files
 
-    def merge_lora(self, denoiser: nn.Module, source: Path, family: type[Backbone]) -> None:
-        """Add LoRA weights to the denoiser's; see `diffeat.backbones.lora`."""
-        merge_lora(denoiser, source, family.lora_loader)
-        _check_finite(denoiser, str(source))
-        self.files.append(source)
 
-    def _tokenizer(self, cls: type, name: str) -> Any:
-        folder = self.folder / name
-        files = sorted(path for path in folder.glob("*") if path.is_file())
-        names = {path.name for path in files}
-        whole = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"spiece.model"})
-        if not any(needed <= names for needed in whole):
-            raise ModelError(
-                f"{folder}: no vocabulary; expected tokenizer.json, vocab.json and merges.txt, or "
-                "spiece.model"
-            )
-        self.files += files
-        try:
-            tokenizer = cls.from_pretrained(str(folder), trust_remote_code=False)
-        except Exception as error:  # broken files raise whatever their parser raises
-            raise ModelError(f"{folder}: cannot be loaded ({error}); restore it") from error
-        if tokenizer.model_max_length > 100_000:  # what transformers says for "not known"
-            raise ModelError(f"{folder}: tokenizer_config.json lacks model_max_length; restore it")
-        return tokenizer
+def _tokenizer(pipeline: Pipeline, cls: type, name: str) -> Any:
+    folder = pipeline.folder / name
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    names = {path.name for path in files}
+    whole = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"spiece.model"})
+    if not any(needed <= names for needed in whole):
+        raise ModelError(
+            f"{folder}: no vocabulary; expected tokenizer.json, vocab.json and merges.txt, or "
+            "spiece.model"
+        )
+    pipeline.files += files
+    try:
+        tokenizer = cls.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # broken files raise whatever their parser raises
+        raise ModelError(f"{folder}: cannot be loaded ({error}); restore it") from error
+    if tokenizer.model_max_length > 100_000:  # what transformers says for "not known"
+        raise ModelError(f"{folder}: tokenizer_config.json lacks model_max_length; restore it")
+    return tokenizer
 
-    def _module(
-        self, cls: type, component: str, random: bool, adjust: Adjust | None = None
-    ) -> nn.Module:
-        """A component; `adjust` changes its architecture before weights are there."""
-        folder = self.folder / component
-        config = read_json(folder / "config.json")
-        self.files.append(folder / "config.json")
-        try:
-            if self.device.type == "meta" or random:
-                return self._architecture(cls, config, adjust)
-            options = self._weight_files(component, folder)
-            if adjust is not None and any(key[:1] == "_" for key in config if key not in COMMON):
-                return self._adjusted(cls, config, folder, adjust)
-            with _no_progress_bars():
-                module, report = cls.from_pretrained(
-                    str(folder),
-                    torch_dtype=self.dtype,
-                    output_loading_info=True,
-                    **options,
-                    **_loading_options(cls),
-                )
-        except (ModelError, MemoryError):
-            raise
-        except Exception as error:  # damaged files raise whatever their parser raises
-            raise ModelError(f"{folder}: cannot be loaded ({error}); restore the folder") from error
-        unused = ("decoder.", "post_quant_conv.") if component == "vae" else ()
-        missing = sorted(key for key in report["missing_keys"] if not key.startswith(unused))
-        if missing:
-            raise ModelError(
-                f"{folder}: the weights lack {missing[0]!r}"
-                + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-                + ", which would be random; restore the folder"
-            )
-        return module
 
-    def _adjusted(self, cls: type, config: dict[str, Any], folder: Path, adjust) -> nn.Module:
-        """An architecture that no diffusers class has by itself, with its weights."""
-        module = cls.from_config(config)
-        adjust(module, config)
-        result = _assign(module, _weights_in(folder))
-        if result:
-            raise ModelError(f"{folder}: the weights do not fit the configuration ({result})")
-        return _cast(module, self.dtype)
+def _module(
+    pipeline: Pipeline, cls: type, component: str, random: bool, adjust: Adjust | None = None
+) -> nn.Module:
+    """A component; `adjust` changes its architecture before weights are there."""
+    folder = pipeline.folder / component
+    config = read_json(folder / "config.json")
+    pipeline.files.append(folder / "config.json")
+    try:
+        if pipeline.device.type == "meta" or random:
+            return _architecture(pipeline, cls, config, adjust)
+        options = _weight_files(folder, pipeline)
+        if adjust is not None and any(key[:1] == "_" for key in config if key not in COMMON):
+            return _adjusted(cls, config, folder, adjust, pipeline.dtype)
+        return _as_saved(cls, folder, {"torch_dtype": pipeline.dtype, **options})
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # damaged files raise whatever their parser raises
+        raise ModelError(f"{folder}: cannot be loaded ({error}); restore the folder") from error
 
-    def _architecture(
-        self, cls: type, config: dict[str, Any], adjust: Adjust | None = None
-    ) -> nn.Module:
-        """The module of a configuration, without weights or with seeded random ones."""
-        device = "meta" if self.device.type == "meta" else "cpu"
-        with torch.random.fork_rng(devices=[]), torch.device(device), _casting(self.dtype):
-            torch.default_generator.manual_seed(self.seed or 0)  # leaves GPUs' generators alone
-            build = getattr(cls, "from_config", None) or (lambda c: cls(cls.config_class(**c)))
-            module = build(config)
-            if adjust is not None:
-                adjust(module, config)
-            return _cast(module, self.dtype)
 
-    def _weight_files(self, component: str, folder: Path) -> dict[str, Any]:
-        """Options for from_pretrained; ModelError if only pickled weights, or none, are there."""
-        files = _weights_in(folder)
-        if files:
-            for index in sorted(folder.glob("*.safetensors.index*.json")):
-                _check_index(index)
-                self.files.append(index)
-            self.files += files
-            half = all(HALF in path.name for path in files)
-            return {"use_safetensors": True, **({"variant": "fp16"} if half else {})}
-        pickled = sorted(folder.glob("*.bin"))
-        if not pickled:
-            raise ModelError(
-                f"{folder}: no weights (*.safetensors) found; restore the folder, or, if its "
-                "author offers pickled weights (*.bin) only and you trust them, pass "
-                "--allow-pickle (allow_pickle=True)"
-            )
-        if not self.allow_pickle:
-            raise ModelError(
-                f"{folder}: only pickled weights ({pickled[0].name}), which can run code when "
-                "loaded; expected *.safetensors. Convert them, or pass --allow-pickle "
-                "(allow_pickle=True) if you trust their author"
-            )
-        self.files += pickled
-        return {"use_safetensors": False}
+def _as_saved(cls: type, folder: Path, options: dict[str, Any]) -> nn.Module:
+    """A component as the library itself loads it; ModelError if weights are missing."""
+    with _no_progress_bars():
+        module, report = cls.from_pretrained(
+            str(folder), output_loading_info=True, **options, **_loading_options(cls)
+        )
+    unused = ("decoder.", "post_quant_conv.") if folder.name == "vae" else ()
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(unused))
+    if missing:
+        raise ModelError(
+            f"{folder}: the weights lack {missing[0]!r}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + ", which would be random; restore the folder"
+        )
+    return module
 
-    def _place(self, module: nn.Module, component: str, home: torch.device) -> nn.Module:
-        if self.device.type == "meta":
-            home = self.device
-        else:
-            _check_finite(module, f"{self.folder / component}")
-        return module.to(home).requires_grad_(False).eval()
+
+def _adjusted(
+    cls: type, config: dict[str, Any], folder: Path, adjust: Adjust, dtype: torch.dtype
+) -> nn.Module:
+    """An architecture that no diffusers class has by itself, with its weights."""
+    module = cls.from_config(config)
+    adjust(module, config)
+    result = _assign(module, _weights_in(folder))
+    if result:
+        raise ModelError(f"{folder}: the weights do not fit the configuration ({result})")
+    return _cast(module, dtype)
+
+
+def _architecture(
+    pipeline: Pipeline, cls: type, config: dict[str, Any], adjust: Adjust | None = None
+) -> nn.Module:
+    """The module of a configuration, without weights or with seeded random ones."""
+    device = "meta" if pipeline.device.type == "meta" else "cpu"
+    dtype, seed = pipeline.dtype, pipeline.request.random_seed or 0
+    with torch.random.fork_rng(devices=[]), torch.device(device), _casting(dtype):
+        torch.default_generator.manual_seed(seed)  # leaves GPUs' generators alone
+        build = getattr(cls, "from_config", None) or (lambda c: cls(cls.config_class(**c)))
+        module = build(config)
+        if adjust is not None:
+            adjust(module, config)
+        return _cast(module, dtype)
+
+
+def _weight_files(folder: Path, pipeline: Pipeline) -> dict[str, Any]:
+    """Options for from_pretrained; ModelError if only pickled weights, or none, are there."""
+    files = _weights_in(folder)
+    if files:
+        for index in sorted(folder.glob("*.safetensors.index*.json")):
+            _check_index(index)
+            pipeline.files.append(index)
+        pipeline.files += files
+        half = all(HALF in path.name for path in files)
+        return {"use_safetensors": True, **({"variant": "fp16"} if half else {})}
+    pickled = sorted(folder.glob("*.bin"))
+    if not pickled:
+        raise ModelError(
+            f"{folder}: no weights (*.safetensors) found; restore the folder, or, if its "
+            "author offers pickled weights (*.bin) only and you trust them, pass "
+            "--allow-pickle (allow_pickle=True)"
+        )
+    if not pipeline.request.allow_pickle:
+        raise ModelError(
+            f"{folder}: only pickled weights ({pickled[0].name}), which can run code when "
+            "loaded; expected *.safetensors. Convert them, or pass --allow-pickle "
+            "(allow_pickle=True) if you trust their author"
+        )
+    pipeline.files += pickled
+    return {"use_safetensors": False}
+
+
+def _place(pipeline: Pipeline, module: nn.Module, component: str, home: torch.device) -> nn.Module:
+    """The module on its device, ready to be run and never trained by accident."""
+    if pipeline.device.type == "meta":
+        home = pipeline.device
+    else:
+        _check_finite(module, f"{pipeline.folder / component}")
+    return module.to(home).requires_grad_(False).eval()
 
 
 def _loading_options(cls: type) -> dict[str, bool]:

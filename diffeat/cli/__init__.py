@@ -12,12 +12,14 @@ from diffeat._version import __version__
 from diffeat.cli.align import align
 from diffeat.cli.export import export
 from diffeat.cli.extract import extract
-from diffeat.cli.files import info, verify, view
+from diffeat.cli.info import info
 from diffeat.cli.merge import merge
 from diffeat.cli.models import blocks, models
 from diffeat.cli.probe import probe
 from diffeat.cli.recipes import channels, recipes
 from diffeat.cli.search import search
+from diffeat.cli.verify import verify
+from diffeat.cli.view import view
 from diffeat.errors import DiffeatError
 
 

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import comma_list, json_option, option, print_json
+from diffeat.cli.options import cell_options, feature_file, json_option, option, print_json
 from diffeat.cli.outputs import OutputPath, command
 from diffeat.errors import SpecError
 
 
 @command()
-@click.argument("file", type=click.Path(path_type=Path))
+@feature_file
 @option("-o", "--output", required=True, type=OutputPath((".npz", ".zarr"), strict=True),
               help="NAME.npz, or NAME.zarr (a folder; Zarr format 3).")  # fmt: skip
-@option("-t", "--timesteps", callback=comma_list, help="Only these t.")
-@option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
+@cell_options
 @option("--keep-int8", is_flag=True,
               help="Give int8 features as int8 and scales, not as float32.")  # fmt: skip
 @option("--overwrite", is_flag=True, help="Replace an existing output.")

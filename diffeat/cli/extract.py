@@ -10,21 +10,17 @@ import click
 
 from diffeat.cli.options import (
     batch_rows,
-    class_label,
-    comma_list,
-    index_list,
     json_option,
     model_fields,
     model_options,
     open_pictures,
     option,
-    pixel_size,
     print_json,
-    spec_of,
     speed_options,
     threads_option,
 )
 from diffeat.cli.outputs import OutputPath, command
+from diffeat.cli.spec_options import recipe_option, spec_file_option, spec_of, spec_options
 from diffeat.errors import PictureError
 
 COMPRESSIONS = ("none", "lzf", "gzip", "zstd")
@@ -44,60 +40,9 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
     type=OutputPath((".h5", ".hdf5"), hint="export it afterwards: diffeat export F.h5 -o F.npz"),
     help="The .h5 file.",
 )
-@option(
-    "-t",
-    "--timesteps",
-    callback=comma_list,
-    help="Noise levels: 20,60 or sigma=0.3 or snr=10; flow models also 0.25.",
-)
-@option(
-    "-b",
-    "--blocks",
-    callback=comma_list,
-    help="Names (up.1, up.1.attn.0:cross.q), wildcards (up.*, up.*.res.*, up.**), groups (all, "
-    "encoder, decoder, stages) or a paper's names (dift:1).",
-)
-@option("--recipe", help="Fields of a published system (see `diffeat recipes`).")
-@option(
-    "--spec",
-    "spec_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="TOML or JSON file of spec fields, over the recipe's; options win over both.",
-)
-@option("--pool", help="none (maps, the default), 1x1, 2x2, …")
-@option("--ensemble", type=int, help="Noise samples averaged per picture (default 1).")
-@option("--seed", type=int, help="Seed of the noise (default 0).")
-@option("--noise", help="per-image (default), shared, uniform, none, inversion or "
-              "generation.")  # fmt: skip
-@option("--steps", type=int, help="Steps of an inversion or generation (default 50).")
-@option("--prompt", help="For text-conditional models (default empty); {class} is the "
-              "picture's class.")  # fmt: skip
-@option("--captions", help="CSV, TSV or JSONL file with a prompt per picture, or 'pictures' "
-              "for those that came with them.")  # fmt: skip
-@option("--embeddings", help=".safetensors file with text embeddings.")
-@option("--label", callback=class_label, help="For class-conditional models: an index, "
-              "or 'class' for each picture's own (default the null class).")  # fmt: skip
-@option("--label-map", help="With --label class: a CSV, TSV or JSON file, picture class → "
-              "model's class (name or number).")  # fmt: skip
-@option("--latent", help="VAE posterior: mean (default) or sample.")
-@option("--scale-latent/--raw-latent", default=None,
-              help="With the VAE's shift and scale (default), or without.")  # fmt: skip
-@option("--size", callback=pixel_size, help="Picture size, 512 or 480x640 (default: the model's).")
-@option("--fit", help="squash (default), crop, box-crop (guided-diffusion's), pad or native "
-              "(own size; needs --pool).")  # fmt: skip
-@option("--resample", help="nearest, bilinear, bicubic (default) or lanczos.")
-@option("--tile", callback=pixel_size, help="Run in tiles of this size, averaged where they "
-              "overlap; none undoes a recipe's.")  # fmt: skip
-@option("--tile-noise", help="picture (default): a tile has its part of the picture's; tile: "
-              "every tile has the same.")  # fmt: skip
-@option("--tile-layout", help="even (default), or shifted: side by side, the last shifted back.")
-@option("--flip/--no-flip", default=None, help="Average with the mirrored picture.")
-@option("--mirror/--no-mirror", default=None, help="The mirrored picture alone.")
-@option("--heads", callback=index_list, help="Heads of attention maps to keep apart.")
-@option("--tokens", callback=index_list, help="Keys of attention maps to keep.")
-@option("--discard", callback=index_list, help="Channels set to 0 before …:adaln (see "
-              "`diffeat channels`).")  # fmt: skip
-@option("--dtype", help="Stored precision: float16 (default), float32, or int8 with scales.")
+@recipe_option
+@spec_file_option
+@spec_options()
 @option("--limit", type=click.IntRange(1),
               help="Only so many pictures, class-balanced, by a stable hash.")  # fmt: skip
 @option("--batch-size", callback=batch_rows, help="Rows of one forward, or auto: measured "
@@ -130,8 +75,8 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     All blocks of one (picture, t) come from one forward, which stops after the last of them.
     Run again after an interruption, the command continues; when all is done, it does nothing.
     """
-    import diffeat
     from diffeat.backbones import ModelRequest
+    from diffeat.jobs import extract_to_file
 
     spec = spec_of(recipe, spec_file, values)
     source = open_pictures(pictures)
@@ -140,14 +85,18 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     request = ModelRequest(model, **model_fields(values))
     options = {name: values[name] for name in JOB_OPTIONS}
     try:
-        result = diffeat.extract_to_file(request, source, spec, output, **options)
+        result = extract_to_file(request, source, spec, output, **options)
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
     except KeyboardInterrupt:
         click.echo("interrupted: finished batches are kept; run the same command again", err=True)
         sys.exit(1)
-    if result is None:  # a rank of torchrun; the first tells
-        return
+    if result is not None:  # else a rank of torchrun; the first tells
+        _tell(result, model, output, as_json)
+
+
+def _tell(result, model: str, output: Path, as_json: bool) -> None:
+    """What was done, and what was noticed on the way."""
     if result.converted:
         text = "picture had an ICC profile and was" if result.converted == 1 else (
             "pictures had an ICC profile and were"

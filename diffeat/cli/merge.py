@@ -32,7 +32,7 @@ def merge(file: Path, inputs: tuple[Path, ...], compression: str, overwrite: boo
     """
     from tqdm import tqdm
 
-    from diffeat.store import FeatureStore, merge_files, merge_parts
+    from diffeat.store import merge_files, merge_parts
 
     def shown(items):
         return tqdm(items, desc="merge", disable=None)
@@ -41,6 +41,13 @@ def merge(file: Path, inputs: tuple[Path, ...], compression: str, overwrite: boo
         merge_files(inputs, file, compression, overwrite, shown)
     else:
         merge_parts(file, compression, overwrite, shown)
+    _tell(file, compression, as_json)
+
+
+def _tell(file: Path, compression: str, as_json: bool) -> None:
+    """What the finished file holds."""
+    from diffeat.store import FeatureStore
+
     with FeatureStore(file) as store:
         facts = {
             "path": str(file),

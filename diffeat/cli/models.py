@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.options import NONE, comma_list, json_option, option, pixel_size, print_json
+from diffeat.cli.options import NONE, comma_list, json_option, option, print_json
 from diffeat.cli.outputs import command
+from diffeat.cli.spec_options import spec_options
 
 
 @command()
@@ -91,15 +92,15 @@ def _count_weights(path: Path) -> int:
 @option("-b", "--blocks", "patterns", callback=comma_list,
               help="Only these: names, wildcards, groups or a paper's names.")  # fmt: skip
 @option("--aliases", is_flag=True, help="List the names that papers gave to its tensors.")
-@option("--size", callback=pixel_size, help="Picture size, 512 or 480x640.")
+@spec_options("size")
 @json_option
 def blocks(model: str, tensors: bool, patterns, aliases: bool, size, as_json: bool) -> None:
     """List the blocks of MODEL in the order of execution, without loading its weights.
 
     Shapes are those of one picture's feature: C×H×W, or tokens × D for text.
     """
-    from diffeat.backbones import load
     from diffeat.blocks import resolve_blocks
+    from diffeat.loading import load
 
     backbone = load(model, device="meta")
     if aliases:
@@ -134,7 +135,7 @@ def _facts(backbone, block, size: tuple[int, int]) -> dict:
 
     names = ("name", "path", "kind", "part", "stride", "layout", "order", "tensor")
     shape = tensor_shape(backbone, block, size)
-    channels = shape[-1] if block.layout == "text" else shape[0]
+    channels = shape[-1] if block.is_text else shape[0]
     return {name: getattr(block, name) for name in names} | {
         "channels": channels,
         "shape": list(shape),

@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,6 @@ from diffeat.errors import SpecError
 
 NONE = "\0none"
 """Stands for an option that was set to "none": the recipe's value is undone."""
-
-TEXTS = ("prompt", "captions", "embeddings")
-"""Fields of a spec that say what the text is; one at a time."""
-TILED = ("tile_noise", "tile_layout")
-"""Fields of a spec that say more of its tiles."""
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -160,10 +154,9 @@ option = partial(click.option, cls=Option)
 
 def open_pictures(name: str):
     """The source that PICTURES stands for; says what lies there and is not taken."""
-    import diffeat
-    from diffeat.images import left_out_text
+    from diffeat.images import left_out_text, open_source
 
-    source = diffeat.open_source(name)
+    source = open_source(name)
     if source.left_out and os.environ.get("RANK", "0") == "0":  # of torchrun
         text = left_out_text(source.left_out)
         click.echo(f"{name}: {len(source):,} pictures; left out: {text}", err=True)
@@ -218,6 +211,21 @@ duplicates_option = option(
     "twice, byte for byte (those in test stay); else they are counted.",
     callback=lambda _context, _option, drop: "drop" if drop else "warn",
 )  # fmt: skip
+
+
+feature_file = click.argument("file", type=click.Path(path_type=Path))
+
+
+def cell_options(command: Callable) -> Callable:
+    """-t and -b, of a file: only these."""
+    for each in (
+        option("-b", "--blocks", callback=comma_list, help="Only these blocks."),
+        option("-t", "--timesteps", callback=comma_list, help="Only these t."),
+    ):
+        command = each(command)
+    return command
+
+
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
@@ -240,27 +248,3 @@ def threads_option(command: Callable) -> Callable:
 
 def print_json(values: Any) -> None:
     click.echo(json.dumps(values, indent=1, ensure_ascii=False))
-
-
-def spec_of(recipe: str | None, spec_file: Path | None, values: dict):
-    """The spec of the options, over the fields of the file and of the recipe."""
-    from diffeat.recipes import load_recipe
-    from diffeat.specs import ExtractSpec, read_spec_file
-
-    known = {field.name for field in fields(ExtractSpec)}
-    chosen = {name: value for name, value in values.items() if value is not None and name in known}
-    given: dict = {}
-    file = {} if spec_file is None else read_spec_file(spec_file)
-    for layer in (load_recipe(recipe).fields if recipe else {}, file, chosen):
-        if any(layer.get(name) for name in TEXTS):  # one of them replaces those below
-            given = {name: value for name, value in given.items() if name not in TEXTS}
-        if layer.get("tile") == NONE:  # no tiles, so nothing of what lies below says of them
-            given = {name: value for name, value in given.items() if name not in TILED}
-        given |= layer
-    given = {name: None if value == NONE else value for name, value in given.items()}
-    for name, option in (("timesteps", "-t"), ("blocks", "-b")):
-        if not given.get(name):
-            raise SpecError(
-                f"no {name} given; expected {option}, --recipe, or --spec with a file that has them"
-            )
-    return ExtractSpec.from_dict(given)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -79,16 +80,20 @@ def make_ready(path: Path, folder: bool = False) -> None:
         ) from error
 
 
-class Command(click.Command):
-    """A command whose outputs are made ready when all its options have been understood."""
+def outputs_ready(function: Callable) -> Callable:
+    """The function of a command, which makes the outputs ready before it begins."""
 
-    def invoke(self, ctx: click.Context):
-        for parameter in self.params:
-            path = ctx.params.get(parameter.name)
+    @wraps(function)
+    def ready(**values: Any) -> Any:
+        for parameter in click.get_current_context().command.params:
+            path = values.get(parameter.name)
             if path is not None and isinstance(parameter.type, OutputPath):
                 make_ready(path, parameter.type.folder)
-        return super().invoke(ctx)
+        return function(**values)
+
+    return ready
 
 
-command = partial(click.command, cls=Command)
-"""`click.command` for every command of the project."""
+def command(**how: Any) -> Callable:
+    """`click.command` for every command of the project: its outputs are made ready first."""
+    return lambda function: click.command(**how)(outputs_ready(function))

@@ -7,8 +7,8 @@ from dataclasses import asdict
 import click
 
 from diffeat.cli.options import (
-    comma_list,
     json_option,
+    model_fields,
     model_options,
     open_pictures,
     option,
@@ -16,6 +16,7 @@ from diffeat.cli.options import (
     threads_option,
 )
 from diffeat.cli.outputs import command
+from diffeat.cli.spec_options import spec_of, spec_options
 
 
 @command()
@@ -53,34 +54,32 @@ def recipes(name: str | None, as_json: bool) -> None:
 @command()
 @click.argument("model")
 @click.argument("pictures")
-@option("-t", "--timesteps", required=True, callback=comma_list, help="Noise levels.")
-@option("-b", "--blocks", required=True, callback=comma_list,
-              help="Tensors, such as block.*:in.")  # fmt: skip
+@spec_options(
+    "timesteps", "blocks", "prompt", "label",
+    timesteps={"required": True},
+    blocks={"required": True, "help": "Tensors, such as block.*:in."},
+    label={"type": int, "callback": None, "help": "For class-conditional models: an index."},
+)  # fmt: skip
 @option("--ratio", default=10.0, show_default=True,
               help="Massive is what is so many times the median channel.")  # fmt: skip
-@option("--prompt", default="", help="For text-conditional models.")
-@option("--label", type=int, help="For class-conditional models.")
 @option("--limit", type=click.IntRange(1), default=8, show_default=True,
               help="How many pictures.")  # fmt: skip
 @model_options
 @json_option
 @threads_option
-def channels(model, pictures, timesteps, blocks, ratio, prompt, label, limit, device, model_dtype,
-             allow_pickle, lora, denoiser, as_json) -> None:  # fmt: skip
+def channels(model, pictures, ratio, limit, as_json, **values) -> None:
     """Find massive channels of MODEL: those far above all others in magnitude.
 
     Give them to `diffeat extract --discard` with tensors such as block.9:adaln.
     """
-    import diffeat
     from diffeat.backbones import ModelRequest
     from diffeat.extraction import load_for, massive_channels
     from diffeat.noise import format_t
 
     source = open_pictures(pictures)
     source = source.limit(min(limit, len(source)))
-    spec = diffeat.ExtractSpec(timesteps, blocks, prompt=prompt, label=label)
-    request = ModelRequest(model, device, model_dtype, allow_pickle, lora, denoiser)
-    backbone = load_for(request, spec)
+    spec = spec_of(None, None, values)
+    backbone = load_for(ModelRequest(model, **model_fields(values)), spec)
     images = [source.load(index) for index in range(len(source))]
     found = massive_channels(backbone, images, spec, ratio)
     if as_json:

@@ -13,7 +13,6 @@ from diffeat.cli.options import (
     allow_conditioned_option,
     batch_rows,
     byte_count,
-    class_label,
     comma_list,
     duplicates_option,
     json_option,
@@ -21,15 +20,14 @@ from diffeat.cli.options import (
     model_options,
     open_pictures,
     option,
-    pixel_size,
     positive_numbers,
     print_json,
-    spec_of,
     speed_options,
     split_shares,
     threads_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
+from diffeat.cli.spec_options import spec_of, spec_options
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
@@ -83,21 +81,12 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @option("--spec", "spec_path", type=OutputPath((".toml",)),
               help="Write the best cells as a TOML file for `diffeat extract --spec`.")  # fmt: skip
 @option("--recipe", help="MODEL: fields of a published system.")
-@option("--pool", help="MODEL: 1x1 (default), 2x2, …")
-@option("--ensemble", type=int, help="MODEL: noise samples averaged per picture.")
-@option("--noise", help="MODEL: per-image (default), shared, uniform, none, inversion, "
-              "generation.")  # fmt: skip
-@option("--noise-seed", type=int, help="MODEL: seed of the noise.")
-@option("--steps", type=int, help="MODEL: steps of an inversion or generation.")
-@option("--prompt", help="MODEL: for text-conditional models.")
-@option("--captions", help="MODEL: CSV, TSV or JSONL file with a prompt per picture.")
-@option("--label", callback=class_label, help="MODEL: for class-conditional models.")
-@option("--label-map", help="MODEL: CSV, TSV or JSON: picture class → model's class.")
-@option("--latent", help="MODEL: VAE posterior: mean (default) or sample.")
-@option("--size", callback=pixel_size, help="MODEL: picture size (default: the model's).")
-@option("--fit", help="MODEL: squash (default), crop, box-crop, pad or native.")
-@option("--mirror/--no-mirror", default=None, help="MODEL: the mirrored pictures alone.")
-@option("--dtype", help="MODEL: precision of kept features: float16 (default) or float32.")
+@spec_options(
+    "pool", "ensemble", "noise", "seed", "steps", "prompt", "captions", "label", "label_map",
+    "latent", "size", "fit", "mirror", "dtype", before="MODEL: ",
+    pool={"help": "MODEL: 1x1 (default), 2x2, …"}, seed={"flag": "--noise-seed"},
+    dtype={"help": "MODEL: precision of kept features: float16 (default) or float32."},
+)  # fmt: skip
 @option("--limit", type=click.IntRange(1), help="MODEL: only so many pictures, "
               "class-balanced.")  # fmt: skip
 @option("--batch-size", callback=batch_rows, help="MODEL: rows of one forward, or auto: "
@@ -125,7 +114,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     """
     from tqdm import tqdm
 
-    from diffeat.backbones.loading import pick_device
+    from diffeat.backbones.devices import pick_device
     from diffeat.search.intervals import few_text
     from diffeat.search.run import SearchOptions, run_search
     from diffeat.search.scores import score_of

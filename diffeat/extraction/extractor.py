@@ -49,8 +49,8 @@ class Extractor:
         self.conditions = conditions or Conditions.of_spec(self.backbone, plan.spec)
         self.conditions.prepare()
         self.reduce = Reducer(plan)
-        denoiser = {b.name: plan.tap(b) for b in plan.blocks if b.part != "vae"}
-        encoder = {b.name: b.where for b in plan.blocks if b.part == "vae" and b.name != "vae"}
+        denoiser = {b.name: plan.tap(b) for b in plan.blocks if not b.of_vae}
+        encoder = {b.name: b.where for b in plan.blocks if b.of_vae and b.name != "vae"}
         self._hooks = HookManager(
             self.backbone.denoiser, denoiser, stop_after_last=True, transform=self.reduce
         )

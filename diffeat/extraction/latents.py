@@ -52,7 +52,7 @@ def draw_noise(
         the spec needs none. Noise that every tile has is of a tile's size.
     """
     spec, shape = plan.spec, plan.backbone.latent_shape(size)
-    denoised = any(block.part != "vae" for block in plan.blocks)
+    denoised = any(not block.of_vae for block in plan.blocks)
     if noise is not None or (denoised and spec.noise != "inversion"):
         noise = noise_of(spec, ids, plan.noise_shape(size), noise)
     if sample is None and spec.latent == "sample" and plan.backbone.vae is not None:

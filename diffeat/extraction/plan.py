@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
-from diffeat.backbones.base import TORCH_DTYPES, Backbone
+from diffeat.backbones.base import Backbone
+from diffeat.backbones.devices import TORCH_DTYPES
 from diffeat.backbones.request import ModelRequest
 from diffeat.blocks import BlockInfo, resolve_blocks
 from diffeat.errors import SpecError
 from diffeat.hooks import Tap
+from diffeat.loading import load_model
 from diffeat.noise import TRAJECTORIES, Level, NoiseLevel, plain_t
 from diffeat.specs import ExtractSpec, pool_size
 
@@ -88,7 +90,7 @@ class Plan:
                 f"tile {self.spec.tile} is larger than the picture {size}; choose a smaller tile"
             )
         for block in self.blocks:
-            if block.layout == "text":
+            if not block.has_grid:
                 if self.pool not in (None, (1, 1)):
                     raise SpecError(
                         f"block {block.name!r} holds text tokens, which have no grid; pool them "
@@ -121,7 +123,7 @@ class Plan:
 
     def _map_bytes(self, size: tuple[int, int]) -> dict[BlockInfo, int]:
         """fp32 bytes of every attention map of one picture of `size`."""
-        return {b: 4 * math.prod(self.map_shape(b, size)) for b in self.blocks if b.layout == "map"}
+        return {b: 4 * math.prod(self.map_shape(b, size)) for b in self.blocks if b.is_attention}
 
     def _check_members(self) -> None:
         """Members that are all the same cost time and change nothing."""
@@ -137,19 +139,19 @@ class Plan:
 
     def _check_choices(self) -> None:
         """Choices that only some tensors can answer."""
-        spec, maps = self.spec, [block for block in self.blocks if block.layout == "map"]
+        spec, maps = self.spec, [block for block in self.blocks if block.is_attention]
         for name in ("heads", "tokens"):
             if getattr(spec, name) is not None and not maps:
                 raise SpecError(
                     f"{name}={getattr(spec, name)} is for attention maps; none is asked for"
                 )
-        if spec.discard and not any(block.tensor == "adaln" for block in self.blocks):
+        if spec.discard and not any(block.is_adaptive for block in self.blocks):
             raise SpecError(
                 f"discard={spec.discard} is for the adaptive norm's output (…:adaln); none is "
                 "asked for"
             )
         for block in self.blocks if spec.discard else ():
-            if block.tensor == "adaln" and max(spec.discard) >= block.channels:
+            if block.is_adaptive and max(spec.discard) >= block.channels:
                 raise SpecError(
                     f"discard={max(spec.discard)}: {block.name} has {block.channels} channels"
                 )
@@ -164,7 +166,7 @@ class Plan:
                             "mirror out")  # fmt: skip
         if spec.tile or spec.flip:
             for block in self.blocks:
-                if block.layout == "text" or (block.layout == "map" and block.keys == "image"):
+                if block.is_text or block.attends_to_image:
                     raise SpecError(
                         f"block {block.name!r} cannot be put together from tiles or mirrored "
                         "pictures; leave tile and flip out"
@@ -177,7 +179,7 @@ class Plan:
         heads = self.backbone.denoiser.get_submodule(block.path).heads
         if self.spec.heads is not None and max(self.spec.heads) >= heads:
             raise SpecError(f"heads={max(self.spec.heads)}: {block.name} has {heads} heads")
-        if self.spec.fit == "native" and block.keys == "image" and self.spec.tokens is None:
+        if self.spec.fit == "native" and block.attends_to_image and self.spec.tokens is None:
             raise SpecError(
                 f"block {block.name!r} has a channel per cell, so pictures of different sizes have "
                 "different channels; choose tokens, or another fit than native"
@@ -203,7 +205,7 @@ class Plan:
 
     def tap(self, block: BlockInfo) -> Tap:
         """Where a tensor is read; discarding channels needs the whole call of the block."""
-        if block.tensor == "adaln" and self.spec.discard:
+        if block.is_adaptive and self.spec.discard:
             return Tap(self.place(block).path, "call")
         return block.where
 
@@ -224,20 +226,20 @@ class Plan:
         whole = self.map_shape(block, size or self.size or self.backbone.native_size)
         if not self.pool:
             return whole
-        if block.layout == "text":
+        if block.is_text:
             return (whole[1],)
         return (whole[0] * self.pool[0] * self.pool[1],)
 
     def describe(self, block: BlockInfo, level: NoiseLevel) -> dict[str, Any]:
         """The attributes that a stored feature carries."""
-        text = block.layout == "text"
+        text = block.is_text
         return {
             "block": block.name,
             "t": plain_t(level.t),
             "alpha": level.alpha,
             "sigma": level.sigma,
             "log_snr": level.log_snr,
-            "layout": "NC" if self.pool else "NLD" if text else "NCHW",
+            "layout": block.stored_layout(self.pool is not None),
             "stride": block.stride,
             "channels": block.channels if text else self.map_shape(
                 block, self.size or self.backbone.native_size
@@ -319,16 +321,8 @@ def tensor_shape(
     Raises:
         SpecError: a key that the map does not have.
     """
-    if block.layout == "text":
-        return (backbone.text_tokens(text_length), block.channels)
-    grid = block.grid(size)
-    if block.layout != "map":
-        return (block.channels, *grid)
-    keys = math.prod(grid) if block.keys == "image" else backbone.text_tokens(text_length)
-    if tokens is not None and max(tokens) >= keys:
-        raise SpecError(f"tokens={max(tokens)}: the map {block.name!r} has {keys} keys")
-    kept = keys if tokens is None else len(tokens)
-    return (kept * (1 if heads is None else len(heads)), *grid)
+    text = backbone.text_tokens(text_length) if block.counts_text else 0
+    return block.shape(size, text, heads, tokens)
 
 
 def load_for(model: ModelRequest, spec: ExtractSpec) -> Backbone:
@@ -346,5 +340,5 @@ def load_for(model: ModelRequest, spec: ExtractSpec) -> Backbone:
         bare = replace(model, device="meta", dtype="auto", lora=None, denoiser=None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whoever works with the model will say it
-            Plan(bare.load(), spec)
-    return model.load()
+            Plan(load_model(bare), spec)
+    return load_model(model)

@@ -60,7 +60,7 @@ class Reducer:
         block = self._by_name[name]
         tensor = self.tensor(block, read)
         pool = self.plan.pool
-        if block.layout == "text":
+        if block.is_text:
             if block.tokens == "last":  # one sequence, whose text stands first
                 tensor = tensor[:, : self.backbone.text_tokens(self.plan.text_length)]
             return tensor.mean(1) if pool else tensor.clone()
@@ -74,15 +74,15 @@ class Reducer:
         """(n, C, h, w), or (n, L, D) for text tokens."""
         if isinstance(read, Call):
             read = self._discarded(block, read)
-        if block.layout == "x0":
+        if block.is_clean:
             x, t, alpha, sigma = self.level
             output = self.backbone.to_latent(read, self._latent_grid).float()
             return self.backbone.schedule.split(x, output, t, alpha, sigma)[0]
         if isinstance(read, AttentionInputs):
             return self._map(block, read)
-        if block.layout == "patches":
+        if block.is_patches:
             return unpatchify(read, self._latent_grid, self.backbone.multiple)
-        if block.layout == "NLD":
+        if block.is_tokens:
             if read.ndim == 4:  # a 1×1 convolution in place of a linear layer
                 return read
             grid = block.grid(self.size)
@@ -104,7 +104,7 @@ class Reducer:
         keys = torch.arange(total, device=inputs.key.device)
         if block.tokens == "all":  # it attends to nothing but the one or the other
             kept = keys
-        elif block.keys == "image":
+        elif block.attends_to_image:
             kept = keys[image]
         else:
             kept = torch.cat([keys[: image.start], keys[image.stop :]])

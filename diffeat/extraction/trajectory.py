@@ -36,7 +36,7 @@ class Trajectory:
         self.plan, self.reduce = plan, reduce
         self.backbone = plan.backbone
         self.generates = plan.spec.noise == "generation"
-        taps = {block.name: plan.tap(block) for block in plan.blocks if block.part != "vae"}
+        taps = {block.name: plan.tap(block) for block in plan.blocks if not block.of_vae}
         step = {STEP: self.backbone.output_tap}
         denoiser = self.backbone.denoiser
         self._step_only = HookManager(denoiser, step, True, reduce)

@@ -222,7 +222,7 @@ def _cut(
 def _mirrored(block: BlockInfo, maps: torch.Tensor) -> torch.Tensor:
     """Maps (n, C, h, w) of a mirrored picture, mirrored back; tokens that hold cells too."""
     maps = maps.flip(3)
-    if block.part == "network" and block.layout == "NLD":  # C·2·2 channels, columns last
+    if block.of_network and block.is_tokens:  # C·2·2 channels, columns last
         return maps.unflatten(1, (-1, 2)).flip(2).flatten(1, 2)
     return maps
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.errors import SourceError
+from diffeat.images.files import from_folder
 from diffeat.images.imagenet import open_imagenet
-from diffeat.images.sources import ArraySource, FileSource, Source, from_folder
+from diffeat.images.sources import ArraySource, FileSource, Source
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",

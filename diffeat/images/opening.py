@@ -8,15 +8,9 @@ from pathlib import Path
 
 from diffeat.errors import SourceError, nearest
 from diffeat.images.datasets import DATASETS, open_dataset
+from diffeat.images.files import from_file, from_folder, from_glob, from_list, from_paths
 from diffeat.images.huggingface import PREFIX, from_huggingface, is_saved_dataset
-from diffeat.images.sources import (
-    Source,
-    from_file,
-    from_folder,
-    from_glob,
-    from_list,
-    from_paths,
-)
+from diffeat.images.sources import Source
 from diffeat.images.walk import is_picture
 from diffeat.images.webdataset import from_tars, is_tar_name
 

@@ -27,8 +27,9 @@ from diffeat.errors import SourceError
 from diffeat.images.classes import sort_classes
 from diffeat.images.decode import decode
 from diffeat.images.digests import digest_of_file, digest_of_nothing, stats_of
+from diffeat.images.files import names_as_text
 from diffeat.images.reading import READING, SUFFIXES_1
-from diffeat.images.sources import Source, names_as_text
+from diffeat.images.sources import Source
 from diffeat.images.walk import SUFFIXES
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")

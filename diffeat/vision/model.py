@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from diffeat.backbones.devices import upload
-from diffeat.backbones.loading import pick_device, pick_dtype
+from diffeat.backbones.devices import pick_device, pick_dtype, upload
 from diffeat.errors import DeviceError, NumericsError, SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Seen, Source, ahead, look

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffeat.backbones.locate import ModelName
+from diffeat.backbones.request import parse_name
 from diffeat.errors import ModelError
 
 TIMM = "timm:"
@@ -36,8 +36,7 @@ class VisionName:
             ModelError: it ends in an "@" that means nothing.
         """
         if not name.startswith(TIMM):
-            plain = ModelName.parse(name)
-            return cls("transformers", plain.base, plain.random_seed)
+            return cls("transformers", *parse_name(name))
         base, at, suffix = name.removeprefix(TIMM).partition("@")
         if not at:
             return cls("timm", base)

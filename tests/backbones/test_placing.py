@@ -14,6 +14,7 @@ from diffeat.backbones.placing import arrange
 from diffeat.backbones.units import units
 from diffeat.errors import SpecError
 from diffeat.hooks import HookManager
+from diffeat.loading import load_model
 from tests.extraction.common import given, same, spec
 from tests.pipelines import WITH_VAE, levels, pictures
 
@@ -52,7 +53,7 @@ def test_another_process_can_load_the_same_model(folder_of):
     assert request == ModelRequest(
         str(folder), "cpu", "bfloat16", channels_last=True, offload="vae"
     )
-    again = request.load()
+    again = load_model(request)
     assert again.request == request
     assert again.fingerprint == backbone.fingerprint
     equal(features(again, "sd1"), features(backbone, "sd1"))

@@ -3,8 +3,6 @@
 import torch
 from diffusers import DDPMPipeline, UNet2DModel  # noqa: F401
 
-import diffeat.backbones.loading
-import diffeat.engines.processes  # noqa: F401
 import tests.engines.common
 import tests.pipelines  # noqa: F401
 

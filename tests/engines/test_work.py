@@ -16,6 +16,7 @@ from diffeat.engines.base import TASK_BYTES, TASKS_PER_WORKER, tasks_of, without
 from diffeat.engines.ranks import _shares
 from diffeat.errors import SpecError
 from diffeat.images import ArraySource, open_source
+from diffeat.loading import load_model
 from diffeat.work import Job
 from tests.engines.common import ROWS, SPEC, save_pictures
 from tests.images.builders import noise, pack, saved
@@ -151,7 +152,7 @@ def test_a_backbone_knows_what_another_process_must_load(backbone_of, folder_of)
     backbone = backbone_of("pixel")
     request = pickle.loads(pickle.dumps(backbone.request))
     assert request == ModelRequest(str(folder_of("pixel")), device="cpu", dtype="float32")
-    assert request.load().fingerprint == backbone.fingerprint
+    assert load_model(request).fingerprint == backbone.fingerprint
 
 
 # --- options ----------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def test_a_negative_label_is_not_the_last_class(cifar):
 
 
 def test_names_are_not_in_the_fingerprint(cifar):
-    names = {path.name for path in cifar._files}
+    names = {path.name for path in cifar.files}
     assert names == {
         "config.json", "diffusion_pytorch_model.safetensors", "scheduler_config.json"
     }  # fmt: skip

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import diffeat
-from diffeat.cli.options import NONE, spec_of
+from diffeat.cli.options import NONE
+from diffeat.cli.spec_options import spec_of
 from diffeat.errors import SpecError
 from diffeat.extraction.views import offsets
 from diffeat.specs import ExtractSpec

@@ -16,6 +16,7 @@ import diffeat
 from diffeat.backbones import ModelRequest
 from diffeat.errors import SpecMismatch
 from diffeat.jobs import extract_to_file
+from diffeat.loading import load_model
 from diffeat.store import FeatureStore, look_at_parts, merge_files, verify
 from tests.store.earlier import DATA, LARGE, NAMES, PROFILED, bmp, pixels_of, write_pictures
 
@@ -26,7 +27,7 @@ FEATURES = "features/mid/t20"
 
 @pytest.fixture(scope="module")
 def backbone():
-    return ModelRequest("unet-cifar10", device="cpu").load()
+    return load_model(ModelRequest("unet-cifar10", device="cpu"))
 
 
 @pytest.fixture

@@ -1,0 +1,102 @@
+"""`diffeat info`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import click
+
+from diffeat.cli.options import feature_file, json_option, print_json
+from diffeat.cli.outputs import command
+from diffeat.cli.progress import is_unfinished, show_progress
+
+ALWAYS = ("pool", "size", "fit", "resample", "noise", "ensemble", "seed", "latent", "dtype")
+"""Fields of a spec that are shown; others only where they are not the default."""
+
+
+@command()
+@feature_file
+@json_option
+def info(file: Path, as_json: bool) -> None:
+    """Show what a feature FILE holds and how it was made.
+
+    Where only FILE.parts is there, show how far the extraction is.
+    """
+    if is_unfinished(file):
+        show_progress(file, as_json, thorough=False)
+        return
+    facts = _facts(file)
+    if as_json:
+        print_json(facts)
+        return
+    model, pictures = facts["model"], facts["pictures"]
+    click.echo(f"{file}: {len(facts['features'])} feature sets of {pictures['rows']} pictures")
+    click.echo(f"  pictures  {pictures['name']}, {len(pictures['classes'])} classes")
+    changes = "".join(f" with {change}" for change in model.get("changes", ()))
+    click.echo(f"  model     {model['name']} ({model['family']}, {model['dtype']}){changes}")
+    click.echo(f"  spec      {_spec_text(facts['spec'])}")
+    made = {name: value for name, value in facts["how"].items() if not isinstance(value, list)}
+    if made:
+        click.echo("  made by   " + ", ".join(f"{k}={v}" for k, v in made.items()))
+    click.echo(f"  stored    compression={facts['compression']}")
+    for name, reason in list(facts["skipped"].items())[:10]:
+        click.echo(f"  skipped   {name}: {reason}")
+    _tell_cells(facts["features"])
+
+
+def _facts(file: Path) -> dict:
+    """What the file says, as plain values."""
+    from diffeat.store import FeatureStore
+
+    shown = ("alpha", "sigma", "log_snr", "stride")
+    with FeatureStore(file) as store:
+        cells = [
+            {"block": block, "t": t, "shape": list(store[block, t].shape),
+             "dtype": store.stored_dtype(block, t),
+             **{name: _finite(store[block, t].attrs[name]) for name in shown}}
+            for block in store.blocks for t in store.timesteps
+        ]  # fmt: skip
+        return {
+            "file": str(file),
+            "pictures": {**store.pictures, "rows": len(store), "classes": store.class_names},
+            "model": store.model,
+            "spec": store.spec.to_dict(),
+            "how": store.how,
+            "compression": store.compression,
+            "fingerprint": store.fingerprint,
+            "skipped": store.skipped,
+            "features": cells,
+        }
+
+
+def _spec_text(spec: dict) -> str:
+    """The fields that say how a cell was made."""
+    from diffeat.specs import ExtractSpec
+
+    defaults = {field.name: field.default for field in fields(ExtractSpec)}
+    defaults["discard"] = []  # as JSON has it
+    apart = ("blocks", "timesteps", *ALWAYS)
+    further = [name for name in spec if name not in apart and spec[name] != defaults[name]]
+    return ", ".join(f"{name}={spec[name]}" for name in (*ALWAYS, *further))
+
+
+def _tell_cells(cells: list[dict]) -> None:
+    """A line for each (block, t)."""
+    from diffeat.noise import format_t
+
+    width = max(14, *(len(cell["block"]) for cell in cells))
+    click.echo(f"  {'block':<{width}} {'t':>6} {'alpha':>7} {'sigma':>7} {'log SNR':>8}  shape")
+    for cell in cells:
+        shape = "×".join(map(str, cell["shape"]))
+        pure = "inf" if cell["alpha"] else "-inf"  # no noise, or nothing else
+        snr = pure if cell["log_snr"] is None else f"{cell['log_snr']:.2f}"
+        level = f"{cell['alpha']:7.4f} {cell['sigma']:7.4f} {snr:>8}"
+        name = f"{cell['block']:<{width}} {format_t(cell['t']):>6}"
+        click.echo(f"  {name} {level}  {shape} {cell['dtype']}")
+
+
+def _finite(value) -> int | float | None:
+    """A plain number, or None for inf, which JSON does not have."""
+    return value.item() if math.isfinite(value) else None

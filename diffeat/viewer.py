@@ -1,0 +1,136 @@
+"""A file's feature maps as colours beside the pictures that they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffeat.errors import SpecError, StoreError
+from diffeat.images import fit_picture, open_source, rule_of
+from diffeat.images.datasets import DATASETS
+from diffeat.images.huggingface import PREFIX
+from diffeat.noise import format_t
+from diffeat.store import FeatureStore
+from diffeat.viz import feature_sheet
+
+
+def view_maps(
+    store: FeatureStore,
+    path: str | Path,
+    pictures: int | Sequence[str] = 4,
+    blocks: Sequence[str] | None = None,
+    timesteps: Sequence[str] | None = None,
+    where: str | None = None,
+) -> list[str]:
+    """Write a picture: a row per picture of the file, the original, then each cell in colours.
+
+    Args:
+        store: a file of maps.
+        path: the picture; its suffix says the format.
+        pictures: how many of the first, or which, by id.
+        blocks: only these.
+        timesteps: only these t, as they are printed.
+        where: where the originals lie; by default where the file says, if that is a named data
+            set or below the current folder.
+
+    Returns:
+        The blocks that were left out, because they hold text tokens.
+
+    Raises:
+        SpecError: something that is not in the file, or has no picture.
+        SourceError, StoreError: the originals cannot be found.
+    """
+    rows = choose_rows(store.ids, pictures)
+    maps, left_out = read_maps(store, rows, blocks, timesteps)
+    names = [store.ids[row] for row in rows]
+    title = f"{store.model['name']}: {Path(store.path).name}"
+    feature_sheet(originals(store, names, where), maps, names, path, title=title)
+    return left_out
+
+
+def choose_rows(ids: Sequence[str], pictures: int | Sequence[str]) -> list[int]:
+    """Rows of the first so many pictures, or of those that are named."""
+    if isinstance(pictures, int):
+        return list(range(min(pictures, len(ids))))
+    index = {name: row for row, name in enumerate(ids)}
+    missing = [name for name in pictures if name not in index]
+    if missing:
+        raise SpecError(f"no picture {missing[0]!r} in the file; ids look like {ids[0]!r}")
+    return [index[name] for name in pictures]
+
+
+def read_maps(
+    store: FeatureStore,
+    rows: Sequence[int],
+    blocks: Sequence[str] | None = None,
+    timesteps: Sequence[str] | None = None,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Heading → (n, C, h, w) maps of n rows, and the blocks that hold text tokens."""
+    steps = [t for t in store.timesteps if not timesteps or format_t(t) in timesteps]
+    wanted = [block for block in store.blocks if not blocks or block in blocks]
+    missing = {*(blocks or ())} - {*wanted} | {*(timesteps or ())} - {*map(format_t, steps)}
+    if missing:
+        raise SpecError(
+            f"{store.path} has no {', '.join(sorted(missing))}; see `diffeat info {store.path}`"
+        )
+    found, left_out = {}, []
+    for block in wanted:
+        for t in steps:
+            data = store[block, t]
+            if data.ndim == 4:
+                found[f"{block}, t={format_t(t)}"] = np.stack([data[row] for row in rows])
+            elif data.ndim == 3:
+                left_out.append(block)
+            else:
+                raise SpecError(
+                    f"{store.path} holds pooled vectors, which have no picture; extract with "
+                    "--pool none (into another file)"
+                )
+    if not found:
+        raise SpecError(f"{store.path} holds nothing that has a picture; choose other blocks")
+    return found, left_out
+
+
+def originals(
+    store: FeatureStore, ids: Sequence[str], where: str | None = None
+) -> list[np.ndarray]:
+    """The pictures of a file as its model saw them, (H, W, 3) uint8 each.
+
+    Args:
+        store: the file.
+        ids: which pictures.
+        where: as for `view_maps`.
+    """
+    place = where or trusted_place(store.pictures["name"])
+    source = open_source(place).by_rule(rule_of(store.pictures))
+    index = {name: i for i, name in enumerate(source.ids)}
+    missing = [name for name in ids if name not in index]
+    if missing:
+        raise StoreError(
+            f"{place} has no picture {missing[0]!r}; say with --pictures where it lies"
+        )
+    spec = store.spec
+    return [
+        fit_picture(
+            source.load(index[name]), spec.size, spec.fit, spec.resample, spec.mirror
+        ).transpose(1, 2, 0)
+        for name in ids
+    ]
+
+
+def trusted_place(name: str) -> str:
+    """The recorded source, if it is a data set or lies below the current folder.
+
+    The name comes from the file, which anybody may have written: it must not make us read
+    whatever it likes.
+    """
+    named = name.startswith(PREFIX)  # of the hub, or of any folder
+    inside = not named and Path(name).resolve().is_relative_to(Path.cwd())
+    if name.partition(":")[0] in DATASETS or inside:
+        return name
+    raise StoreError(
+        f"the file says that its pictures lie in {name!r}, outside the current folder; if that "
+        "is right, say so with --pictures"
+    )
