@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from probes.standardise import varies
+
 ALPHAS = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
 
 
@@ -97,8 +99,8 @@ class Grams:
         factor = torch.ones_like(about[:, 0])
         if standardised:
             spread = (squares.diagonal(dim1=1, dim2=2).clamp_min(0) / n).sqrt()
-            size = (self.shift + about)[:, 0].abs()
-            factor = torch.where(spread > 1e-6 * size, 1 / spread, 0)
+            size = (self.shift + about)[:, 0]
+            factor = torch.where(varies(spread, size), 1 / spread, 0)
         squares = squares * factor[:, :, None] * factor[:, None, :]
         values, vectors = torch.linalg.eigh(squares)
         values, rooted = clean(values)

@@ -10,18 +10,11 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from probes.arrays import (
-    CHUNK_BYTES,
-    Rows,
-    accuracy,
-    as_tensor,
-    encode_labels,
-    known_labels,
-    open_vectors,
-    pick_device,
-)
+from probes.checks import accuracy, encode_labels, known_labels, open_vectors, pick_device
 from probes.grams import ALPHAS, Grams, Solved, solve_wide
+from probes.lazy import CHUNK_BYTES, Rows, as_tensor
 from probes.many import ManyProbes, check_parts, check_penalties, open_cells
+from probes.standardise import varies
 
 
 class RidgeProbe(ClassifierMixin, BaseEstimator):
@@ -131,7 +124,7 @@ def _solve_wide(
         x = x - mean[part]
         if standardised:
             spread = x.square().mean(0).sqrt()
-            factor[part] = torch.where(spread > 1e-6 * mean[part].abs(), 1 / spread, 0)
+            factor[part] = torch.where(varies(spread, mean[part]), 1 / spread, 0)
         x = x * factor[part]
         kernel += x @ x.T
     values, products, back, shares = solve_wide(

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from probes import BatchNormProbe, MLPProbe
-from probes.arrays import Rows
+from probes.lazy import Rows
 from probes.batches import Batches, moments
 from probes.held_out import stratified
-from probes.training import LARS, mirror, rate
+from probes.optimizers import LARS, SCHEDULES
+from probes.training import mirror
 
 CPU = torch.device("cpu")
 
@@ -30,7 +31,7 @@ def blobs():
 
 class TestSchedules:
     def test_step_divides_by_ten_each_7_of_28_epochs(self):
-        found = [rate("step", epoch, 28) for epoch in range(28)]
+        found = [SCHEDULES["step"](epoch, 1, 28) for epoch in range(28)]
         np.testing.assert_allclose(found, np.repeat([1, 0.1, 0.01, 0.001], 7))
 
     def test_cosine_is_that_of_torch(self):
@@ -38,7 +39,9 @@ class TestSchedules:
         optimizer = torch.optim.SGD([weight], lr=0.3)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 15)
         for epoch in range(15):
-            assert 0.3 * rate("cosine", epoch, 15) == pytest.approx(scheduler.get_last_lr()[0])
+            assert 0.3 * SCHEDULES["cosine"](epoch, 1, 15) == pytest.approx(
+                scheduler.get_last_lr()[0]
+            )
             optimizer.step()
             scheduler.step()
 
