@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
+from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
@@ -76,6 +77,35 @@ def labels_for(y: Any, n: int, name: str = "y") -> np.ndarray:
     return y
 
 
+def check_numbers(y: Any, name: str = "y") -> np.ndarray:
+    """(N,) or (N, M) finite numbers, at least one.
+
+    Raises:
+        ValueError: other shapes, no numbers, nan or inf.
+    """
+    y = as_numpy(y)
+    y = check_array(y, ensure_2d=False, input_name=name, dtype="numeric", allow_nd=True)
+    if y.ndim not in (1, 2) or not y.size:
+        raise ValueError(f"{name} has shape {y.shape}; expected (N,) or (N, M) numbers")
+    return y
+
+
+def check_several(y: Any, name: str = "y") -> np.ndarray:
+    """(N, K) int64 of several labels per row, 1 where a row has one.
+
+    Raises:
+        ValueError: another shape, or other values than 0 and 1.
+    """
+    y = np.asarray(as_numpy(y))
+    if y.ndim != 2 or not y.size:
+        raise ValueError(f"{name} has shape {y.shape}; expected (N, K), a column of 0 and 1 for "
+                         "each label")  # fmt: skip
+    if not np.isin(y, (0, 1)).all():
+        other = np.setdiff1d(y, (0, 1))[:5].tolist()
+        raise ValueError(f"{name} has the values {other}; expected 0 and 1")
+    return y.astype(np.int64)
+
+
 def known_labels(y: Any, classes: np.ndarray, n: int, name: str) -> np.ndarray:
     """(n,) int64 indices of y into the training part's classes (sorted).
 
@@ -111,14 +141,15 @@ def pick_device(device: str, X: Any) -> torch.device:
 
 
 def open_vectors(
-    estimator: Any, X: Any, y: Any = None, reset: bool = True
+    estimator: Any, X: Any, y: Any = None, reset: bool = True, outputs: bool = False
 ) -> tuple[Rows, np.ndarray | None]:
-    """(N, D) features and their labels, checked as scikit-learn does; files are not read yet.
+    """(N, D) features and their targets, checked as scikit-learn does; files are not read yet.
 
     Args:
         estimator: its `n_features_in_` is set (`reset`) or compared.
         X: float64 and wide integers, also of a file, are float64; all else is float32.
         y: (N,) labels, or None where there are none.
+        outputs: y are finite numbers, (N,) or (N, M).
 
     Raises:
         ValueError: wrong shapes, lengths that differ, nan or inf in what is no file.
@@ -128,7 +159,8 @@ def open_vectors(
         if not reset:
             X = validate_data(estimator, as_numpy(X), reset=False, dtype=kinds)
         else:
-            X, y = validate_data(estimator, as_numpy(X), as_numpy(y), dtype=kinds)
+            more = {"multi_output": True, "y_numeric": True} if outputs else {}
+            X, y = validate_data(estimator, as_numpy(X), as_numpy(y), dtype=kinds, **more)
         return Rows(X, dtype=X.dtype), y
     if len(X.shape) != 2 or 0 in X.shape:
         raise ValueError(
@@ -140,7 +172,7 @@ def open_vectors(
         estimator.n_features_in_ = int(X.shape[1])
         if hasattr(estimator, "feature_names_in_"):  # of a table of an earlier fit
             del estimator.feature_names_in_
-        y = column_or_1d(as_numpy(y))
+        y = check_numbers(y) if outputs else column_or_1d(as_numpy(y))
         check_consistent_length(X, y)
     elif X.shape[1] != estimator.n_features_in_:
         raise ValueError(f"X has {X.shape[1]} features, but {type(estimator).__name__} is "

@@ -1,4 +1,4 @@
-"""Arrays that are read when they are asked for: pieces of files, rows picked of them, parts joined."""
+"""Arrays that are read when they are asked for: pieces of files, picked rows, joined parts."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from probes import BatchNormProbe, MLPProbe
-from probes.lazy import Rows
 from probes.batches import Batches, moments
 from probes.held_out import stratified
+from probes.lazy import Rows
 from probes.optimizers import LARS, SCHEDULES
 from probes.training import mirror
 
