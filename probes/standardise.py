@@ -19,9 +19,9 @@ def varies(deviation: Any, mean: Any, dtype: str = "float32") -> Any:
 
         deviation > 1e-6·|mean|   and   deviation > 1.2e-38
 
-    Numbers near m lie 1.2e-7·|m| apart in float32, so a constant that went through a network, a
-    pooling or a file flickers by a step or a few; 1e-6 is eight steps. The rule is the same for
-    features of any scale, and its floor is the smallest number whose inverse float32 holds.
+    Numbers near m lie up to 1.2e-7·|m| apart in float32, so a constant that went through a
+    network, a pooling or a file flickers by a step or a few; 1e-6 is eight steps or more. The rule
+    is the same for features of any scale; its floor is the least number whose inverse float32 has.
     Features that are float64 throughout have 1e-12, as sums over many rows lose a few digits of
     its 2.2e-16.
 
