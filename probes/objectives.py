@@ -113,7 +113,7 @@ SQUARED_ERROR = Objective(
     "r2", R2Score, True, _same, _same, "float32", gaps=True,
 )  # fmt: skip
 """Real numbers: outputs and targets of one shape; mean of (output - target)² where target is
-not nan."""
+not nan. For maps that augmentation has to move: `dataclasses.replace(SQUARED_ERROR, maps=True)`."""
 
 
 def huber(delta: float = 1.0) -> Objective:

@@ -201,12 +201,13 @@ class _Loop:
             self.objective, self.data, self.optimizer, self.randomness.numpy
         )  # fmt: skip
         began = looked = time.perf_counter()
-        factor = self._slow_down(first := epoch * data.steps)
+        first = epoch * data.steps
+        factor = self._slow_down(first)
         self.module.train()
-        total = torch.zeros((), dtype=torch.float64, device=data.device)  # sum of terms
-        count = torch.zeros_like(total)
+        total, count = torch.zeros((), dtype=torch.float64, device=data.device), 0
         for step, (inputs, targets) in enumerate(data.shuffled(rng), first):
             self._slow_down(step)
+            # inputs: (n, …) arrays; targets: (n,) classes, (n, M) numbers, (n, H, W) maps …
             inputs, targets = augmented(inputs, targets, objective, self.how.augment, rng)
             loss = objective.loss(self.module(*inputs), targets, "mean")
             optimizer.zero_grad(set_to_none=True)
@@ -214,7 +215,7 @@ class _Loop:
             optimizer.step()
             terms = objective.terms(targets)
             total += loss.detach() * terms
-            count += terms
+            count = count + terms  # a tensor where the device has to count them
             bar.update(len(targets))
             if time.perf_counter() - looked > LOOKED:
                 self._look(total, count, epoch, factor, bar)
@@ -231,7 +232,7 @@ class _Loop:
         return factor
 
     def _look(self, total, count, epoch: int, factor: float, bar: tqdm) -> float:
-        mean = float(total / count.clamp(min=1))
+        mean = float(total) / max(1, int(count))
         if not math.isfinite(mean):
             raise Diverged(
                 f"{self.name}: the loss became {mean} in epoch {epoch + 1} at learning rate "

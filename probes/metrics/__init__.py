@@ -3,6 +3,7 @@
 from probes.metrics.classification import (
     Accuracy,
     ConfusionMatrix,
+    MeanIoU,
     accuracy_score,
     confusion_matrix,
     f1_score,
@@ -37,6 +38,7 @@ __all__ = [
     "ConfusionMatrix",
     "MeanAbsoluteError",
     "MeanAveragePrecision",
+    "MeanIoU",
     "MeanSquaredError",
     "R2Score",
     "accuracy_score",

@@ -196,8 +196,20 @@ class ConfusionMatrix:
         return tuple(part[occur] for part in counts)
 
 
-class MeanIoU(ConfusionMatrix):
-    """The mean intersection over union of the classes that occur, batch by batch."""
+class MeanIoU:
+    """The mean intersection over union of the classes that occur, batch by batch.
+
+    Args:
+        classes, ignore_index: as `ConfusionMatrix`'s.
+    """
+
+    def __init__(self, classes: int, ignore_index: int | None = None):
+        self.confusion = ConfusionMatrix(classes, ignore_index)
+
+    def update(self, y_pred: Any, y_true: Any) -> MeanIoU:
+        """Count predictions and truths of one shape."""
+        self.confusion.update(y_pred, y_true)
+        return self
 
     def compute(self) -> float:
         """In [0, 1].
@@ -205,10 +217,7 @@ class MeanIoU(ConfusionMatrix):
         Raises:
             ValueError: nothing was counted.
         """
-        matrix = super().compute()
-        counts = counts_of(matrix)
-        occur = counts[1] + counts[2] > 0
-        return jaccard_of(tuple(part[occur] for part in counts))
+        return self.confusion.jaccard("macro")
 
 
 class Accuracy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import h5py
 import numpy as np
@@ -34,7 +34,7 @@ class Depth(Toy):
     """Real numbers as maps, some of them missing."""
 
     def _objective(self):
-        return SQUARED_ERROR
+        return replace(SQUARED_ERROR, maps=True)
 
     def _build(self, shapes, outputs, batches):
         return nn.Sequential(nn.Conv2d(shapes[0][0], 1, 1), nn.Flatten(1, 2))
@@ -111,7 +111,7 @@ def test_depth_with_gaps(scenes):
     X, _ = scenes
     y = (2 * X[:, 0] - X[:, 3] + 1).astype(np.float64)
     holes = np.random.default_rng(0).random(y.shape) < 0.4
-    head = Depth(**{**OPTIONS, "epochs": 40}).fit(X, np.where(holes, np.nan, y))
+    head = Depth(augment=mirror, **{**OPTIONS, "epochs": 40}).fit(X, np.where(holes, np.nan, y))
     np.testing.assert_allclose(head.predict(X)[holes], y[holes], atol=0.1)
 
 

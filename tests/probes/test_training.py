@@ -260,6 +260,33 @@ class TestReading:
         spread = expected.std((0, 2, 3))
         np.testing.assert_allclose(deviation, [spread[0], 1, spread[2]], rtol=1e-5)
 
+    @pytest.mark.parametrize(
+        ("shape", "dtype"),
+        [((), "int64"), ((3,), "int64"), ((2,), "float32"), ((4, 5), "int64"), ((6, 2), "float32")],
+        ids=["labels", "several labels", "numbers", "maps", "points"],
+    )
+    @pytest.mark.parametrize("memory_rows", [0, 100, 10**6])
+    def test_targets_of_any_kind_are_read_with_their_rows(
+        self, shape, dtype, memory_rows, tmp_path
+    ):
+        values = np.arange(600, dtype=np.float32).reshape(300, 2)
+        y = np.arange(300 * math.prod(shape)).reshape(300, *shape) % 7
+        with h5py.File(tmp_path / "y.h5", "w") as file:
+            stored = file.create_dataset("y", data=y.astype(np.uint8))
+            for targets in (stored, torch.from_numpy(y), y):
+                batches = Batches(
+                    [Rows(Counted(values))], Rows(targets, "y", dtype), np.arange(0, 300, 2), 8,
+                    memory_rows * (8 + 4 * math.prod(shape)), CPU,
+                )  # fmt: skip
+                for epoch in (batches.ordered(), batches.shuffled(np.random.default_rng(0))):
+                    seen = []
+                    for (x,), found in epoch:
+                        rows = (x[:, 0] / 2).long().numpy()
+                        assert found.numpy().dtype == dtype
+                        np.testing.assert_array_equal(found, y[rows])
+                        seen += rows.tolist()
+                    assert sorted(seen) == list(range(0, 300, 2))
+
     def test_memory_of_a_fit_from_a_file_is_bounded(self, tmp_path):
         N, D = 16000, 512  # 32 MiB
         rng = np.random.default_rng(0)
