@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from probes import standardise
 from probes.lazy import Rows
+from probes.standardise import moments as moments_of_rows
 
 BLOCKS, FEWEST, BLOCK_BYTES = 512, 32, 256 << 10
 """Blocks of a file that are mixed with each other at a time: 512, or fewer but at least 32
@@ -209,5 +209,5 @@ def moments(
             x = batch if view is None else view(batch)
             yield x.movedim(1, -1).reshape(-1, x.shape[1])
 
-    mean, deviation = standardise.moments(rows())
+    mean, deviation = moments_of_rows(rows())
     return mean.float().cpu(), deviation.float().cpu()

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from probes import lazy
-from probes.lazy import Rows, as_tensor
+from probes.lazy import CHUNK_BYTES, Rows, as_tensor
 from probes.standardise import varies
 
 ALPHAS = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
@@ -217,7 +216,7 @@ def _solve_wide(rows, targets, outputs: int, kind, standardised: bool, device) -
 
 def _columns(rows: Rows, device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
     """(columns, their (N, …) float64 values), in pieces of about CHUNK_BYTES."""
-    step = max(1, lazy.CHUNK_BYTES // (8 * len(rows)))
+    step = max(1, CHUNK_BYTES // (8 * len(rows)))
     for start in range(0, rows.shape[1], step):
         part = slice(start, start + step)
         x = Rows(rows.values[:, part], rows.name, rows.dtype)[:]

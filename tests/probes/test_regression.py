@@ -18,7 +18,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-import probes.lazy
 from probes import MLPRegressionProbe, RidgeRegressionProbe
 
 
@@ -41,7 +40,8 @@ class TestRidge:
     @pytest.mark.parametrize("rows", [150, 8], ids=["narrow", "wide"])
     def test_is_that_of_scikit_learn(self, data, alpha, rows, monkeypatch):
         X, y, Xt, _ = data
-        monkeypatch.setattr(probes.lazy, "CHUNK_BYTES", 1000)
+        for module in ("lazy", "grams"):
+            monkeypatch.setattr(f"probes.{module}.CHUNK_BYTES", 1000)
         probe = RidgeRegressionProbe([alpha]).fit(X[:rows], y[:rows])
         expected = ridge(alpha, X[:rows], y[:rows]).predict(Xt)
         np.testing.assert_allclose(probe.predict(Xt), expected, rtol=1e-8)

@@ -77,6 +77,7 @@ class TestSolution:
         X, y, Xt, yt = digits
         monkeypatch.setattr(probes.lazy, "CHUNK_BYTES", 5000)
         monkeypatch.setattr("probes.ridge.CHUNK_BYTES", 5000)
+        monkeypatch.setattr("probes.grams.CHUNK_BYTES", 5000)
         precise = np.float16 if kind == "h5-half" else np.float32
         X, Xt = X[:n].astype(precise), Xt.astype(precise)
         expected = reference(100.0).fit(X.astype(np.float64), y[:n])
