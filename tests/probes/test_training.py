@@ -45,6 +45,32 @@ class TestSchedules:
             optimizer.step()
             scheduler.step()
 
+    def test_a_schedule_by_step_is_that_of_torch(self, blobs):
+        """3 epochs of 4 steps, as an optimizer meets them."""
+        weight = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=0.3)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+        expected = []
+        for _ in range(12):
+            expected.append(scheduler.get_last_lr()[0])
+            optimizer.step()
+            scheduler.step()
+        X, y, *_ = blobs
+        rates = []
+
+        class Watching(torch.optim.SGD):
+            def step(self, closure=None):
+                rates.append(self.param_groups[0]["lr"])
+                return super().step(closure)
+
+        options = {"learning_rate": 0.3, "schedule": "cosine-by-step", "optimizer": "sgd"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("probes.optimizers.OPTIMIZERS", {"sgd": Watching})
+            head = MLPProbe(hidden=(), epochs=3, batch_size=100, **options).fit(X, y)
+        assert rates == pytest.approx(expected)
+        found = [seen["learning_rate"] for seen in head.history_]
+        assert found == pytest.approx(expected[::4])
+
     def test_the_history_holds_the_rates(self, blobs):
         X, y, *_ = blobs
         for schedule in ("constant", "cosine", "step"):
