@@ -9,8 +9,12 @@ from probes.knn import KNNProbe
 from probes.linear import LinearProbe
 from probes.many import ManyLogistic
 from probes.mlp import MLPProbe
+from probes.multilabel import LinearMultilabelProbe, MLPMultilabelProbe, RidgeMultilabelProbe
+from probes.network import NetworkHead, NetworkProbe
 from probes.noise_conditional import NoiseConditionalProbe
+from probes.objectives import Objective
 from probes.presets import PRESETS, preset
+from probes.regression import MLPRegressionProbe, RidgeRegressionProbe
 from probes.ridge import ManyRidge, RidgeProbe
 
 __all__ = [
@@ -21,11 +25,19 @@ __all__ = [
     "ConvProbe",
     "DifFormerProbe",
     "KNNProbe",
+    "LinearMultilabelProbe",
     "LinearProbe",
+    "MLPMultilabelProbe",
     "MLPProbe",
+    "MLPRegressionProbe",
     "ManyLogistic",
     "ManyRidge",
+    "NetworkHead",
+    "NetworkProbe",
     "NoiseConditionalProbe",
+    "Objective",
+    "RidgeMultilabelProbe",
     "RidgeProbe",
+    "RidgeRegressionProbe",
     "preset",
 ]

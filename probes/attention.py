@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from probes.batches import Batches
+from probes.checks import check_counts
 from probes.network import NetworkProbe, Shapes
-from probes.training import check_counts
 
 
 class AttentionTrunk(nn.Module):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from probes.arrays import Rows, running_moments
+from probes.lazy import Rows
+from probes.standardise import moments as moments_of_rows
 
 BLOCKS, FEWEST, BLOCK_BYTES = 512, 32, 256 << 10
 """Blocks of a file that are mixed with each other at a time: 512, or fewer but at least 32
@@ -17,7 +18,7 @@ Batch = tuple[list[torch.Tensor], torch.Tensor]
 
 
 class Batches:
-    """Batches of several arrays that share their rows, with the rows' class indices.
+    """Batches of several arrays that share their rows, with the rows' targets.
 
     What fits into `memory` is read once and kept on the device; other arrays in memory give
     random rows. What lies in a file and does not fit is read in blocks of consecutive rows:
@@ -28,7 +29,9 @@ class Batches:
 
     Args:
         parts: arrays of N rows each.
-        targets: (N,) int64 class indices.
+        targets: what belongs to each row: (N,) int64 class indices, or `Rows` of any shape and
+            dtype (labels, real numbers, maps, points), which are read with the features. Those of
+            more than one number per row count towards `memory`.
         rows: (n,) int64 ascending: the rows that take part.
         size: rows of a batch; the last one may be smaller.
         memory: bytes held of a file at a time. (A block that cannot be smaller than a chunk
@@ -39,20 +42,24 @@ class Batches:
     def __init__(
         self,
         parts: Sequence[Rows],
-        targets: np.ndarray,
+        targets: np.ndarray | Rows,
         rows: np.ndarray,
         size: int,
         memory: int,
         device: torch.device,
     ):
+        if not isinstance(targets, Rows):
+            targets = Rows(targets, "y", targets.dtype)
         self.parts, self.targets, self.rows = list(parts), targets, rows
         self.size, self.device = size, device
+        every = [*parts, *[targets] * (len(targets.shape) > 1)]
         row_bytes = sum(4 * int(np.prod(part.shape[1:], dtype=np.int64)) for part in parts)
+        row_bytes += sum(part.nbytes // max(1, len(part)) for part in every[len(parts) :])
         self.fits = len(rows) * row_bytes <= memory
-        self.in_memory = all(isinstance(p.values, (np.ndarray, torch.Tensor)) for p in parts)
+        self.in_memory = all(map(_held, [*parts, targets]))
         block_bytes = max(memory // BLOCKS, min(memory // FEWEST, BLOCK_BYTES))
         self.block = max(1, block_bytes // max(1, row_bytes))
-        chunks = [getattr(part.values, "chunks", None) for part in parts]
+        chunks = [getattr(part.values, "chunks", None) for part in every]
         whole = max([int(c[0]) for c in chunks if isinstance(c, tuple)], default=1)
         self.block = -(-self.block // whole) * whole
         self.blocks_held = max(1, memory // (self.block * max(1, row_bytes)))
@@ -61,6 +68,11 @@ class Batches:
     def __len__(self) -> int:
         """Rows of an epoch."""
         return len(self.rows)
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.rows) // self.size)
 
     def shuffled(self, rng: np.random.Generator) -> Iterator[Batch]:
         """One epoch in random order."""
@@ -101,13 +113,21 @@ class Batches:
             if isinstance(part.values, torch.Tensor) and part.values.device.type != "cpu":
                 parts.append(_on_device(part, rows, self.device))
                 continue
-            if isinstance(part.values, (np.ndarray, torch.Tensor)):
+            if _held(part):
                 found = part[rows]
             else:
                 found = np.empty((len(rows), *part.shape[1:]), np.float32)
                 _fill(found, part, self._blocks(rows))
             parts.append(torch.from_numpy(found).to(self.device))
-        return parts, torch.from_numpy(self.targets[rows]).to(self.device)
+        return parts, torch.from_numpy(self._targets(rows)).to(self.device)
+
+    def _targets(self, rows: np.ndarray) -> np.ndarray:
+        """Targets of rows, which are read block by block where they lie in a file."""
+        if _held(self.targets):
+            return self.targets[rows]
+        found = np.empty((len(rows), *self.targets.shape[1:]), self.targets.dtype)
+        _fill(found, self.targets, self._blocks(rows))
+        return found
 
     def _blocks(self, rows: np.ndarray) -> list[np.ndarray]:
         """Ascending rows, cut where a block of the file ends."""
@@ -123,7 +143,7 @@ class Batches:
         left_targets = self.targets[:0]
         for start in range(0, len(order), self.blocks_held):
             group = [blocks[k] for k in order[start : start + self.blocks_held]]
-            targets = self.targets[np.concatenate(group)]
+            targets = self._targets(np.concatenate(group))
             for part, space_of_part in zip(self.parts, held, strict=True):
                 _fill(space_of_part, part, group)
             mixed = rng.permutation(len(targets))
@@ -147,6 +167,11 @@ class Batches:
         ]
         joined = np.concatenate([left_targets, targets[rows]])
         return parts, torch.from_numpy(joined).to(self.device)
+
+
+def _held(part: Rows) -> bool:
+    """Whether it lies in memory."""
+    return isinstance(part.values, (np.ndarray, torch.Tensor))
 
 
 def _fill(space: np.ndarray, part: Rows, blocks: Sequence[np.ndarray]) -> None:
@@ -184,8 +209,5 @@ def moments(
             x = batch if view is None else view(batch)
             yield x.movedim(1, -1).reshape(-1, x.shape[1])
 
-    mean, variance = running_moments(rows())
-    deviation = variance.sqrt()
-    constant = deviation <= 1e-6 * mean.abs().clamp(min=1e-6)  # what float32 inputs can resolve
-    deviation = torch.where(constant, torch.ones_like(deviation), deviation)
+    mean, deviation = moments_of_rows(rows())
     return mean.float().cpu(), deviation.float().cpu()

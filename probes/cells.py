@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probes.arrays import Rows
+from probes.lazy import Picked, Rows
 
 
 class Cells:
@@ -53,28 +53,8 @@ class Cells:
         picked = np.arange(len(self))[key]
         if picked.ndim != 1:
             raise IndexError(f"{key!r:.60} names no rows; expected a slice, indices or a mask")
-        return Cells({name: _Picked(rows, picked) for name, rows in self._rows.items()})
+        return Cells({name: Picked(rows, picked) for name, rows in self._rows.items()})
 
     def rows(self, key: tuple[str, float]) -> Rows:
         """The (N, …) float32 rows of one (block, t)."""
         return self._rows[key]
-
-
-class _Picked:
-    """Some rows of an array, in any order; read when they are asked for."""
-
-    def __init__(self, rows: Rows, picked: np.ndarray):
-        if isinstance(rows.values, _Picked):  # rows of rows: one step
-            rows, picked = rows.values.rows, rows.values.picked[picked]
-        self.rows, self.picked = rows, picked
-        self.shape, self.dtype = (len(picked), *rows.shape[1:]), np.dtype(np.float32)
-
-    def __len__(self) -> int:
-        return len(self.picked)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        wanted = self.picked[key]
-        first = int(wanted[0]) if len(wanted) else 0
-        if np.array_equal(wanted, np.arange(first, first + len(wanted))):
-            return self.rows[first : first + len(wanted)]  # a file gives slices fastest
-        return self.rows[wanted]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from probes.batches import Batches
+from probes.checks import check_counts
 from probes.network import NetworkProbe, Shapes, standardizer
-from probes.training import check_counts
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

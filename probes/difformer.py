@@ -11,11 +11,12 @@ import torch
 from sklearn.utils import check_consistent_length, column_or_1d
 from torch import nn
 
-from probes.arrays import Rows, as_numpy
 from probes.attention import AttentionTrunk, trunk_options
 from probes.batches import Batches
 from probes.cells import Cells
-from probes.network import NetworkProbe, Shapes, check_sides, required
+from probes.checks import check_sides, required
+from probes.lazy import Rows, as_numpy
+from probes.network import NetworkProbe, Shapes
 
 
 class DifFormerHead(nn.Module):

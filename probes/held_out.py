@@ -16,8 +16,7 @@ def stratified(
     Raises:
         ValueError: the fraction is not in (0, 1), or leaves no validation rows.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"validation_fraction={fraction!r}; expected a number in [0, 1)")
+    _check_fraction(fraction)
     order = rng.permutation(len(targets))
     order = order[np.argsort(targets[order], kind="stable")]
     steps = np.floor((np.arange(len(order) + 1) + rng.random()) * fraction)
@@ -27,9 +26,33 @@ def stratified(
         mine = np.flatnonzero(targets == k)
         if held[mine].all():
             held[mine[0]] = False
-    if not held.any():
-        raise ValueError(
-            f"validation_fraction={fraction} of {len(targets)} rows leaves none for validation; "
-            "raise it, or give X_validation and y_validation"
-        )
+    return _parts(held, fraction)
+
+
+def at_random(
+    count: int, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation rows, ascending, of targets that are no classes.
+
+    Raises:
+        ValueError: the fraction is not in (0, 1), or leaves no validation or no training rows.
+    """
+    _check_fraction(fraction)
+    held = np.zeros(count, bool)
+    held[rng.permutation(count)[: round(count * fraction)]] = True
+    return _parts(held, fraction)
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation_fraction={fraction!r}; expected a number in [0, 1)")
+
+
+def _parts(held: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    for there, what in ((held.any(), "validation"), (not held.all(), "training")):
+        if not there:
+            raise ValueError(
+                f"validation_fraction={fraction} of {len(held)} rows leaves none for {what}; "
+                "change it, or give X_validation and y_validation"
+            )
     return np.flatnonzero(~held), np.flatnonzero(held)

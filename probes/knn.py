@@ -9,7 +9,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from probes.arrays import accuracy, encode_labels, open_vectors, pick_device
+from probes.checks import accuracy, encode_labels, open_vectors, pick_device
 from probes.neighbours import nearest
 
 WEIGHTS = ("uniform", "softmax")

@@ -11,9 +11,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from probes.arrays import accuracy, encode_labels, is_lazy, open_vectors, pick_device
+from probes.checks import accuracy, encode_labels, open_vectors, pick_device
+from probes.lazy import is_lazy
 from probes.newton import LogisticPath
-from probes.tables import Streamed, moments
+from probes.tables import Streamed
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):
@@ -85,7 +86,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         device = pick_device(self.device, X)
         rows, y = open_vectors(self, X, y)
         classes, targets = encode_labels(y)
-        table = Streamed(rows, *moments(rows), device)
+        table = Streamed(rows, device)
         start = self._start(classes, table) if self.warm_start else None
         large = is_lazy(rows.values) and rows.nbytes > self.memory
         path = LogisticPath(

@@ -12,8 +12,10 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from probes.arrays import Rows, encode_labels, known_labels, labels_for, pick_device
+from probes.checks import encode_labels, known_labels, labels_for, pick_device
+from probes.lazy import Deferred, Rows
 from probes.newton import LogisticPath
+from probes.standardise import standardise
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 GROUP_BYTES = 4 << 30
@@ -27,7 +29,7 @@ def open_cells(X: Any, name: str = "X") -> list[Rows]:
         ValueError: no cells, no tables, or tables of different shapes.
     """
     if not isinstance(X, Sequence | torch.Tensor | np.ndarray) and hasattr(X, "shape"):
-        X = [_Slice(X, g) for g in range(X.shape[0])] if len(X.shape) == 3 else [X]
+        X = [_cell(X, g) for g in range(X.shape[0])] if len(X.shape) == 3 else [X]
     cells = [Rows(X[g], f"{name}[{g}]") for g in range(len(X))]
     shapes = sorted({cell.shape for cell in cells})
     if any(0 in shape for shape in shapes):
@@ -38,18 +40,9 @@ def open_cells(X: Any, name: str = "X") -> list[Rows]:
     return cells
 
 
-class _Slice:
-    """One cell of a data set (G, N, D) in a file, read when it is asked for."""
-
-    def __init__(self, values: Any, g: int):
-        self.values, self.g = values, g
-        self.shape, self.dtype = tuple(values.shape[1:]), values.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        return self.values[self.g, rows]
+def _cell(values: Any, g: int) -> Deferred:
+    """One cell of a data set (G, N, D) in a file."""
+    return Deferred(values.shape[1:], lambda rows: values[g, rows], values.dtype)
 
 
 class ManyProbes(BaseEstimator):
@@ -265,25 +258,3 @@ def check_parts(cells: list[Rows], y: Any, held: list[Rows]) -> tuple[np.ndarray
             f"{len(cells)} cells of {cells[0].shape[1]}, as in training"
         )
     return encode_labels(y)
-
-
-def standardise(tables: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean 0 and variance 1 in every column; constant columns become 0.
-
-    Args:
-        tables: G float32 tables (N, D).
-
-    Returns:
-        (G, N, D) float32; and mean and scale (G, 1, D) float64, the scale 1 where constant.
-    """
-    z = torch.stack(tables)
-    first = z.mean(1, keepdim=True)
-    z -= first
-    rest = z.mean(1, keepdim=True)  # what float32 rounds off where the mean is large
-    z -= rest
-    mean = first.double() + rest.double()
-    spread = torch.linalg.vector_norm(z, dim=1, keepdim=True) / z.shape[1] ** 0.5
-    varies = spread > 1e-6 * mean.abs()
-    z *= torch.where(varies, 1 / spread, 0)
-    scale = torch.where(varies, spread, 1).double()
-    return z, mean, scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from probes.arrays import Rows, as_tensor
+from probes.lazy import Rows, as_tensor
 
 METRICS = ("cosine", "euclidean", "dot")
 QUERIES = 1024

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, fields
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,25 +16,47 @@ from sklearn.utils import check_consistent_length, check_random_state, column_or
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from probes.arrays import (
-    CHUNK_BYTES,
-    Rows,
-    as_numpy,
+from probes.batches import Batches, moments
+from probes.checks import (
+    check_number,
+    check_sides,
     encode_labels,
-    is_lazy,
     known_labels,
     pick_device,
+    required,
 )
-from probes.batches import Batches, moments
-from probes.held_out import stratified
-from probes.training import Augment, Training, check_number, train
+from probes.held_out import at_random, stratified
+from probes.lazy import CHUNK_BYTES, Rows, as_numpy, is_lazy
+from probes.objectives import CROSS_ENTROPY, Objective
+from probes.randomness import Randomness
+from probes.standardise import Standardize
+from probes.training import Augment, Training, train
 
 Shapes = list[tuple[int, ...]]
+SETTINGS = (
+    "optimizer", "learning_rate", "weight_decay", "momentum", "schedule", "epochs", "batch_size",
+    "patience", "augment", "progress", "checkpoint",
+)  # fmt: skip
+"""Parameters that a head hands on to the loop."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class NetworkProbe(ClassifierMixin, BaseEstimator):
-    """A head trained by gradient on the cross-entropy; what is trained is up to the subclass.
+class NetworkHead(BaseEstimator):
+    """A head trained by gradient: what it is and what it minimises is up to the subclass.
+
+    A subclass says its `_objective`, encodes targets in `_encode`, and builds its module:
+
+        class Colours(NetworkHead):           # maps as targets (N, H, W), read when needed
+            _sides = (4,)
+
+            def _objective(self):
+                return pixel_cross_entropy(classes=3)
+
+            def _build(self, shapes, outputs, batches):
+                return nn.Conv2d(shapes[0][0], 3, 1)
+
+            def predict(self, X):
+                return np.concatenate(list(self._predictions(X)))
 
     It reads features in pieces: an HDF5 data set is never loaded as a whole if it is larger
     than `memory_mb` (then its rows come in shuffled blocks, see `probes.batches.Batches`).
@@ -42,13 +67,13 @@ class NetworkProbe(ClassifierMixin, BaseEstimator):
         learning_rate: of the first epoch.
         weight_decay: of the optimizer's kind (decoupled for adamw).
         momentum: of sgd and lars.
-        schedule: "cosine", "step" (×0.1 after each quarter of the epochs) or "constant"; the
-            rate changes once an epoch.
+        schedule: "cosine", "step" (×0.1 after each quarter of the epochs) or "constant", which
+            change once an epoch; or "cosine-by-step".
         epochs: passes over the rows.
         batch_size: rows of a step.
-        validation_fraction: stratified share of the training rows that is held back to score
+        validation_fraction: share of the training rows (of each class) that is held back to score
             epochs, in [0, 1); 0 is none. Not used where `fit` is given validation rows.
-        patience: training ends after so many epochs without a better validation accuracy, and
+        patience: training ends after so many epochs without a better validation number, and
             the best epoch's weights are kept. None: all epochs, and the last one's weights.
         random_state: for initial weights, order of rows, dropout and augmentation.
         device: "cpu", "cuda", …; "auto" is where X lies, if it is a torch tensor, else the
@@ -56,17 +81,18 @@ class NetworkProbe(ClassifierMixin, BaseEstimator):
         progress: True or False for a progress bar; None: where the output is a terminal.
         augment: None, or a function (list of batches, numpy Generator) → list of batches,
             such as `probes.training.mirror`.
+        checkpoint: a folder, or a .safetensors file: written after every epoch; a fit that was
+            interrupted goes on from it, to the same bits. It needs `random_state` as a number.
         memory_mb: what is held of the training rows at a time, in MiB; a quarter of it for
             validation rows.
 
     Attributes:
-        classes_: (K,) the labels, sorted.
         n_features_in_: length of axis 1 of X.
         shapes_: shape of a row, per array.
         module_: the trained torch module, in eval mode; always on the CPU, so that a pickle
             opens anywhere. A copy is moved where predictions are wanted.
         history_: the learning curve, a dict per epoch: epoch (1-based), loss, learning_rate,
-            seconds (of training), and with validation: validation_loss, validation_accuracy.
+            seconds (of training), and with validation: validation_loss, validation_METRIC.
         n_epochs_: epochs trained. best_epoch_: the one whose weights are kept.
     """
 
@@ -83,26 +109,50 @@ class NetworkProbe(ClassifierMixin, BaseEstimator):
     device: str = "auto"
     progress: bool | None = None
     augment: Augment | None = None
+    checkpoint: str | Path | None = None
     memory_mb: float = 512
 
     # sides that an array may have: a plain class attribute, not a parameter
     _sides = (2, 4)
 
-    def _build(self, shapes: Shapes, classes: int, batches: Batches) -> nn.Module:
-        """The untrained module: (n, …) arrays → (n, K) logits.
+    def _objective(self) -> Objective:
+        """What is minimised."""
+        raise TypeError(f"{type(self).__name__} has no objective; use one of the heads")
+
+    def _build(self, shapes: Shapes, outputs: int, batches: Batches) -> nn.Module:
+        """The untrained module: (n, …) arrays → outputs as the objective takes them.
 
         Args:
             shapes: of a row, per array.
+            outputs: how many, K of `_encode`.
             batches: the training rows, for statistics.
         """
         raise TypeError(f"{type(self).__name__} has no module; use one of the heads")
+
+    def _encode(self, y: Any) -> tuple[Rows, int]:
+        """Targets as the objective takes them, and the number of outputs; sets fitted attributes.
+
+        By default they are read as they are when they are needed, and outputs are 0, for heads
+        whose number of outputs is known without them.
+        """
+        objective = self._objective()
+        return Rows(required(self, y), "y", np.dtype(objective.dtype), objective.gaps), 0
+
+    def _encode_again(self, y: Any, count: int) -> Rows:
+        """The targets of `count` validation rows."""
+        objective = self._objective()
+        return Rows(y, "y_validation", np.dtype(objective.dtype), objective.gaps)
+
+    def _hold_out(self, targets: Rows, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Training and validation rows."""
+        return at_random(len(targets), self.validation_fraction, rng)
 
     def fit(self, X: Any, y: Any, X_validation: Any = None, y_validation: Any = None):
         """Train the head.
 
         Args:
             X: (N, D) or (N, C, H, W) features: numpy, torch or h5py, any float dtype.
-            y: (N,) labels of any kind that scikit-learn takes.
+            y: N targets, as the head takes them: labels, numbers, maps.
             X_validation, y_validation: the same, to score every epoch.
 
         Returns:
@@ -118,44 +168,35 @@ class NetworkProbe(ClassifierMixin, BaseEstimator):
         if (X_validation is None) != (y_validation is None):
             raise ValueError("expected X_validation and y_validation together, or neither")
         if X_validation is not None:
-            held_out = self._again(X_validation), as_numpy(y_validation)
+            held_out = self._again(X_validation), y_validation
         return self._train(parts, y, held_out, pick_device(self.device, parts[0].values))
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """float32 logits (N, K); for two classes their difference (N,), as scikit-learn has it."""
-        logits = self._logits(self._checked(X))
-        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
-
-    def predict(self, X: Any) -> np.ndarray:
-        """(N,) the likeliest class of each row."""
-        likeliest = self._logits(self._checked(X)).argmax(1)
-        return self.classes_[likeliest]
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """(N, K) float32 probabilities: softmax of the logits."""
-        return softmax(self._logits(self._checked(X)))
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy in [0, 1]."""
-        return super().score(X, as_numpy(y), sample_weight)
 
     # how X becomes arrays: heads with several arrays override these two
 
-    def _opened(self, X: Any, y: Any) -> tuple[list[Rows], np.ndarray]:
-        """The arrays of X and the labels, checked; notes what later X must look like."""
+    def _opened(self, X: Any, y: Any) -> tuple[list[Rows], Any]:
+        """The arrays of X and the targets, checked; notes what later X must look like."""
         if isinstance(X, torch.Tensor) or is_lazy(X):
             rows = Rows(X)
-            y = column_or_1d(as_numpy(required(self, y)), warn=True)
+            y = self._opened_targets(y)
             check_consistent_length(rows, y)
             check_sides(rows, self._sides)
             self.n_features_in_ = rows.shape[1]
         else:
-            y = as_numpy(y)
-            X, y = validate_data(self, X, y, dtype="numeric", allow_nd=4 in self._sides)
-            rows = Rows(X)
+            rows, y = self._validated(X, y)
             check_sides(rows, self._sides)
         self.shapes_ = [rows.shape[1:]]
         return [rows], y
+
+    def _opened_targets(self, y: Any) -> Any:
+        """Targets with a length; those that lie in a file are not read."""
+        return required(self, y)
+
+    def _validated(self, X: Any, y: Any) -> tuple[Rows, Any]:
+        """X and y that lie in memory, as scikit-learn checks them."""
+        X = validate_data(self, X, dtype="numeric", allow_nd=4 in self._sides)
+        y = self._opened_targets(y)
+        check_consistent_length(X, y)
+        return Rows(X), y
 
     def _again(self, X: Any) -> list[Rows]:
         """The arrays of an X that must look like that of `fit`."""
@@ -181,76 +222,141 @@ class NetworkProbe(ClassifierMixin, BaseEstimator):
         return self._again(X)
 
     def _training(self) -> Training:
-        return Training(**{field.name: getattr(self, field.name) for field in fields(Training)})
+        how = Training(**{name: getattr(self, name) for name in SETTINGS})
+        how.check()
+        check_number("memory_mb", self.memory_mb, self.memory_mb > 0, "> 0")
+        if self.checkpoint is not None and not isinstance(self.random_state, (int, np.integer)):
+            raise ValueError(
+                f"checkpoint with random_state={self.random_state!r}; expected a whole number, so "
+                "that a training that goes on has the same rows and order"
+            )
+        return how
 
     def _train(
         self,
         parts: list[Rows],
-        y: np.ndarray,
-        held_out: tuple[list[Rows], np.ndarray] | None,
+        y: Any,
+        held_out: tuple[list[Rows], Any] | None,
         device: torch.device,
     ):
         how = self._training()
-        check_number("memory_mb", self.memory_mb, self.memory_mb > 0, "> 0")
-        self.classes_, targets = encode_labels(y)
+        targets, outputs = self._encode(y)
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=2)
-        rng, rows = np.random.default_rng(seeds[0]), np.arange(len(targets))
-        memory = int(self.memory_mb * 2**20)
-        validation = None
-        if held_out is not None:
-            held, labels = held_out
-            known = known_labels(labels, self.classes_, len(held[0]), "y_validation")
-            every = np.arange(len(known))
-            validation = Batches(held, known, every, self.batch_size, memory // 4, device)
-        elif self.validation_fraction:
-            rows, kept = stratified(targets, self.validation_fraction, rng)
-            validation = Batches(parts, targets, kept, self.batch_size, memory // 4, device)
+        randomness = Randomness(seeds[0], seeds[1], device)
+        batches, validation = self._parted(parts, targets, held_out, randomness.numpy, device)
         if how.patience is not None and validation is None:
             raise ValueError(
                 f"patience={how.patience} without validation rows; give validation_fraction, or "
                 "X_validation and y_validation"
             )
-        batches = Batches(parts, targets, rows, self.batch_size, memory, device)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(int(seeds[1]))
-            module = self._build(self.shapes_, len(self.classes_), batches).to(device)
+        about = {}
+        if how.checkpoint is not None:
+            about = {"random_state": int(self.random_state), "targets": _digest(targets)}
+        with randomness:
+            module = self._build(self.shapes_, outputs, batches).to(device)
             self.history_, self.best_epoch_ = train(
-                module, how, batches, validation, rng, type(self).__name__
-            )
+                module, self._objective(), batches, how, randomness, validation=validation,
+                about=about, name=type(self).__name__,
+            )  # fmt: skip
         self.n_epochs_, self.module_ = len(self.history_), module.cpu()
         return self
 
-    def _logits(self, parts: list[Rows]) -> np.ndarray:
-        """(N, K) float32, in batches."""
+    def _parted(
+        self, parts: list[Rows], targets: Rows, held_out, rng: np.random.Generator, device
+    ) -> tuple[Batches, Batches | None]:
+        """Batches for training and, if there are such rows, for validation."""
+        memory, rows = int(self.memory_mb * 2**20), np.arange(len(targets))
+        validation = None
+        if held_out is not None:
+            held, y = held_out
+            truth = self._encode_again(y, len(held[0]))
+            if len(truth) != len(held[0]) or not len(truth):
+                raise ValueError(
+                    f"y_validation has {len(truth)} rows, X_validation {len(held[0])}; expected "
+                    "equally many, at least one"
+                )
+            every = np.arange(len(truth))
+            validation = Batches(held, truth, every, self.batch_size, memory // 4, device)
+        elif self.validation_fraction:
+            rows, kept = self._hold_out(targets, rng)
+            validation = Batches(parts, targets, kept, self.batch_size, memory // 4, device)
+        return Batches(parts, targets, rows, self.batch_size, memory, device), validation
+
+    def _outputs(self, parts: list[Rows]) -> Iterator[torch.Tensor]:
+        """What the module gives, in batches, on the CPU."""
         device = pick_device(self.device, parts[0].values)
         module = self.module_
         if device.type != "cpu":
             module = copy.deepcopy(module).to(device)
-        count = len(parts[0])
-        found = np.empty((count, len(self.classes_)), np.float32)
-        rows, nothing = np.arange(count), np.zeros(count, np.int64)
+        rows, nothing = np.arange(len(parts[0])), np.zeros(len(parts[0]), np.int64)
         memory = min(CHUNK_BYTES, int(self.memory_mb * 2**20))
         batches = Batches(parts, nothing, rows, self.batch_size, memory, device)
-        at = 0
         with torch.no_grad():
             for arrays, _ in batches.ordered():
-                logits = module(*arrays)
-                found[at : at + len(logits)] = logits.cpu().numpy()
-                at += len(logits)
-        return found
+                yield module(*arrays).cpu()
+
+    def _predictions(self, X: Any) -> Iterator[np.ndarray]:
+        """What the objective makes of outputs, in batches: memory is that of one."""
+        for output in self._outputs(self._checked(X)):
+            yield self._objective().predict(output).numpy()
+
+    def _logits(self, parts: list[Rows]) -> np.ndarray:
+        """(N, K) float32."""
+        return np.concatenate([output.numpy() for output in self._outputs(parts)])
 
 
-class Standardize(nn.Module):
-    """(x - mean)/deviation per feature or channel (axis 1), with fixed statistics."""
+@dataclass(eq=False, repr=False, kw_only=True)
+class NetworkProbe(ClassifierMixin, NetworkHead):
+    """A classifier: cross-entropy over the classes of (N,) labels of any kind.
 
-    def __init__(self, mean: torch.Tensor, deviation: torch.Tensor):
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
+    All parameters are those of `NetworkHead`.
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        sides = (-1, *[1] * (x.ndim - 2))
-        return (x - self.mean.view(sides)) / self.deviation.view(sides)
+    Attributes:
+        classes_: (K,) the labels, sorted.
+        history_: with validation: validation_loss, validation_accuracy.
+
+    Further attributes: see `NetworkHead`.
+    """
+
+    def _objective(self) -> Objective:
+        return CROSS_ENTROPY
+
+    def _encode(self, y: Any) -> tuple[Rows, int]:
+        self.classes_, targets = encode_labels(y)
+        return Rows(targets, "y", np.int64), len(self.classes_)
+
+    def _encode_again(self, y: Any, count: int) -> Rows:
+        known = known_labels(as_numpy(y), self.classes_, count, "y_validation")
+        return Rows(known, "y_validation", np.int64)
+
+    def _hold_out(self, targets: Rows, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return stratified(targets.values, self.validation_fraction, rng)
+
+    def _opened_targets(self, y: Any) -> np.ndarray:
+        return column_or_1d(as_numpy(required(self, y)), warn=True)
+
+    def _validated(self, X: Any, y: Any) -> tuple[Rows, np.ndarray]:
+        nd = 4 in self._sides
+        X, y = validate_data(self, X, as_numpy(y), dtype="numeric", allow_nd=nd)
+        return Rows(X), y
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """float32 logits (N, K); for two classes their difference (N,), as scikit-learn has it."""
+        logits = self._logits(self._checked(X))
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(N,) the likeliest class of each row."""
+        likeliest = self._logits(self._checked(X)).argmax(1)
+        return self.classes_[likeliest]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(N, K) float32 probabilities: softmax of the logits."""
+        return softmax(self._logits(self._checked(X)))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy in [0, 1]."""
+        return super().score(X, as_numpy(y), sample_weight)
 
 
 def standardizer(wanted: bool, batches: Batches) -> nn.Module:
@@ -258,21 +364,15 @@ def standardizer(wanted: bool, batches: Batches) -> nn.Module:
     return Standardize(*moments(batches)) if wanted else nn.Identity()
 
 
-def check_sides(rows: Rows, sides: tuple[int, ...]) -> None:
-    """ValueError unless the array has one of these numbers of axes, and none is empty."""
-    names = {2: "(N, D)", 3: "(N, L, D)", 4: "(N, C, H, W)"}
-    if len(rows.shape) not in sides or not np.prod(rows.shape):
-        expected = " or ".join(names[side] for side in sides)
-        raise ValueError(f"{rows.name} has shape {rows.shape}; expected {expected}, none empty")
-
-
-def required(head: BaseEstimator, y: Any) -> Any:
-    """`y`, unless it is None."""
-    if y is None:
-        raise ValueError(f"{type(head).__name__} requires y to be passed, but the target y is None")
-    return y
-
-
 def softmax(logits: np.ndarray) -> np.ndarray:
     """(N, K) logits → probabilities."""
     return torch.from_numpy(logits).softmax(1).numpy()
+
+
+def _digest(targets: Rows) -> str:
+    """Of targets that lie in memory; files are known by their shape."""
+    if not isinstance(targets.values, np.ndarray):
+        return str(targets.shape)
+    return hashlib.blake2b(
+        np.ascontiguousarray(targets.values).tobytes(), digest_size=8
+    ).hexdigest()

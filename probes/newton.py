@@ -51,6 +51,7 @@ class LogisticPath:
         targets: (N,) int64 classes.
         classes: K.
         theta: (G, K, D + 1) where to begin; zeros if None.
+        gram: z'z/n (G, D, D), where it is known.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class LogisticPath:
         targets: torch.Tensor,
         classes: int,
         theta: torch.Tensor | None = None,
+        gram: torch.Tensor | None = None,
     ):
         self.table = Held(z) if isinstance(z, torch.Tensor) else z
-        self.gram = self.table.gram()
+        self.gram = self.table.gram() if gram is None else gram
         self.truth = torch.nn.functional.one_hot(targets, classes).T.to(self.table.dtype)
         if theta is None:
             cells, _, width = self.table.shape

@@ -11,8 +11,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from probes.arrays import Rows, accuracy, as_numpy, pick_device
 from probes.batches import Batches
+from probes.checks import accuracy, pick_device
+from probes.lazy import Rows, as_numpy
 from probes.network import NetworkProbe, Shapes, softmax, standardizer
 
 

@@ -10,17 +10,9 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from probes.arrays import (
-    CHUNK_BYTES,
-    Rows,
-    accuracy,
-    as_tensor,
-    encode_labels,
-    known_labels,
-    open_vectors,
-    pick_device,
-)
-from probes.grams import ALPHAS, Grams, Solved, solve_wide
+from probes.checks import accuracy, encode_labels, known_labels, open_vectors, pick_device
+from probes.grams import ALPHAS, Grams, Solved, solve_rows
+from probes.lazy import CHUNK_BYTES
 from probes.many import ManyProbes, check_parts, check_penalties, open_cells
 
 
@@ -74,9 +66,9 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         device = pick_device(self.device, X)
         rows, y = open_vectors(self, X, y)
         self.classes_, targets = encode_labels(y)
-        solve = _solve_narrow if rows.shape[1] <= rows.shape[0] else _solve_wide
+        truth, count = torch.from_numpy(targets), len(self.classes_)
         with torch.no_grad():
-            solved = solve(rows, targets, len(self.classes_), self.standardise, device)
+            solved = solve_rows(rows, truth, count, Grams, self.standardise, device)
             alphas = torch.from_numpy(self.alphas_.copy()).to(device)
             scores = solved.gcv(alphas)[:, 0]
             best = scores.argmin()
@@ -107,49 +99,6 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         rows, _ = open_vectors(self, X, reset=False)
         return np.concatenate([x @ self.coef_.T + self.intercept_ for _, x in rows.chunks()])
-
-
-def _solve_narrow(
-    rows: Rows, targets: np.ndarray, classes: int, standardised: bool, device: torch.device
-) -> Solved:
-    grams = Grams(1, rows.shape[1], classes, device)
-    for start, x in rows.chunks():
-        truth = grams.count(torch.from_numpy(targets[start : start + len(x)]))
-        grams.add(slice(0, 1), as_tensor(x)[None].to(device), truth, start == 0)
-    return grams.solve(standardised)
-
-
-def _solve_wide(
-    rows: Rows, targets: np.ndarray, classes: int, standardised: bool, device: torch.device
-) -> Solved:
-    n, width = rows.shape
-    kernel = torch.zeros(n, n, dtype=torch.float64, device=device)
-    mean = torch.zeros(width, dtype=torch.float64, device=device)
-    factor = torch.ones_like(mean)
-    for part, x in _columns(rows, device):
-        mean[part] = x.mean(0)
-        x = x - mean[part]
-        if standardised:
-            spread = x.square().mean(0).sqrt()
-            factor[part] = torch.where(spread > 1e-6 * mean[part].abs(), 1 / spread, 0)
-        x = x * factor[part]
-        kernel += x @ x.T
-    values, products, back, shares = solve_wide(
-        kernel, torch.from_numpy(targets).to(device), classes
-    )
-    vectors = torch.empty(1, width, n, dtype=torch.float64, device=device)
-    for part, x in _columns(rows, device):
-        vectors[0, part] = factor[part, None] ** 2 * ((x - mean[part]).T @ back)
-    return Solved(vectors, values, products, mean[None], shares, n)
-
-
-def _columns(rows: Rows, device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
-    """(columns, their (N, …) float64 values), in pieces of about CHUNK_BYTES."""
-    step = max(1, CHUNK_BYTES // (8 * len(rows)))
-    for start in range(0, rows.shape[1], step):
-        part = slice(start, start + step)
-        x = Rows(rows.values[:, part], rows.name, rows.dtype)[:]
-        yield part, as_tensor(x).to(device).double()
 
 
 class ManyRidge(ManyProbes):
@@ -193,7 +142,9 @@ class ManyRidge(ManyProbes):
         self._start(len(cells), len(self.classes_), cells[0].shape[1])
         device = pick_device(self.device, cells[0].values)
         for g, cell in enumerate(cells):
-            solved = _solve_wide(cell, targets, len(self.classes_), self.standardise, device)
+            solved = solve_rows(
+                cell, torch.from_numpy(targets), len(self.classes_), Grams, self.standardise, device
+            )
             x = held[g].tensor(slice(None), device)
             self._choose(g, x, truth, self._every_penalty(solved))
         return self

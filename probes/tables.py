@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from probes.arrays import Rows, as_tensor, running_moments
+from probes.lazy import Rows, as_tensor
+from probes.standardise import moments
 
 WIDEST = 2048
 """Features beyond which no (D, D) matrix is made."""
@@ -45,12 +46,17 @@ class Streamed:
 
     Args:
         rows: (N, D) features as they come.
-        mean, scale: (D,) float64 that standardise them.
         device: where the products are made.
+
+    Attributes:
+        mean, scale: (D,) float64 that standardise them, the latter 1 where a feature is constant;
+            the rows are read once for them.
     """
 
-    def __init__(self, rows: Rows, mean: np.ndarray, scale: np.ndarray, device: torch.device):
-        self.rows, self.mean, self.scale = rows, mean, scale
+    def __init__(self, rows: Rows, device: torch.device):
+        pieces = (as_tensor(x) for _, x in rows.chunks())
+        found = moments(pieces, np.dtype(rows.dtype).name)
+        self.rows, (self.mean, self.scale) = rows, (values.numpy() for values in found)
         self.shape, self.device = (1, *rows.shape), device
         self.dtype = torch.float64 if rows.dtype == np.float64 else torch.float32
 
@@ -89,13 +95,3 @@ class Streamed:
 
 def _pays(shape: tuple[int, ...]) -> bool:
     return shape[2] <= min(WIDEST, shape[1])
-
-
-def moments(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """(D,) mean and standard deviation in float64, the latter 1 where a feature is constant.
-
-    The rows are read once, piece by piece.
-    """
-    mean, variance = running_moments(as_tensor(x) for _, x in rows.chunks())
-    mean, scale = mean.numpy(), variance.sqrt().numpy()
-    return mean, np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, 1.0)

@@ -1,32 +1,77 @@
-"""The one loop that trains every head which is a torch module."""
+"""The one loop that trains whatever is trained: heads, and what goes through a backbone."""
 
 from __future__ import annotations
 
-import copy
 import math
-import numbers
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from probes.batches import Batches
-
-OPTIMIZERS = ("adamw", "adam", "sgd", "lars")
-SCHEDULES = ("cosine", "step", "constant")
+from probes.batches import Batch
+from probes.checkpoints import (
+    checkpoint_path,
+    optimizer_tensors,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
+from probes.checks import check_choice, check_number
+from probes.objectives import Objective
+from probes.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
+from probes.randomness import Randomness
 
 Augment = Callable[[list[torch.Tensor], np.random.Generator], list[torch.Tensor]]
+LOOKED = 2.0
+"""Seconds between two looks at the loss of an epoch that is under way; each waits for a GPU."""
+
+
+class Data(Protocol):
+    """What is trained on: batches of inputs and targets, on the device of the module."""
+
+    device: torch.device
+    steps: int
+
+    def __len__(self) -> int:
+        """Rows of an epoch; `steps` are its batches."""
+
+    def shuffled(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """One epoch in a new order."""
+
+    def ordered(self) -> Iterator[Batch]:
+        """All rows, the same every time."""
+
+
+class Diverged(ValueError):
+    """The loss is nan or inf."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a head is trained; the fields are those of `probes.network.NetworkProbe`."""
+    """How something is trained.
+
+    Attributes:
+        optimizer: of `probes.optimizers.OPTIMIZERS`.
+        learning_rate: of the first step, of groups that have none of their own.
+        weight_decay: of the optimizer's kind (decoupled for adamw).
+        momentum: of sgd and lars.
+        schedule: of `probes.optimizers.SCHEDULES`, for all groups.
+        epochs: at most.
+        batch_size: rows of a step.
+        patience: training ends after so many epochs without a better validation number, and the
+            best epoch's weights come back.
+        augment: what is done to the inputs of a step.
+        progress: whether there is a bar; None: where the output is a terminal.
+        checkpoint: a folder, or a .safetensors file, that is written after every epoch, and from
+            which a training that was interrupted goes on.
+        keep_best: the best epoch's weights come back also without `patience`.
+    """
 
     optimizer: str
     learning_rate: float
@@ -35,13 +80,16 @@ class Training:
     schedule: str
     epochs: int
     batch_size: int
-    patience: int | None
-    augment: Augment | None
-    progress: bool | None
+    patience: int | None = None
+    augment: Augment | None = None
+    progress: bool | None = None
+    checkpoint: str | Path | None = None
+    keep_best: bool = False
 
-    def __post_init__(self) -> None:
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
+    def check(self) -> None:
+        """ValueError for a field that is out of range."""
+        check_choice("optimizer", self.optimizer, tuple(OPTIMIZERS))
+        check_choice("schedule", self.schedule, tuple(SCHEDULES))
         check_number("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "> 0")
         check_number("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, ">= 0")
         check_number("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
@@ -50,93 +98,165 @@ class Training:
         if self.patience is not None:
             check_number("patience", self.patience, self.patience >= 1, ">= 1, or None")
 
-
-def _one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}={value!r}; expected one of {', '.join(known)}")
-
-
-def check_counts(head: Any, *names: str) -> None:
-    """ValueError unless these parameters, or all their members, are whole numbers >= 1."""
-    for name in names:
-        value = getattr(head, name)
-        for number in value if isinstance(value, (tuple, list)) else (value,):
-            good = isinstance(number, numbers.Integral) and number >= 1
-            check_number(name, value, good, "(or several) that is whole and >= 1")
+    def identity(self) -> dict[str, Any]:
+        """What the result depends on, as plain values."""
+        skipped = ("progress", "checkpoint", "augment")
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
+        augment = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
+        return {**known, "augment": augment}
 
 
-def check_number(name: str, value: Any, good: bool, expected: str) -> None:
-    """ValueError that says what was expected, unless the number is good."""
-    if not good:
-        raise ValueError(f"{name}={value!r}; expected a number {expected}")
+@dataclass
+class Standing:
+    """Where a training stands after some epochs."""
+
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: float | None = None
+    best_epoch: int = 0
+    best_weights: dict[str, torch.Tensor] | None = None
 
 
-def rate(schedule: str, epoch: int, epochs: int) -> float:
-    """What the learning rate is multiplied by in an epoch (0-based); it changes once an epoch.
+def train(
+    module: nn.Module,
+    objective: Objective,
+    data: Data,
+    how: Training,
+    randomness: Randomness,
+    *,
+    validation: Data | None = None,
+    groups: Sequence[dict[str, Any]] | None = None,
+    settle: Callable[[np.random.Generator], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+    name: str = "training",
+    unit: str = "row",
+) -> tuple[list[dict[str, float]], int]:
+    """Minimise the objective of `module(*inputs)` over epochs of data.
 
-    - cosine: (1 + cos(pi·epoch/epochs))/2
-    - step: 0.1 to the power of the quarters of the epochs that are over (each 7 of 28)
-    - constant: 1
+    Args:
+        module: on the device of the data; trained in place, left in eval mode.
+        data: see `Data`; a step is one of its batches.
+        randomness: entered by the caller: order and augmentation take its numpy generator, and the
+            module's own dropout torch's.
+        validation: scored after each epoch.
+        groups: {"params", "lr"} with rates of their own; None: all weights of the module.
+        settle: called after the steps of an epoch, before it is scored (moments of BatchNorm).
+        about: what a checkpoint has to agree with besides `how`: seeds, data.
+        name, unit: of the bar, and for errors.
 
-    Source: Loshchilov & Hutter 2017, equation 5, without restarts.
+    Returns:
+        The learning curve: per epoch a dict of epoch (1-based), loss (mean over the epoch, as
+        trained), learning_rate (of its first step), seconds, and with validation:
+        validation_loss, validation_METRIC. And the epoch whose weights the module has.
+
+    Raises:
+        Diverged: the loss is not finite any more.
+        ValueError: the checkpoint is of another training.
     """
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-    if schedule == "step":
-        return 0.1 ** (4 * epoch // epochs)
-    return 1.0
+    groups = groups or [{"params": list(module.parameters())}]
+    optimizer = make_optimizer(
+        groups, how.optimizer, how.learning_rate, how.weight_decay, how.momentum
+    )
+    about = _about(module, objective, data, validation, how, about or {}, name)
+    path = None if how.checkpoint is None else checkpoint_path(how.checkpoint)
+    at = _resumed(path, about, module, optimizer, randomness)
+    loop = _Loop(module, objective, data, how, randomness, optimizer, name)
+    hide = None if how.progress is None else not how.progress
+    total, done = how.epochs * len(data), at.epoch * len(data)
+    with tqdm(total=total, initial=done, desc=name, unit=unit, disable=hide) as bar:
+        while at.epoch < how.epochs and not _given_up(at, how, validation):
+            seen = loop.epoch(at.epoch, bar)
+            if settle is not None:
+                settle(randomness.numpy)
+            if validation is not None:
+                seen |= validate(module, objective, validation)
+            _note(at, seen, module, objective, how, validation)
+            bar.set_postfix({k: f"{v:.4g}" for k, v in seen.items() if k != "seconds"})
+            if path is not None:
+                _keep(path, about, at, module, optimizer, randomness)
+    if at.best_weights is not None:
+        module.load_state_dict(at.best_weights)
+    module.eval()
+    return at.history, at.best_epoch
 
 
-class LARS(torch.optim.Optimizer):
-    """Gradient descent whose step is scaled, matrix by matrix, to the size of the weights.
+@dataclass
+class _Loop:
+    """The steps of one training."""
 
-        d = g + weight_decay·w,  d ← d·trust·|w|/|d|  (matrices only, where neither norm is 0)
-        v ← momentum·v + d,      w ← w - learning rate·v
+    module: nn.Module
+    objective: Objective
+    data: Data
+    how: Training
+    randomness: Randomness
+    optimizer: torch.optim.Optimizer
+    name: str
 
-    Vectors (biases, scales of norms) take the plain gradient, without decay.
+    def __post_init__(self) -> None:
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
-    Source: You, Gitman & Ginsburg 2017, algorithm 1, with trust 0.001.
-    """
+    def epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
+        """One pass over the data; its entry of the learning curve."""
+        objective, data, optimizer, rng = (
+            self.objective, self.data, self.optimizer, self.randomness.numpy
+        )  # fmt: skip
+        began = looked = time.perf_counter()
+        first = epoch * data.steps
+        factor = self._slow_down(first)
+        self.module.train()
+        total, count = torch.zeros((), dtype=torch.float64, device=data.device), 0
+        for step, (inputs, targets) in enumerate(data.shuffled(rng), first):
+            self._slow_down(step)
+            # inputs: (n, …) arrays; targets: (n,) classes, (n, M) numbers, (n, H, W) maps …
+            inputs, targets = augmented(inputs, targets, objective, self.how.augment, rng)
+            loss = objective.loss(self.module(*inputs), targets, "mean")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            terms = objective.terms(targets)
+            total += loss.detach() * terms
+            count = count + terms  # a tensor where the device has to count them
+            bar.update(len(targets))
+            if time.perf_counter() - looked > LOOKED:
+                self._look(total, count, epoch, factor, bar)
+                looked = time.perf_counter()
+        mean = self._look(total, count, epoch, factor, bar)
+        rate, seconds = self.how.learning_rate * factor, time.perf_counter() - began
+        return {"epoch": epoch + 1, "loss": mean, "learning_rate": rate, "seconds": seconds}
 
-    def __init__(self, params, lr: float, weight_decay: float, momentum: float, trust=0.001):
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust}
-        super().__init__(params, defaults)
+    def _slow_down(self, step: int) -> float:
+        """Set the rates of a step; the factor of the schedule."""
+        factor = SCHEDULES[self.how.schedule](step, self.data.steps, self.how.epochs)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        return factor
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for weights in group["params"]:
-                if weights.grad is not None:
-                    self._move(weights, group)
-        return loss
-
-    def _move(self, weights: torch.Tensor, group: dict[str, Any]) -> None:
-        step = weights.grad
-        if weights.ndim > 1:
-            step = step + group["weight_decay"] * weights
-            size, length = weights.norm(), step.norm()
-            scaled = group["trust"] * size / length
-            step = step * torch.where((size > 0) & (length > 0), scaled, torch.ones_like(size))
-        state = self.state[weights]
-        state["v"] = state["v"] * group["momentum"] + step if "v" in state else step.clone()
-        weights -= group["lr"] * state["v"]
+    def _look(self, total, count, epoch: int, factor: float, bar: tqdm) -> float:
+        mean = float(total) / max(1, int(count))
+        if not math.isfinite(mean):
+            raise Diverged(
+                f"{self.name}: the loss became {mean} in epoch {epoch + 1} at learning rate "
+                f"{self.how.learning_rate * factor:g}; lower learning_rate or standardise the "
+                "features"
+            )
+        bar.set_postfix(epoch=epoch + 1, loss=f"{mean:.4g}")
+        return mean
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], how: Training, fused: bool = False
-) -> torch.optim.Optimizer:
-    """torch's Adam, AdamW or SGD, or LARS, at the rate of the first epoch."""
-    plain = {"lr": how.learning_rate, "weight_decay": how.weight_decay}
-    if how.optimizer == "adam":
-        return torch.optim.Adam(parameters, fused=fused, **plain)
-    if how.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, fused=fused, **plain)
-    kind = torch.optim.SGD if how.optimizer == "sgd" else LARS
-    return kind(parameters, momentum=how.momentum, **plain)
+def augmented(
+    inputs: list[torch.Tensor],
+    targets: torch.Tensor,
+    objective: Objective,
+    augment: Augment | None,
+    rng: np.random.Generator,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """A batch after augmentation; maps as targets (n, H, W) are moved with it, as (n, 1, H, W)."""
+    if augment is None:
+        return inputs, targets
+    if not objective.maps:
+        return augment(inputs, rng), targets
+    *inputs, moved = augment([*inputs, targets[:, None]], rng)
+    return inputs, moved[:, 0]
 
 
 def mirror(parts: list[torch.Tensor], rng: np.random.Generator) -> list[torch.Tensor]:
@@ -152,88 +272,75 @@ def mirror(parts: list[torch.Tensor], rng: np.random.Generator) -> list[torch.Te
     ]
 
 
-def train(
-    module: nn.Module,
-    how: Training,
-    batches: Batches,
-    validation: Batches | None,
-    rng: np.random.Generator,
-    name: str,
-) -> tuple[list[dict[str, float]], int]:
-    """Minimise the mean cross-entropy of `module(*arrays)` → (n, K) logits.
-
-    Args:
-        module: on the device of the batches; trained in place, left in eval mode.
-        validation: scored after each epoch. With `how.patience`, training ends after so many
-            epochs without a better accuracy, and the weights of the best epoch come back.
-        rng: for the order of rows and `how.augment`; the module's own dropout takes torch's.
-        name: of the head, for the bar and for errors.
-
-    Returns:
-        The learning curve: per epoch a dict of epoch (1-based), loss (mean over the epoch,
-        as trained), learning_rate, seconds, and with validation: validation_loss,
-        validation_accuracy. And the epoch whose weights the module has.
-
-    Raises:
-        ValueError: the loss is not finite any more.
-    """
-    optimizer = make_optimizer(module.parameters(), how, next(module.parameters()).is_cuda)
-    history: list[dict[str, float]] = []
-    best, kept, weights = -1.0, how.epochs, None
-    hide = None if how.progress is None else not how.progress
-    with tqdm(total=how.epochs * len(batches), desc=name, unit="row", disable=hide) as bar:
-        for epoch in range(how.epochs):
-            seen = _epoch(module, how, batches, optimizer, epoch, rng, name, bar)
-            if validation is not None:
-                accuracy, loss = evaluate(module, validation)
-                seen |= {"validation_loss": loss, "validation_accuracy": accuracy}
-            history.append(seen)
-            bar.set_postfix({k: f"{v:.4g}" for k, v in seen.items() if k != "seconds"})
-            if how.patience is None or validation is None:
-                continue
-            if accuracy > best:
-                best, kept, weights = accuracy, epoch + 1, copy.deepcopy(module.state_dict())
-            elif epoch + 1 - kept >= how.patience:
-                break
-    if weights is not None:
-        module.load_state_dict(weights)
+def validate(module: nn.Module, objective: Objective, data: Data) -> dict[str, float]:
+    """Mean loss and validation number over all rows: validation_loss, validation_METRIC."""
     module.eval()
-    return history, kept
-
-
-def _epoch(module, how, batches, optimizer, epoch, rng, name, bar) -> dict[str, float]:
-    began = time.perf_counter()
-    now = how.learning_rate * rate(how.schedule, epoch, how.epochs)
-    for group in optimizer.param_groups:
-        group["lr"] = now
-    module.train()
-    total = torch.zeros((), dtype=torch.float64, device=batches.device)
-    for parts, targets in batches.shuffled(rng):
-        if how.augment is not None:
-            parts = how.augment(parts, rng)
-        loss = F.cross_entropy(module(*parts), targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(targets)
-        bar.update(len(targets))
-    mean = float(total) / len(batches)
-    if not math.isfinite(mean):
-        raise ValueError(
-            f"{name}: the loss became {mean} in epoch {epoch + 1} at learning rate {now:g}; "
-            "lower learning_rate or standardise the features"
-        )
-    seconds = time.perf_counter() - began
-    return {"epoch": epoch + 1, "loss": mean, "learning_rate": now, "seconds": seconds}
-
-
-def evaluate(module: nn.Module, batches: Batches) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy over all rows."""
-    module.eval()
-    right, loss = 0.0, 0.0
+    measure, loss, count = objective.measure(), 0.0, 0
     with torch.no_grad():
-        for parts, targets in batches.ordered():
-            logits = module(*parts)
-            right += float((logits.argmax(1) == targets).sum())
-            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
-    return right / len(batches), loss / len(batches)
+        for inputs, targets in data.ordered():
+            output = module(*inputs)
+            measure.update(objective.found(output), targets)
+            loss += float(objective.loss(output, targets, "sum"))
+            count += int(objective.terms(targets))
+    return {
+        "validation_loss": loss / max(1, count),
+        f"validation_{objective.metric}": measure.compute(),
+    }
+
+
+def _given_up(at: Standing, how: Training, validation: Data | None) -> bool:
+    patient = how.patience is None or validation is None
+    return not patient and at.epoch - at.best_epoch >= how.patience
+
+
+def _note(at: Standing, seen, module, objective, how: Training, validation) -> None:
+    """Write an epoch down, and keep its weights if they are the best so far."""
+    at.epoch += 1
+    at.history.append(seen)
+    if validation is None or (how.patience is None and not how.keep_best):
+        at.best_epoch = at.epoch
+        return
+    score = seen[f"validation_{objective.metric}"]
+    if objective.better(score, at.best):
+        at.best, at.best_epoch, at.best_weights = score, at.epoch, _weights(module)
+
+
+def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
+
+def _about(module, objective, data, validation, how, about, name: str) -> dict[str, Any]:
+    """What a checkpoint is of."""
+    shapes = {key: list(value.shape) for key, value in module.state_dict().items()}
+    return {
+        "name": name, "objective": objective.name, "rows": len(data),
+        "validation rows": None if validation is None else len(validation), "weights": shapes,
+        **how.identity(), **about,
+    }  # fmt: skip
+
+
+def _keep(path: Path, about, at: Standing, module, optimizer, randomness) -> None:
+    drawn, states = randomness.state()
+    state = {
+        "epoch": at.epoch, "history": at.history, "best": at.best, "best_epoch": at.best_epoch,
+        "numpy": drawn,
+    }  # fmt: skip
+    tensors = {
+        "weights": module.state_dict(), "best": at.best_weights or {},
+        "optimizer": optimizer_tensors(optimizer), "random": states,
+    }  # fmt: skip
+    write_checkpoint(path, about, state, tensors)
+
+
+def _resumed(path: Path | None, about, module, optimizer, randomness) -> Standing:
+    """Where a checkpoint stood, with everything set back to it; else the beginning."""
+    found = None if path is None else read_checkpoint(path, about)
+    if found is None:
+        return Standing()
+    state, tensors = found
+    module.load_state_dict(tensors["weights"])
+    restore_optimizer(optimizer, tensors.get("optimizer", {}))
+    randomness.restore(state["numpy"], tensors["random"])
+    return Standing(
+        state["epoch"], state["history"], state["best"], state["best_epoch"], tensors.get("best")
+    )

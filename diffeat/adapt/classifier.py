@@ -1,19 +1,17 @@
-"""A classifier that is trained through the backbone: the loop that its kinds share."""
+"""A classifier that is trained through the backbone: what its kinds share."""
 
 from __future__ import annotations
 
-import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from diffeat.adapt.forward import NoisyFeatures
 from diffeat.backbones.base import Backbone
@@ -21,6 +19,10 @@ from diffeat.conditioned import conditioned
 from diffeat.errors import NumericsError, SpecError
 from diffeat.images import Source, load_batches
 from diffeat.specs import ExtractSpec
+from probes.batches import Batch
+from probes.objectives import CROSS_ENTROPY
+from probes.randomness import Randomness
+from probes.training import Diverged, Training, train
 
 SETTLING = 16
 """Batches from which BatchNorm's moments are taken after an epoch."""
@@ -39,18 +41,89 @@ def linear_head(shape: tuple[int, int, int], classes: int, pool: int = 2) -> nn.
     )
 
 
-def _cosine(step: int, steps: int, epochs: int) -> float:
-    """Factor of the learning rates in a step (from 0), of `steps` in each of the epochs."""
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, step / (epochs * steps))))
+SCHEDULES = {"cosine": "cosine-by-step", "step": "step"}
+"""The loop's schedule of each name here."""
+OPTIMIZERS = ("adamw", "sgd")
 
 
-def _quarters(step: int, steps: int, epochs: int) -> float:
-    """As `_cosine`: a tenth after each quarter of the epochs (each 7 of 28)."""
-    return 0.1 ** (4 * (step // steps) // epochs)
+class Through(nn.Module):
+    """Head and backbone as the one module that is trained: x_t (N, C, h, w) → logits (N, K).
+
+    Args:
+        head: of the maps.
+        parts: what else is trained, by name. A denoiser stays in eval mode: no dropout of its own.
+        map_of: x_t → maps, through the backbone.
+    """
+
+    def __init__(
+        self, head: nn.Module, parts: dict[str, nn.Module], map_of: Callable[..., torch.Tensor]
+    ):
+        super().__init__()
+        self.head, self.parts, self.map_of = head, nn.ModuleDict(parts), map_of
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.map_of(x).float())
+
+    def train(self, mode: bool = True) -> Through:
+        self.training = mode
+        self.head.train(mode)
+        for name, part in self.parts.items():
+            part.train(mode and name != "denoiser")
+        return self
 
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-SCHEDULES = {"cosine": _cosine, "step": _quarters}
+class Pictures:
+    """Pictures as the loop takes them: decoded when their turn comes, noised, x_t and classes.
+
+    Args:
+        classifier: whose backbone, noise level and augmentation.
+        source: with labels.
+    """
+
+    def __init__(self, classifier: BackboneClassifier, source: Source):
+        self.classifier, self.source = classifier, source
+        self.device = torch.device(classifier.backbone.device)
+        self.steps = len(spans_of(len(source), classifier.batch_size, training=True))
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def shuffled(self, rng: np.random.Generator, most: int | None = None) -> Iterator[Batch]:
+        """One epoch in a new order, augmented, with fresh noise; or only its first `most`."""
+        some = self.source.take(rng.permutation(len(self.source))[:most])
+        noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        for ids, pixels, targets in self._decoded(some, training=True):
+            pixels = self.classifier.augmented(pixels, rng)
+            yield [self.classifier.noisy.noisy(pixels, ids, noise)], targets
+
+    def ordered(self) -> Iterator[Batch]:
+        """All, each with its own noise, as an extraction has it."""
+        for ids, pixels, targets in self._decoded(self.source, training=False):
+            yield [self.classifier.noisy.noisy(pixels, ids)], targets
+
+    def _decoded(
+        self, source: Source, training: bool
+    ) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
+        """(ids, pixels uint8, class indices on the device) of each batch."""
+        plan, spec = self.classifier.noisy.plan, self.classifier.noisy.plan.spec
+        spans = spans_of(len(source), self.classifier.batch_size, training)
+        loaded = load_batches(
+            source, spans, plan.size, spec.fit, spec.resample, self.classifier.workers,
+            mirror=spec.mirror,
+        )  # fmt: skip
+        for batch in loaded:
+            targets = source.labels[batch.indices] if source.labels is not None else []
+            ids = [source.ids[index] for index in batch.indices]
+            targets = torch.as_tensor(np.asarray(targets, np.int64))
+            yield ids, torch.from_numpy(batch.pixels), targets.to(self.device)
+
+
+def spans_of(count: int, size: int, training: bool) -> list[tuple[int, int]]:
+    """Batches; in training none of one picture, whose variance BatchNorm would divide by."""
+    spans = [(start, min(start + size, count)) for start in range(0, count, size)]
+    if training and len(spans) > 1 and spans[-1][1] - spans[-1][0] == 1:
+        spans = [*spans[:-2], (spans[-2][0], count)]
+    return spans
 
 
 class BackboneClassifier(ABC):
@@ -80,12 +153,16 @@ class BackboneClassifier(ABC):
         random_state: seed of order, noise, augmentation and weights.
         workers: decoding threads.
         progress: None shows a bar where the output is a terminal.
+        checkpoint: a folder, or a .safetensors file: written after every epoch; a fit that was
+            interrupted goes on from it, to the same bits.
 
     Attributes:
         classes_: names of the classes.
         head_: the trained head.
+        module_: head and backbone as the one module that was trained.
         parameters_: how many numbers are trained, the head's included.
-        history_: per epoch: loss, validation accuracy, seconds.
+        history_: per epoch: epoch, loss, learning_rate (the head's, of the first step), seconds,
+            and with validation pictures validation_loss, validation_accuracy.
         best_epoch_: the epoch, from 1, whose weights were kept.
     """
 
@@ -109,6 +186,7 @@ class BackboneClassifier(ABC):
         random_state: int = 0,
         workers: int = 2,
         progress: bool | None = None,
+        checkpoint: str | Path | None = None,
     ):
         self.backbone, self.block, self.t, self.head = backbone, block, t, head
         self.options = options
@@ -117,6 +195,7 @@ class BackboneClassifier(ABC):
         self.optimizer, self.schedule = optimizer, schedule
         self.flip, self.shift, self.patience = flip, shift, patience
         self.random_state, self.workers, self.progress = random_state, workers, progress
+        self.checkpoint = checkpoint
 
     # --- what a kind writes -------------------------------------------------------------
 
@@ -128,8 +207,9 @@ class BackboneClassifier(ABC):
     def _trained(self) -> dict[str, nn.Module]:
         """The modules that are trained besides the head, by name."""
 
+    @property
     @abstractmethod
-    def _noisy(self) -> NoisyFeatures:
+    def noisy(self) -> NoisyFeatures:
         """Makes x_t of pictures."""
 
     @abstractmethod
@@ -159,15 +239,16 @@ class BackboneClassifier(ABC):
             )
         _check_labels(source, validation)
         self.classes_ = tuple(source.class_names)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.random_state)
+        seed, device = self.random_state, self.backbone.device
+        with Randomness(seed, seed, device) as randomness:
             groups = self._build()
-            plan = self._noisy().plan
+            plan = self.noisy.plan
             shape = plan.map_shape(plan.blocks[-1])
-            self.head_ = self.head(shape, len(self.classes_)).to(self.backbone.device)
-        groups.append({"params": list(self.head_.parameters()), "lr": self.learning_rate})
-        self.parameters_ = sum(weight.numel() for one in groups for weight in one["params"])
-        self._optimize(source, validation, groups)
+            self.head_ = self.head(shape, len(self.classes_)).to(device)
+            self.module_ = Through(self.head_, self._trained(), self._map)
+            groups.append({"params": list(self.head_.parameters()), "lr": self.learning_rate})
+            self.parameters_ = sum(weight.numel() for one in groups for weight in one["params"])
+            self._optimize(source, validation, groups, randomness)
         return self
 
     def _check(self) -> None:
@@ -202,61 +283,40 @@ class BackboneClassifier(ABC):
         if not hasattr(self, "head_"):
             raise SpecError(f"this {type(self).__name__} is not trained yet; call fit first")
 
-    def _optimize(self, source: Source, validation: Source | None, groups: list[dict]) -> None:
-        optimizer = OPTIMIZERS[self.optimizer](groups, weight_decay=self.weight_decay)
-        steps = len(self._spans(len(source), training=True))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, partial(SCHEDULES[self.schedule], steps=steps, epochs=self.epochs)
-        )
-        rng = np.random.default_rng(self.random_state)
-        self.history_, self.best_epoch_ = [], 0
-        best, kept = -1.0, None
-        hide = None if self.progress is None else not self.progress
-        for epoch in range(1, self.epochs + 1):
-            began = time.monotonic()
-            loss = self._epoch(source, optimizer, schedule, rng, epoch, hide)
-            entry = {"epoch": epoch, "loss": loss}
-            self._settle(source, rng)
-            if validation is not None:
-                entry["validation"] = self.score(validation)
-            entry["seconds"] = round(time.monotonic() - began, 3)
-            self.history_.append(entry)
-            if validation is None or entry["validation"] > best:
-                self.best_epoch_ = epoch
-            if validation is not None and entry["validation"] > best:
-                best, kept = entry["validation"], self._state()
-            if self.patience is not None and epoch - self.best_epoch_ >= self.patience:
-                break
-        if kept is not None:
-            self._restore(kept)
+    def _optimize(
+        self, source: Source, validation: Source | None, groups: list[dict], randomness: Randomness
+    ) -> None:
+        training = Pictures(self, source)
+        how = Training(
+            self.optimizer, self.learning_rate, self.weight_decay, 0.0, SCHEDULES[self.schedule],
+            self.epochs, self.batch_size, self.patience, progress=self.progress,
+            checkpoint=self.checkpoint, keep_best=True,
+        )  # fmt: skip
+        try:
+            self.history_, self.best_epoch_ = train(
+                self.module_, CROSS_ENTROPY, training, how, randomness,
+                validation=None if validation is None else Pictures(self, validation),
+                groups=groups, settle=partial(self._settle, training),
+                about=self._about(source, validation), name=type(self).__name__, unit="img",
+            )  # fmt: skip
+        except Diverged as error:
+            raise NumericsError(
+                f"{error}; or load the model in float32, if it is in half precision"
+            ) from error
 
-    def _epoch(self, source, optimizer, schedule, rng, epoch: int, hide: bool | None) -> float:
-        """One pass over the pictures; the mean loss."""
-        order = rng.permutation(len(source))
-        noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-        shuffled = source.take(order)
-        spans = self._spans(len(order), training=True)
-        total = count = 0
-        with tqdm(total=len(order), desc=f"epoch {epoch}", unit="img", disable=hide) as bar:
-            for ids, pixels, targets in self._batches(shuffled, spans):
-                x = self._noisy().noisy(self._augmented(pixels, rng), ids, noise)
-                loss = F.cross_entropy(self._logits(x, training=True), targets)
-                if not torch.isfinite(loss):
-                    raise NumericsError(
-                        f"the loss is {loss.item()} in epoch {epoch}; lower the learning rate, or "
-                        "load the model in float32"
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total, count = total + loss.item() * len(ids), count + len(ids)
-                bar.update(len(ids))
-                bar.set_postfix(loss=f"{total / count:.3f}")
-        return total / count
+    def _about(self, source: Source, validation: Source | None) -> dict[str, Any]:
+        """What a checkpoint has to agree with: model, spec, pictures, seed, augmentation."""
+        if self.checkpoint is None:
+            return {}
+        spec = self.noisy.plan.spec
+        pictures = [None if one is None else one.content() for one in (source, validation)]
+        return {
+            "model": self.backbone.fingerprint, "spec": spec.to_dict(), "pictures": pictures,
+            "flip": self.flip, "shift": self.shift, "random_state": self.random_state,
+        }  # fmt: skip
 
     @torch.no_grad()
-    def _settle(self, source: Source, rng: np.random.Generator) -> None:
+    def _settle(self, training: Pictures, rng: np.random.Generator) -> None:
         """Give every BatchNorm the moments of the weights as they are now.
 
         The running ones lag by tens of steps, which would bias short trainings and the choice
@@ -264,8 +324,7 @@ class BackboneClassifier(ABC):
         """
         norms = [
             module
-            for part in self._modules().values()
-            for module in part.modules()
+            for module in self.module_.modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
         ]
         if not norms:
@@ -274,27 +333,18 @@ class BackboneClassifier(ABC):
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over batches
-        few = source.take(rng.permutation(len(source))[: SETTLING * self.batch_size])
-        noise = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-        for ids, pixels, _ in self._batches(few, self._spans(len(few), training=True)):
-            x = self._noisy().noisy(self._augmented(pixels, rng), ids, noise)
-            self._logits(x, training=True)
+        for (x,), _ in training.shuffled(rng, SETTLING * self.batch_size):
+            self.module_(x)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
     def predict_proba(self, source: Source) -> np.ndarray:
         """(N, K) probabilities of pictures."""
-        self._check_trained()
-        found = []
-        with torch.no_grad():
-            for ids, pixels, _ in self._batches(source, self._spans(len(source))):
-                x = self._noisy().noisy(pixels, ids)
-                found.append(self._logits(x, training=False).softmax(1).cpu())
-        return torch.cat(found).numpy()
+        return torch.from_numpy(self._logits(source)).softmax(1).numpy()
 
     def predict(self, source: Source) -> np.ndarray:
         """(N,) class indices, into `classes_`."""
-        return self.predict_proba(source).argmax(1)
+        return self._logits(source).argmax(1)
 
     def score(self, source: Source) -> float:
         """Accuracy in [0, 1]."""
@@ -302,37 +352,20 @@ class BackboneClassifier(ABC):
         _check_labels(source, classes=self.classes_)
         return float((self.predict(source) == source.labels).mean())
 
-    def _logits(self, x: torch.Tensor, training: bool) -> torch.Tensor:
-        self.head_.train(training)
-        for name, module in self._trained().items():
-            module.train(training and name != "denoiser")  # no dropout of its own
-        return self.head_(self._map(x).float())
+    @torch.no_grad()
+    def _logits(self, source: Source) -> np.ndarray:
+        """(N, K), each picture with its own noise."""
+        self._check_trained()
+        module = self.module_.eval()
+        return np.concatenate(
+            [module(x).cpu().numpy() for (x,), _ in Pictures(self, source).ordered()]
+        )
 
     def _spec(self, blocks: tuple[str, ...]) -> ExtractSpec:
         return ExtractSpec((self.t,), blocks, seed=self.random_state, **(self.options or {}))
 
-    def _spans(self, count: int, training: bool = False) -> list[tuple[int, int]]:
-        """Batches; in training none of one picture, whose variance BatchNorm would divide by."""
-        size = self.batch_size
-        spans = [(start, min(start + size, count)) for start in range(0, count, size)]
-        if training and len(spans) > 1 and spans[-1][1] - spans[-1][0] == 1:
-            spans = [*spans[:-2], (spans[-2][0], count)]
-        return spans
-
-    def _batches(self, source: Source, spans) -> Iterator[tuple[list[str], torch.Tensor, Any]]:
-        """(ids, pixels uint8, class indices on the device) of each span."""
-        spec, plan = self._noisy().plan.spec, self._noisy().plan
-        loaded = load_batches(
-            source, spans, plan.size, spec.fit, spec.resample, self.workers, mirror=spec.mirror
-        )
-        for batch in loaded:
-            targets = source.labels[batch.indices] if source.labels is not None else []
-            ids = [source.ids[index] for index in batch.indices]
-            targets = torch.as_tensor(np.asarray(targets, np.int64))
-            yield ids, torch.from_numpy(batch.pixels), targets.to(self.backbone.device)
-
-    def _augmented(self, pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Mirrored and shifted pictures."""
+    def augmented(self, pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Mirrored and shifted pictures, (N, 3, H, W) uint8."""
         if self.flip:
             mirrored = torch.from_numpy(rng.random(len(pixels)) < 0.5)
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
@@ -344,19 +377,6 @@ class BackboneClassifier(ABC):
         return torch.stack(
             [w[:, y : y + height, x : x + width] for w, (y, x) in zip(wide, corners, strict=True)]
         )
-
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"head": self.head_, **self._trained()}
-
-    def _state(self) -> dict[str, dict[str, torch.Tensor]]:
-        return {
-            name: {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
-            for name, module in self._modules().items()
-        }
-
-    def _restore(self, state: dict[str, dict[str, torch.Tensor]]) -> None:
-        for name, module in self._modules().items():
-            module.load_state_dict(state[name])
 
 
 def _check_labels(

@@ -190,7 +190,8 @@ class DifFeed(BackboneClassifier):
     def _trained(self) -> dict[str, nn.Module]:
         return {"feedback": self.feedback_}
 
-    def _noisy(self) -> NoisyFeatures:
+    @property
+    def noisy(self) -> NoisyFeatures:
         return self._second
 
     def _map(self, x: torch.Tensor) -> torch.Tensor:

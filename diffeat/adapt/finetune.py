@@ -145,7 +145,8 @@ class FineTuning(BackboneClassifier):
     def _trained(self) -> dict[str, nn.Module]:
         return {"denoiser": self.backbone_.denoiser}
 
-    def _noisy(self) -> NoisyFeatures:
+    @property
+    def noisy(self) -> NoisyFeatures:
         return self._features
 
     def _map(self, x: torch.Tensor) -> torch.Tensor:

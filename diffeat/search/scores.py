@@ -251,8 +251,10 @@ def score_of(
 
 def standardised(X: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     """Arrays (…, D) shifted and scaled so that X has mean 0 and variance 1; constants to 0."""
+    from probes.standardise import varies
+
     mean, scale = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
-    scale = np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, np.inf)
+    scale = np.where(varies(scale, mean), scale, np.inf)
     mean, factor = mean.astype(np.float32), (1 / scale).astype(np.float32)
     return [(array - mean) * factor for array in (X, *others)]
 
@@ -261,7 +263,7 @@ def _votes(
     X: np.ndarray, y: np.ndarray, Xt: np.ndarray, yt: np.ndarray, ks: Sequence[int], device: str
 ) -> list[float]:
     """Accuracies of k-NN for several ascending k, from one pass over the similarities."""
-    from probes.arrays import Rows
+    from probes.lazy import Rows
     from probes.neighbours import nearest
 
     X, Xt = standardised(X, Xt)

@@ -21,33 +21,6 @@ SAMPLE = 64
 """Pictures with equal ids that are compared."""
 
 
-class Stacked:
-    """(N1 + N2, …) rows of several data sets, read by slices."""
-
-    def __init__(self, parts: Sequence[Any]):
-        if len({tuple(part.shape[1:]) for part in parts}) != 1:
-            raise SpecError(f"features of different shapes: {[part.shape for part in parts]}")
-        self.parts = parts
-        self.shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop, step = rows.indices(len(self))
-        if step != 1:
-            raise IndexError("only whole runs of rows can be read")
-        found = []
-        for part in self.parts:
-            if start < part.shape[0] and stop > 0:
-                found.append(part[max(start, 0) : min(stop, part.shape[0])])
-            start, stop = start - part.shape[0], stop - part.shape[0]
-        return np.concatenate(found) if found else self.parts[0][:0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
-
-
 def task_from_store(
     store: FeatureStore,
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
@@ -89,6 +62,8 @@ def task_from_store(
         _check_pair(store, test)
 
     def read(block: str, t: float) -> Any:
+        from probes.lazy import Stacked
+
         found = [one[block, t] for one in stores]
         return found[0] if test is None else Stacked(found)
 

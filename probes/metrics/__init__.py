@@ -1,5 +1,29 @@
-"""What representations have in common, by (N, D) features of the same pictures."""
+"""What predictions are worth, and what representations have in common."""
 
+from probes.metrics.classification import (
+    Accuracy,
+    ConfusionMatrix,
+    MeanIoU,
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    jaccard_score,
+    precision_score,
+    recall_score,
+)
+from probes.metrics.ranking import (
+    MeanAveragePrecision,
+    average_precision_score,
+    mean_average_precision,
+)
+from probes.metrics.regression import (
+    MeanAbsoluteError,
+    MeanSquaredError,
+    R2Score,
+    mean_absolute_error,
+    mean_squared_error,
+    r2_score,
+)
 from probes.metrics.representations import (
     alignment,
     cknna,
@@ -9,4 +33,29 @@ from probes.metrics.representations import (
     uniformity,
 )
 
-__all__ = ["alignment", "cknna", "cknna_public", "linear_cka", "mutual_knn", "uniformity"]
+__all__ = [
+    "Accuracy",
+    "ConfusionMatrix",
+    "MeanAbsoluteError",
+    "MeanAveragePrecision",
+    "MeanIoU",
+    "MeanSquaredError",
+    "R2Score",
+    "accuracy_score",
+    "alignment",
+    "average_precision_score",
+    "cknna",
+    "cknna_public",
+    "confusion_matrix",
+    "f1_score",
+    "jaccard_score",
+    "linear_cka",
+    "mean_absolute_error",
+    "mean_average_precision",
+    "mean_squared_error",
+    "mutual_knn",
+    "precision_score",
+    "r2_score",
+    "recall_score",
+    "uniformity",
+]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from probes.arrays import Rows
+from probes.lazy import Rows
 from probes.neighbours import nearest
 
 BLOCK = 1024

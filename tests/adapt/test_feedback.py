@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import diffeat
 from diffeat.adapt import DifFeed, feedback_links
+from diffeat.adapt.classifier import Pictures
 from diffeat.adapt.feedback import PROTOCOL
 from diffeat.errors import SpecError
 
@@ -120,18 +121,19 @@ def test_the_published_protocol(backbone_of, training, monkeypatch):
     """SGD 1e-2 without momentum or decay, batch 16, ×.1 every 7 of 28 epochs."""
     model, rates = DifFeed(backbone_of("pixel"), "up.1", 20, **PROTOCOL), []
 
-    def epoch(source, optimizer, schedule, *_):
-        assert type(optimizer) is torch.optim.SGD
-        for first, last in model._spans(len(source), training=True):
-            assert last - first <= 16
-            (kind,) = {(g["lr"], g["momentum"], g["weight_decay"]) for g in optimizer.param_groups}
-            rates.append(kind)
-            optimizer.step()
-            schedule.step()
-        return 0.0
+    def batches(self, rng):
+        for first in range(0, len(training), 16):
+            y = training.labels[first : first + 16]
+            yield [torch.zeros(len(y), 4, 2, 2)], torch.from_numpy(y)
 
-    monkeypatch.setattr(model, "_epoch", epoch)
+    def step(self, closure=None):
+        (kind,) = {(g["lr"], g["momentum"], g["weight_decay"]) for g in self.param_groups}
+        rates.append(kind)
+
+    monkeypatch.setattr(Pictures, "shuffled", batches)
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
     monkeypatch.setattr(model, "_settle", lambda *_: None)
+    monkeypatch.setattr(model, "_map", lambda x: torch.zeros(len(x), *model_shape(model)))
     model.fit(training)
     wanted = [1e-2 * 0.1 ** (epoch // 7) for epoch in range(28) for _ in range(2)]
     assert [rate for rate, *_ in rates] == pytest.approx(wanted)  # 25 pictures are 16 and 9
@@ -148,6 +150,11 @@ def test_the_published_protocol(backbone_of, training, monkeypatch):
 def test_unknown_ways_of_training(given, message, backbone_of, training):
     with pytest.raises(SpecError, match=message):
         DifFeed(backbone_of("pixel"), "up.1", 20, **given).fit(training)
+
+
+def model_shape(model) -> tuple[int, ...]:
+    plan = model.noisy.plan
+    return plan.map_shape(plan.blocks[-1])
 
 
 def test_no_u_net(backbone_of):

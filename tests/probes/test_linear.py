@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-import probes.arrays
+import probes.lazy
 import probes.tables
 from probes import LinearProbe
 from tests.versions import wants
@@ -160,7 +160,7 @@ class TestInputs:
     @pytest.mark.parametrize("widest", [2048, 8], ids=["gram", "without a Gram matrix"])
     def test_a_large_file_is_read_in_pieces(self, digits, widest, tmp_path, monkeypatch):
         X, y, Xt, yt = digits
-        monkeypatch.setattr(probes.arrays, "CHUNK_BYTES", 4 * X.shape[1] * 100)
+        monkeypatch.setattr(probes.lazy, "CHUNK_BYTES", 4 * X.shape[1] * 100)
         monkeypatch.setattr(probes.tables, "WIDEST", widest)
         expected = LinearProbe(C=0.01, tol=1e-6).fit(X.astype(np.float32), y)
         sizes, read = [], h5py.Dataset.__getitem__

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import probes.arrays
+import probes.lazy
 import probes.many
 import probes.tables
 from probes import LinearProbe

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-import probes.arrays
+import probes.lazy
 from probes.ridge import RidgeProbe
 
 
@@ -75,8 +75,9 @@ class TestSolution:
     @pytest.mark.parametrize("kind", ["h5", "h5-half", "torch", "float32"])
     def test_containers_in_pieces(self, digits, n, kind, tmp_path, monkeypatch):
         X, y, Xt, yt = digits
-        monkeypatch.setattr(probes.arrays, "CHUNK_BYTES", 5000)
+        monkeypatch.setattr(probes.lazy, "CHUNK_BYTES", 5000)
         monkeypatch.setattr("probes.ridge.CHUNK_BYTES", 5000)
+        monkeypatch.setattr("probes.grams.CHUNK_BYTES", 5000)
         precise = np.float16 if kind == "h5-half" else np.float32
         X, Xt = X[:n].astype(precise), Xt.astype(precise)
         expected = reference(100.0).fit(X.astype(np.float64), y[:n])

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from probes import BatchNormProbe, MLPProbe
-from probes.arrays import Rows
 from probes.batches import Batches, moments
 from probes.held_out import stratified
-from probes.training import LARS, mirror, rate
+from probes.lazy import Rows
+from probes.optimizers import LARS, SCHEDULES
+from probes.training import mirror
 
 CPU = torch.device("cpu")
 
@@ -30,7 +31,7 @@ def blobs():
 
 class TestSchedules:
     def test_step_divides_by_ten_each_7_of_28_epochs(self):
-        found = [rate("step", epoch, 28) for epoch in range(28)]
+        found = [SCHEDULES["step"](epoch, 1, 28) for epoch in range(28)]
         np.testing.assert_allclose(found, np.repeat([1, 0.1, 0.01, 0.001], 7))
 
     def test_cosine_is_that_of_torch(self):
@@ -38,9 +39,37 @@ class TestSchedules:
         optimizer = torch.optim.SGD([weight], lr=0.3)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 15)
         for epoch in range(15):
-            assert 0.3 * rate("cosine", epoch, 15) == pytest.approx(scheduler.get_last_lr()[0])
+            assert 0.3 * SCHEDULES["cosine"](epoch, 1, 15) == pytest.approx(
+                scheduler.get_last_lr()[0]
+            )
             optimizer.step()
             scheduler.step()
+
+    def test_a_schedule_by_step_is_that_of_torch(self, blobs):
+        """3 epochs of 4 steps, as an optimizer meets them."""
+        weight = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=0.3)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+        expected = []
+        for _ in range(12):
+            expected.append(scheduler.get_last_lr()[0])
+            optimizer.step()
+            scheduler.step()
+        X, y, *_ = blobs
+        rates = []
+
+        class Watching(torch.optim.SGD):
+            def step(self, closure=None):
+                rates.append(self.param_groups[0]["lr"])
+                return super().step(closure)
+
+        options = {"learning_rate": 0.3, "schedule": "cosine-by-step", "optimizer": "sgd"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("probes.optimizers.OPTIMIZERS", {"sgd": Watching})
+            head = MLPProbe(hidden=(), epochs=3, batch_size=100, **options).fit(X, y)
+        assert rates == pytest.approx(expected)
+        found = [seen["learning_rate"] for seen in head.history_]
+        assert found == pytest.approx(expected[::4])
 
     def test_the_history_holds_the_rates(self, blobs):
         X, y, *_ = blobs
@@ -256,6 +285,33 @@ class TestReading:
         np.testing.assert_allclose(mean, expected.mean((0, 2, 3)), rtol=1e-6)
         spread = expected.std((0, 2, 3))
         np.testing.assert_allclose(deviation, [spread[0], 1, spread[2]], rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("shape", "dtype"),
+        [((), "int64"), ((3,), "int64"), ((2,), "float32"), ((4, 5), "int64"), ((6, 2), "float32")],
+        ids=["labels", "several labels", "numbers", "maps", "points"],
+    )
+    @pytest.mark.parametrize("memory_rows", [0, 100, 10**6])
+    def test_targets_of_any_kind_are_read_with_their_rows(
+        self, shape, dtype, memory_rows, tmp_path
+    ):
+        values = np.arange(600, dtype=np.float32).reshape(300, 2)
+        y = np.arange(300 * math.prod(shape)).reshape(300, *shape) % 7
+        with h5py.File(tmp_path / "y.h5", "w") as file:
+            stored = file.create_dataset("y", data=y.astype(np.uint8))
+            for targets in (stored, torch.from_numpy(y), y):
+                batches = Batches(
+                    [Rows(Counted(values))], Rows(targets, "y", dtype), np.arange(0, 300, 2), 8,
+                    memory_rows * (8 + 4 * math.prod(shape)), CPU,
+                )  # fmt: skip
+                for epoch in (batches.ordered(), batches.shuffled(np.random.default_rng(0))):
+                    seen = []
+                    for (x,), found in epoch:
+                        rows = (x[:, 0] / 2).long().numpy()
+                        assert found.numpy().dtype == dtype
+                        np.testing.assert_array_equal(found, y[rows])
+                        seen += rows.tolist()
+                    assert sorted(seen) == list(range(0, 300, 2))
 
     def test_memory_of_a_fit_from_a_file_is_bounded(self, tmp_path):
         N, D = 16000, 512  # 32 MiB

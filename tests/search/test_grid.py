@@ -24,7 +24,7 @@ from diffeat.search import (
     split_by_hash,
 )
 from diffeat.search.grid import groups_within
-from diffeat.search.stored import Stacked, task_from_store
+from diffeat.search.stored import task_from_store
 from diffeat.search.tasks import SLAB_BYTES
 from tests.search.common import BEST, CLASSES, arrays_of, labels_of, task_of, write_store
 
@@ -91,13 +91,6 @@ class TestMemory:
         np.testing.assert_array_equal(X, data.values[rows].reshape(rows.sum(), -1))
         assert X.dtype == np.float32
         assert data.most <= SLAB_BYTES / 2 < data.values.nbytes  # two bytes each, four in a slab
-
-    def test_stacked_files_read_like_one(self):
-        parts = [np.arange(10).reshape(5, 2), np.arange(10, 16).reshape(3, 2)]
-        stacked, whole = Stacked(parts), np.concatenate(parts)
-        for start in range(9):
-            for stop in range(start, 10):
-                np.testing.assert_array_equal(stacked[start:stop], whole[start:stop])
 
 
 class TestScores:

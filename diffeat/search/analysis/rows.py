@@ -13,7 +13,7 @@ from diffeat.images import ArraySource, Source, look, rule_of
 from diffeat.noise import format_t
 from diffeat.search.duplicates import LEFT_OUT, without_copies
 from diffeat.store import FeatureStore, seen_in
-from probes.arrays import Rows
+from probes.lazy import Rows
 
 JOINED = " + "
 """Between the names of what a file was joined from."""
