@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from diffeat.coords import FITS
 from diffeat.errors import SpecError, nearest
 from diffeat.hashing import fingerprint
-from diffeat.images.decode import FITS, RESAMPLING
+from diffeat.images.decode import RESAMPLING
 from diffeat.noise import NOISES, Level
 
 DTYPES = ("float16", "float32", "bfloat16", "int8")

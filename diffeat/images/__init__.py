@@ -1,16 +1,14 @@
 """Where pictures come from and how they become pixels."""
 
+from diffeat.coords import FITS, content_box, native_size, real_mask
 from diffeat.images.ahead import ahead
 from diffeat.images.captions import captions_for, read_captions
 from diffeat.images.decode import (
-    FITS,
     RESAMPLING,
-    content_box,
     decode,
+    fit_and_place,
     fit_native,
     fit_picture,
-    native_size,
-    real_mask,
     to_rgb,
 )
 from diffeat.images.digests import STAT, Seen, look
@@ -39,6 +37,7 @@ __all__ = [
     "check_on_error",
     "content_box",
     "decode",
+    "fit_and_place",
     "fit_native",
     "fit_picture",
     "left_out_text",
