@@ -48,6 +48,7 @@ def info(file: Path, as_json: bool) -> None:
             "compression": store.compression,
             "fingerprint": store.fingerprint,
             "skipped": store.skipped,
+            "placements": store.sizes is not None and store.placements is not None,
             "features": rows,
         }
     if as_json:
@@ -70,6 +71,8 @@ def info(file: Path, as_json: bool) -> None:
     if made:
         click.echo("  made by   " + ", ".join(f"{k}={v}" for k, v in made.items()))
     click.echo(f"  stored    compression={facts['compression']}")
+    if not facts["placements"]:
+        click.echo("  placed    not known: made without /sizes and /placements, as before 0.7")
     for name, reason in list(facts["skipped"].items())[:10]:
         click.echo(f"  skipped   {name}: {reason}")
     width = max(14, *(len(row["block"]) for row in rows))

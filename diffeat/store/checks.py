@@ -75,9 +75,9 @@ def _verify_boxes(store: FeatureStore) -> list[str]:
 
 
 def _verify_pictures(store: FeatureStore) -> list[str]:
-    """What is wrong with the digests and stats of the pictures, where there are any."""
-    problems = []
-    for name in ("digests", "file_stats"):
+    """What is wrong with sizes, placements, digests and stats of the pictures, if there are any."""
+    problems, known = [], {}
+    for name in ("sizes", "placements", "digests", "file_stats"):
         try:
             found = getattr(store, name)
         except StoreError as error:
@@ -85,6 +85,19 @@ def _verify_pictures(store: FeatureStore) -> list[str]:
             continue
         if found is not None and (changed := _verify_list(store.file[name])):
             problems.append(f"{name}: {changed}")
+        known[name] = found
+    return problems + _verify_placements(known.get("sizes"), known.get("placements"))
+
+
+def _verify_placements(sizes: np.ndarray | None, placements: np.ndarray | None) -> list[str]:
+    """What no fit of a picture can be."""
+    problems = []
+    if sizes is not None and not (sizes >= 1).all():
+        problems.append("sizes: a picture without pixels")
+    if placements is not None:
+        sx, _, sy, _ = placements.T
+        if not np.isfinite(placements).all() or (sx == 0).any() or (sy <= 0).any():
+            problems.append("placements: expected finite numbers, sx other than 0, sy above 0")
     return problems
 
 

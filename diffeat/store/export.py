@@ -38,8 +38,9 @@ def export(
 ) -> Path:
     """Write features as .npz or .zarr; what is in memory does not grow with them.
 
-    Both hold features/<block>/t<t>, ids, labels with class_names, boxes, skipped ids and
-    reasons (where there are any) and spec, model and pictures as JSON.
+    Both hold features/<block>/t<t>, ids, labels with class_names, boxes, sizes,
+    placements, digests, skipped ids and reasons (where there are any) and spec, model and
+    pictures as JSON.
 
     Args:
         store: the feature file.
@@ -143,7 +144,8 @@ def _attrs(data) -> dict[str, Any]:
 
 def _small(store: FeatureStore) -> dict[str, Any]:
     """Arrays of numbers beside the features; texts are apart."""
-    found = {"labels": store.labels, "boxes": store.boxes, "digests": store.digests}
+    names = ("labels", "boxes", "sizes", "placements", "digests")
+    found = {name: getattr(store, name) for name in names}
     return {name: values for name, values in found.items() if values is not None}
 
 

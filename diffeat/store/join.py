@@ -33,7 +33,7 @@ from diffeat.store.view import QuantizedView
 OTHER = ("timesteps", "blocks", "number of pictures", "pictures", "captions or embeddings",
          "reading", MODEL_CLASSES)  # fmt: skip
 """Fields of a request in which files may differ that are joined."""
-KEPT = ("digests", "file_stats")
+KEPT = ("sizes", "placements", "digests", "file_stats")
 """Data sets that a joined file has where all files have them."""
 
 
@@ -143,6 +143,7 @@ def _beside(stores: list[FeatureStore]) -> _Plan:
             "class names": lambda s: s.class_names,
             "boxes": lambda s: None if s.boxes is None else s.boxes.tolist(),
             "the pictures' contents": _contents,
+            "the pictures' sizes": lambda s: _Sizes(None if s.sizes is None else s.sizes.tolist()),
             "captions or embeddings": lambda s: s.pictures.get("conditions"),
             "the model's classes": _model_classes,
         }
@@ -301,6 +302,12 @@ class _Contents(NamedTuple):
     fingerprint: str
 
 
+class _Sizes(NamedTuple):
+    """(H, W) of the pictures; None in older files, which can be compared with nothing."""
+
+    sizes: list | None
+
+
 def _contents(store: FeatureStore) -> _Contents:
     return _Contents(rule_of(store.pictures), store.pictures["fingerprint"])
 
@@ -308,6 +315,8 @@ def _contents(store: FeatureStore) -> _Contents:
 def _agree(one: Any, other: Any) -> bool:
     if isinstance(one, _Contents) and one.rule != other.rule:
         return True  # as far as can be told, which is said
+    if isinstance(one, _Sizes) and None in (one.sizes, other.sizes):
+        return True
     return one == other
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from diffeat.coords import Placement
 from diffeat.errors import SpecError, StoreError, nearest
 from diffeat.noise import format_t, plain_t
 from diffeat.specs import ExtractSpec
@@ -129,21 +130,50 @@ class FeatureStore:
             return self.file["boxes"][:]
 
     @cached_property
+    def sizes(self) -> np.ndarray | None:
+        """(N, 2) int32, H, W in pixels of each picture as decoded and upright; None in older
+        files."""
+        return self._picture_column("sizes")
+
+    @cached_property
+    def placements(self) -> np.ndarray | None:
+        """(N, 4) float64, sx, tx, sy, ty of each input (`diffeat.coords`); None in older files."""
+        return self._picture_column("placements")
+
+    def placement(self, row: int) -> Placement:
+        """Where the input of one row lies in its picture.
+
+        Raises:
+            StoreError: the file is from before 0.7, which did not note it.
+        """
+        if self.sizes is None or self.placements is None:
+            raise StoreError(
+                f"{self.path}: where inputs lie in their pictures (/sizes, /placements) is not "
+                "known, as in files from before 0.7; extract it again (--overwrite)"
+            )
+        numbers, picture = self.placements[row], self.sizes[row]
+        # with fit "native" each input has a size of its own and shows the whole picture
+        size = self.spec.size or np.rint(picture * np.abs(numbers[[2, 0]]))
+        return Placement.of_numbers(numbers, size, picture)
+
+    @cached_property
     def digests(self) -> np.ndarray | None:
         """(N, 16) uint8, BLAKE2b-128 of each picture's own bytes; None in older files."""
-        return self._picture_column("digests", "uint8")
+        return self._picture_column("digests")
 
     @cached_property
     def file_stats(self) -> np.ndarray | None:
         """(N, 4) int64, stat of each picture's file (`diffeat.images.STAT`), zeros if unknown."""
-        return self._picture_column("file_stats", "int64")
+        return self._picture_column("file_stats")
 
-    def _picture_column(self, name: str, dtype: str) -> np.ndarray | None:
+    def _picture_column(self, name: str) -> np.ndarray | None:
+        shape, dtype = PICTURE_COLUMNS[name]
         with damage_explained(self.path, name):
             if name not in self.file:
                 return None
             data = self.file[name]
-            check_numbers(data, name, "iu", (len(self), *PICTURE_COLUMNS[name][0]))
+            kinds = "f" if dtype.startswith("float") else "iu"
+            check_numbers(data, name, kinds, (len(self), *shape))
             if data.dtype != np.dtype(dtype):
                 raise TypeError(f"{name} has type {data.dtype}; expected {dtype}")
             return data[:]

@@ -25,6 +25,8 @@ from diffeat.store.safety import damage_explained, read_text
 DTYPES = ("float16", "float32", "int32", "int8")
 PICTURE_COLUMNS = {
     "boxes": ((4,), "int32"),
+    "sizes": ((2,), "int32"),
+    "placements": ((4,), "float64"),
     "digests": ((16,), "uint8"),
     "file_stats": ((4,), "int64"),
 }
@@ -209,7 +211,7 @@ class Note:
                 check_column(column)
             if len({column.name for column in columns}) < len(columns):
                 raise ValueError("two columns of one name")
-            if all(column.name == "boxes" for column in columns):
+            if all(column.name in PICTURE_COLUMNS for column in columns):
                 raise ValueError("no features")
         names = values.get("class_names", [])
         if not isinstance(names, list) or not all(
@@ -297,6 +299,21 @@ def read_how(path: str | Path, request: Request | None = None) -> dict[str, Any]
     except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
         pass
     return {}
+
+
+def begun_columns(path: str | Path, request: Request) -> frozenset[str] | None:
+    """Names of the data sets of unfinished parts of `path` made by this request.
+
+    None where no shard of it is there: then nothing is begun.
+    """
+    folder = parts_of(Path(path))
+    try:
+        note = Note.read(folder) if any(folder.glob("shard-*.h5")) else None
+    except DiffeatError:  # whoever goes on from the parts will say what is wrong with them
+        return None
+    if note is None or note.request.fingerprint != request.fingerprint:
+        return None
+    return frozenset(column.name for column in note.columns or ())
 
 
 def noted_pictures(path: str | Path) -> dict[str, Any] | None:
