@@ -154,7 +154,7 @@ class Placement:
         u, v = self.to_input(points).T
         (rows, columns), (height, width) = self.picture_size, self.input_size
         sides = ((x, columns), (y, rows), (u, width), (v, height))
-        inside = [(-0.5 - EDGE <= at) & (at <= side - 0.5 + EDGE) for at, side in sides]
+        inside = [(at >= -0.5 - EDGE) & (at <= side - 0.5 + EDGE) for at, side in sides]
         return np.logical_and.reduce(inside)
 
     def view(self, top: int, left: int, size: Size, mirrored: bool = False) -> Placement:

@@ -8,6 +8,7 @@ from probes.difformer import DifFormerProbe
 from probes.knn import KNNProbe
 from probes.linear import LinearProbe
 from probes.many import ManyLogistic
+from probes.maps import Maps
 from probes.mlp import MLPProbe
 from probes.noise_conditional import NoiseConditionalProbe
 from probes.presets import PRESETS, preset
@@ -25,6 +26,7 @@ __all__ = [
     "MLPProbe",
     "ManyLogistic",
     "ManyRidge",
+    "Maps",
     "NoiseConditionalProbe",
     "RidgeProbe",
     "preset",

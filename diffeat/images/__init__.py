@@ -14,6 +14,7 @@ from diffeat.images.decode import (
 from diffeat.images.digests import STAT, Seen, look
 from diffeat.images.huggingface import HubSource
 from diffeat.images.loader import PictureBatch, check_on_error, load_batches
+from diffeat.images.masks import move_mask, stored_size, upright_mask
 from diffeat.images.opening import open_source
 from diffeat.images.reading import READING, rule_of
 from diffeat.images.sources import ArraySource, FileSource, Source
@@ -43,11 +44,14 @@ __all__ = [
     "left_out_text",
     "load_batches",
     "look",
+    "move_mask",
     "native_size",
     "nfc",
     "open_source",
     "read_captions",
     "real_mask",
     "rule_of",
+    "stored_size",
     "to_rgb",
+    "upright_mask",
 ]
