@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from diffeat.coords import Placement, Size, from_site, to_picture
+from diffeat.coords import EDGE, Placement, Size, from_site, to_picture
 from diffeat.errors import PictureError, SpecError
 
 TURNS = {
@@ -151,10 +151,14 @@ def move_mask(
 
 
 def _nearest(cells: int, pixels: int, s: float, t: float, length: int) -> np.ndarray:
-    """(cells,) picture pixels in which the centres of one side's cells lie; -1 outside."""
-    x = to_picture(from_site(np.arange(cells), pixels, cells), s, t)
-    found = np.floor(x + 0.5).astype(np.int64)  # pixel i spans i − .5 … i + .5
-    return np.where((found >= 0) & (found < length), found, -1)
+    """(cells,) picture pixels in which the centres of one side's cells lie; -1 outside.
+
+    A centre on the edge of two pixels takes the latter, and one on the picture's edge the
+    outermost, as it counts as inside elsewhere too.
+    """
+    x = to_picture(from_site(np.arange(cells), pixels, cells), s, t) + 0.5  # pixel i: i … i + 1
+    inside = (x >= -EDGE) & (x <= length + EDGE)
+    return np.where(inside, np.clip(np.floor(x + EDGE), 0, length - 1), -1).astype(np.int64)
 
 
 def _holds(dtype: np.dtype, value: int) -> bool:
