@@ -13,6 +13,7 @@ from diffeat.cli.options import comma_list, json_option, option, print_json
 from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.errors import SourceError, SpecError, StoreError
 
+NOT_PLACED = "not known: made without /sizes and /placements, as before 0.7"
 feature_file = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -72,7 +73,7 @@ def info(file: Path, as_json: bool) -> None:
         click.echo("  made by   " + ", ".join(f"{k}={v}" for k, v in made.items()))
     click.echo(f"  stored    compression={facts['compression']}")
     if not facts["placements"]:
-        click.echo("  placed    not known: made without /sizes and /placements, as before 0.7")
+        click.echo(f"  placed    {NOT_PLACED}")
     for name, reason in list(facts["skipped"].items())[:10]:
         click.echo(f"  skipped   {name}: {reason}")
     width = max(14, *(len(row["block"]) for row in rows))
@@ -107,6 +108,7 @@ def _show_progress(file: Path, as_json: bool, thorough: bool) -> bool:
         "spec": note.request.spec,
         "how": note.request.how,
         "fingerprint": note.request.fingerprint,
+        "placements": "placements" in {column.name for column in note.columns},
         "problems": found.problems,
     }
     if as_json:
@@ -128,6 +130,8 @@ def _show_progress(file: Path, as_json: bool, thorough: bool) -> bool:
         ("dtype", spec.get("dtype", "float16")),
     ):
         click.echo(f"  {name:<9} {value}")
+    if not facts["placements"]:
+        click.echo(f"  placed    {NOT_PLACED}")
     then = "diffeat merge" if found.finished == note.count else "the same diffeat extract again"
     click.echo(f"to go on, run {then}" + (f" {file}" if then == "diffeat merge" else ""))
     return not found.problems

@@ -176,6 +176,7 @@ def test_old_files_are_joined_with_each_other(at):
         assert (store.sizes, store.placements) == (None, None)
 
 
-def test_info_says_that_placements_are_not_known(at):
-    answer = CliRunner().invoke(cli, ["info", str(at / "whole.h5")])
+@pytest.mark.parametrize("name", ["whole.h5", "half.h5"])
+def test_info_says_that_placements_are_not_known(name, at):
+    answer = CliRunner().invoke(cli, ["info", str(at / name)])
     assert "placed    not known: made without /sizes and /placements" in answer.output

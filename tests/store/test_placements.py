@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -22,6 +24,7 @@ from diffeat.store import FeatureStore, merge_files, verify
 from diffeat.work import Worker
 from probes import Cells
 
+ROOT = Path(diffeat.__file__).parent.parent
 SIZES = {"a": (45, 70), "b": (33, 20), "c": (32, 32), "d": (130, 67), "e": (6, 90)}
 """(H, W) of the pictures as they are seen; "b" is stored lying down."""
 BY_HAND = {  # sx, tx, sy, ty of a 45×70 picture in 32×32
@@ -110,6 +113,23 @@ def test_maps_of_a_file_lie_where_the_picture_has_its_light(backbone, pictures, 
         opposite, _ = maps.sample(("down.0", 20), [[47, 23]])
         far = np.linalg.norm(elsewhere - opposite, axis=1)
         assert np.linalg.norm(at_lamp - opposite) > 2 * far.max(), fit
+
+
+def test_the_example_of_the_docs(backbone, pictures, tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "conditions.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?placement\(0\).*?)```", text, re.S)
+    asked = diffeat.ExtractSpec((20,), ("down.0",), fit="crop", noise="none")
+    extract(backbone, pictures, tmp_path / "f.h5", asked)
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(example, found)
+    sx, tx, sy, ty = BY_HAND["crop"]
+    np.testing.assert_allclose(found["u"], [[sx * 80.5 + tx - 0.5, sy * 40.5 + ty - 0.5]])
+    assert found["seen"].tolist() == [False]
+    assert found["values"].shape[0] == 1
+    assert found["whole"].shape[1:] == found["shown"].shape == SIZES["a"]
+    columns = np.arange(70)
+    assert (found["shown"] == ((columns >= 12) & (columns < 58))).all()
 
 
 def test_tensors_are_their_own_input(backbone):
