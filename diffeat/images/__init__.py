@@ -7,7 +7,6 @@ from diffeat.images.decode import (
     RESAMPLING,
     decode,
     fit_and_place,
-    fit_native,
     fit_picture,
     to_rgb,
 )
@@ -39,7 +38,6 @@ __all__ = [
     "content_box",
     "decode",
     "fit_and_place",
-    "fit_native",
     "fit_picture",
     "left_out_text",
     "load_batches",

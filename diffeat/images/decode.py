@@ -125,17 +125,6 @@ def _in_srgb(image: Image.Image, profile: bytes, picture: str) -> Image.Image:
         return image
 
 
-def fit_native(
-    image: Image.Image, multiple: int = 1, resample: str = "bicubic", mirror: bool = False
-) -> np.ndarray:
-    """A picture at its own size, rounded by `native_size`, as uint8 of shape (3, H, W).
-
-    Raises:
-        SpecError: unknown `resample`, or a `multiple` below 1.
-    """
-    return fit_picture(image, native_size(image.size, multiple), "native", resample, mirror)
-
-
 def fit_picture(
     image: Image.Image,
     size: tuple[int, int],
