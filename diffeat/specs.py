@@ -289,7 +289,8 @@ def without_cells(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _choices() -> dict[str, Any]:
     """Field → the words that it may hold."""
     # not above: numpy and Pillow would come with every help text
-    from diffeat.images.decode import FITS, RESAMPLING
+    from diffeat.coords import FITS
+    from diffeat.images.decode import RESAMPLING
     from diffeat.noise import NOISES
 
     return {

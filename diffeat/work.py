@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,12 +29,21 @@ from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import PictureBatch, Seen, Source, ahead, load_batches, look
 from diffeat.loading import load_model
 from diffeat.specs import ExtractSpec
-from diffeat.store import Column, Manifest, picture_column, read_how, seen_by
+from diffeat.store import (
+    Column,
+    Manifest,
+    begun_columns,
+    picture_column,
+    read_how,
+    seen_by,
+)
 from diffeat.store.format.columns import WHEN
 from diffeat.store.format.manifest import CLASSES, MODEL_CLASSES
 
 BOXES = "boxes"
 """Data set that says which part of each padded input shows the picture."""
+SIZES, PLACEMENTS = "sizes", "placements"
+"""Data sets that say how large each picture is, and where its input lies in it."""
 DIGESTS, STATS = "digests", "file_stats"
 """Data sets that say what each picture holds, and by which stat its file is known again."""
 Span = tuple[int, int]
@@ -145,19 +155,28 @@ class Worker:
             for block in plan.blocks
             for level in plan.levels
         }
-        self.columns = tuple(self._cells.values())
-        if job.spec.fit == "pad":
-            self.columns += (picture_column(BOXES),)
         if order is None:
             self._seen = look(source, seen_by(job.path, source.ids)) if source.reading > 1 else None
-        else:
-            self._seen = order.seen
-        self.columns += _seen_columns(self._seen)
-        if order is None:
             self.request = request_of(plan, source, prompts, self._seen, self.class_map)
+            self.columns = (*self._cells.values(), *self._picture_columns())
         else:
             _check_same(backbone, order)
+            self._seen, self.columns = order.seen, order.columns
             self.request, self.order = order.request, order
+
+    def _picture_columns(self) -> tuple[Column, ...]:
+        """The data sets of the pictures, as far as unfinished parts have them, which must agree."""
+        job, names = self.job, [BOXES] if self.job.spec.fit == "pad" else []
+        begun = None if job.overwrite else begun_columns(job.path, self.request)
+        if begun is None or {SIZES, PLACEMENTS} <= begun:
+            names += [SIZES, PLACEMENTS]
+        else:
+            warnings.warn(
+                f"{job.path} goes on without /{SIZES} and /{PLACEMENTS}, which its unfinished "
+                "parts lack; --overwrite makes it anew, with them",
+                stacklevel=4,
+            )
+        return (*map(picture_column, names), *_seen_columns(self._seen))
 
     @cached_property
     def extractor(self):
@@ -246,11 +265,13 @@ class Worker:
         if pending is None:
             return {}
         found = {self._cells[key].name: rows.numpy() for key, rows in pending.result().items()}
+        known = {BOXES: batch.boxes, SIZES: batch.sizes, PLACEMENTS: batch.placements}
         if self._seen is not None:
-            found[DIGESTS] = self._seen.digests[batch.indices]
+            known[DIGESTS] = self._seen.digests[batch.indices]
             if self._seen.stats is not None:
-                found[STATS] = self._seen.stats[batch.indices]
-        return {**found, BOXES: batch.boxes} if self.job.spec.fit == "pad" else found
+                known[STATS] = self._seen.stats[batch.indices]
+        wanted = {column.name for column in self.columns}
+        return found | {name: rows for name, rows in known.items() if name in wanted}
 
 
 def _seen_columns(seen: Seen | None) -> tuple[Column, ...]:

@@ -8,6 +8,7 @@ from probes.difformer import DifFormerProbe
 from probes.knn import KNNProbe
 from probes.linear import LinearProbe
 from probes.many import ManyLogistic
+from probes.maps import Maps
 from probes.mlp import MLPProbe
 from probes.multilabel import LinearMultilabelProbe, MLPMultilabelProbe, RidgeMultilabelProbe
 from probes.network import NetworkHead, NetworkProbe
@@ -32,6 +33,7 @@ __all__ = [
     "MLPRegressionProbe",
     "ManyLogistic",
     "ManyRidge",
+    "Maps",
     "NetworkHead",
     "NetworkProbe",
     "NoiseConditionalProbe",

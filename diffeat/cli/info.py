@@ -10,7 +10,7 @@ import click
 
 from diffeat.cli.options import feature_file, json_option, print_json
 from diffeat.cli.outputs import command
-from diffeat.cli.progress import is_unfinished, show_progress
+from diffeat.cli.progress import NOT_PLACED, is_unfinished, show_progress
 
 ALWAYS = ("pool", "size", "fit", "resample", "noise", "ensemble", "seed", "latent", "dtype")
 """Fields of a spec that are shown; others only where they are not the default."""
@@ -41,6 +41,8 @@ def info(file: Path, as_json: bool) -> None:
     if made:
         click.echo("  made by   " + ", ".join(f"{k}={v}" for k, v in made.items()))
     click.echo(f"  stored    compression={facts['compression']}")
+    if not facts["placements"]:
+        click.echo(f"  placed    {NOT_PLACED}")
     for name, reason in list(facts["skipped"].items())[:10]:
         click.echo(f"  skipped   {name}: {reason}")
     _tell_cells(facts["features"])
@@ -67,6 +69,7 @@ def _facts(file: Path) -> dict:
             "compression": store.compression,
             "fingerprint": store.fingerprint,
             "skipped": store.skipped,
+            "placements": store.sizes is not None and store.placements is not None,
             "features": cells,
         }
 

@@ -8,6 +8,8 @@ import click
 
 from diffeat.cli.options import print_json
 
+NOT_PLACED = "not known: made without /sizes and /placements, as before 0.8"
+
 
 def is_unfinished(file: Path) -> bool:
     """Whether parts lie there in place of the file."""
@@ -40,6 +42,8 @@ def show_progress(file: Path, as_json: bool, thorough: bool) -> bool:
         ("dtype", manifest.spec.get("dtype", "float16")),
     ):
         click.echo(f"  {name:<9} {value}")
+    if not _placed(manifest):
+        click.echo(f"  placed    {NOT_PLACED}")
     whole = found.finished == found.manifest.count
     then = f"diffeat merge {file}" if whole else "the same diffeat extract again"
     click.echo(f"to go on, run {then}")
@@ -59,5 +63,10 @@ def _facts(file: Path, found) -> dict:
         "spec": manifest.spec,
         "how": manifest.how,
         "fingerprint": manifest.fingerprint,
+        "placements": _placed(manifest),
         "problems": found.problems,
     }
+
+
+def _placed(manifest) -> bool:
+    return "placements" in {column.name for column in manifest.columns or ()}

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from diffeat.backbones.base import Backbone
+from diffeat.coords import fit_numbers
 from diffeat.errors import PictureError, SpecError
 from diffeat.extraction.batches import Drawn, draw_batch, run_batch, start_batch
 from diffeat.extraction.conditions import PLACEHOLDERS, Conditions, prompts_of
@@ -22,10 +23,8 @@ from diffeat.extraction.views import extractor_for
 from diffeat.images import (
     Source,
     captions_for,
-    content_box,
     decode,
-    fit_native,
-    fit_picture,
+    fit_and_place,
     nfc,
     read_captions,
     to_rgb,
@@ -107,18 +106,26 @@ def extract(
         shape = plan.noise_shape(plan.size)
         noise = explicit_noise(noise, len(images), spec.ensemble, shape)
     values: dict[Key, torch.Tensor] = {}
-    boxes, step = [], extractor.pictures
+    placed, step = [], extractor.pictures
     for start in range(0, len(images), step):
         span = slice(start, start + step)
-        pixels, shown = _pixels(images[span], names[span], plan)
-        boxes += shown
+        pixels, where = _pixels(images[span], names[span], plan)
+        placed += where
         rows = range(len(names))[span]
         eps = None if noise is None else noise[span]
         for key, part in run_batch(extractor, pixels, names[span], rows, eps).items():
             if key not in values:
                 values[key] = torch.empty(len(images), *part.shape[1:], dtype=part.dtype)
             values[key][span] = part
-    return Features(plan, values, np.array(boxes, dtype=np.int32) if boxes else None)
+    boxes, sizes, placements = zip(*placed, strict=True)
+    fitted = not isinstance(images, torch.Tensor)
+    return Features(
+        plan,
+        values,
+        np.array(boxes, np.int32) if fitted else None,
+        np.array(sizes, np.int32),
+        np.array(placements, np.float64),
+    )
 
 
 def _conditions(backbone, spec, names, prompts, labels, embeddings, source=None) -> Conditions:
@@ -204,18 +211,19 @@ def _listed(images) -> list:
 
 
 def _pixels(images, names: list[str], plan: Plan):
-    """Pixels as the extractor takes them, and the box of each that shows the picture."""
+    """Pixels as the extractor takes them, and box, size and placement of each picture."""
     spec = plan.spec
     if isinstance(images, torch.Tensor):
-        return images.flip(3) if spec.mirror else images, []
-    pictures = [_picture(item, name) for item, name in zip(images, names, strict=True)]
-    if plan.size is None:
-        arrays = [fit_native(p, plan.backbone.step, spec.resample, spec.mirror) for p in pictures]
-        return arrays, [(0, 0, *array.shape[1:]) for array in arrays]
-    boxes = [content_box(p.size, plan.size, spec.fit) for p in pictures]
-    how = (plan.size, spec.fit, spec.resample, spec.mirror)
-    fitted = [fit_picture(picture, *how) for picture in pictures]
-    return np.stack(fitted), boxes
+        size = int(images.shape[2]), int(images.shape[3])
+        where = (0, 0, *size), size, fit_numbers(size, size, mirror=spec.mirror)
+        return images.flip(3) if spec.mirror else images, [where] * len(images)
+    how = (plan.size, spec.fit, spec.resample, spec.mirror, plan.backbone.step)
+    fitted = [
+        fit_and_place(_picture(item, name), *how) for item, name in zip(images, names, strict=True)
+    ]
+    arrays = [pixels for pixels, *_ in fitted]
+    where = [tuple(known) for _, *known in fitted]
+    return arrays if plan.size is None else np.stack(arrays), where
 
 
 def _picture(item: Image.Image | str | Path, name: str) -> Image.Image:

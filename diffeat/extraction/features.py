@@ -27,10 +27,21 @@ class Features(Mapping[Key, torch.Tensor]):
         levels: NoiseLevel of every t, in the order of the spec.
         boxes: (N, 4) top, left, height, width in pixels of what shows the picture (the rest is
             padding), where pictures were fitted; None for tensors.
+        sizes: (N, 2) int32; H, W in pixels of each picture as decoded and upright.
+        placements: (N, 4) float64; sx, tx, sy, ty of each input (see `diffeat.coords`). Tensors
+            are their own input.
     """
 
-    def __init__(self, plan: Plan, values: dict[Key, torch.Tensor], boxes: np.ndarray | None):
-        self.blocks, self.levels, self.boxes = plan.blocks, plan.levels, boxes
+    def __init__(
+        self,
+        plan: Plan,
+        values: dict[Key, torch.Tensor],
+        boxes: np.ndarray | None,
+        sizes: np.ndarray,
+        placements: np.ndarray,
+    ):
+        self.blocks, self.levels = plan.blocks, plan.levels
+        self.boxes, self.sizes, self.placements = boxes, sizes, placements
         self._plan, self._values = plan, values
 
     def __getitem__(self, key: tuple[str, Any]) -> torch.Tensor:

@@ -244,6 +244,7 @@ class Plan:
             "channels": block.channels if text else self.map_shape(
                 block, self.size or self.backbone.native_size
             )[0],
+            **({"grid": list(self.pool)} if self.pool and not text else {}),
         }  # fmt: skip
 
     @property

@@ -1,21 +1,19 @@
 """Where pictures come from and how they become pixels."""
 
+from diffeat.coords import FITS, content_box, native_size, real_mask
 from diffeat.images.ahead import ahead
 from diffeat.images.captions import captions_for, read_captions
 from diffeat.images.decode import (
-    FITS,
     RESAMPLING,
-    content_box,
     decode,
-    fit_native,
+    fit_and_place,
     fit_picture,
-    native_size,
-    real_mask,
     to_rgb,
 )
 from diffeat.images.digests import STAT, Seen, look
 from diffeat.images.huggingface import HubSource
 from diffeat.images.loader import PictureBatch, check_on_error, load_batches
+from diffeat.images.masks import move_mask, stored_size, upright_mask
 from diffeat.images.opening import open_source
 from diffeat.images.reading import READING, rule_of
 from diffeat.images.sources import ArraySource, FileSource, Source
@@ -39,16 +37,19 @@ __all__ = [
     "check_on_error",
     "content_box",
     "decode",
-    "fit_native",
+    "fit_and_place",
     "fit_picture",
     "left_out_text",
     "load_batches",
     "look",
+    "move_mask",
     "native_size",
     "nfc",
     "open_source",
     "read_captions",
     "real_mask",
     "rule_of",
+    "stored_size",
     "to_rgb",
+    "upright_mask",
 ]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from diffeat.coords import (
+    box_crop_steps,
+    check_fit,
+    content_box,
+    crop_box,
+    fit_numbers,
+    native_size,
+)
 from diffeat.errors import PictureError, SpecError
 from diffeat.images.colour import CONVERTED, to_srgb
 from diffeat.images.reading import READING
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
-FITS = ("squash", "crop", "box-crop", "pad", "native")
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -118,95 +125,6 @@ def _in_srgb(image: Image.Image, profile: bytes, picture: str) -> Image.Image:
         return image
 
 
-def content_box(
-    original: tuple[int, int], size: tuple[int, int], fit: str
-) -> tuple[int, int, int, int]:
-    """The part of the model's input that shows the picture; the rest of it is black padding.
-
-    Args:
-        original: (width, height) of the upright picture in pixels, as Pillow's `image.size`.
-        size: (H, W) of the model's input in pixels.
-        fit: as in `fit_picture`; only "pad" leaves a part of the input without picture.
-
-    Returns:
-        (top, left, height, width) in pixels of the input.
-
-    Raises:
-        SpecError: unknown `fit`.
-    """
-    _check_name("fit", fit, FITS)
-    height, width = size
-    if fit != "pad":
-        return 0, 0, height, width
-    scale = min(width / original[0], height / original[1])
-    # unlike in ImageOps.pad, no side ever vanishes
-    inner_width = max(1, round(original[0] * scale))
-    inner_height = max(1, round(original[1] * scale))
-    return (height - inner_height) // 2, (width - inner_width) // 2, inner_height, inner_width
-
-
-def real_mask(
-    box: Sequence[int] | np.ndarray, size: tuple[int, int], grid: tuple[int, int]
-) -> np.ndarray:
-    """Which cells of a feature map show the picture and not its padding.
-
-    Cell k of a side is real when its centre, (k + 1/2)·stride - 1/2 in coordinates in which
-    pixel i has its centre at i, lies in the box or on its edge, top - 1/2 … top + height - 1/2.
-    The edge counts on both sides, so that a centred picture has a symmetric mask. A picture
-    that is thinner than a cell can fall between all centres: then no cell is real.
-
-    Args:
-        box: (top, left, height, width) in pixels, from `content_box`.
-        size: (H, W) of the model's input in pixels.
-        grid: (h, w) of the feature map in cells; the stride is H/h, W/w.
-
-    Returns:
-        (h, w) bool.
-    """
-    top, left, height, width = (int(value) for value in box)
-    rows = _real_cells(top, height, size[0], grid[0])
-    return rows[:, None] & _real_cells(left, width, size[1], grid[1])
-
-
-def _real_cells(start: int, length: int, pixels: int, cells: int) -> np.ndarray:
-    """(cells,) bool of one side; in whole numbers, because strides such as 50/7 are not exact."""
-    centres = (2 * np.arange(cells, dtype=np.int64) + 1) * pixels  # in pixels / (2·cells)
-    return (2 * cells * start <= centres) & (centres <= 2 * cells * (start + length))
-
-
-def native_size(original: tuple[int, int], multiple: int = 1) -> tuple[int, int]:
-    """The picture's own size, each side at the nearest multiple of `multiple`, at least one.
-
-    A side in the middle between two multiples becomes the larger one.
-
-    Args:
-        original: (width, height) in pixels, as Pillow's `image.size`.
-        multiple: pixels, at least 1.
-
-    Returns:
-        (H, W) in pixels.
-
-    Raises:
-        SpecError: `multiple` is no whole number of at least 1.
-    """
-    if not isinstance(multiple, (int, np.integer)) or isinstance(multiple, bool) or multiple < 1:
-        raise SpecError(f"multiple={multiple!r}; expected a whole number of pixels, at least 1")
-    step = int(multiple)
-    width, height = (max(1, (2 * side + step) // (2 * step)) * step for side in original)
-    return height, width
-
-
-def fit_native(
-    image: Image.Image, multiple: int = 1, resample: str = "bicubic", mirror: bool = False
-) -> np.ndarray:
-    """A picture at its own size, rounded by `native_size`, as uint8 of shape (3, H, W).
-
-    Raises:
-        SpecError: unknown `resample`, or a `multiple` below 1.
-    """
-    return fit_picture(image, native_size(image.size, multiple), "native", resample, mirror)
-
-
 def fit_picture(
     image: Image.Image,
     size: tuple[int, int],
@@ -235,14 +153,17 @@ def fit_picture(
 
     Source: Dhariwal & Nichol 2021 (guided-diffusion), for "box-crop".
     """
-    _check_name("fit", fit, FITS)
-    _check_name("resample", resample, RESAMPLING)
+    check_fit(fit)
+    if resample not in RESAMPLING:
+        known = ", ".join(RESAMPLING)
+        raise SpecError(f"resample={resample!r} is unknown; expected one of {known}")
     height, width = size
     image = ImageOps.mirror(image) if mirror else image
     if image.size != (width, height):
         method = RESAMPLING[resample]
         if fit == "crop":
-            image = ImageOps.fit(image, (width, height), method)
+            box = crop_box((image.height, image.width), size)
+            image = image.resize((width, height), method, box)
         elif fit == "box-crop":
             image = _box_crop(image, size, method)
         elif fit == "pad":
@@ -252,20 +173,49 @@ def fit_picture(
     return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
 
+def fit_and_place(
+    image: Image.Image,
+    size: tuple[int, int] | None,
+    fit: str = "squash",
+    resample: str = "bicubic",
+    mirror: bool = False,
+    multiple: int = 1,
+) -> tuple[np.ndarray, tuple[int, ...], tuple[int, int], np.ndarray]:
+    """Bring a picture to `size`, and say where it lies.
+
+    Args:
+        image: RGB picture of any size, upright.
+        size: (H, W) in pixels; not used, and may be None, with fit "native".
+        fit, resample, mirror: as in `fit_picture`.
+        multiple: with fit "native", what the sides are rounded to, in pixels.
+
+    Returns:
+        (3, H, W) uint8; its content box (see `content_box`); (H, W) of the picture; (4,) float64
+        sx, tx, sy, ty of its placement (see `diffeat.coords`).
+
+    Raises:
+        SpecError: as `fit_picture`, or a `multiple` below 1.
+    """
+    if fit == "native":
+        size = native_size(image.size, multiple)
+    original = image.height, image.width
+    pixels = fit_picture(image, size, fit, resample, mirror)
+    box = content_box(image.size, size, fit)
+    return pixels, box, original, fit_numbers(original, size, fit, mirror)
+
+
 def _box_crop(image: Image.Image, size: tuple[int, int], method: int) -> Image.Image:
     """Halve, resize once, cut the centre out; a picture whose shorter side fits is only cut."""
     height, width = size
-    while image.width >= 2 * width and image.height >= 2 * height:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = max(width / image.width, height / image.height)
-    whole = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    halvings, whole, (top, left) = box_crop_steps((image.height, image.width), size)
+    for rows, columns in halvings:
+        image = image.resize((columns, rows), Image.Resampling.BOX)
     if whole[0] * whole[1] > MAX_PIXELS:  # a thin picture; only what is kept is made
-        x, y = image.width / whole[0], image.height / whole[1]
+        x, y = image.width / whole[1], image.height / whole[0]
         part = (left * x, top * y, (left + width) * x, (top + height) * y)
         return image.resize((width, height), method, part)
-    if image.size != whole:
-        image = image.resize(whole, method)
+    if (image.height, image.width) != whole:
+        image = image.resize((whole[1], whole[0]), method)
     return image.crop((left, top, left + width, top + height))
 
 
@@ -275,8 +225,3 @@ def _pad(image: Image.Image, size: tuple[int, int], method: int) -> Image.Image:
     canvas = Image.new("RGB", (size[1], size[0]))
     canvas.paste(image.resize((width, height), method), (left, top))
     return canvas
-
-
-def _check_name(what: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        raise SpecError(f"{what}={name!r} is unknown; expected one of {', '.join(known)}")

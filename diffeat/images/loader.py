@@ -11,12 +11,12 @@ import numpy as np
 
 from diffeat.errors import PictureError, SpecError
 from diffeat.images.colour import CONVERTED
-from diffeat.images.decode import content_box, fit_native, fit_picture
+from diffeat.images.decode import fit_and_place
 from diffeat.images.sources import Source
 
 PREFETCH = 3  # batches in flight: one being used, two being decoded
-Fitted = tuple[np.ndarray, tuple[int, int, int, int], bool]
-"""(3, H, W) uint8, its content box, and whether its colours were brought to sRGB."""
+Fitted = tuple[tuple[np.ndarray, tuple[int, ...], tuple[int, int], np.ndarray], bool]
+"""What `fit_and_place` gives, and whether the picture's colours were brought to sRGB."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class PictureBatch:
         errors: those that could not.
         boxes: (B, 4) int32; top, left, height and width in pixels of the part of each input
             that shows the picture (see `content_box`).
+        sizes: (B, 2) int32; H, W in pixels of each picture as decoded and upright.
+        placements: (B, 4) float64; sx, tx, sy, ty of each input (see `diffeat.coords`).
         converted: how many had an ICC profile, by which their colours were brought to sRGB.
     """
 
@@ -39,6 +41,8 @@ class PictureBatch:
     pixels: np.ndarray | list[np.ndarray]
     errors: list[PictureError]
     boxes: np.ndarray
+    sizes: np.ndarray
+    placements: np.ndarray
     converted: int = 0
 
 
@@ -86,12 +90,8 @@ def load_batches(
 
     def read(index: int) -> Fitted:
         image = source.load(index)
-        converted = CONVERTED in image.info
-        if fit == "native":
-            pixels = fit_native(image, multiple, resample, mirror)
-            return pixels, content_box(image.size, pixels.shape[1:], fit), converted
-        pixels = fit_picture(image, size, fit, resample, mirror)
-        return pixels, content_box(image.size, size, fit), converted
+        placed = fit_and_place(image, size, fit, resample, mirror, multiple)
+        return placed, CONVERTED in image.info
 
     pending: deque[tuple[tuple[int, int], list[Future]]] = deque()
     upcoming = iter(spans)
@@ -112,20 +112,22 @@ def _gather(
     span: tuple[int, int], futures: list[Future], size: tuple[int, int] | None, on_error: str
 ) -> PictureBatch:
     """Wait for the pictures of one batch; they are stacked where all have one `size`."""
-    indices, arrays, boxes, errors, converted = [], [], [], [], 0
+    indices, fitted, errors, converted = [], [], [], 0
     for index, future in zip(range(*span), futures, strict=True):
         try:
-            pixels, box, profiled = future.result()
+            placed, profiled = future.result()
         except PictureError as error:
             if on_error == "fail":
                 raise
             errors.append(error)
             continue
         indices.append(index)
-        arrays.append(pixels)
-        boxes.append(box)
+        fitted.append(placed)
         converted += profiled
+    arrays, boxes, sizes, placements = map(list, zip(*fitted, strict=True)) if fitted else ([],) * 4
     if size is not None:
         arrays = np.stack(arrays) if arrays else np.empty((0, 3, *size), np.uint8)
-    boxes = np.array(boxes, dtype=np.int32).reshape(-1, 4)
-    return PictureBatch(span, indices, arrays, errors, boxes, converted)
+    boxes = np.array(boxes, np.int32).reshape(-1, 4)
+    sizes = np.array(sizes, np.int32).reshape(-1, 2)
+    placements = np.array(placements, np.float64).reshape(-1, 4)
+    return PictureBatch(span, indices, arrays, errors, boxes, sizes, placements, converted)

@@ -6,6 +6,8 @@
 /labels               (N,) int64, attrs names; absent when there are none
 /features/<block>/t<timestep>   (N, …), attrs: block, t, alpha, sigma, log_snr, layout, …
 /scales/<block>/t<timestep>     (N, K) float32, of features in int8
+/sizes                (N, 2) int32, H, W in pixels of each picture as decoded and upright
+/placements           (N, 4) float64, sx, tx, sy, ty: where each input lies (diffeat.coords)
 /digests              (N, 16) uint8, BLAKE2b-128 of each picture's own bytes
 /file_stats           (N, 4) int64, size, mtime_ns, ctime_ns, inode of each picture's file
 /skipped/ids, /skipped/reasons  pictures left out with --on-error skip
@@ -13,7 +15,7 @@
 
 from diffeat.store.format.columns import PICTURE_COLUMNS, Column, picture_column
 from diffeat.store.format.layout import shard_folder
-from diffeat.store.format.manifest import Manifest, noted_pictures, read_how
+from diffeat.store.format.manifest import Manifest, begun_columns, noted_pictures, read_how
 from diffeat.store.join.files import merge_files
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.seen import seen_by, seen_in
@@ -30,6 +32,7 @@ __all__ = [
     "Manifest",
     "ShardWriter",
     "StoreWriter",
+    "begun_columns",
     "look_at_parts",
     "merge_files",
     "merge_parts",

@@ -23,6 +23,7 @@ from diffeat.errors import (
     StoreError,
 )
 from diffeat.images import FileSource
+from diffeat.work import Worker
 from tests.command import command
 from tests.engines.common import (
     BROKEN,
@@ -69,11 +70,35 @@ def nobody_is_left():
 def test_two_processes_make_what_one_makes(model, pictures, reference, tmp_path):
     path = tmp_path / "f.h5"
     result = extract(model, pictures, path, processes=2)
+    assert {"sizes", "placements", "boxes"} <= set(reference)
     assert same(path, reference)
     assert (result.status, result.where) == ("done", "2 processes")
     assert (result.pictures, result.skipped, result.computed) == (COUNT - 1, 1, COUNT - 1)
     again = extract(model, pictures, path, processes=2)
     assert (again.status, again.computed) == ("already complete", 0)
+
+
+def test_parts_without_placements_are_gone_on_with_as_they_are(
+    model, pictures, reference, tmp_path, monkeypatch
+):
+    columns, path = Worker._picture_columns, tmp_path / "f.h5"
+
+    def without(self):
+        return tuple(c for c in columns(self) if c.name not in ("sizes", "placements"))
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_picture_columns", without)
+        patch.setattr("diffeat.store.writer.SHARD_SECONDS", 0)
+        patch.setattr("diffeat.store.writer.merge_shards", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract(model, pictures, path, engine="local")
+    shards(path)[-1].unlink()
+    with pytest.warns(UserWarning, match="goes on without /sizes and /placements"):
+        assert extract(model, pictures, path, processes=2).status == "resumed"
+    assert same(path, {k: v for k, v in reference.items() if k not in ("sizes", "placements")})
 
 
 def test_skipped_pictures_are_not_computed_in_one_process(model, pictures, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from diffeat.errors import SpecError
-from diffeat.images import content_box, fit_native, fit_picture, native_size, real_mask
+from diffeat.images import content_box, fit_and_place, fit_picture, native_size, real_mask
 
 
 def noise_picture(height, width):
@@ -120,15 +120,17 @@ def test_native_size_refuses_a_multiple_that_is_none(multiple):
         native_size((4, 4), multiple)
 
 
-def test_fit_native_is_pillows_resize_to_the_rounded_size():
+def test_native_is_pillows_resize_to_the_rounded_size():
     image = noise_picture(21, 30)
     expected = np.asarray(image.resize((32, 24), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    fitted = fit_native(image, 8, "bilinear")
+    fitted = fit_and_place(image, None, "native", "bilinear", multiple=8)[0]
     assert fitted.shape == (3, 24, 32)
     assert np.array_equal(fitted, expected)
     assert np.array_equal(fit_picture(image, (24, 32), "native", "bilinear"), expected)
 
 
-def test_fit_native_leaves_a_fitting_picture_alone():
+def test_native_leaves_a_fitting_picture_alone():
     image = noise_picture(16, 24)
-    assert np.array_equal(fit_native(image, 8), np.asarray(image).transpose(2, 0, 1))
+    assert np.array_equal(
+        fit_and_place(image, None, "native", multiple=8)[0], np.asarray(image).transpose(2, 0, 1)
+    )

@@ -10,11 +10,13 @@ import warnings
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import diffeat
 from diffeat.backbones import ModelRequest
-from diffeat.errors import SpecMismatch
+from diffeat.cli import cli
+from diffeat.errors import SpecMismatch, StoreError
 from diffeat.jobs import extract_to_file
 from diffeat.loading import load_model
 from diffeat.store import FeatureStore, look_at_parts, merge_files, verify
@@ -58,11 +60,14 @@ def test_the_old_file_opens_verifies_and_exports(at):
     with FeatureStore(at / "whole.h5") as store:
         assert store.ids == list(NAMES)
         assert (store.digests, store.file_stats) == (None, None)
+        assert (store.sizes, store.placements) == (None, None)
+        with pytest.raises(StoreError, match=r"not known, as in files from before 0\.7"):
+            store.placement(0)
         store.export(at / "f.npz")
         expected = store["mid", 20][:]
     with np.load(at / "f.npz") as arrays:
         np.testing.assert_array_equal(arrays[FEATURES], expected)
-        assert "digests" not in arrays
+        assert not {"digests", "sizes", "placements"} & set(arrays)
 
 
 def test_the_old_file_is_still_complete(at, backbone):
@@ -91,6 +96,13 @@ def test_the_old_rule_is_kept_in_whole(at, backbone):
 
 def test_old_parts_are_gone_on_with_to_the_same_file(at, backbone):
     assert look_at_parts(at / "half.h5", thorough=True).finished == 4
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source = diffeat.open_source(at / "pictures")
+        shutil.copytree(at / "half.h5.parts", at / "same.h5.parts")
+        extract_to_file(backbone, source, SPEC, at / "same.h5", batch_size=4, progress=False)
+    lacking = "goes on without /sizes and /placements, which its unfinished parts lack"
+    assert sum(lacking in str(warning.message) for warning in caught) == 1
     result = extract(backbone, at, "half.h5")
     assert (result.status, result.computed, result.converted) == ("resumed", 2, 0)
     assert verify(at / "half.h5") == []
@@ -125,6 +137,8 @@ def test_overwriting_makes_it_by_the_new_rule(at, backbone):
         assert (result.status, result.computed) == ("done", 6)
         with FeatureStore(at / name) as store:
             assert store.digests is not None
+            assert store.sizes.tolist() == [list(pixels_of(one).shape[:2]) for one in NAMES]
+            assert store.placement(1).to_input([[255.5, 127.5]]).tolist() == [[31.5, 15.5]]
 
 
 def test_old_files_are_joined_with_others(at, backbone):
@@ -138,12 +152,32 @@ def test_old_files_are_joined_with_others(at, backbone):
         pytest.warns(UserWarning, match="made before version 0.7"),
         pytest.warns(UserWarning, match=r"/digests is dropped, because .*whole\.h5 has none"),
         pytest.warns(UserWarning, match=r"/file_stats is dropped"),
+        pytest.warns(UserWarning, match=r"/sizes is dropped, because .*whole\.h5 has none"),
+        pytest.warns(UserWarning, match=r"/placements is dropped"),
     ):
         merge_files([at / "whole.h5", at / "more.h5"], at / "all.h5")
     assert verify(at / "all.h5") == []
     with FeatureStore(at / "all.h5") as store:
         assert len(store) == len(source) + 1
-        assert store.digests is None
+        assert (store.digests, store.sizes, store.placements) == (None, None, None)
         assert "reading" not in store.pictures
     merge_files([at / "whole.h5"], at / "again.h5")
     assert verify(at / "again.h5") == []
+
+
+def test_old_files_are_joined_with_each_other(at):
+    shutil.copy(at / "whole.h5", at / "others.h5")
+    with h5py.File(at / "others.h5", "r+") as file:
+        file["ids"][:] = [f"other/{name}" for name in NAMES]
+        del file["ids"].attrs["blake2b"]
+    merge_files([at / "whole.h5", at / "others.h5"], at / "all.h5")
+    assert verify(at / "all.h5") == []
+    with FeatureStore(at / "all.h5") as store:
+        assert len(store) == 2 * len(NAMES)
+        assert (store.sizes, store.placements) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["whole.h5", "half.h5"])
+def test_info_says_that_placements_are_not_known(name, at):
+    answer = CliRunner().invoke(cli, ["info", str(at / name)])
+    assert "placed    not known: made without /sizes and /placements" in answer.output

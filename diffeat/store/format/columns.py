@@ -29,6 +29,15 @@ PICTURE_COLUMNS: dict[str, dict[str, Any]] = {
         "shape": (4,), "dtype": "int32", "lacking": "refuse", "compared": True, "exported": True,
         "what": "top, left, height, width in pixels of what shows the picture",
     },
+    # from version 0.8, as are placements, which follow from them and the spec
+    "sizes": {
+        "shape": (2,), "dtype": "int32", "lacking": "drop", "compared": True, "exported": True,
+        "what": "H, W in pixels of each picture as decoded and upright",
+    },
+    "placements": {
+        "shape": (4,), "dtype": "float64", "lacking": "drop", "compared": False, "exported": True,
+        "what": "sx, tx, sy, ty: picture pixel x lies at input sx*(x+.5)+tx-.5",
+    },
     # from version 0.7; `reading` and `fingerprint` say whether the contents are the same
     "digests": {
         "shape": (16,), "dtype": "uint8", "lacking": "drop", "compared": False, "exported": True,

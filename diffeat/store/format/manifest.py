@@ -222,6 +222,21 @@ def read_how(path: str | Path, manifest: Manifest | None = None) -> dict[str, An
     return {}
 
 
+def begun_columns(path: str | Path, manifest: Manifest) -> frozenset[str] | None:
+    """Names of the data sets of unfinished parts of `path` that are of this identity.
+
+    None where no shard of it is there: then nothing is begun.
+    """
+    folder = shard_folder(Path(path))
+    try:
+        found = Manifest.read(folder) if any(folder.glob("shard-*.h5")) else None
+    except DiffeatError:  # whoever goes on from the parts will say what is wrong with them
+        return None
+    if found is None or found.fingerprint != manifest.fingerprint:
+        return None
+    return frozenset(column.name for column in found.columns or ())
+
+
 def noted_pictures(path: str | Path) -> dict[str, Any] | None:
     """What the finished or unfinished feature file `path` says of its pictures, if it is there."""
     path = Path(path)

@@ -39,8 +39,9 @@ def export(
 ) -> Path:
     """Write features as .npz or .zarr; what is in memory does not grow with them.
 
-    Both hold features/<block>/t<t>, ids, labels with class_names, boxes, skipped ids and
-    reasons (where there are any) and spec, model and pictures as JSON.
+    Both hold features/<block>/t<t>, ids, labels with class_names, boxes, sizes,
+    placements, digests, skipped ids and reasons (where there are any) and spec, model and
+    pictures as JSON.
 
     Args:
         store: the feature file.

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from diffeat.coords import Placement
 from diffeat.errors import SpecError, StoreError, nearest
 from diffeat.noise import format_t
 from diffeat.specs import ExtractSpec
@@ -99,6 +100,33 @@ class FeatureStore:
         Only of padded pictures, else None; `diffeat.images.real_mask` makes masks of them.
         """
         return self.picture_column("boxes")
+
+    @property
+    def sizes(self) -> np.ndarray | None:
+        """(N, 2) int32, H, W in pixels of each picture as decoded and upright; None in older
+        files."""
+        return self.picture_column("sizes")
+
+    @property
+    def placements(self) -> np.ndarray | None:
+        """(N, 4) float64, sx, tx, sy, ty of each input (`diffeat.coords`); None in older files."""
+        return self.picture_column("placements")
+
+    def placement(self, row: int) -> Placement:
+        """Where the input of one row lies in its picture.
+
+        Raises:
+            StoreError: the file is from before 0.8, which did not note it.
+        """
+        if self.sizes is None or self.placements is None:
+            raise StoreError(
+                f"{self.path}: where inputs lie in their pictures (/sizes, /placements) is not "
+                "known, as in files from before 0.8; extract it again (--overwrite)"
+            )
+        numbers, picture = self.placements[row], self.sizes[row]
+        # with fit "native" each input has a size of its own and shows the whole picture
+        size = self.spec.size or np.rint(picture * np.abs(numbers[[2, 0]]))
+        return Placement.of_numbers(numbers, size, picture)
 
     @property
     def digests(self) -> np.ndarray | None:

@@ -84,7 +84,21 @@ def _boxes_outside(boxes: np.ndarray, spec: ExtractSpec) -> str:
     return "" if inside else "lie outside the pictures"
 
 
-IMPOSSIBLE: dict[str, Callable[[np.ndarray, ExtractSpec], str]] = {"boxes": _boxes_outside}
+def _without_pixels(sizes: np.ndarray, spec: ExtractSpec) -> str:
+    return "" if (sizes >= 1).all() else "have a picture without pixels"
+
+
+def _nowhere(placements: np.ndarray, spec: ExtractSpec) -> str:
+    """Of (N, 4) placements: sx, tx, sy, ty."""
+    found = (placements[:, 0] != 0).all() and (placements[:, 2] > 0).all()
+    return "" if found else "are of no fit (expected sx other than 0, sy above 0)"
+
+
+IMPOSSIBLE: dict[str, Callable[[np.ndarray, ExtractSpec], str]] = {
+    "boxes": _boxes_outside,
+    "sizes": _without_pixels,
+    "placements": _nowhere,
+}
 """Columns of PICTURE_COLUMNS → what is wrong with their values, "" if nothing."""
 
 
