@@ -58,6 +58,7 @@ def load_batches(
     on_error: str = "fail",
     multiple: int = 1,
     mirror: bool = False,
+    kind: type[PictureBatch] = PictureBatch,
 ) -> Iterator[PictureBatch]:
     """Decode the pictures of each span of the source, in order.
 
@@ -74,6 +75,7 @@ def load_batches(
         on_error: "fail" raises the first PictureError, "skip" collects them.
         multiple: with fit "native", what the sides are rounded to, in pixels.
         mirror: whether every picture is mirrored first.
+        kind: of the batches that come out.
 
     Raises:
         PictureError: a picture cannot be read and on_error is "fail".
@@ -103,13 +105,17 @@ def load_batches(
             if not pending:
                 return
             span, futures = pending.popleft()
-            yield _gather(span, futures, None if fit == "native" else size, on_error)
+            yield _gather(span, futures, None if fit == "native" else size, on_error, kind)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _gather(
-    span: tuple[int, int], futures: list[Future], size: tuple[int, int] | None, on_error: str
+    span: tuple[int, int],
+    futures: list[Future],
+    size: tuple[int, int] | None,
+    on_error: str,
+    kind: type[PictureBatch],
 ) -> PictureBatch:
     """Wait for the pictures of one batch; they are stacked where all have one `size`."""
     indices, arrays, boxes, errors, converted = [], [], [], [], 0
@@ -128,4 +134,4 @@ def _gather(
     if size is not None:
         arrays = np.stack(arrays) if arrays else np.empty((0, 3, *size), np.uint8)
     boxes = np.array(boxes, dtype=np.int32).reshape(-1, 4)
-    return PictureBatch(span, indices, arrays, errors, boxes, converted)
+    return kind(span, indices, arrays, errors, boxes, converted)
