@@ -224,7 +224,7 @@ def test_a_step_of_euler_is_that_of_diffusers(flow):
     x, output = gaussian(1, 3, 4, 4, seed=0), gaussian(1, 3, 4, 4, seed=1)
     for here, there in zip(reference.sigmas[:-1], reference.sigmas[1:], strict=True):
         levels = [flow.at(1000 * float(s)) for s in (here, there)]
-        x0, eps = flow.split(x, output, *columns(levels[:1]))
+        x0, eps = flow.predict_x0_eps(x, output, *columns(levels[:1]))
         found = levels[1].alpha * x0 + levels[1].sigma * eps
         torch.testing.assert_close(found, x + (there - here).double() * output, rtol=1e-6,
                                    atol=1e-7)  # fmt: skip

@@ -122,7 +122,7 @@ def test_running_out_of_memory_ends_the_search(backbone_of, monkeypatch):
     monkeypatch.setattr(batch_size, "GAIN", 0.0)  # whatever this machine is busy with
     for kind in ERRORS.values():
         with small(backbone.denoiser, 4, kind), rows_of(backbone.denoiser) as rows:
-            assert batch_size.measure(plan_of(backbone), Conditions(backbone)) == 4
+            assert batch_size.measure(plan_of(backbone), Conditions(backbone), Extractor) == 4
         assert set(rows) == {1, 2, 4}
 
 
