@@ -91,6 +91,11 @@ class Job:
         """Whether all is worked out, the batch size included."""
         return self.pictures > 0
 
+    @property
+    def digests(self) -> np.ndarray | None:
+        """(N, 16) uint8, of the pictures' own bytes; None by the rule of reading before 0.7."""
+        return None if self.seen is None else self.seen.digests
+
     def batches(self, spans: Sequence[Span]) -> Iterator[Batch]:
         """The pictures of every span, decoded ahead in threads."""
         spec, ids = self.spec, self.source.ids

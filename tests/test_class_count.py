@@ -12,6 +12,7 @@ from PIL import Image
 MOST = 42
 COUNT = """
 import json, sys, threading
+import diffusers.models, h5py, PIL.Image, torch, tqdm  # others need no watching
 
 seen = set()
 

@@ -88,7 +88,7 @@ class LiveFeatures:
         self._options = {"batch_size": batch_size, "workers": workers, "progress": progress}
         workers_of = [self._worker(source, spec) for source in self.sources]
         self.requests = [worker.job.request for worker in workers_of]
-        self.digests = [worker.digests for worker in workers_of]
+        self.digests = [worker.job.digests for worker in workers_of]
         self.plan: Plan = workers_of[0].plan
         self.class_map = workers_of[0].class_map
         levels = zip(self.plan.levels, self.plan.spec.timesteps, strict=True)
