@@ -32,7 +32,7 @@ from diffeat.images.digests import (
     stats_of,
 )
 from diffeat.images.reading import READING, content_1, glob_1, pictures_1
-from diffeat.images.walk import SUFFIXES, Walk, escaped, left_out_text, nfc, walk_glob
+from diffeat.images.walk import SUFFIXES, escaped, left_out_text, nfc, walk, walk_glob
 
 
 @dataclass(frozen=True, repr=False)
@@ -299,8 +299,7 @@ def from_folder(folder: Path, reading: int = READING) -> FileSource:
     if reading == 1:
         names, left_out = pictures_1(folder), Counter()
     else:
-        walk = Walk(folder)
-        names, left_out = walk.pictures, walk.left_out
+        names, _, left_out = walk(folder)
     depths = {"/" in name for name in names}
     if depths == {True, False}:
         warnings.warn(
@@ -332,8 +331,7 @@ def from_glob(pattern: str, reading: int = READING) -> FileSource:
         raise SourceError(
             f"{pattern}: '..' behind a wildcard; expected a glob that only leads down"
         )
-    walk = walk_glob(root, rest) if root.is_dir() else None
-    names, left_out = (walk.pictures, walk.left_out) if walk else ([], Counter())
+    names, _, left_out = walk_glob(root, rest) if root.is_dir() else ([], [], Counter())
     found = _files(pattern, names, root, left_out=left_out)
     return _with_earlier(found, partial(from_glob, pattern, 1))
 
