@@ -86,18 +86,22 @@ class Extractor(Forward):
             SpecError: shapes or conditions that do not fit.
             NumericsError: as `Pending.result`, where the work is done at once.
         """
-        x0 = batch.x0(self.backbone.device)  # (P, 3, H, W)
         self._check(batch)
-        batch = batch.drawn(self.plan)
         out = Buffers(self.plan, batch.size, len(batch))
-        z, kept = self.encode(x0, batch.sample)  # (P, E, C, h, w)
+        batch = batch.drawn(self.plan)
+        z = self._clean(batch, out)
+        if self.taps:
+            self._denoise(batch, z, out)
+        return out.queued()
+
+    def _clean(self, batch: Batch, out: Buffers) -> torch.Tensor:
+        """z, (P, E, C, h, w); what is kept of the VAE fills every level."""
+        z, kept = self.encode(batch.x0(self.backbone.device), batch.sample)
         if "vae" in self.plan.spec.blocks:
             kept["vae"] = self.keep(batch.size, (), "vae", z.mean(1))
         for name, value in kept.items():
             out.put_every_level(name, value)
-        if self.taps:
-            self._denoise(batch, z, out)
-        return out.queued()
+        return z
 
     def _check(self, batch: Batch) -> None:
         """SpecError where the batch says too little or too much."""

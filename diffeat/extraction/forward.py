@@ -66,7 +66,8 @@ class Forward:
         z, kept = self.encode(x0, sample)  # (P, E, C, h, w)
         z = z[:, 0] if pictures is None else z[pictures, 0]  # (n, C, h, w)
         x = self.add_noise(z, eps, levels)  # (n, C, h, w)
-        kept |= self.network(x, levels, condition, prediction=prediction)
+        if self.taps or prediction:
+            kept |= self.network(x, levels, condition, prediction=prediction)
         if prediction:
             kept[PREDICTION] = self.x0_eps(x, kept[PREDICTION], levels)
         return kept

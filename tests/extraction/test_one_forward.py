@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import pytest
@@ -36,7 +37,7 @@ class Shared:
     values: tuple
     models: tuple[str, ...] = tuple(MODELS)
     walks: bool = True
-    extra: object = staticmethod(lambda model: {})
+    extra: Callable[[str], dict] = lambda model: {}
     changes: bool = True
 
 
