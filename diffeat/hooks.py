@@ -116,24 +116,23 @@ class HookManager:
         self._watches: list[AttentionWatch] = []
         self._paused: list[CompiledForward] = []
         self._busy = False
-        known = _modules(module)
         for tap in (*self.taps.values(), *(place for place, _ in self.edits)):
-            if tap.path not in known:
+            if _submodule(module, tap.path) is None:
+                known = dict(module.named_modules(remove_duplicate=False))
                 raise HookError(f"no submodule {tap.path!r}{nearest(tap.path, known)}")
         for place, _ in self.edits:
             if place.side not in ("output", "input"):
                 raise HookError(f"{place} cannot be edited; expected an output or an input")
 
     def __enter__(self) -> HookManager:
-        modules = _modules(self.module)
         self._captured.clear()
         try:
-            self._pause(modules)
+            self._pause()
             self._handles.append(self.module.register_forward_pre_hook(self._begin))
             for place, edit in self.edits:
-                self._handles.append(self._attach_edit(modules[place.path], place, edit))
+                self._handles.append(self._attach_edit(place, edit))
             for name, tap in self.taps.items():
-                self._handles += self._attach_tap(modules[tap.path], name, tap)
+                self._handles += self._attach_tap(name, tap)
         except BaseException:
             self._detach()
             raise
@@ -183,11 +182,12 @@ class HookManager:
         while self._paused:
             self._paused.pop().paused -= 1
 
-    def _pause(self, modules: Mapping[str, nn.Module]) -> None:
+    def _pause(self) -> None:
         """Run as it was written what holds a tap or an edit: compiled code fires no hooks."""
         for place in (*self.taps.values(), *(place for place, _ in self.edits)):
             for path in _around(place):
-                if path in modules and (forward := compiled_forward(modules[path])) is not None:
+                module = _submodule(self.module, path)
+                if module is not None and (forward := compiled_forward(module)) is not None:
                     forward.paused += 1
                     self._paused.append(forward)
 
@@ -199,8 +199,9 @@ class HookManager:
         if not self._busy:
             self._captured.clear()
 
-    def _attach_tap(self, module: nn.Module, name: str, tap: Tap) -> list[Any]:
+    def _attach_tap(self, name: str, tap: Tap) -> list[Any]:
         """Hooks of one tap; the handles that remove them."""
+        module = self.module.get_submodule(tap.path)
         if tap.side == "output":
             read = lambda _m, _i, output: self._keep(name, nth_tensor(output, tap.item))  # noqa: E731
             return [module.register_forward_hook(read)]
@@ -218,8 +219,8 @@ class HookManager:
 
         return [module.register_forward_pre_hook(before, with_kwargs=True)]
 
-    def _attach_edit(self, module: nn.Module, place: Tap, edit: Edit) -> Any:
-        ours = edit
+    def _attach_edit(self, place: Tap, edit: Edit) -> Any:
+        module, ours = self.module.get_submodule(place.path), edit
 
         def edit(tensor: torch.Tensor) -> torch.Tensor | None:
             return None if self._busy else ours(tensor)
@@ -265,9 +266,12 @@ def _around(place: Tap) -> Iterator[str]:
         yield path
 
 
-def _modules(module: nn.Module) -> dict[str, nn.Module]:
-    """Path → submodule, with every path of a module that is shared."""
-    return dict(module.named_modules(remove_duplicate=False))
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    """What a path names, if it names a submodule; no others are looked at."""
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def nth_tensor(output: Any, item: int = 0) -> torch.Tensor:

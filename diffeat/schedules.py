@@ -80,7 +80,7 @@ class Schedule(ABC):
         """The levels that a trajectory of `steps` steps visits, from clean to noisy."""
 
     @abstractmethod
-    def split(self, x, output, t, alpha, sigma) -> tuple[torch.Tensor, torch.Tensor]:
+    def predict_x0_eps(self, x, output, t, alpha, sigma) -> tuple[torch.Tensor, torch.Tensor]:
         """The clean picture and the noise that the network's output stands for.
 
         Args:
@@ -92,7 +92,7 @@ class Schedule(ABC):
             (x0, eps), each (n, C, h, w), with x = alpha·x0 + sigma·eps.
         """
 
-    def told(self, t: torch.Tensor, whole: bool = True) -> torch.Tensor:
+    def network_t(self, t: torch.Tensor, whole: bool = True) -> torch.Tensor:
         """What the network is told for native t, (n,) → (n,).
 
         Args:
@@ -288,7 +288,7 @@ class DiscreteSchedule(Schedule):
         stride = self.steps // steps
         return (NoiseLevel(-1.0, 1.0, 0.0), *(self.at(k * stride) for k in range(steps)))
 
-    def split(self, x, output, t, alpha, sigma):
+    def predict_x0_eps(self, x, output, t, alpha, sigma):
         """eps, v = alpha·eps - sigma·x0 (Salimans & Ho 2022), or x0 itself."""
         if self.prediction == "epsilon":
             return (x - sigma * output) / alpha, output
@@ -307,7 +307,7 @@ class DiscreteSchedule(Schedule):
         """The noise itself: noisy pictures have unit variance at every level."""
         return eps
 
-    def told(self, t, whole=True):
+    def network_t(self, t, whole=True):
         return t.long() if whole else t.float()
 
 
@@ -350,12 +350,12 @@ class FlowSchedule(Schedule):
             raise SpecError(f"steps={steps}; expected at least 1")
         return tuple(self.at(round(self.steps * k / steps, 9)) for k in range(steps + 1))
 
-    def split(self, x, output, t, alpha, sigma):
+    def predict_x0_eps(self, x, output, t, alpha, sigma):
         """The velocity is eps - x0."""
         velocity = -output if self.reverse else output
         return x - sigma * velocity, x + alpha * velocity
 
-    def told(self, t, whole=True):
+    def network_t(self, t, whole=True):
         return (self.steps - t if self.reverse else t).float()
 
 
@@ -410,13 +410,13 @@ class SigmaSchedule(Schedule):
             for k in range(steps)
         )
 
-    def split(self, x, output, t, alpha, sigma):
+    def predict_x0_eps(self, x, output, t, alpha, sigma):
         total = sigma**2 + self.sigma_data**2
         output = -output if self.negative else output
         x0 = self.sigma_data**2 / total * x + sigma * self.sigma_data / total.sqrt() * output
         return x0, (x - x0) / sigma
 
-    def told(self, t, whole=True):
+    def network_t(self, t, whole=True):
         return t.log().float() / 4
 
     def scaled(self, x, sigma):

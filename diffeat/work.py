@@ -1,8 +1,8 @@
 """One extraction as plain values, and one copy of the model that works on it.
 
-A `Job` is what the user asked for and an `Order` what that means for one model; both can be
-sent to any process. A `Worker` holds the model and turns spans of pictures into arrays. Where
-workers run, and how many, is the business of `diffeat.engines`.
+A `Job` is what the user asked for and, once a worker has looked at the model, what that means
+for it; it can be sent to any process. A `Worker` holds the model and turns spans of pictures into
+arrays. Where workers run, and how many, is the business of `diffeat.engines`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ import numpy as np
 from diffeat.backbones import Backbone, ModelRequest
 from diffeat.conditioned import EMBEDDING_ROWS
 from diffeat.errors import ModelError, SpecError
-from diffeat.extraction import Conditions, Plan, extractor_for, load_for
-from diffeat.extraction.api import Drawn, draw_batch, start_batch
+from diffeat.extraction import (
+    Batch,
+    Conditions,
+    Pending,
+    Plan,
+    extractor_for,
+    load_for,
+    start_batch,
+)
 from diffeat.extraction.class_map import ClassMap
 from diffeat.extraction.conditions import embedding_rows, prompts_of
 from diffeat.hashing import files_fingerprint, fingerprint
@@ -46,13 +53,31 @@ SIZES, PLACEMENTS = "sizes", "placements"
 """Data sets that say how large each picture is, and where its input lies in it."""
 DIGESTS, STATS = "digests", "file_stats"
 """Data sets that say what each picture holds, and by which stat its file is known again."""
+FINDINGS = ("request", "columns", "seen", "size", "multiple", "batch_size", "pictures",
+            "bytes_per_picture")  # fmt: skip
+"""Fields of a job that a worker with the model works out."""
 Span = tuple[int, int]
 """(start, stop) of a run of pictures of the source."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a user asked for; see `diffeat.extract_to_file` for the fields."""
+    """What a user asked for, and what that means for its model.
+
+    The fields up to `progress` are those of `diffeat.extract_to_file`. The others are worked out
+    by a worker (`Worker.findings`), for those who have no model, or another copy of it.
+
+    Attributes:
+        sharing: workers that share the memory of one device, set by the engines.
+        request: what the feature file is made of.
+        columns: its data sets.
+        seen: digests of the pictures; None where they are read by rule 1, which has none.
+        size: (H, W) in pixels that pictures are brought to; None where each keeps its own.
+        multiple: what their sides are rounded to, then.
+        pictures: pictures of one batch. Spans are cut from multiples of it, so that every
+            engine and every resumed run computes the same batches.
+        bytes_per_picture: size of one row of the file.
+    """
 
     model: ModelRequest
     source: Source
@@ -65,79 +90,58 @@ class Job:
     compression: str = "none"
     progress: bool | None = None
     sharing: int = 1
-    """Workers that share the memory of one device, set by the engines."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How pictures become pixels: (H, W) in pixels, fit, filter, what sides are rounded to, and
-    whether they are mirrored first."""
-
-    size: tuple[int, int] | None
-    fit: str
-    resample: str
-    multiple: int
-    mirror: bool
-
-    def batches(self, job: Job, spans: Sequence[Span]) -> Iterator[PictureBatch]:
-        """The pictures of every span, decoded ahead in threads."""
-        return load_batches(
-            job.source, spans, self.size, self.fit, self.resample, job.workers, job.on_error,
-            self.multiple, self.mirror,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Order:
-    """A job worked out for its model: all that must be known where the model is not.
-
-    Attributes:
-        request: what the feature file is made of.
-        columns: its data sets.
-        reading: how pictures are read.
-        batch_size: rows of one forward.
-        pictures: pictures of one batch. Spans are cut from multiples of it, so that every
-            engine and every resumed run computes the same batches.
-        bytes_per_picture: size of one row of the file.
-        seen: digests of the pictures; None where they are read by rule 1, which has none.
-    """
-
-    request: Manifest
-    columns: tuple[Column, ...]
-    reading: Reading
-    batch_size: int
-    pictures: int
-    bytes_per_picture: int
+    request: Manifest | None = None
+    columns: tuple[Column, ...] = ()
     seen: Seen | None = None
+    size: tuple[int, int] | None = None
+    multiple: int = 1
+    pictures: int = 0
+    bytes_per_picture: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether all is worked out, the batch size included."""
+        return self.pictures > 0
+
+    @property
+    def digests(self) -> np.ndarray | None:
+        """(N, 16) uint8, of the pictures' own bytes; None by the rule of reading before 0.7."""
+        return None if self.seen is None else self.seen.digests
+
+    def batches(self, spans: Sequence[Span]) -> Iterator[Batch]:
+        """The pictures of every span, decoded ahead in threads."""
+        spec, ids = self.spec, self.source.ids
+        for batch in load_batches(
+            self.source, spans, self.size, spec.fit, spec.resample, self.workers, self.on_error,
+            self.multiple, spec.mirror, kind=Batch,
+        ):  # fmt: skip
+            yield replace(batch, ids=[ids[index] for index in batch.indices])
 
 
 class Worker:
     """One copy of the model at work on a job.
 
     Args:
-        job: what to do.
+        job: what to do. Where another worker has settled it, the pictures are not read again to
+            find their fingerprint.
         backbone: the model, where it is loaded already.
-        order: what another worker made of the same job. The pictures are then not read again
-            to find their fingerprint.
 
     Attributes:
-        request: what the file is made of, without how it is made.
-        columns: the data sets of the file.
+        job: with request (without how the file is made) and columns; settled only where it was.
         class_map: the model's class of each class of the pictures, where each has its own.
         converted: pictures so far whose colours were brought to sRGB.
 
     Raises:
-        ModelError: this worker found another model than that of `order`.
+        ModelError: this worker found another model than that which settled the job.
         DiffeatError: the job cannot be done with this model.
     """
 
-    def __init__(self, job: Job, backbone: Backbone | None = None, order: Order | None = None):
+    def __init__(self, job: Job, backbone: Backbone | None = None):
         if job.spec.dtype == "bfloat16":
             raise SpecError("HDF5 has no bfloat16; store as float16 or float32")
         self.converted = 0
-        self.job = job if order is None else replace(job, batch_size=order.batch_size)
-        if backbone is None:  # whoever gave the order has checked it
-            backbone = load_for(job.model, job.spec) if order is None else load_model(job.model)
+        if backbone is None:  # whoever settled the job has checked it
+            backbone = load_model(job.model) if job.settled else load_for(job.model, job.spec)
         self.backbone = backbone
         prompts, source = prompts_of(job.spec, job.source), job.source
         self._conditions = Conditions.of_spec(
@@ -146,28 +150,37 @@ class Worker:
         self.class_map = self._conditions.class_map
         self.plan = plan = Plan(backbone, job.spec, self._conditions.text_length)
         self._cells = {
-            (block.name, level.t): Column(
-                f"features/{block.name}/{level.label}",
-                plan.shape(block),
-                plan.spec.dtype,
-                plan.describe(block, level),
-            )
+            (block.name, level.t): f"features/{block.name}/{level.label}"
             for block in plan.blocks
             for level in plan.levels
         }
-        if order is None:
-            self._seen = look(source, seen_by(job.path, source.ids)) if source.reading > 1 else None
-            self.request = request_of(plan, source, prompts, self._seen, self.class_map)
-            self.columns = (*self._cells.values(), *self._picture_columns())
+        if job.settled:
+            _check_same(backbone, job)
         else:
-            _check_same(backbone, order)
-            self._seen, self.columns = order.seen, order.columns
-            self.request, self.order = order.request, order
+            seen = look(source, seen_by(job.path, source.ids)) if source.reading > 1 else None
+            request = request_of(plan, source, prompts, seen, self.class_map)
+            job = replace(
+                job,
+                request=request,
+                columns=self._columns(job, request, seen),
+                seen=seen,
+                size=plan.size,
+                multiple=backbone.step,
+                bytes_per_picture=plan.bytes_per_picture,
+            )
+        self.job = job
 
-    def _picture_columns(self) -> tuple[Column, ...]:
-        """The data sets of the pictures, as far as unfinished parts have them, which must agree."""
-        job, names = self.job, [BOXES] if self.job.spec.fit == "pad" else []
-        begun = None if job.overwrite else begun_columns(job.path, self.request)
+    def _columns(self, job: Job, request: Manifest, seen: Seen | None) -> tuple[Column, ...]:
+        """The data sets of the file; of the pictures, those that unfinished parts have."""
+        plan = self.plan
+        features = [
+            Column(self._cells[block.name, level.t], plan.shape(block), plan.spec.dtype,
+                   plan.describe(block, level))
+            for block in plan.blocks
+            for level in plan.levels
+        ]  # fmt: skip
+        names = [BOXES] if plan.spec.fit == "pad" else []
+        begun = None if job.overwrite else begun_columns(job.path, request)
         if begun is None or {SIZES, PLACEMENTS} <= begun:
             names += [SIZES, PLACEMENTS]
         else:
@@ -176,32 +189,35 @@ class Worker:
                 "parts lack; --overwrite makes it anew, with them",
                 stacklevel=4,
             )
-        return (*map(picture_column, names), *_seen_columns(self._seen))
+        return (*features, *map(picture_column, names), *_seen_columns(seen))
 
     @cached_property
     def extractor(self):
         """Encodes the first prompt and settles the batch size, so it is made when needed."""
         size = self.job.batch_size
         if size == "auto":  # a resumed run must compute the same batches
-            noted = read_how(self.job.path, self.request).get("batch_size")
+            noted = read_how(self.job.path, self.job.request).get("batch_size")
             if type(noted) is int and 1 <= noted <= self.plan.row_limit:
                 size = noted
         return extractor_for(self.plan, size, self._conditions, sharing=self.job.sharing)
 
     @cached_property
-    def order(self) -> Order:
-        plan, extractor = self.plan, self.extractor
-        spec = plan.spec
-        reading = Reading(plan.size, spec.fit, spec.resample, self.backbone.step, spec.mirror)
-        return Order(
-            request=replace(self.request, how=self._how()),
-            columns=self.columns,
-            reading=reading,
-            batch_size=extractor.batch_size,
-            pictures=extractor.pictures,
-            bytes_per_picture=plan.bytes_per_picture,
-            seen=self._seen,
+    def settled(self) -> Job:
+        """The job with all that the model tells."""
+        if self.job.settled:
+            return self.job
+        return replace(
+            self.job,
+            request=replace(self.job.request, how=self._how()),
+            batch_size=self.extractor.batch_size,
+            pictures=self.extractor.pictures,
         )
+
+    @property
+    def findings(self) -> dict[str, Any]:
+        """The fields that the model tells, to travel without the pictures' names: with them,
+        replace(job, **findings) is settled in another process."""
+        return {name: getattr(self.settled, name) for name in FINDINGS}
 
     def _how(self) -> dict[str, Any]:
         """What may change the last bits of a feature, and nothing more."""
@@ -215,25 +231,21 @@ class Worker:
             **{name: importlib.metadata.version(name) for name in ("torch", "diffusers")},
         }
 
-    def batches(
-        self, spans: Sequence[Span]
-    ) -> Iterator[tuple[PictureBatch, dict[str, np.ndarray]]]:
+    def batches(self, spans: Sequence[Span]) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
         """Every batch of `spans` with its columns' rows, in order.
 
         Pictures are decoded and noise is drawn ahead, in threads. On an accelerator one batch
         is being computed while the one before is fetched.
         """
-        return self.compute(self.order.reading.batches(self.job, spans))
+        return self.compute(self.job.batches(spans))
 
-    def compute(
-        self, batches: Iterator[PictureBatch]
-    ) -> Iterator[tuple[PictureBatch, dict[str, np.ndarray]]]:
+    def compute(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
         """The same for batches that somebody else has read."""
         waits = self.backbone.device.type != "cpu"
         last = None
-        for batch, drawn in ahead(self._drawn, batches):
+        for batch in ahead(self._drawn, batches):
             self.converted += batch.converted
-            current = batch, self._started(batch, drawn)
+            current = batch, start_batch(self.extractor, batch) if len(batch) else None
             if last is not None:
                 yield last[0], self._rows(*last)
             last = current
@@ -243,34 +255,19 @@ class Worker:
         if last is not None:
             yield last[0], self._rows(*last)
 
-    @property
-    def digests(self) -> np.ndarray | None:
-        """(N, 16) uint8, of the pictures' own bytes; None by the rule of reading before 0.7."""
-        return None if self._seen is None else self._seen.digests
+    def _drawn(self, batch: Batch) -> Batch:
+        return batch.drawn(self.plan) if len(batch) else batch
 
-    def _ids(self, batch: PictureBatch) -> list[str]:
-        return [self.job.source.ids[index] for index in batch.indices]
-
-    def _drawn(self, batch: PictureBatch) -> tuple[PictureBatch, Drawn | None]:
-        if not batch.indices:
-            return batch, None
-        return batch, draw_batch(self.extractor, batch.pixels, self._ids(batch))
-
-    def _started(self, batch: PictureBatch, drawn: Drawn | None):
-        if not batch.indices:
-            return None
-        return start_batch(self.extractor, batch.pixels, self._ids(batch), batch.indices, drawn)
-
-    def _rows(self, batch: PictureBatch, pending) -> dict[str, np.ndarray]:
+    def _rows(self, batch: Batch, pending: Pending | None) -> dict[str, np.ndarray]:
         if pending is None:
             return {}
-        found = {self._cells[key].name: rows.numpy() for key, rows in pending.result().items()}
+        found = {self._cells[key]: rows.numpy() for key, rows in pending.result().items()}
         known = {BOXES: batch.boxes, SIZES: batch.sizes, PLACEMENTS: batch.placements}
-        if self._seen is not None:
-            known[DIGESTS] = self._seen.digests[batch.indices]
-            if self._seen.stats is not None:
-                known[STATS] = self._seen.stats[batch.indices]
-        wanted = {column.name for column in self.columns}
+        if (seen := self.job.seen) is not None:
+            known[DIGESTS] = seen.digests[batch.indices]
+            if seen.stats is not None:
+                known[STATS] = seen.stats[batch.indices]
+        wanted = {column.name for column in self.job.columns}
         return found | {name: rows for name, rows in known.items() if name in wanted}
 
 
@@ -282,8 +279,8 @@ def _seen_columns(seen: Seen | None) -> tuple[Column, ...]:
     return found if seen.stats is None else (*found, picture_column(STATS, **{WHEN: seen.when}))
 
 
-def _check_same(backbone: Backbone, order: Order) -> None:
-    model = order.request.model
+def _check_same(backbone: Backbone, job: Job) -> None:
+    model = job.request.model
     if backbone.fingerprint != model["fingerprint"]:
         raise ModelError(
             f"{backbone.name} on {platform.node()} is not the model that the first worker loaded "

@@ -15,7 +15,6 @@ from PIL import Image
 import diffeat
 from diffeat.errors import DiffeatError, PictureError, SpecError, SpecMismatch, StoreError
 from diffeat.extraction import Extractor
-from diffeat.extraction.reduce import Reducer
 from diffeat.images import ArraySource, open_source
 from diffeat.jobs import extract_to_file
 from diffeat.store import FeatureStore, verify
@@ -446,11 +445,11 @@ def test_an_interrupted_run_goes_on(backbone, reference, tmp_path, monkeypatch, 
     calls = []
     original = Extractor.start
 
-    def break_down(self, pixels, ids, *more):
-        calls.append(list(ids))
+    def break_down(self, batch):
+        calls.append(list(batch.ids))
         if len(calls) == 3:
             raise error("in the third batch")
-        return original(self, pixels, ids, *more)
+        return original(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Extractor, "start", break_down)
@@ -486,8 +485,8 @@ def test_going_on_with_another_batch_size(backbone, reference, tmp_path, monkeyp
 
 def test_numbers_that_are_not_finite_stop_the_run(backbone, tmp_path, monkeypatch):
     spec = replace(SPEC, dtype="float16")
-    plain = Reducer.__call__
-    monkeypatch.setattr(Reducer, "__call__", lambda self, *args: plain(self, *args) * 1e9)
+    plain = Extractor.keep
+    monkeypatch.setattr(Extractor, "keep", lambda self, *args: plain(self, *args) * 1e9)
     with pytest.raises(DiffeatError, match="inf or nan"):
         extract_to_file(backbone, array_source(3), spec, tmp_path / "f.h5")
     assert not (tmp_path / "f.h5").exists()

@@ -67,10 +67,10 @@ def test_a_run_that_an_older_version_began_goes_on(backbone_of, tmp_path, monkey
     whole, path = tmp_path / "whole.h5", tmp_path / "f.h5"
     extract_to_file(backbone, source(), SPEC, whole, batch_size=4)
 
-    def break_down(self, pixels, ids, *more):
-        if "picture-004" in ids:
+    def break_down(self, batch):
+        if "picture-004" in batch.ids:
             raise KeyboardInterrupt
-        return original(self, pixels, ids, *more)
+        return original(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Extractor, "start", break_down)

@@ -137,7 +137,7 @@ def test_sigma_out_of_range_names_the_range(edm, asked):
 
 
 def test_discrete_steps_are_told_as_whole_numbers(discrete):
-    told = discrete.told(torch.tensor([0.0, 20.0, 999.0], dtype=torch.float64))
+    told = discrete.network_t(torch.tensor([0.0, 20.0, 999.0], dtype=torch.float64))
     assert told.dtype == torch.int64
     assert told.tolist() == [0, 20, 999]
 
@@ -147,7 +147,7 @@ def test_discrete_steps_are_told_as_whole_numbers(discrete):
 )
 def test_flow_times_are_told_in_their_direction(config, told):
     schedule = Schedule.from_config(CONFIGS[config])
-    found = schedule.told(torch.tensor([0, 250.5, 1000], dtype=torch.float64))
+    found = schedule.network_t(torch.tensor([0, 250.5, 1000], dtype=torch.float64))
     assert found.dtype == torch.float32
     assert found.tolist() == told
 
@@ -158,7 +158,7 @@ def test_edm_is_told_and_given_what_diffusers_gives(data):
     schedule = Schedule.from_config(dict(reference.config) | EDM)
     sigmas = torch.tensor([0.002, 0.3, 1.0, 80.0], dtype=torch.float64)
     x = gaussian(4, 3, 4, 4, seed=0)
-    told = schedule.told(sigmas)
+    told = schedule.network_t(sigmas)
     assert told.dtype == torch.float32
     given = schedule.scaled(x, sigmas.view(-1, 1, 1, 1))
     for k, sigma in enumerate(sigmas):
@@ -183,7 +183,7 @@ def test_the_clean_picture_is_that_of_diffusers(prediction, t):
     reference = DDIMScheduler(**config, clip_sample=False)
     reference.set_timesteps(1000)
     x, output = gaussian(1, 3, 4, 4, seed=0), gaussian(1, 3, 4, 4, seed=1)
-    found, _ = schedule.split(x, output, *columns([schedule.at(t)]))
+    found, _ = schedule.predict_x0_eps(x, output, *columns([schedule.at(t)]))
     step = reference.step(output, t, x)
     # diffusers' products of alphas are in fp32, and so are its roots
     torch.testing.assert_close(found, step.pred_original_sample, rtol=1e-5, atol=1e-5)
@@ -202,7 +202,7 @@ def test_a_perfect_output_gives_picture_and_noise_back(prediction, output_of):
     levels = [schedule.at(t) for t in (0, 20, 500, 999)]
     x0, eps, x = noised(levels)
     t, alpha, sigma = columns(levels)
-    found = schedule.split(x, output_of(x0, eps, alpha, sigma), t, alpha, sigma)
+    found = schedule.predict_x0_eps(x, output_of(x0, eps, alpha, sigma), t, alpha, sigma)
     for value, wanted in zip(found, (x0, eps), strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-9, atol=1e-9)
 
@@ -213,7 +213,7 @@ def test_a_velocity_gives_picture_and_noise_back(config, sign):
     schedule = Schedule.from_config(CONFIGS[config])
     levels = [schedule.at(share * schedule.steps) for share in (0, 0.03, 0.5, 1)]
     x0, eps, x = noised(levels)
-    found = schedule.split(x, sign * (eps - x0), *columns(levels))
+    found = schedule.predict_x0_eps(x, sign * (eps - x0), *columns(levels))
     for value, wanted in zip(found, (x0, eps), strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-12)
 
@@ -224,7 +224,7 @@ def test_a_step_of_euler_is_that_of_diffusers(flow):
     x, output = gaussian(1, 3, 4, 4, seed=0), gaussian(1, 3, 4, 4, seed=1)
     for here, there in zip(reference.sigmas[:-1], reference.sigmas[1:], strict=True):
         levels = [flow.at(1000 * float(s)) for s in (here, there)]
-        x0, eps = flow.split(x, output, *columns(levels[:1]))
+        x0, eps = flow.predict_x0_eps(x, output, *columns(levels[:1]))
         found = levels[1].alpha * x0 + levels[1].sigma * eps
         torch.testing.assert_close(found, x + (there - here).double() * output, rtol=1e-6,
                                    atol=1e-7)  # fmt: skip
@@ -238,7 +238,7 @@ def test_the_clean_picture_of_edm_is_that_of_diffusers(scheduler, data):
     sigmas = (0.002, 0.3, 1.0, 80.0)
     levels = [schedule.at(sigma) for sigma in sigmas]
     x, output = gaussian(4, 3, 4, 4, seed=0), gaussian(4, 3, 4, 4, seed=1)
-    x0, eps = schedule.split(x, output, *columns(levels))
+    x0, eps = schedule.predict_x0_eps(x, output, *columns(levels))
     for k, sigma in enumerate(sigmas):
         wanted = reference.precondition_outputs(
             x[k], output[k], torch.tensor(sigma, dtype=torch.float64)
@@ -251,7 +251,7 @@ def test_an_edm_schedule_may_predict_velocities():
     reference = EDMEulerScheduler(sigma_data=1.0, prediction_type="v_prediction")
     schedule = Schedule.from_config(dict(reference.config) | EDM)
     x, output = gaussian(1, 3, 4, 4, seed=0), gaussian(1, 3, 4, 4, seed=1)
-    x0, _ = schedule.split(x, output, *columns([schedule.at(0.7)]))
+    x0, _ = schedule.predict_x0_eps(x, output, *columns([schedule.at(0.7)]))
     wanted = reference.precondition_outputs(x, output, torch.tensor(0.7, dtype=torch.float64))
     torch.testing.assert_close(x0, wanted, rtol=1e-6, atol=1e-6)
 
@@ -260,14 +260,14 @@ def test_picture_and_noise_are_finite_at_both_ends(schedule):
     levels = schedule.grid(10)
     first, last = levels[0], levels[-1]
     x = gaussian(2, 3, 4, 4, seed=0)
-    found = schedule.split(x, gaussian(2, 3, 4, 4, seed=1), *columns([first, last]))
+    found = schedule.predict_x0_eps(x, gaussian(2, 3, 4, 4, seed=1), *columns([first, last]))
     assert all(torch.isfinite(value).all() for value in found)
 
 
 def test_without_signal_the_velocity_alone_says_what_the_picture_is():
     schedule = Schedule.from_config(ZERO_SNR)
     x, output = gaussian(1, 3, 4, 4, seed=0), gaussian(1, 3, 4, 4, seed=1)
-    x0, eps = schedule.split(x, output, *columns([schedule.at(999)]))
+    x0, eps = schedule.predict_x0_eps(x, output, *columns([schedule.at(999)]))
     torch.testing.assert_close(x0, -output)
     torch.testing.assert_close(eps, x)
 
@@ -276,7 +276,7 @@ def test_an_unknown_prediction_is_refused():
     schedule = Schedule.from_config({**LINEAR, "prediction_type": "dreams"})
     x = gaussian(1, 3, 4, 4, seed=0)
     with pytest.raises(ModelError, match="'dreams' is unknown; expected epsilon, v_prediction or "):
-        schedule.split(x, x, *columns([schedule.at(20)]))
+        schedule.predict_x0_eps(x, x, *columns([schedule.at(20)]))
 
 
 # --- trajectories ---------------------------------------------------------------------------

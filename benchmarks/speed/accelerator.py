@@ -16,7 +16,7 @@ from benchmarks.speed.flops import costs
 from benchmarks.speed.settings import Settings
 from diffeat.backbones.devices import pick_device
 from diffeat.errors import DiffeatError
-from diffeat.extraction import Extractor, Plan
+from diffeat.extraction import Batch, Extractor, Plan
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 NO_GPU = "torch sees no GPU here"
@@ -226,7 +226,7 @@ def _results(extractor, pixels, ids, count: int) -> Iterator[dict]:
     """Results of `count` batches, with `AHEAD` of them on their way."""
     waiting = []
     for _ in range(count):
-        waiting.append(extractor.start(pixels, ids))
+        waiting.append(extractor.start(Batch.of(pixels, ids)))
         if len(waiting) == AHEAD:
             yield waiting.pop(0).result()
     for pending in waiting:

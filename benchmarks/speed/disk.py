@@ -72,13 +72,13 @@ def _write(
 
     def compute(keep: Callable[[PictureBatch, dict], None] | None = None) -> None:
         worker = Worker(Job(backbone.request, source, spec, path), backbone)
-        step = worker.order.pictures
+        step = worker.settled.pictures
         spans = [(i, min(i + step, len(source))) for i in range(0, len(source), step)]
         for batch, rows in worker.batches(spans):
             if keep is not None:
                 keep(batch, rows)
 
-    columns = Worker(Job(backbone.request, source, spec, path), backbone).order.columns
+    columns = Worker(Job(backbone.request, source, spec, path), backbone).job.columns
 
     def to_shards() -> None:
         with ShardWriter(folder.with_suffix(""), columns, source) as shards:

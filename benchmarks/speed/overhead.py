@@ -83,7 +83,7 @@ def _noisy_inputs(plan: Plan, source: Source, batch: int) -> list[tuple[Any, lis
         rows = range(start, start + len(ids))
         pixels = np.stack([np.asarray(source.load(row)).transpose(2, 0, 1) for row in rows])
         x = torch.from_numpy(pixels).float().to(backbone.device) / 255
-        clean = backbone.encode(x).mean
+        clean = backbone.encode(x)[0]
         eps = [picture_noise(plan.spec.seed, name, 0, clean.shape[1:]) for name in ids]
         eps = torch.from_numpy(np.stack(eps)).to(backbone.device)
         spec = plan.spec
@@ -95,7 +95,9 @@ def _noisy_inputs(plan: Plan, source: Source, batch: int) -> list[tuple[Any, lis
             sigma = torch.full((len(ids), 1, 1, 1), level.sigma, device=backbone.device)
             given = backbone.schedule.scaled(noisy, sigma).to(backbone.dtype)
             t = torch.full((len(ids),), level.t, dtype=torch.float64, device=backbone.device)
-            forwards.append(backbone.call_arguments(given, backbone.schedule.told(t), condition))
+            forwards.append(
+                backbone.call_arguments(given, backbone.schedule.network_t(t), condition)
+            )
         pictures = None if backbone.vae is None else (2 * x - 1).to(backbone.vae.dtype)
         batches.append((pictures, forwards))
     return batches

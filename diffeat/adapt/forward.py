@@ -11,48 +11,42 @@ from torch import nn
 from diffeat.backbones.base import Backbone
 from diffeat.backbones.devices import upload
 from diffeat.errors import SpecError
-from diffeat.extraction import Plan
-from diffeat.extraction.conditions import Conditions
-from diffeat.extraction.latents import clean_latents, draw_noise, upload_noise
-from diffeat.extraction.reduce import Reducer
-from diffeat.hooks import Edit, HookManager
-from diffeat.specs import ExtractSpec
+from diffeat.extraction import Conditions, Forward, Plan, draw_noise
+from diffeat.extraction.noising import fresh_noise, upload_noise
+from diffeat.hooks import Edit
+from diffeat.noise import TRAJECTORIES
+from diffeat.specs import CLASS_LABEL, PLACEHOLDERS, ExtractSpec
 
 
-class NoisyFeatures:
-    """Differentiable features of pictures at one noise level.
+class NoisyFeatures(Forward):
+    """A `Forward` as a layer: differentiable features of pictures at one noise level.
 
-    The same forward as in an extraction (encode, x_t = alpha·x_0 + sigma·eps, denoiser up to the
-    last tensor that is asked for), but what the hooks keep stays in the graph.
+    What is kept stays in the graph. Of the spec, `dtype` says how features are stored and plays
+    no part here; `fit`, `resample` and `mirror` are up to whoever reads the pictures.
 
     Args:
         backbone: whose denoiser runs.
-        spec: one t and any blocks; prompt and label are the same for all pictures. Pooling is
-            left to whoever takes the maps.
+        spec: one t and any blocks of the denoiser; prompt, label or embeddings are the same for
+            all pictures. Pooling is left to whoever takes the maps.
         edits: as `HookManager` takes them.
 
     Attributes:
         plan: the spec worked out.
 
     Raises:
-        SpecError: more than one t, an ensemble, a trajectory, tiles, or conditions that differ
-            by picture.
+        SpecError: a field that training through the backbone cannot do: more than one t, tensors
+            of the VAE, an ensemble, a trajectory, tiles, flip, pooling, or conditions that
+            differ by picture.
     """
 
     def __init__(
         self, backbone: Backbone, spec: ExtractSpec, edits: Mapping[str, Edit] | None = None
     ):
         _check_spec(spec)
-        self.backbone, self.plan = backbone, Plan(backbone, spec)
-        (level,) = self.plan.levels
-        row = torch.tensor([[level.t, level.alpha, level.sigma]], dtype=torch.float64)
-        self._level = row.to(backbone.device)
-        self._reduce = Reducer(self.plan)
         self._conditions = Conditions.of_spec(backbone, spec)
-        taps = {block.name: self.plan.tap(block) for block in self.plan.blocks}
-        self._hooks = HookManager(
-            backbone.denoiser, taps, stop_after_last=True, transform=self._reduce, edits=edits
-        )
+        super().__init__(Plan(backbone, spec, self._conditions.text_length), edits)
+        if inside := [block.name for block in self.plan.blocks if block.of_vae]:
+            _refuse("blocks of the denoiser", "blocks", inside)
 
     @torch.no_grad()
     def noisy(
@@ -65,29 +59,19 @@ class NoisyFeatures:
             ids: N picture ids, whose own noise is used, as in an extraction;
             generator: of the CPU, draws fresh noise instead, as training wants it.
         """
-        device, spec = self.backbone.device, self.plan.spec
-        latents = self.backbone.encode(upload(pixels, device).float() / 255)
-        shape = (len(pixels), 1, *latents.mean.shape[1:])
+        device, size = self.backbone.device, tuple(pixels.shape[2:])
         if generator is None:
-            eps, sample = draw_noise(self.plan, ids, tuple(pixels.shape[2:]))
+            eps, sample = draw_noise(self.plan, ids, size)
         else:
-            eps, sample = (torch.randn(shape, generator=generator) for _ in range(2))
-            eps = None if spec.noise == "none" else eps
-        clean = clean_latents(spec, latents, ids, sample)[:, 0]
-        if eps is None:
-            return clean
-        _, alpha, sigma = self._level.float()[0]
-        return alpha * clean + sigma * upload_noise(eps, device)[:, 0]
+            eps, sample = fresh_noise(self.plan, len(pixels), size, generator)
+        z, _ = self.encode(upload(pixels, device).float() / 255, sample)  # (N, 1, C, h, w)
+        eps = None if eps is None else upload_noise(eps, device)[:, 0]
+        return self.add_noise(z[:, 0], eps, self.levels.expand(len(z), -1))
 
     def __call__(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Block → (N, C, h, w) maps of x_t, in the graph of whatever needs a gradient."""
-        rows = [0] * len(x)
-        levels = self._level.expand(len(x), -1)
-        factor = self.backbone.latent_factor
-        self._reduce.size = (x.shape[2] * factor, x.shape[3] * factor)
-        with self._hooks as hooks:
-            self._reduce.run(hooks, x, levels, self._conditions(rows))
-            return {name: hooks[name] for name in hooks}
+        levels, condition = self.levels.expand(len(x), -1), self._conditions([0] * len(x))
+        return self.network(x, levels, condition)
 
 
 @contextmanager
@@ -104,16 +88,24 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def _check_spec(spec: ExtractSpec) -> None:
-    same = spec.captions is None and spec.embeddings is None and spec.label != "class"
-    same = same and "{" not in spec.prompt
+    """SpecError for the first field that asks for what the layer cannot do."""
+    same = not any(word in spec.prompt for word in PLACEHOLDERS)
     allowed = {
-        "one timestep": len(spec.timesteps) == 1,
-        "ensemble=1": spec.ensemble == 1,
-        "noise 'per-image', 'shared' or 'none'": spec.noise in ("per-image", "shared", "none"),
-        "no tiles": not spec.tile,
-        "no pooling, which the head does": spec.pool == "none",
-        "one prompt or label for all pictures": same,
+        "timesteps": ("one timestep", len(spec.timesteps) == 1),
+        "ensemble": ("ensemble=1", spec.ensemble == 1),
+        "noise": ("noise that needs no trajectory", spec.noise not in TRAJECTORIES),
+        "tile": ("no tiles", spec.tile is None),
+        "flip": ("flip=False (mirror pictures where they are read)", not spec.flip),
+        "pool": ("no pooling, which the head does", spec.pool == "none"),
+        "fit": ("pictures of one size", spec.fit != "native"),
+        "prompt": ("one prompt for all pictures", same),
+        "captions": ("one prompt for all pictures", spec.captions is None),
+        "label": ("one label for all pictures", spec.label != CLASS_LABEL),
     }
-    for what, holds in allowed.items():
+    for name, (what, holds) in allowed.items():
         if not holds:
-            raise SpecError(f"training through a backbone expects {what}; got {spec}")
+            _refuse(what, name, getattr(spec, name))
+
+
+def _refuse(what: str, name: str, value: object) -> None:
+    raise SpecError(f"training through a backbone expects {what}; got {name}={value!r}")

@@ -24,18 +24,6 @@ from diffeat.hooks import Tap
 
 
 @dataclass(frozen=True)
-class Latents:
-    """Clean pictures in the space that the denoiser works in.
-
-    Attributes:
-        mean: (P, C, h, w) the picture itself, or the mean of the VAE's posterior, scaled.
-        std: its standard deviation, scaled, where there is a posterior.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor | None = None
-
-
 class Backbone(ABC):
     """A pretrained diffusion model as a feature extractor. One subclass per family.
 
@@ -325,8 +313,9 @@ class Backbone(ABC):
         factor = self.latent_factor
         return self.latent_channels, size[0] // factor, size[1] // factor
 
-    @torch.no_grad()
-    def encode(self, pixels: torch.Tensor, scaled: bool = True) -> Latents:
+    def encode(
+        self, pixels: torch.Tensor, scaled: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Bring pictures to the denoiser's space; the VAE runs once per picture.
 
         Args:
@@ -334,7 +323,8 @@ class Backbone(ABC):
             scaled: with the shift and scale that the denoiser was trained with.
 
         Returns:
-            Latents in fp32: 2·pixels - 1, or (posterior - shift)·scale of the VAE's config.
+            (mean, std), each (P, C, h, w) fp32: 2·pixels - 1 and None, or the moments of the
+            VAE's posterior, (posterior - shift)·scale by its configuration.
         """
         x = pixels * 2 - 1
         if self.vae is None:
@@ -343,12 +333,12 @@ class Backbone(ABC):
                 x = x.mean(1, keepdim=True)
             elif channels != 3:
                 raise SpecError(f"{self.name} wants {channels} channels; expected 1 or 3")
-            return Latents(x)
+            return x, None
         x = self.as_input(x.to(self.vae.dtype))
         with visiting(self.vae, self.device) if self.vae_visits else nullcontext():
             posterior = self.vae.encode(x).latent_dist
         shift, scale = self._shift_and_scale if scaled else (0.0, 1.0)
-        return Latents((posterior.mean.float() - shift) * scale, posterior.std.float() * scale)
+        return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
 
     @property
     def vae_visits(self) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from diffeat.errors import StoreError
-from diffeat.images import Seen
-from diffeat.store import Column, Manifest, StoreWriter
+from diffeat.store import StoreWriter
 from diffeat.store.format.manifest import CLASSES
 from diffeat.work import Job, Span
 
@@ -50,34 +49,23 @@ class JobResult:
 
 
 def drive(
-    job: Job,
-    manifest: Manifest,
-    columns: Sequence[Column],
-    work: Callable[[StoreWriter, tqdm], int],
-    where: str,
-    alone: bool = True,
-    seen: Seen | None = None,
+    job: Job, work: Callable[[StoreWriter, tqdm], int], where: str, alone: bool = True
 ) -> JobResult:
     """Open the output, have the work done, merge the shards.
 
     Args:
-        job: what to do.
-        manifest, columns: what the file is made of.
+        job: what to do, settled.
         work: gets the writer and a bar that counts pictures; sees to it that shards cover all
             of them, and returns how many went through the model.
         where: who works, for the result.
         alone: whether this process writes all shards itself.
-        seen: what is known of the pictures.
 
     Raises:
         DiffeatError: see the parts; finished pictures are kept whatever happens.
     """
     began = time.monotonic()
-    writer = StoreWriter(
-        job.path, manifest, job.source, columns, job.overwrite, job.compression, alone, seen
-    )
     hide = hidden(job)
-    with writer:
+    with _writer(job, alone) as writer:
         if writer.complete:
             return _already_complete(job, writer)
         status = "resumed" if writer.done else "done"
@@ -87,7 +75,7 @@ def drive(
     return _result(writer, status, computed, time.monotonic() - began, where)
 
 
-def complete(job: Job, manifest: Manifest, columns: Sequence[Column]) -> JobResult | None:
+def complete(job: Job) -> JobResult | None:
     """The result of doing nothing, if the output is already there; None if it is not.
 
     Raises:
@@ -95,10 +83,15 @@ def complete(job: Job, manifest: Manifest, columns: Sequence[Column]) -> JobResu
     """
     if job.overwrite or not job.path.exists():
         return None
-    with StoreWriter(
-        job.path, manifest, job.source, columns, compression=job.compression, alone=False
-    ) as writer:
+    with _writer(replace(job, seen=None), alone=False) as writer:
         return _already_complete(job, writer) if writer.complete else None
+
+
+def _writer(job: Job, alone: bool) -> StoreWriter:
+    return StoreWriter(
+        job.path, job.request, job.source, job.columns, job.overwrite, job.compression, alone,
+        job.seen,
+    )  # fmt: skip
 
 
 def hidden(job: Job) -> bool | None:

@@ -15,20 +15,19 @@ from diffeat.work import Job, Worker, errors_of
 def run_local(job: Job, backbone: Backbone | None = None) -> JobResult:
     """Do a job here; `backbone` is its model, where that is loaded already."""
     worker = Worker(job, backbone)
-    found = complete(job, worker.request, worker.columns)
+    found = complete(worker.job)
     if found is not None:
         return found
     # an impossible request fails here, before --overwrite would discard anything
-    order = worker.order
+    job = worker.settled
 
     def work(writer: StoreWriter, bar: tqdm) -> int:
         computed = 0
-        for batch, rows in worker.batches(writer.remaining(order.pictures)):
+        for batch, rows in worker.batches(writer.remaining(job.pictures)):
             writer.add(batch.span, batch.indices, rows, errors_of(batch))
             computed += len(batch.indices)
             bar.update(batch.span[1] - batch.span[0])
         return computed
 
-    where = str(worker.backbone.device)
-    result = drive(job, order.request, order.columns, work, where, seen=order.seen)
+    result = drive(job, work, str(worker.backbone.device))
     return replace(result, converted=worker.converted)

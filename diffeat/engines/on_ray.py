@@ -30,10 +30,10 @@ from tqdm import tqdm
 
 from diffeat.engines.base import TASK_BYTES, JobResult, complete, drive, tasks_of
 from diffeat.errors import DeviceError, DiffeatError, SpecError, StoreError
-from diffeat.images import PictureBatch
+from diffeat.extraction import Batch
 from diffeat.store import ShardWriter, StoreWriter
 from diffeat.threads import asked, set_threads, usable_cpus
-from diffeat.work import Job, Order, Reading, Span, Worker, errors_of
+from diffeat.work import Job, Span, Worker, errors_of
 
 TASK_PIXELS = 128 << 20
 """Most bytes of decoded pictures that travel together."""
@@ -70,19 +70,11 @@ def _run(ray: Any, job: Job, processes: int | None, address: str | None) -> JobR
         raise SpecError("this process is connected to a Ray cluster already; leave address out")
     try:
         crew = _Crew(ray, job, processes)
-        order = crew.order()
-        found = complete(job, order.request, order.columns)
+        job = crew.settle()
+        found = complete(job)
         if found is not None:
             return found
-        result = drive(
-            job,
-            order.request,
-            order.columns,
-            crew.work,
-            f"{crew.size} Ray actors",
-            alone=False,
-            seen=order.seen,
-        )
+        result = drive(job, crew.work, f"{crew.size} Ray actors", alone=False)
         return replace(result, converted=crew.converted)
     except ray.exceptions.RayError as error:
         raise StoreError(
@@ -141,7 +133,7 @@ class _Crew:
     """
 
     def __init__(self, ray: Any, job: Job, processes: int | None):
-        self.ray, self.job = ray, job
+        self.ray = ray
         cluster = ray.cluster_resources()
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
@@ -159,20 +151,21 @@ class _Crew:
         # half a CPU each at most, so that decoding always finds room
         self.needs = {"num_gpus": 1} if wants_gpu else {"num_cpus": min(1.0, cpus / self.size / 2)}
         # actors on GPUs have one each; on CPUs they share the memory of their node
-        job = replace(job, sharing=1 if wants_gpu else each)
-        self.told = _Told(ray.put(job), os.getcwd(), threads)
+        self.job = replace(job, sharing=1 if wants_gpu else each)
+        self.told = _Told(ray.put(self.job), os.getcwd(), threads)
         self.converted = 0
         self._warned: set[str] = set()
 
-    def order(self) -> Order:
-        """What a worker with the model makes of the job; the driver needs no accelerator."""
-        ask = self.ray.remote(_order).options(max_retries=RETRIES, **self.needs)
+    def settle(self) -> Job:
+        """The job with what a worker makes of it; the driver needs no accelerator."""
+        ask = self.ray.remote(_findings).options(max_retries=RETRIES, **self.needs)
         answer, said = self.ray.get(ask.remote(self.told))
         self._warn(said)
         if isinstance(answer, DiffeatError):
             raise answer
-        self._order = answer
-        return answer
+        self.job = replace(self.job, **answer)
+        self.told = replace(self.told, reference=self.ray.put(self.job))
+        return self.job
 
     def _warn(self, said: Sequence[str]) -> None:
         """What workers warn of, once each."""
@@ -185,7 +178,7 @@ class _Crew:
         """Have all remaining batches computed; returns the number of pictures."""
         done = 0
         for _ in range(ROUNDS):
-            spans = writer.remaining(self._order.pictures)
+            spans = writer.remaining(self.job.pictures)
             if not spans:
                 return done
             for row in self._stream(spans):
@@ -195,7 +188,7 @@ class _Crew:
                 done += row["computed"]
                 self.converted += row["converted"]
                 bar.update(row["pictures"])
-        if writer.remaining(self._order.pictures):
+        if writer.remaining(self.job.pictures):
             raise StoreError(
                 f"{self.job.path}: workers wrote shards, but {ROUNDS} times not all of them "
                 "appeared beside the output; expected a folder that all nodes share"
@@ -204,19 +197,17 @@ class _Crew:
 
     def _stream(self, spans: Sequence[Span]) -> Iterator[dict[str, Any]]:
         """One row per finished task, as they come."""
-        data, order = self.ray.data, self._order
+        data = self.ray.data
         data.DataContext.get_current().enable_progress_bars = False  # ours counts pictures
         tasks = self._tasks(spans)
         rows = data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
         with warnings.catch_warnings():
             # the only way to bound retries up to Ray 2.63, and said to end then
             warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-            read = rows.map(
-                _read, fn_args=(self.told, order.reading), num_cpus=READ_CPUS, max_retries=RETRIES
-            )
+            read = rows.map(_read, fn_args=(self.told,), num_cpus=READ_CPUS, max_retries=RETRIES)
             done = read.map(
                 _Actor,
-                fn_constructor_args=(self.told, order),
+                fn_constructor_args=(self.told,),
                 compute=data.ActorPoolStrategy(size=min(self.size, len(tasks))),
                 max_restarts=RETRIES * self.size,
                 max_task_retries=RETRIES,
@@ -226,10 +217,9 @@ class _Crew:
 
     def _tasks(self, spans: Sequence[Span]) -> list[list[Span]]:
         """Tasks whose features fit a shard and whose pixels travel well."""
-        order = self._order
-        height, width = order.reading.size or (1024, 1024)
+        height, width = self.job.size or (1024, 1024)
         pixels = 3 * height * width
-        bound = max(order.bytes_per_picture, pixels * TASK_BYTES // TASK_PIXELS)
+        bound = max(self.job.bytes_per_picture, pixels * TASK_BYTES // TASK_PIXELS)
         return tasks_of(spans, bound, self.size)
 
 
@@ -275,18 +265,18 @@ def _heard() -> Iterator[list[str]]:
         yield said
 
 
-def _order(told: _Told) -> tuple[Order | DiffeatError, list[str]]:
+def _findings(told: _Told) -> tuple[dict[str, Any] | DiffeatError, list[str]]:
     with _heard() as said:
         try:
-            return Worker(told.job()).order, said
+            return Worker(told.job()).findings, said
         except DiffeatError as error:  # as a value: Ray would run it again, and wrap it
             return error, said
 
 
-def _read(row: dict[str, Any], told: _Told, reading: Reading) -> dict[str, Any]:
+def _read(row: dict[str, Any], told: _Told) -> dict[str, Any]:
     """Decode the pictures of a task."""
     try:
-        batches = list(reading.batches(told.job(), [tuple(span) for span in row["task"]]))
+        batches = list(told.job().batches([tuple(span) for span in row["task"]]))
         return {"batches": batches, "error": None}
     except DiffeatError as error:
         return {"batches": [], "error": error}
@@ -295,11 +285,11 @@ def _read(row: dict[str, Any], told: _Told, reading: Reading) -> dict[str, Any]:
 class _Actor:
     """Holds the model; computes the batches of a task and writes them as a shard."""
 
-    def __init__(self, told: _Told, order: Order):
+    def __init__(self, told: _Told):
         self.error = None
         try:
             self.job = told.job()
-            self.worker = Worker(self.job, order=order)
+            self.worker = Worker(self.job)
         except DiffeatError as error:
             self.error = error
 
@@ -314,10 +304,10 @@ class _Actor:
                 found["error"] = failed
         return {**found, "warnings": said}
 
-    def _write(self, batches: Sequence[PictureBatch]) -> tuple[int, int]:
+    def _write(self, batches: Sequence[Batch]) -> tuple[int, int]:
         """Pictures of the batches, and how many of them went through the model."""
         pictures = computed = 0
-        with ShardWriter(self.job.path, self.worker.order.columns, self.job.source) as shards:
+        with ShardWriter(self.job.path, self.job.columns, self.job.source) as shards:
             for batch, rows in self.worker.compute(iter(batches)):
                 shards.add(batch.span, batch.indices, rows, errors_of(batch))
                 pictures += batch.span[1] - batch.span[0]

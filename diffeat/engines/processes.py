@@ -35,7 +35,7 @@ from diffeat.engines.base import (
 from diffeat.errors import DiffeatError, SourceError, StoreError
 from diffeat.store import ShardWriter, StoreWriter
 from diffeat.threads import set_threads
-from diffeat.work import Job, Order, Span, Worker, errors_of
+from diffeat.work import Job, Span, Worker, errors_of
 
 LOSSES = 3
 """Workers that may be lost in a row, with no batch finished in between."""
@@ -47,19 +47,11 @@ def run_processes(job: Job, processes: int) -> JobResult:
     """Do a job with `processes` copies of the model on this machine."""
     pool = _Pool(job, processes)
     try:
-        order = pool.order()
-        found = complete(job, order.request, order.columns)
+        job = pool.settle()
+        found = complete(job)
         if found is not None:
             return found
-        result = drive(
-            job,
-            order.request,
-            order.columns,
-            pool.work,
-            f"{processes} processes",
-            alone=False,
-            seen=order.seen,
-        )
+        result = drive(job, pool.work, f"{processes} processes", alone=False)
         return replace(result, converted=pool.converted)
     finally:
         pool.close(at_once=True)
@@ -89,22 +81,21 @@ class _Pool:
         self.job, self.size = job, processes
         self._context = multiprocessing.get_context("spawn")
         self._hands: list[_Hand] = []
-        self._order: Order | None = None
         self._losses = self._computed = self.converted = 0
         self._bar: tqdm | None = None
 
-    def order(self) -> Order:
-        """What the first worker made of the job; the others use its batch size."""
+    def settle(self) -> Job:
+        """The job with what the first worker made of it; the others use its batch size."""
         self._start(0)
-        while self._order is None:
+        while not self.job.settled:
             self._listen()
-        return self._order
+        return self.job
 
     def _start(self, number: int) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_serve,
-            args=(self.job, theirs, number, self.size, self._order),
+            args=(self.job, theirs, number, self.size),
             name=f"diffeat-{number}",
             daemon=True,
         )
@@ -131,9 +122,8 @@ class _Pool:
         return self._computed
 
     def _hand_out(self, writer: StoreWriter) -> None:
-        order = self._order
-        spans = writer.remaining(order.pictures)
-        tasks = deque(tasks_of(spans, order.bytes_per_picture, self.size))
+        spans = writer.remaining(self.job.pictures)
+        tasks = deque(tasks_of(spans, self.job.bytes_per_picture, self.size))
         for number in range(1, min(self.size, len(tasks))):
             self._start(number)
         while tasks or any(hand.task for hand in self._hands):
@@ -186,7 +176,7 @@ class _Pool:
         if what == "warning":
             warnings.warn(value, stacklevel=2)
         elif what == "ready":
-            self._order, hand.ready = value, True
+            self.job, hand.ready = replace(self.job, **value), True
         elif what == "batch":
             span, computed = value
             hand.finished[span] = computed
@@ -203,7 +193,7 @@ class _Pool:
         code = hand.process.exitcode
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
         self._losses += 1
-        if self._order is None and code > 0:  # it never began, and would not the next time
+        if not self.job.settled and code > 0:  # it never began, and would not the next time
             raise StoreError(
                 f"{self.job.path}: the first worker process ended at its start ({why}; what it "
                 "said is above). In a script, call it below `if __name__ == '__main__':`, "
@@ -248,7 +238,7 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _serve(job: Job, pipe: Connection, number: int, processes: int, order: Order | None) -> None:
+def _serve(job: Job, pipe: Connection, number: int, processes: int) -> None:
     """A worker process: works until it is told to end, whenever that is, and ends in silence."""
     _end_with_the_driver()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -261,14 +251,14 @@ def _serve(job: Job, pipe: Connection, number: int, processes: int, order: Order
     try:
         signal.signal(signal.SIGTERM, interrupt)
         try:
-            _work(job, pipe, number, processes, order)
+            _work(job, pipe, number, processes)
         finally:
             over.set()
     except KeyboardInterrupt:
         pass  # the driver says why
 
 
-def _work(job: Job, pipe: Connection, number: int, processes: int, order: Order | None) -> None:
+def _work(job: Job, pipe: Connection, number: int, processes: int) -> None:
     """Say what it made of the job, then compute task after task."""
     one_at_a_time = threading.Lock()
 
@@ -280,10 +270,10 @@ def _work(job: Job, pipe: Connection, number: int, processes: int, order: Order 
     try:
         job = replace(job, model=job.model.on(number), sharing=sharing(job, processes))
         set_threads(workers=processes)
-        worker = Worker(job, order=order)
-        say("ready", worker.order)
+        worker = Worker(job)
+        say("ready", worker.findings)
         while (task := pipe.recv()) is not None:
-            with ShardWriter(job.path, worker.order.columns, job.source) as shards:
+            with ShardWriter(job.path, worker.job.columns, job.source) as shards:
                 for batch, rows in worker.batches(task):
                     shards.add(batch.span, batch.indices, rows, errors_of(batch))
                     say("batch", (batch.span, len(batch.indices)))

@@ -72,33 +72,33 @@ def _group():
 
 
 def _agreed(job: Job, rank: int) -> Worker:
-    """This rank's worker, with the order of rank 0 (which has measured the batch size, say)."""
+    """This rank's worker, with the findings of rank 0 (which has measured the batch size, say)."""
     worker = said = None
     if rank == 0:
         try:
             worker = Worker(job)
-            said = worker.order, fingerprint(job.source.ids, job.source.reading)
+            said = worker.findings, fingerprint(job.source.ids, job.source.reading)
         except DiffeatError as error:
             said = error
     said = _told(said, rank)
     if isinstance(said, DiffeatError):
         raise said
-    order, ids = said
+    findings, ids = said
     if fingerprint(job.source.ids, job.source.reading) != ids:
         raise SourceError(
             f"rank {rank} found other pictures in {job.source.name} than rank 0; expected the same "
             "files on every node"
         )
-    return worker or Worker(job, order=order)
+    return worker or Worker(replace(job, **findings))
 
 
 def _lead(worker: Worker, world: int) -> JobResult:
     """Rank 0: say who does what, do the first share, merge."""
-    order, told, converted = worker.order, False, 0
+    job, told, converted = worker.settled, False, 0
 
     def work(writer: StoreWriter, bar: tqdm) -> int:
         nonlocal told, converted
-        spans = writer.remaining(order.pictures)
+        spans = writer.remaining(job.pictures)
         shares = _shares(spans, world)
         told = True
         _told(shares, 0)
@@ -107,9 +107,7 @@ def _lead(worker: Worker, world: int) -> JobResult:
         return computed
 
     try:
-        quiet = replace(worker.job, progress=False)
-        where = f"{world} ranks"
-        result = drive(quiet, order.request, order.columns, work, where, False, order.seen)
+        result = drive(replace(job, progress=False), work, f"{world} ranks", alone=False)
         return replace(result, converted=converted)
     finally:
         if not told:  # nothing to do, or the output cannot be written
@@ -133,7 +131,7 @@ def _share(worker: Worker, spans: Sequence[Span], rank: int, world: int) -> int:
     shown = job if rank == 0 else replace(job, progress=False)
     with (
         progress_bar(shown, total, desc=f"extract, rank {rank} of {world}") as bar,
-        ShardWriter(job.path, worker.order.columns, job.source) as shards,
+        ShardWriter(job.path, job.columns, job.source) as shards,
     ):
         for batch, rows in worker.batches(spans):
             shards.add(batch.span, batch.indices, rows, errors_of(batch))

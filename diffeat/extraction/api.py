@@ -14,10 +14,11 @@ from PIL import Image
 from diffeat.backbones.base import Backbone
 from diffeat.coords import fit_numbers
 from diffeat.errors import PictureError, SpecError
-from diffeat.extraction.batches import Drawn, draw_batch, run_batch, start_batch
+from diffeat.extraction.batch import Batch
+from diffeat.extraction.batches import run_batch
 from diffeat.extraction.conditions import PLACEHOLDERS, Conditions, prompts_of
 from diffeat.extraction.features import Features, Key
-from diffeat.extraction.latents import explicit_noise
+from diffeat.extraction.noising import explicit_noise
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.views import extractor_for
 from diffeat.images import (
@@ -31,8 +32,6 @@ from diffeat.images import (
 )
 from diffeat.images.sources import regular
 from diffeat.specs import CLASS_LABEL, ExtractSpec
-
-__all__ = ["Drawn", "draw_batch", "extract", "run_batch", "start_batch"]
 
 
 def extract(
@@ -113,7 +112,8 @@ def extract(
         placed += where
         rows = range(len(names))[span]
         eps = None if noise is None else noise[span]
-        for key, part in run_batch(extractor, pixels, names[span], rows, eps).items():
+        batch = Batch.of(pixels, names[span], rows, eps)
+        for key, part in run_batch(extractor, batch).items():
             if key not in values:
                 values[key] = torch.empty(len(images), *part.shape[1:], dtype=part.dtype)
             values[key][span] = part

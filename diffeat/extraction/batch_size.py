@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from diffeat.errors import SpecError
+from diffeat.extraction.batch import Batch
+from diffeat.extraction.conditions import Conditions
 from diffeat.extraction.memory import (
     device_use,
     host_available,
@@ -22,15 +25,14 @@ from diffeat.extraction.plan import Plan
 from diffeat.extraction.remembered import LARGEST, recall, remember
 from diffeat.hashing import fingerprint
 
-if TYPE_CHECKING:
-    from diffeat.extraction.conditions import Conditions
-
 GAIN = 1.03
 """A larger batch must be faster by this factor than the best so far."""
 SHARE = 0.85
 """Most of the memory (of the device, or what the host has left) that measuring goes to."""
 SECONDS = 30.0
 """Time after which no further size is tried."""
+Maker = Callable[[Plan, int, Conditions], Callable[[Batch], Any]]
+"""Such as `Extractor`: with an attribute `batch_size`, and called with a batch."""
 UNIMPORTANT = (
     "seed",
     "prompt",
@@ -45,7 +47,12 @@ UNIMPORTANT = (
 
 
 def resolve_batch(
-    plan: Plan, batch_size: int | str | None, conditions: Conditions, *, sharing: int = 1
+    plan: Plan,
+    batch_size: int | str | None,
+    conditions: Conditions,
+    make: Maker,
+    *,
+    sharing: int = 1,
 ) -> int:
     """Rows of one denoiser forward.
 
@@ -55,6 +62,7 @@ def resolve_batch(
             remembered (see `diffeat.extraction.remembered`). Pictures that keep sizes of their
             own go by the size of the latent.
         conditions: prompts and labels, for measuring.
+        make: gives the extractor of a plan, a batch size and conditions that is measured.
         sharing: how many workers share the device; measuring goes to a part of its memory.
 
     Raises:
@@ -63,7 +71,7 @@ def resolve_batch(
     if batch_size is None or (batch_size == "auto" and plan.size is None):
         return plan.default_batch()
     if batch_size == "auto":
-        return _automatic(plan, conditions, sharing)
+        return _automatic(plan, conditions, make, sharing)
     if isinstance(batch_size, bool) or not isinstance(batch_size, Integral):
         raise SpecError(f"batch size {batch_size!r}; expected a whole number, or 'auto'")
     if batch_size < 1:
@@ -77,12 +85,12 @@ def resolve_batch(
     return min(int(batch_size), plan.row_limit)
 
 
-def _automatic(plan: Plan, conditions: Conditions, sharing: int) -> int:
+def _automatic(plan: Plan, conditions: Conditions, make: Maker, sharing: int) -> int:
     facts = situation(plan, conditions, sharing)
     key = fingerprint(facts)
     found = recall(key)
     if found is None:
-        found = measure(plan, conditions, sharing=sharing)
+        found = measure(plan, conditions, make, sharing=sharing)
         remember(key, found, facts)
     return min(found, plan.row_limit)
 
@@ -108,14 +116,14 @@ def situation(plan: Plan, conditions: Conditions, sharing: int = 1) -> dict[str,
     }
 
 
-def measure(plan: Plan, conditions: Conditions, *, sharing: int = 1) -> int:
+def measure(plan: Plan, conditions: Conditions, make: Maker, *, sharing: int = 1) -> int:
     """Rows per forward that bring the most pictures per second, by doubling.
 
     Synthetic pictures go through one level and member each. It ends where memory runs out or
     more than `SHARE / sharing` of it would be taken, when two doublings bring less than `GAIN`,
     or after `SECONDS`.
     """
-    trial = _Trial(plan, conditions, sharing)
+    trial = _Trial(plan, conditions, make, sharing)
     largest = min(LARGEST, plan.row_limit)
     best, rate, vain, rows = 1, 0.0, 0, 1
     began = time.monotonic()
@@ -137,14 +145,12 @@ def measure(plan: Plan, conditions: Conditions, *, sharing: int = 1) -> int:
 class _Trial:
     """Runs synthetic pictures through a plan, one row each."""
 
-    def __init__(self, plan: Plan, conditions: Conditions, sharing: int = 1):
-        from diffeat.extraction.extractor import Extractor
-
+    def __init__(self, plan: Plan, conditions: Conditions, make: Maker, sharing: int = 1):
         # of a trajectory, the level that is reached first
         steps = [plan.grid.index(level) for level in plan.levels] if plan.grid else [0]
         first = steps.index(max(steps) if plan.spec.noise == "generation" else min(steps))
         spec = replace(plan.spec, timesteps=(plan.spec.timesteps[first],), ensemble=1)
-        self._extractor = Extractor(Plan(plan.backbone, spec, plan.text_length), 1, conditions)
+        self._extractor = make(Plan(plan.backbone, spec, plan.text_length), 1, conditions)
         self._device, self._share = plan.backbone.device, SHARE / sharing
         self._weights = own_use(self._device)[0] if self._device.type == "cuda" else 0.0
         self._held, _ = host_peak()
@@ -170,7 +176,7 @@ class _Trial:
         size = (rows, 3, *self._extractor.plan.size)
         pixels = torch.randint(0, 256, size, generator=seeded, dtype=torch.uint8)
         began = time.perf_counter()
-        self._extractor(pixels, [str(row) for row in range(rows)], rows=[0] * rows)
+        self._extractor(Batch.of(pixels, [str(row) for row in range(rows)], [0] * rows))
         return time.perf_counter() - began
 
     def is_full(self) -> bool:

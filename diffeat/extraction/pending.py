@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 import torch
 
@@ -12,16 +12,10 @@ from diffeat.extraction.plan import Plan
 from diffeat.noise import format_t
 
 
-class Pending:
-    """Features of one batch that may still be computed.
+class Pending(ABC):
+    """Features of one batch that may still be computed."""
 
-    Args:
-        finish: waits for the device, and gives the features.
-    """
-
-    def __init__(self, finish: Callable[[], dict[Key, torch.Tensor]]):
-        self._finish: Callable[[], dict[Key, torch.Tensor]] | None = finish
-        self._found: dict[Key, torch.Tensor] | None = None
+    _found: dict[Key, torch.Tensor] | None = None
 
     def result(self) -> dict[Key, torch.Tensor]:
         """(block, native t) → (P, …) in the spec's dtype, on the CPU.
@@ -29,13 +23,17 @@ class Pending:
         Raises:
             NumericsError: a feature is inf or nan in the dtype that it is stored in.
         """
-        if self._finish is not None:
-            self._found, self._finish = self._finish(), None
+        if self._found is None:
+            self._found = self._finish()
         return self._found
 
+    @abstractmethod
+    def _finish(self) -> dict[Key, torch.Tensor]:
+        """Wait for the device, and give the features."""
 
-class Buffers:
-    """Host memory for one batch's features, by block.
+
+class Buffers(Pending):
+    """Host memory for one batch's features, by block, that copies fill while the host goes on.
 
     With a CUDA device the memory is pinned, and copies into it are queued behind the compute.
 
@@ -47,8 +45,8 @@ class Buffers:
 
     def __init__(self, plan: Plan, size: tuple[int, int], count: int):
         self.plan, self.count = plan, count
-        rows, device = len(plan.levels) * count, plan.backbone.device
-        pin = device.type == "cuda"
+        rows, self._device = len(plan.levels) * count, plan.backbone.device
+        pin = self._device.type == "cuda"
         self._values = {
             block.name: torch.empty(
                 rows, *plan.shape(block, size), dtype=plan.dtype, pin_memory=pin
@@ -56,7 +54,7 @@ class Buffers:
             for block in plan.blocks
         }
         self._peaks = {block.name: torch.empty(rows, pin_memory=pin) for block in plan.blocks}
-        self._device = device
+        self._done: torch.cuda.Event | None = None
 
     def put(self, name: str, rows: slice, values: torch.Tensor) -> None:
         """Fill rows (t-major) of a block with features (n, …) in the dtype they were made in."""
@@ -68,21 +66,18 @@ class Buffers:
         for first in range(0, len(self._peaks[name]), self.count):
             self.put(name, slice(first, first + self.count), values)
 
-    def pending(self) -> Pending:
-        """The features, once all that is queued now is done."""
-        if self._device.type != "cuda":
-            found = self._checked()
-            return Pending(lambda: found)
-        done = torch.cuda.Event(blocking=True)  # the waiting thread sleeps
-        done.record(torch.cuda.current_stream(self._device))
+    def queued(self) -> Buffers:
+        """All work is queued; where there is no queue it is done, and its numbers are checked."""
+        if self._device.type == "cuda":
+            self._done = torch.cuda.Event(blocking=True)  # the waiting thread sleeps
+            self._done.record(torch.cuda.current_stream(self._device))
+        else:
+            self.result()
+        return self
 
-        def finish() -> dict[Key, torch.Tensor]:
-            done.synchronize()
-            return self._checked()
-
-        return Pending(finish)
-
-    def _checked(self) -> dict[Key, torch.Tensor]:
+    def _finish(self) -> dict[Key, torch.Tensor]:
+        if self._done is not None:
+            self._done.synchronize()
         for name, found in self._peaks.items():
             check_finite(self.plan, name, found)
         return {

@@ -36,6 +36,7 @@ class Plan:
         size: (H, W) of the pictures in pixels; None where each keeps its own.
         grid: the levels of an inversion or generation, from clean to noisy; else ().
         clean: whether nothing is noised.
+        generates: whether it goes from noise to picture.
 
     Args:
         backbone: for which.
@@ -51,7 +52,7 @@ class Plan:
         self.blocks = resolve_blocks(spec.blocks, backbone.tensors, backbone.aliases)
         walks = spec.noise in TRAJECTORIES
         self.grid = backbone.schedule.grid(spec.steps) if walks else ()
-        self.clean = spec.noise == "none"
+        self.clean, self.generates = spec.noise == "none", spec.noise == "generation"
         self.levels = self._levels(spec.timesteps)
         self.pool = pool_size(spec.pool)
         self.size = self._size(spec)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from diffeat.blocks import BlockInfo
 from diffeat.errors import SpecError
+from diffeat.extraction.batch import Batch
 from diffeat.extraction.conditions import Conditions
 from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.features import Key
-from diffeat.extraction.latents import draw_noise
 from diffeat.extraction.pending import Pending, check_finite, peaks
 from diffeat.extraction.plan import Plan
 
@@ -127,54 +125,28 @@ class ViewExtractor:
             for mirrored in ((False, True) if plan.spec.flip else (False,))
         ]
 
-    def __call__(
-        self,
-        pixels: torch.Tensor | np.ndarray,
-        ids: Sequence[str],
-        noise: torch.Tensor | None = None,
-        rows: Sequence[int] | None = None,
-        sample: torch.Tensor | None = None,
-    ) -> dict[Key, torch.Tensor]:
+    def __call__(self, batch: Batch) -> dict[Key, torch.Tensor]:
         """Features of one batch; see `Extractor.__call__`."""
-        return self.start(pixels, ids, noise, rows, sample).result()
+        return self.start(batch).result()
 
-    def start(
-        self,
-        pixels: torch.Tensor | np.ndarray,
-        ids: Sequence[str],
-        noise: torch.Tensor | None = None,
-        rows: Sequence[int] | None = None,
-        sample: torch.Tensor | None = None,
-    ) -> Pending:
+    def start(self, batch: Batch) -> Pending:
         """Begin the work on one batch; see `Extractor.start`.
 
         With a CUDA device a view is laid down while the next one is computed, and the last of
         them when the result is asked for.
         """
-        pixels = torch.as_tensor(pixels)
-        size = (int(pixels.shape[2]), int(pixels.shape[3]))
-        noise, sample = draw_noise(self.plan, ids, size, noise, sample)
+        size = batch.size
+        batch = batch.drawn(self.plan)
         tile, factor = self.plan.spec.tile or size, self.plan.backbone.latent_factor
-        shared = self.plan.spec.tile_noise == "tile"
-        canvas, last = _Canvas(self.plan, size, tile, len(ids)), None
+        whole = self.plan.spec.tile_noise == "picture"
+        canvas = _Canvas(self.plan, size, tile, len(batch))
         for view in self.views(size):
-            where = replace(view, top=0, left=0) if shared else view  # of the noise
-            pending = self._extractor(tile).start(
-                _cut(pixels, view, tile, 1), ids, _cut(noise, where, tile, factor), rows,
-                _cut(sample, view, tile, factor),
-            )  # fmt: skip
-            if last is not None:
-                canvas.lay(*last)
-            last = view, pending
-
-        def finish() -> dict[Key, torch.Tensor]:
-            canvas.lay(*last)
-            return canvas.features()
-
-        return Pending(finish)
+            part = batch.window(view.top, view.left, tile, view.mirrored, factor, whole)
+            canvas.add(view, self._extractor(tile).start(part))
+        return canvas
 
 
-class _Canvas:
+class _Canvas(Pending):
     """Whole maps that views are laid on, in fp32 on the CPU."""
 
     def __init__(self, plan: Plan, size: tuple[int, int], tile: tuple[int, int], count: int):
@@ -182,8 +154,15 @@ class _Canvas:
         shapes = {block.name: plan.map_shape(block, size) for block in plan.blocks}
         self._sums = {key: torch.zeros(count, *shapes[key[0]]) for key in plan.keys}
         self._counts = {name: torch.zeros(shape[1:]) for name, shape in shapes.items()}
+        self._last: tuple[View, Pending] | None = None
 
-    def lay(self, view: View, pending: Pending) -> None:
+    def add(self, view: View, pending: Pending) -> None:
+        """Lay the view before this one, which is done by now."""
+        before, self._last = self._last, (view, pending)
+        if before is not None:
+            self._lay(*before)
+
+    def _lay(self, view: View, pending: Pending) -> None:
         part = pending.result()
         for block in self.plan.blocks:
             where = _place(block, view, self.tile)
@@ -193,30 +172,22 @@ class _Canvas:
                 value = _mirrored(block, value) if view.mirrored else value
                 self._sums[block.name, level.t][:, :, *where] += value
 
-    def features(self) -> dict[Key, torch.Tensor]:
+    def _finish(self) -> dict[Key, torch.Tensor]:
         """Averages, pooled, in the dtype that is stored."""
         plan = self.plan
+        if self._last is not None:
+            self._lay(*self._last)
         found = {key: self._pooled(value / self._counts[key[0]])
                  for key, value in self._sums.items()}  # fmt: skip
         for block in plan.blocks:
             rows = [peaks(found[block.name, level.t]) for level in plan.levels]
             check_finite(plan, block.name, torch.cat(rows))
+        self._sums, self._last = {}, None
         return {key: value.to(plan.dtype) for key, value in found.items()}
 
     def _pooled(self, maps: torch.Tensor) -> torch.Tensor:
         pool = self.plan.pool
         return maps if pool is None else F.adaptive_avg_pool2d(maps, pool).flatten(1)
-
-
-def _cut(
-    values: torch.Tensor | None, view: View, tile: tuple[int, int], factor: int
-) -> torch.Tensor | None:
-    """The view's part of (…, H, W) values, `factor` pixels per cell."""
-    if values is None:
-        return None
-    top, left = view.top // factor, view.left // factor
-    part = values[..., top : top + tile[0] // factor, left : left + tile[1] // factor]
-    return part.flip(-1) if view.mirrored else part
 
 
 def _mirrored(block: BlockInfo, maps: torch.Tensor) -> torch.Tensor:

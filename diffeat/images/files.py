@@ -17,7 +17,7 @@ from diffeat.errors import SourceError
 from diffeat.images.classes import sort_classes
 from diffeat.images.reading import READING, glob_1, pictures_1
 from diffeat.images.sources import FileSource, Source
-from diffeat.images.walk import Walk, escaped, nfc, walk_glob
+from diffeat.images.walk import escaped, nfc, walk, walk_glob
 
 
 def from_folder(folder: Path, reading: int = READING) -> FileSource:
@@ -25,8 +25,7 @@ def from_folder(folder: Path, reading: int = READING) -> FileSource:
     if reading == 1:
         names, left_out = pictures_1(folder), Counter()
     else:
-        walk = Walk(folder)
-        names, left_out = walk.pictures, walk.left_out
+        names, _, left_out = walk(folder)
     depths = {"/" in name for name in names}
     if depths == {True, False}:
         warnings.warn(
@@ -58,8 +57,7 @@ def from_glob(pattern: str, reading: int = READING) -> FileSource:
         raise SourceError(
             f"{pattern}: '..' behind a wildcard; expected a glob that only leads down"
         )
-    walk = walk_glob(root, rest) if root.is_dir() else None
-    names, left_out = (walk.pictures, walk.left_out) if walk else ([], Counter())
+    names, _, left_out = walk_glob(root, rest) if root.is_dir() else ([], [], Counter())
     found = _files(pattern, names, root, left_out=left_out)
     return _with_earlier(found, partial(from_glob, pattern, 1))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffeat.errors import SourceError
 from diffeat.images.sources import FileSource
-from diffeat.images.walk import Parts, Walk
+from diffeat.images.walk import Parts, walk
 
 WORDS = ("words.txt", "LOC_synset_mapping.txt")
 """Lines "wnid, white space, names between commas"; the second is Kaggle's."""
@@ -65,7 +65,8 @@ def _classes(folder: Path, root: Path) -> list[str]:
     if (folder / "wnids.txt").is_file():
         return sorted(set(_lines(folder / "wnids.txt")))
     train = folder / "train"
-    return Walk(train if train.is_dir() else root, depth=1).folders
+    _, folders, _ = walk(train if train.is_dir() else root, depth=1)
+    return folders
 
 
 def _in_folders(root: Path) -> Iterator[tuple[str, str]]:
@@ -74,9 +75,9 @@ def _in_folders(root: Path) -> Iterator[tuple[str, str]]:
     def enter(parts: Parts) -> bool:
         return len(parts) == 1 or parts[1:] == ("images",)
 
-    walk = Walk(root, enter)
-    inner = {name.partition("/")[0] for name in walk.folders if "/" in name}
-    for path in walk.pictures:
+    pictures, folders, _ = walk(root, enter)
+    inner = {name.partition("/")[0] for name in folders if "/" in name}
+    for path in pictures:
         wnid, slash, rest = path.partition("/")
         if slash and ("/" in rest) == (wnid in inner):
             yield wnid, path
@@ -91,7 +92,7 @@ def _annotated(root: Path) -> Iterator[tuple[str, str]]:
         raise SourceError(f"{path}: line {short} of the list has no class; expected a file's "
                           "name and its WordNet id")  # fmt: skip
     labels = {line[0]: line[1] for line in fields}
-    names = Walk(root / "images", depth=1, enter=lambda _parts: False).pictures
+    names, _, _ = walk(root / "images", depth=1, enter=lambda _parts: False)
     odd = sorted(set(names).symmetric_difference(labels))
     if odd:
         raise SourceError(f"{path} and {root / 'images'} differ in {len(odd)} files, first "

@@ -62,6 +62,7 @@ def load_batches(
     on_error: str = "fail",
     multiple: int = 1,
     mirror: bool = False,
+    kind: type[PictureBatch] = PictureBatch,
 ) -> Iterator[PictureBatch]:
     """Decode the pictures of each span of the source, in order.
 
@@ -78,6 +79,7 @@ def load_batches(
         on_error: "fail" raises the first PictureError, "skip" collects them.
         multiple: with fit "native", what the sides are rounded to, in pixels.
         mirror: whether every picture is mirrored first.
+        kind: of the batches that come out.
 
     Raises:
         PictureError: a picture cannot be read and on_error is "fail".
@@ -103,13 +105,17 @@ def load_batches(
             if not pending:
                 return
             span, futures = pending.popleft()
-            yield _gather(span, futures, None if fit == "native" else size, on_error)
+            yield _gather(span, futures, None if fit == "native" else size, on_error, kind)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _gather(
-    span: tuple[int, int], futures: list[Future], size: tuple[int, int] | None, on_error: str
+    span: tuple[int, int],
+    futures: list[Future],
+    size: tuple[int, int] | None,
+    on_error: str,
+    kind: type[PictureBatch],
 ) -> PictureBatch:
     """Wait for the pictures of one batch; they are stacked where all have one `size`."""
     indices, fitted, errors, converted = [], [], [], 0
@@ -130,4 +136,4 @@ def _gather(
     boxes = np.array(boxes, np.int32).reshape(-1, 4)
     sizes = np.array(sizes, np.int32).reshape(-1, 2)
     placements = np.array(placements, np.float64).reshape(-1, 4)
-    return PictureBatch(span, indices, arrays, errors, boxes, sizes, placements, converted)
+    return kind(span, indices, arrays, errors, boxes, sizes, placements, converted)

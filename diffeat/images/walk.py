@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from diffeat.errors import SourceError
 
@@ -46,7 +47,22 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-class Walk:
+Wishes = tuple[Callable[[Parts], bool], Callable[[Parts], bool], Callable[[str], bool]]
+"""`enter`, `take` and `hidden` of `walk`."""
+Found = tuple[list[str], list[str], Counter[str]]
+"""Pictures, folders, and how much of what sort is left out."""
+Met = Iterator[tuple[str, Any]]
+"""(what it is, where it lies): "picture" and "linked picture", "folder" and "linked folder", or
+"left out" and its sort."""
+
+
+def walk(
+    root: Path,
+    enter: Callable[[Parts], bool] = everything,
+    take: Callable[[Parts], bool] = everything,
+    hidden: Callable[[str], bool] = lambda _name: False,
+    depth: int | None = None,
+) -> Found:
     """The pictures below a folder.
 
     Args:
@@ -56,122 +72,102 @@ class Walk:
         hidden: whether a hidden folder is asked for by its name.
         depth: look into so many levels of folders only; None is all.
 
-    Attributes:
+    Returns:
         pictures: their paths below the folder, with slashes, ascending.
-        folders: of the folders below it, as far as they were met, each once.
+        folders: those below it, as far as they were met, each once, ascending.
         left_out: how many files and folders of each sort are left out.
 
     Raises:
         SourceError: a folder cannot be read.
     """
+    met: dict[str, list] = defaultdict(list)
+    known: set[tuple[int, int]] = set()
+    waiting: deque[Parts] = deque([()])
+    while waiting:  # folders that links lead to come after all that lies here itself
+        for what, where in _visit(root, waiting.popleft(), known, (enter, take, hidden), depth):
+            (waiting if what == "linked folder" else met[what]).append(where)
+    for what, where in _links_to_files(root, met["picture"], met["linked picture"]):
+        met[what].append(where)
+    pictures = sorted("/".join(parts) for parts, _ in met["picture"])
+    return pictures, sorted(met["folder"][1:]), Counter(met["left out"])  # without the root
 
-    def __init__(
-        self,
-        root: Path,
-        enter: Callable[[Parts], bool] = everything,
-        take: Callable[[Parts], bool] = everything,
-        hidden: Callable[[str], bool] = lambda _name: False,
-        depth: int | None = None,
-    ):
-        self.root, self._enter, self._take, self._hidden = root, enter, take, hidden
-        self._depth = depth
-        self.left_out: Counter[str] = Counter()
-        self.folders: list[str] = []
-        self._found: list[tuple[Parts, str]] = []  # and the real folder that it lies in
-        self._folders: set[tuple[int, int]] = set()
-        self._linked_folders: deque[Parts] = deque()
-        self._linked_files: list[Parts] = []
-        self._visit(())
-        while self._linked_folders:  # after all that lies here itself
-            self._visit(self._linked_folders.popleft(), linked=True)
-        self._links_to_files()
-        self.pictures = sorted("/".join(parts) for parts, _ in self._found)
-        self.folders = sorted(self.folders[1:])  # without the root
 
-    def _visit(self, start: Parts, linked: bool = False) -> None:
-        """Look into a folder and those below it, but through no link."""
-        waiting = [start]
-        while waiting:
-            parts = waiting.pop()
-            path = self.root.joinpath(*parts)
-            with _readable(path):
-                seen = os.stat(path)
-                real = os.path.realpath(path)
-                if (seen.st_dev, seen.st_ino) in self._folders or (linked and self._leads_up(path)):
-                    self.left_out["linked folder"] += 1
-                    continue
-                self._folders.add((seen.st_dev, seen.st_ino))
-                self.folders.append("/".join(parts))
-                if self._depth is not None and len(parts) >= self._depth:
-                    continue
-                with os.scandir(path) as entries:
-                    listed = sorted(entries, key=lambda entry: entry.name)
-            below = [self._look(entry, (*parts, entry.name), real) for entry in listed]
-            waiting += [parts for parts in reversed(below) if parts is not None]
-
-    def _leads_up(self, path: Path) -> bool:
-        """Whether a link leads to a folder that it lies in."""
-        return path.is_symlink() and Path(os.path.realpath(path.parent)).is_relative_to(
-            os.path.realpath(path)
-        )
-
-    def _look(self, entry: os.DirEntry, parts: Parts, real: str) -> Parts | None:
-        """Take one entry of a folder; returns it if it is a folder that must be looked into."""
-        if entry.is_symlink():
-            self._keep_link(entry, parts)
-        elif entry.is_dir(follow_symlinks=False):
-            return parts if self._wanted(entry.name, parts, self._enter, "folder") else None
-        elif not self._wanted(entry.name, parts, self._take, "file"):
-            return None
-        elif not entry.is_file(follow_symlinks=False):
-            self.left_out["special file"] += 1  # a pipe, a socket, a device: never opened
-            return None
-        elif self._kind(entry.name):
-            self._found.append((parts, real))
-        return None
-
-    def _keep_link(self, entry: os.DirEntry, parts: Parts) -> None:
-        """Links come last, so that what lies here itself is found under its own name."""
-        folder = _mode(entry.path, stat.S_ISDIR)
-        wish, what = (self._enter, "folder") if folder else (self._take, "file")
-        if self._wanted(entry.name, parts, wish, what):
-            if folder:
-                self._linked_folders.append(parts)
-            elif os.path.exists(entry.path) and not _mode(entry.path, stat.S_ISREG):
-                self.left_out["special file"] += 1
-            elif self._kind(entry.name):
-                self._linked_files.append(parts)
-
-    def _links_to_files(self) -> None:
-        """Take links to pictures that are not here already, and those that lead nowhere."""
-        if not self._linked_files:
-            return
-        taken = {os.path.join(real, parts[-1]) for parts, real in self._found}
-        for parts in sorted(self._linked_files):
-            target = os.path.realpath(self.root.joinpath(*parts))
-            if target in taken:
-                self.left_out["linked picture"] += 1
+def _visit(
+    root: Path, start: Parts, known: set[tuple[int, int]], wishes: Wishes, depth: int | None
+) -> Met:
+    """Look into a folder and those below it, but through no link; `known` grows by them."""
+    waiting = [start]
+    while waiting:
+        parts = waiting.pop()
+        path = root.joinpath(*parts)
+        with _readable(path):
+            seen = os.stat(path)
+            real = os.path.realpath(path)
+            if (seen.st_dev, seen.st_ino) in known or (start and _leads_up(path)):
+                yield "left out", "linked folder"
                 continue
-            taken.add(target)
-            self._found.append((parts, ""))
+            known.add((seen.st_dev, seen.st_ino))
+            yield "folder", "/".join(parts)
+            if depth is not None and len(parts) >= depth:
+                continue
+            with os.scandir(path) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        met = [_look(entry, (*parts, entry.name), real, wishes) for entry in listed]
+        yield from (one for one in met if one is not None and one[0] != "inner folder")
+        waiting += [one[1] for one in reversed(met) if one is not None and one[0] == "inner folder"]
 
-    def _wanted(self, name: str, parts: Parts, wish: Callable[[Parts], bool], what: str) -> bool:
-        """Whether an entry is asked for, and nothing that is left out by its name."""
-        if not wish(parts):
-            return False
-        if name.startswith(".") and not (what == "folder" and self._hidden(name)):
-            self.left_out[f"hidden {what}"] += 1
-            return False
-        if name.lower() in SERVERS:
-            self.left_out[f"{what} of a file server or system ({name})"] += 1
-            return False
-        return True
 
-    def _kind(self, name: str) -> bool:
-        if is_picture(name):
-            return True
-        self.left_out[KIND + os.path.splitext(name)[1].lower()] += 1
-        return False
+def _leads_up(path: Path) -> bool:
+    """Whether a link leads to a folder that it lies in."""
+    return path.is_symlink() and Path(os.path.realpath(path.parent)).is_relative_to(
+        os.path.realpath(path)
+    )
+
+
+def _look(entry: os.DirEntry, parts: Parts, real: str, wishes: Wishes) -> tuple[str, Any] | None:
+    """What one entry of a folder is, if anybody asks; an "inner folder" must be looked into."""
+    link = entry.is_symlink()
+    # links come last, so that what lies here itself is found under its own name
+    folder = _mode(entry.path, stat.S_ISDIR) if link else entry.is_dir(follow_symlinks=False)
+    enter, take, hidden = wishes
+    if not (enter if folder else take)(parts):
+        return None
+    if why := _unwanted(entry.name, folder, hidden):
+        return "left out", why
+    if folder:
+        return ("linked folder" if link else "inner folder"), parts
+    if _special(entry, link):
+        return "left out", "special file"  # a pipe, a socket, a device: never opened
+    if not is_picture(entry.name):
+        return "left out", KIND + os.path.splitext(entry.name)[1].lower()
+    return ("linked picture", parts) if link else ("picture", (parts, real))
+
+
+def _unwanted(name: str, folder: bool, hidden: Callable[[str], bool]) -> str:
+    """The sort of what is left out by its name; "" for all else."""
+    what = "folder" if folder else "file"
+    if name.startswith(".") and not (folder and hidden(name)):
+        return f"hidden {what}"
+    return f"{what} of a file server or system ({name})" if name.lower() in SERVERS else ""
+
+
+def _special(entry: os.DirEntry, link: bool) -> bool:
+    """Whether an entry is no file; a link that leads nowhere counts as one, and fails later."""
+    if link:
+        return os.path.exists(entry.path) and not _mode(entry.path, stat.S_ISREG)
+    return not entry.is_file(follow_symlinks=False)
+
+
+def _links_to_files(root: Path, found: list[tuple[Parts, str]], links: list[Parts]) -> Met:
+    """Links to pictures that are not here already, and those that lead nowhere."""
+    taken = {os.path.join(real, parts[-1]) for parts, real in found} if links else set()
+    for parts in sorted(links):
+        target = os.path.realpath(root.joinpath(*parts))
+        if target in taken:
+            yield "left out", "linked picture"
+            continue
+        taken.add(target)
+        yield "picture", (parts, "")
 
 
 KIND = "kind "
@@ -208,13 +204,13 @@ def _mode(path: str, kind: Callable[[int], bool]) -> bool:
         return False
 
 
-def walk_glob(root: Path, pattern: str) -> Walk:
+def walk_glob(root: Path, pattern: str) -> Found:
     """The pictures below `root` whose paths match a glob; `**` goes down any number of folders.
 
     Only folders in which something could match are looked into.
     """
     wanted = PurePosixPath(pattern).parts
-    return Walk(
+    return walk(
         root,
         lambda parts: _may_match(parts, wanted),
         lambda parts: _match(parts, wanted),

@@ -87,8 +87,8 @@ class LiveFeatures:
         self.backbone, self.sources = backbone, tuple(sources)
         self._options = {"batch_size": batch_size, "workers": workers, "progress": progress}
         workers_of = [self._worker(source, spec) for source in self.sources]
-        self.requests = [worker.request for worker in workers_of]
-        self.digests = [worker.digests for worker in workers_of]
+        self.requests = [worker.job.request for worker in workers_of]
+        self.digests = [worker.job.digests for worker in workers_of]
         self.plan: Plan = workers_of[0].plan
         self.class_map = workers_of[0].class_map
         levels = zip(self.plan.levels, self.plan.spec.timesteps, strict=True)
@@ -155,8 +155,8 @@ class LiveFeatures:
 
 def batches_of(worker: Worker, source: Source):
     """({(block, t): rows}, (start, stop)) of all pictures of a source, in order."""
-    names = {c.name: (c.attrs["block"], c.attrs["t"]) for c in worker.columns if "t" in c.attrs}
-    size = worker.order.pictures
+    names = {c.name: (c.attrs["block"], c.attrs["t"]) for c in worker.job.columns if "t" in c.attrs}
+    size = worker.settled.pictures
     spans = [(first, min(first + size, len(source))) for first in range(0, len(source), size)]
     for batch, rows in worker.batches(spans):
         found = {names[name]: values for name, values in rows.items() if name in names}

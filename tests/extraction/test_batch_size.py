@@ -11,7 +11,14 @@ import torch
 
 import diffeat
 from diffeat.errors import SpecError
-from diffeat.extraction import Conditions, Plan, batch_size, extractor_for, resolve_batch
+from diffeat.extraction import (
+    Conditions,
+    Extractor,
+    Plan,
+    batch_size,
+    extractor_for,
+    resolve_batch,
+)
 from diffeat.extraction import plan as plan_module
 from diffeat.extraction.remembered import cache_file, recall, remember
 from tests.extraction.common import rows_of, same, spec
@@ -33,7 +40,7 @@ class Clock:
         self.rows: list[int] = []
 
         class Trial:
-            def __init__(trial, plan, conditions, sharing):
+            def __init__(trial, plan, conditions, make, sharing):
                 self.sharing = sharing
 
             def __call__(trial, rows):
@@ -51,7 +58,7 @@ def plan_of(backbone, name="pixel", blocks="up.1", t=200, **options):
 
 
 def automatic(plan):
-    return resolve_batch(plan, "auto", Conditions.of_spec(plan.backbone, plan.spec))
+    return resolve_batch(plan, "auto", Conditions.of_spec(plan.backbone, plan.spec), Extractor)
 
 
 # --- the size -------------------------------------------------------------------------------------
@@ -115,7 +122,7 @@ def test_running_out_of_memory_ends_the_search(backbone_of, monkeypatch):
     monkeypatch.setattr(batch_size, "GAIN", 0.0)  # whatever this machine is busy with
     for kind in ERRORS.values():
         with small(backbone.denoiser, 4, kind), rows_of(backbone.denoiser) as rows:
-            assert batch_size.measure(plan_of(backbone), Conditions(backbone)) == 4
+            assert batch_size.measure(plan_of(backbone), Conditions(backbone), Extractor) == 4
         assert set(rows) == {1, 2, 4}
 
 
@@ -131,7 +138,7 @@ def test_host_memory_is_watched(backbone_of, monkeypatch):
     monkeypatch.setattr(batch_size, "host_peak", lambda: state["held"])
     monkeypatch.setattr(batch_size, "host_available", lambda: state["available"])
     backbone = backbone_of("pixel")
-    trial = batch_size._Trial(plan_of(backbone), Conditions(backbone))
+    trial = batch_size._Trial(plan_of(backbone), Conditions(backbone), Extractor)
     for peak, full in ((100, False), (525, False), (526, True)):  # 2 · 426 > 0.85 · 1000
         state["held"] = (100, peak)
         assert trial.is_full() is full
@@ -148,7 +155,7 @@ def test_workers_that_share_a_device_share_its_memory(backbone_of, monkeypatch):
 
     def full(sharing, device="cpu", **state):
         use.update({"peak": 100, **state})
-        trial = batch_size._Trial(plan_of(backbone), Conditions(backbone), sharing)
+        trial = batch_size._Trial(plan_of(backbone), Conditions(backbone), Extractor, sharing)
         trial._device, trial._weights = torch.device(device), 0.125
         return trial.is_full()
 

@@ -213,10 +213,10 @@ def test_a_file_says_how_and_another_table_is_another_request(cifar, tmp_path):
 def test_a_run_of_0_6_goes_on_only_if_its_classes_are_the_same(cifar, names, same, tmp_path):
     source, path = source_of(names).by_rule(1), tmp_path / "f.h5"
     worker = Worker(Job(cifar.request, source, spec_of(), path), cifar)
-    pictures = {k: v for k, v in worker.request.pictures.items() if k != "model classes"}
-    request = replace(worker.order.request, pictures=pictures)
+    pictures = {k: v for k, v in worker.job.request.pictures.items() if k != "model classes"}
+    request = replace(worker.settled.request, pictures=pictures)
     request = replace(request, how={k: v for k, v in request.how.items() if k != "classes"})
-    with StoreWriter(path, request, source, worker.columns) as writer:
+    with StoreWriter(path, request, source, worker.job.columns) as writer:
         for batch, rows in worker.batches([(0, 1)]):
             writer.add(batch.span, batch.indices, rows, [])
     again = (cifar, source_of(names), spec_of(), path)

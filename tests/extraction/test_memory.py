@@ -13,9 +13,8 @@ import torch
 
 import diffeat
 from diffeat.errors import DeviceError
-from diffeat.extraction import Plan, batches, extractor_for
+from diffeat.extraction import Batch, Plan, batches, extractor_for, run_batch, start_batch
 from diffeat.extraction import plan as plan_module
-from diffeat.extraction.api import draw_batch, run_batch, start_batch
 from diffeat.extraction.memory import host_available, host_peak, is_out_of_memory
 from tests.extraction.common import rows_of, same, spec
 from tests.pipelines import gaussian, pictures
@@ -62,11 +61,13 @@ def disturbed(backbone, name, pixels, module, rows, batch_size=8, **options):
     """Run out of memory above so many rows of a module, and check what comes of it."""
 
     def run(size):
-        return run_batch(extractor_of(backbone, name, size, **options), pixels, IDS, range(7))
+        return run_batch(
+            extractor_of(backbone, name, size, **options), Batch.of(pixels, IDS, range(7))
+        )
 
     extractor = extractor_of(backbone, name, batch_size, **options)
     with small(module, rows), pytest.warns(UserWarning, match="out of memory"):
-        found = run_batch(extractor, pixels, IDS, range(7))
+        found = run_batch(extractor, Batch.of(pixels, IDS, range(7)))
     check(found, run(batch_size), run(extractor.batch_size))
     return extractor.batch_size
 
@@ -74,15 +75,15 @@ def disturbed(backbone, name, pixels, module, rows, batch_size=8, **options):
 @pytest.mark.parametrize("kind", ERRORS)
 def test_rows_are_halved_and_no_picture_is_lost(kind, backbone_of):
     backbone, pixels = backbone_of("pixel"), pictures(7)
-    expected = run_batch(extractor_of(backbone, "pixel"), pixels, IDS, range(7))
+    expected = run_batch(extractor_of(backbone, "pixel"), Batch.of(pixels, IDS, range(7)))
     extractor = extractor_of(backbone, "pixel")
     with (
         small(backbone.denoiser, 2, ERRORS[kind]),
         rows_of(backbone.denoiser) as rows,
         pytest.warns(UserWarning, match="out of memory with .* rows") as caught,
     ):
-        found = run_batch(extractor, pixels, IDS, range(7))
-    again = run_batch(extractor_of(backbone, "pixel", 1), pixels, IDS, range(7))
+        found = run_batch(extractor, Batch.of(pixels, IDS, range(7)))
+    again = run_batch(extractor_of(backbone, "pixel", 1), Batch.of(pixels, IDS, range(7)))
     check(found, expected, again)
     assert extractor.batch_size == 1
     said = [str(warning.message) for warning in caught]
@@ -95,10 +96,10 @@ def test_rows_are_halved_and_no_picture_is_lost(kind, backbone_of):
 def test_the_smaller_size_stays(backbone_of):
     backbone, extractor = backbone_of("pixel"), extractor_of(backbone_of("pixel"), "pixel")
     with small(backbone.denoiser, 4), pytest.warns(UserWarning, match="going on with 3"):
-        run_batch(extractor, pictures(7), IDS, range(7))
+        run_batch(extractor, Batch.of(pictures(7), IDS, range(7)))
     assert (extractor.batch_size, extractor.pictures) == (3, 3)
     with rows_of(backbone.denoiser) as rows:  # no warning
-        run_batch(extractor, pictures(7), IDS, range(7))
+        run_batch(extractor, Batch.of(pictures(7), IDS, range(7)))
     assert rows == [3, 3, 1]
 
 
@@ -115,14 +116,15 @@ def test_pictures_of_sizes_of_their_own(ahead, backbone_of):
     sizes = [(32, 32), (48, 32), (32, 32), (32, 32), (48, 32), (32, 32), (32, 32)]
     pixels = [rng.integers(0, 256, (3, *size), dtype=np.uint8) for size in sizes]
     options = {"fit": "native", "pool": "1x1", "latent": "sample", "prompt": "a cat"}
-    expected = run_batch(extractor_of(backbone, "sd1", **options), pixels, IDS, range(7))
-    alone = extractor_of(backbone, "sd1", **options)(pixels[4][None], IDS[4:5], rows=[4])
+    expected = run_batch(extractor_of(backbone, "sd1", **options), Batch.of(pixels, IDS, range(7)))
+    alone = extractor_of(backbone, "sd1", **options)(Batch.of(pixels[4][None], IDS[4:5], [4]))
     torch.testing.assert_close(expected["up.1", 200][4:5], alone["up.1", 200], rtol=0, atol=1e-5)
     extractor = extractor_of(backbone, "sd1", **options)
-    drawn = draw_batch(extractor, pixels, IDS) if ahead else None
+    batch = Batch.of(pixels, IDS, range(7))
+    batch = batch.drawn(extractor.plan) if ahead else batch
     with small(backbone.denoiser, 1), pytest.warns(UserWarning, match="out of memory"):
-        found = start_batch(extractor, pixels, IDS, range(7), drawn).result()
-    again = run_batch(extractor_of(backbone, "sd1", 1, **options), pixels, IDS, range(7))
+        found = start_batch(extractor, batch).result()
+    again = run_batch(extractor_of(backbone, "sd1", 1, **options), Batch.of(pixels, IDS, range(7)))
     check(found, expected, again)
 
 
@@ -154,7 +156,7 @@ def test_halving_begins_with_the_rows_of_the_forward(options, used, backbone_of,
 
     monkeypatch.setattr(extractor, "start", start)
     with pytest.warns(UserWarning, match=f"with {used} rows per .*going on with {used // 2} "):
-        assert batches._attempt(extractor, (32, 32), None, IDS, None, range(7), None) is None
+        assert batches._attempt(extractor, Batch.of(torch.empty(7, 3, 32, 32), IDS)) is None
     assert seen == [used]
     assert extractor.batch_size == extractor.forward_rows((32, 32)) == used // 2
 
@@ -168,7 +170,7 @@ def test_pictures_that_go_one_by_one_may_be_too_many_for_the_vae(backbone_of, mo
         small(backbone.vae.encoder, 1),
         pytest.warns(UserWarning, match="with 3 pictures at a time; going on with 1"),
     ):
-        found = run_batch(extractor, pixels, IDS[:3], range(3))
+        found = run_batch(extractor, Batch.of(pixels, IDS[:3], range(3)))
     assert found["up.1", 200].shape[0] == 3
 
 
@@ -199,7 +201,7 @@ def test_no_memory_for_one_row(backbone_of):
         pytest.warns(UserWarning, match="going on with 1"),
         pytest.raises(DeviceError, match=r"one row of one picture .CUDA out of memory.*smaller"),
     ):
-        run_batch(extractor, pictures(2), IDS[:2], range(2))
+        run_batch(extractor, Batch.of(pictures(2), IDS[:2], range(2)))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_other_errors_are_not_about_memory(kind, words, backbone_of):
     backbone = backbone_of("pixel")
     extractor = extractor_of(backbone, "pixel")
     with small(backbone.denoiser, 0, lambda: kind(words)), pytest.raises(kind, match=words):
-        run_batch(extractor, pictures(2), IDS[:2], range(2))
+        run_batch(extractor, Batch.of(pictures(2), IDS[:2], range(2)))
     assert extractor.batch_size == 8
 
 
@@ -218,18 +220,24 @@ def test_what_failed_is_let_go_before_the_next_attempt(backbone_of):
 
     def hook(module, inputs, output):
         mine = torch.zeros(1000)  # held by this frame, and so by the error's traceback
-        kept = extractor._hooks._captured
         alive.append([ref() is not None for ref in refs])
-        refs.extend([weakref.ref(mine), *(weakref.ref(value) for value in kept.values())])
+        refs.extend([weakref.ref(mine), *kept])
+        kept.clear()
         if len(output) > 3:
             raise ERRORS["cuda"]()
 
-    refs, extractor = [], extractor_of(backbone, "pixel", blocks=("down.0", "up.1"))
+    def keep(*read):
+        value = type(extractor).keep(extractor, *read)
+        kept.append(weakref.ref(value))
+        return value
+
+    refs, kept, extractor = [], [], extractor_of(backbone, "pixel", blocks=("down.0", "up.1"))
+    extractor.keep = keep
     gc.disable()
     handle = backbone.denoiser.mid_block.register_forward_hook(hook)
     try:
         with pytest.warns(UserWarning, match="out of memory"):
-            run_batch(extractor, pictures(7), IDS, range(7))
+            run_batch(extractor, Batch.of(pictures(7), IDS, range(7)))
     finally:
         handle.remove()
         gc.enable()
@@ -250,7 +258,7 @@ def test_the_cache_of_a_gpu_is_emptied(monkeypatch):
 
     extractor = SimpleNamespace(plan=plan, forward_rows=lambda size: 64, start=start)
     with pytest.warns(UserWarning, match="with 24 rows per forward; going on with 12"):
-        assert batches._attempt(extractor, (32, 32), None, ["a"] * 4, None, range(4), None) is None
+        assert batches._attempt(extractor, Batch.of(torch.empty(4, 3, 32, 32), ["a"] * 4)) is None
     assert emptied == [True]
 
 

@@ -13,9 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import diffeat
 from diffeat.backbones import devices
 from diffeat.errors import NumericsError, SpecError
-from diffeat.extraction import Conditions, Plan, draw_noise, extractor_for
-from diffeat.extraction.api import draw_batch, run_batch, start_batch
-from diffeat.extraction.pending import Buffers, Pending, peaks
+from diffeat.extraction import (
+    Batch,
+    Conditions,
+    Plan,
+    draw_noise,
+    extractor_for,
+    run_batch,
+    start_batch,
+)
+from diffeat.extraction.pending import Buffers, peaks
 from diffeat.noise import picture_noise
 from tests.extraction.common import spec
 from tests.pipelines import NATIVE, levels, pictures
@@ -55,26 +62,26 @@ def equal(found, expected):
 def test_begun_with_noise_drawn_ahead_equals_called(what, backbone_of):
     extractor = extractor_of(backbone_of("sd1"), batch_size=4, **SPECS[what])
     pixels = pictures(5, extractor.plan.size)
-    called = extractor(pixels, IDS)
+    batch = Batch.of(pixels, IDS, range(5))
+    called = extractor(batch)
     with ThreadPoolExecutor(1) as pool:
         noise, sample = pool.submit(draw_noise, extractor.plan, IDS, extractor.plan.size).result()
-        drawn = pool.submit(draw_batch, extractor, pixels, IDS).result()
-    pending = extractor.start(pixels, IDS, noise, sample=sample)
+        drawn = pool.submit(batch.drawn, extractor.plan).result()
+    pending = extractor.start(Batch.of(pixels, IDS, noise=noise, sample=sample))
     equal(pending.result(), called)
     assert pending.result() is pending.result()
     # parts of another size change the last bits, and nothing more
-    for batch in (run_batch(extractor, pixels, IDS, range(5)),
-                  start_batch(extractor, pixels, IDS, range(5), drawn).result()):  # fmt: skip
+    for found in (run_batch(extractor, batch), start_batch(extractor, drawn).result()):
         for key, values in called.items():
-            torch.testing.assert_close(batch[key], values, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(found[key], values, rtol=1e-5, atol=1e-5)
 
 
 def test_several_batches_may_wait_for_their_results(backbone_of):
     extractor = extractor_of(backbone_of("sd1"))
-    batches = [pictures(2, seed=i) for i in range(3)]
-    waiting = [extractor.start(pixels, IDS[:2]) for pixels in batches]
-    for pixels, pending in zip(batches, waiting, strict=True):
-        equal(pending.result(), extractor(pixels, IDS[:2]))
+    batches = [Batch.of(pictures(2, seed=i), IDS[:2]) for i in range(3)]
+    waiting = [extractor.start(batch) for batch in batches]
+    for batch, pending in zip(batches, waiting, strict=True):
+        equal(pending.result(), extractor(batch))
 
 
 @pytest.mark.parametrize("options", [{}, {"ensemble": 2}, {"noise": "shared"}])
@@ -102,7 +109,7 @@ def test_an_inversion_takes_no_noise(backbone_of):
     extractor = extractor_of(backbone_of("sd1"), noise="inversion", steps=5)
     eps = torch.zeros(5, *backbone_of("sd1").latent_shape(NATIVE))
     with pytest.raises(SpecError, match="leave noise= out"):
-        extractor.start(pictures(5), IDS, eps)
+        extractor.start(Batch.of(pictures(5), IDS, noise=eps))
 
 
 @pytest.mark.parametrize("noise", ["inversion", "generation"])
@@ -165,11 +172,11 @@ def test_no_step_of_a_batch_waits_for_the_device(name, noise, backbone_of, monke
     if maps:
         options["tokens"] = (0, 2)
     extractor = extractor_of(backbone, name, blocks=blocks, timesteps=t, ensemble=2, **options)
-    extractor(pictures(2), IDS[:2])  # small tensors of numbers travel once
+    extractor(Batch.of(pictures(2), IDS[:2]))  # small tensors of numbers travel once
     # where the device is another one, results are looked at only when they are asked for
-    monkeypatch.setattr(Buffers, "pending", lambda self: Pending(self._checked))
+    monkeypatch.setattr(Buffers, "queued", lambda self: self)
     with _Waits() as waits, _Numbers() as numbers:
-        pending = extractor.start(pictures(2, seed=1), IDS[:2])
+        pending = extractor.start(Batch.of(pictures(2, seed=1), IDS[:2]))
     assert not waits.found
     assert not numbers.found
     assert all(torch.isfinite(values).all() for values in pending.result().values())
@@ -245,7 +252,7 @@ def test_what_a_half_precision_model_cannot_compute_needs_another_precision(stor
     backbone = loud(copy_of, "float16", 1e5)  # the weights still fit
     extractor = extractor_of(backbone, "pixel-flow", blocks="conv_in", timesteps=0.7, dtype=stored)
     with pytest.raises(NumericsError, match=r"gave inf in float16.*--model-dtype bfloat16") as info:
-        extractor(pictures(2), IDS[:2])
+        extractor(Batch.of(pictures(2), IDS[:2]))
     assert "--dtype" not in str(info.value)
 
 
@@ -263,7 +270,7 @@ def test_nan_in_a_wide_precision_is_damage(dtype, copy_of):
 
 def test_int8_is_made_in_files_from_float32(backbone_of):
     quantised, exact = (
-        extractor_of(backbone_of("sd1"), dtype=dtype)(pictures(2), IDS[:2])
+        extractor_of(backbone_of("sd1"), dtype=dtype)(Batch.of(pictures(2), IDS[:2]))
         for dtype in ("int8", "float32")
     )
     equal(quantised, exact)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 import diffeat
-from diffeat.extraction import Extractor, Plan
+from diffeat.extraction import Batch, Extractor, Plan
 from tests.extraction.common import drawn, given, spec
 from tests.pipelines import NATIVE, levels, pictures
 
@@ -172,7 +172,7 @@ def test_attention_is_fused_wherever_no_map_is_asked_for(name, dtype, half_of):
         ran, handles = ran_in(backbone)
         try:
             with Kernels() as kernels:
-                extractor(pictures(1), ["a"])
+                extractor(Batch.of(pictures(1), ["a"]))
         finally:
             for handle in handles:
                 handle.remove()
