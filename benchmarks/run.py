@@ -28,7 +28,7 @@ from benchmarks.machine import Stages, environment, say
 from benchmarks.recipes import Recipe
 from benchmarks.report import has_t
 from benchmarks.systems import check_system, run_systems
-from diffeat.backbones.loading import pick_device
+from diffeat.backbones.devices import pick_device
 from diffeat.conditioned import EMBEDDING_ROWS, check_targets, conditioned
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Plan

@@ -14,7 +14,7 @@ import diffeat
 from benchmarks.speed.common import rounded, seconds, synchronize
 from benchmarks.speed.flops import costs
 from benchmarks.speed.settings import Settings
-from diffeat.backbones.loading import pick_device
+from diffeat.backbones.devices import pick_device
 from diffeat.errors import DiffeatError
 from diffeat.extraction import Extractor, Plan
 

@@ -24,12 +24,7 @@ from diffeat.errors import SpecError
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.hooks import Tap
 from diffeat.schedules import Schedule
-
-TORCH_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+from diffeat.specs import ExtractSpec
 
 
 @dataclass(frozen=True)
@@ -115,6 +110,7 @@ class Backbone(ABC):
         denoiser_classes: diffusers classes of the denoiser that belong to this family.
         components: the further parts of the pipeline.
         lora_loader: diffusers class that reads LoRA files of this family, if there is one.
+        timed: whether a t means anything to it; where not, tables leave t blank.
     """
 
     family: ClassVar[str]
@@ -124,6 +120,7 @@ class Backbone(ABC):
     denoiser_classes: ClassVar[tuple[str, ...]]
     components: ClassVar[dict[str, Component]] = {}
     lora_loader: ClassVar[str | None] = None
+    timed: ClassVar[bool] = True
 
     def __init__(self, parts: Parts):
         self.name = parts.name
@@ -209,6 +206,10 @@ class Backbone(ABC):
     def aliases(self) -> dict[str, str]:
         """Names that papers gave to its tensors → canonical names."""
         return {}
+
+    def settled(self, spec: ExtractSpec) -> ExtractSpec:
+        """A spec with the defaults that this model needs; SpecError for what it cannot do."""
+        return spec
 
     # --- what all families share --------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Tensors on their way to a device: without waiting for it, and back without a copy."""
+"""Which device and precision; tensors on their way there without waiting, and back without a copy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,49 @@ from functools import lru_cache
 
 import torch
 from torch import nn
+
+from diffeat.backbones.request import DTYPE_NAMES
+from diffeat.errors import DeviceError, SpecError
+
+TORCH_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def pick_device(device: str) -> torch.device:
+    """The torch device that a user means; DeviceError if this machine has no such device."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise DeviceError(f"device {device!r} is unknown; expected auto, cpu or cuda[:N]") from None
+    if target.type not in ("cpu", "cuda", "meta"):
+        try:
+            torch.empty(0, device=target)
+        except Exception as error:  # a backend that is not built in may raise anything
+            raise DeviceError(
+                f"device {device!r} is not usable here ({str(error)[:80]}…); "
+                "expected auto, cpu or cuda[:N]"
+            ) from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if target.type == "cuda" and (target.index or 0) >= count:
+        raise DeviceError(
+            f"device {device!r} was asked for, but torch sees {count} CUDA devices here; "
+            "use --device cpu, or check the driver and torch's CUDA build"
+        )
+    return target
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    dtype = DTYPE_NAMES.get(dtype, dtype)
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in TORCH_DTYPES:
+        raise SpecError(f"dtype {dtype!r} is unknown; expected auto or {', '.join(TORCH_DTYPES)}")
+    return TORCH_DTYPES[dtype]
 
 
 def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -6,20 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffeat.backbones.auraflow import AuraFlow
-from diffeat.backbones.base import TORCH_DTYPES, Backbone, Parts
+from diffeat.backbones.base import Backbone, Parts
+from diffeat.backbones.devices import pick_device, pick_dtype
 from diffeat.backbones.dit import DiT, SiT
 from diffeat.backbones.locate import ModelName, locate, read_json
 from diffeat.backbones.pixel_unet import ADM, EDM, PixelUNet
 from diffeat.backbones.placing import arrange
-from diffeat.backbones.request import DTYPE_NAMES, ModelRequest
+from diffeat.backbones.request import ModelRequest
 from diffeat.backbones.stable_diffusion import SDXL, StableDiffusion
 from diffeat.backbones.text_transformers import Flux, PixArt, StableDiffusion3
 from diffeat.backbones.weights import Loader
-from diffeat.errors import DeviceError, ModelError, SpecError
+from diffeat.errors import ModelError, SpecError
 from diffeat.schedules import Schedule
+from diffeat.vision.backbone import load_backbone
+from diffeat.vision.names import is_vision
 
 # the first that accepts a pipeline has it, so the special stand before the general
 FAMILIES: tuple[type[Backbone], ...] = (
@@ -39,13 +40,14 @@ def load(
     compile: bool = False,
     offload: str = "none",
 ) -> Backbone:
-    """Load a pretrained diffusion model.
+    """Load a pretrained diffusion model, or a vision model to compare it with.
 
     Args:
         name: a bundled or known model, a diffusers pipeline folder or a hub id. "@random" or
             "@random:SEED" behind it gives the same denoiser with seeded random weights. VAE and
             text encoder keep theirs, where the folder has them; otherwise the VAE is random too
-            and prompts become seeded Gaussian embeddings.
+            and prompts become seeded Gaussian embeddings. Vision models: "timm:NAME", also with
+            "@WEIGHTS.safetensors" or "@random"; "transformers:FOLDER" or a hub id.
         device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one; "meta"
             builds the architecture without weights.
         dtype: "float32", "float16" or "bfloat16" (or "fp32", "fp16", "bf16"); "auto" is float32
@@ -74,6 +76,10 @@ def load(
     request = ModelRequest(
         name, device, dtype, allow_pickle, lora, denoiser, channels_last, compile, offload
     )
+    if is_vision(name):
+        backbone = load_backbone(request)
+        arrange(backbone)
+        return backbone
     target = pick_device(request.device)
     precision = pick_dtype(request.dtype, target)
     wanted = ModelName.parse(name)
@@ -129,40 +135,6 @@ def _extras(name, family: type[Backbone], folder: Path, index, loader: Loader) -
                 f"{name}: {component}/ is missing in {folder}; a {family.family} model needs it"
             )
     return found
-
-
-def pick_device(device: str) -> torch.device:
-    """The torch device that a user means; DeviceError if this machine has no such device."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        raise DeviceError(f"device {device!r} is unknown; expected auto, cpu or cuda[:N]") from None
-    if target.type not in ("cpu", "cuda", "meta"):
-        try:
-            torch.empty(0, device=target)
-        except Exception as error:  # a backend that is not built in may raise anything
-            raise DeviceError(
-                f"device {device!r} is not usable here ({str(error)[:80]}…); "
-                "expected auto, cpu or cuda[:N]"
-            ) from error
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if target.type == "cuda" and (target.index or 0) >= count:
-        raise DeviceError(
-            f"device {device!r} was asked for, but torch sees {count} CUDA devices here; "
-            "use --device cpu, or check the driver and torch's CUDA build"
-        )
-    return target
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    dtype = DTYPE_NAMES.get(dtype, dtype)
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in TORCH_DTYPES:
-        raise SpecError(f"dtype {dtype!r} is unknown; expected auto or {', '.join(TORCH_DTYPES)}")
-    return TORCH_DTYPES[dtype]
 
 
 def _family(

@@ -59,7 +59,7 @@ def probe(
 
     from tqdm import tqdm
 
-    from diffeat.backbones.loading import pick_device
+    from diffeat.backbones.devices import pick_device
     from diffeat.search import probe_surface, task_from_store
     from diffeat.search.intervals import few_text
     from diffeat.store import FeatureStore

@@ -125,7 +125,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     """
     from tqdm import tqdm
 
-    from diffeat.backbones.loading import pick_device
+    from diffeat.backbones.devices import pick_device
     from diffeat.search.intervals import few_text
     from diffeat.search.run import SearchOptions, run_search
     from diffeat.search.scores import score_of

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from diffeat.backbones.base import TORCH_DTYPES, Backbone
+from diffeat.backbones.base import Backbone
+from diffeat.backbones.devices import TORCH_DTYPES
 from diffeat.backbones.request import ModelRequest
 from diffeat.blocks import BlockInfo, resolve_blocks
 from diffeat.errors import SpecError
@@ -46,6 +47,7 @@ class Plan:
 
     def __init__(self, backbone: Backbone, spec: ExtractSpec, text_length: int | None = None):
         self.backbone, self.text_length = backbone, text_length
+        spec = backbone.settled(spec)
         self.blocks = resolve_blocks(spec.blocks, backbone.tensors, backbone.aliases)
         walks = spec.noise in TRAJECTORIES
         self.grid = backbone.schedule.grid(spec.steps) if walks else ()

@@ -88,6 +88,8 @@ class Reducer:
             grid = block.grid(self.size)
             read = read[:, _image_tokens(block, grid[0] * grid[1], read.shape[1])]
             read = read.transpose(1, 2).unflatten(2, grid)
+        if block.layout == "NHWC":
+            read = read.permute(0, 3, 1, 2)
         if block.span is not None:
             read = read[:, slice(*block.span)]
         return read

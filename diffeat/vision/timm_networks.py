@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ from torch import nn
 
 from diffeat.errors import ModelError, nearest
 from diffeat.vision.names import VisionName
-from diffeat.vision.tower import (
-    Tower,
+from diffeat.vision.network import (
+    Network,
+    Place,
+    build_bare,
     build_random,
     fetching,
     mean_of_map,
@@ -23,29 +28,65 @@ from diffeat.vision.tower import (
 SAFE_FILES = ("model.safetensors", "open_clip_model.safetensors")
 
 
-class TimmTower(Tower):
+class TimmNetwork(Network):
     """`forward_features`, then the head up to its pooled vector.
 
-    The default pool is the model's own: `forward_head(…, pre_logits=True)`.
+    The default pool is the model's own: `forward_head(…, pre_logits=True)`. Blocks are the
+    modules that timm's `feature_info` names, and their siblings of the same class, by timm's
+    own names.
     """
 
-    def __init__(self, base: str, module: nn.Module, pool: str):
-        import timm.data
+    def __init__(self, base: str, module: nn.Module):
+        from timm.data import resolve_model_data_config
 
-        self.name, self.module, self.pool = f"timm:{base}", module, pool
-        config = timm.data.resolve_model_data_config(module)
+        self.name, self.module = f"timm:{base}", module.eval()
+        self._data = config = resolve_model_data_config(module)
         self.facts = {"library": "timm", "model": base.partition(".")[0], "data": config}
-        self._transform = timm.data.create_transform(**config, is_training=False)
+        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
+        self.size = tuple(config["input_size"][1:])
+        embedding = getattr(module, "patch_embed", None) or getattr(module, "stem", None)
+        patch = getattr(embedding, "patch_size", None) or 1
+        self.patch = patch if isinstance(patch, int) else int(patch[0])
+        self._first = next(iter(signature(module.forward).parameters))
+
+    @property
+    def places(self):
+        if hasattr(self.module, "reroll"):  # Hiera's tokens do not stand row by row
+            return []
+        modules = dict(self.module.named_modules())
+        infos = [info for info in getattr(self.module, "feature_info", None) or ()
+                 if info.get("module") in modules]  # fmt: skip
+        # a transformer of one width, and not stages of several
+        plain = len({(info["num_chs"], info["reduction"]) for info in infos}) == 1 < len(infos)
+        paths: dict[str, None] = {}
+        for path in (info["module"] for info in infos):
+            parent = path.rpartition(".")[0]
+            beside = modules[parent].named_children() if parent else ()
+            siblings = {f"{parent}.{name}": type(module) for name, module in beside}
+            paths |= dict.fromkeys(siblings if len(set(siblings.values())) == 1 else [path])
+        found = [Place(path, path, "transformer" if plain else _kind(path)) for path in paths]
+        if not isinstance(modules.get("norm", nn.Identity()), nn.Identity):
+            found.append(Place("norm", "norm", "norm"))
+        return found
+
+    def arguments(self, pixels):
+        return {self._first: pixels}
+
+    @cached_property
+    def _transform(self):
+        from timm.data import create_transform
+
+        return create_transform(**self._data, is_training=False)
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
         return self._transform(image)
 
-    def pooled(self, pixels: torch.Tensor) -> torch.Tensor:
+    def pooled(self, pixels: torch.Tensor, pool: str) -> torch.Tensor:
         found = self.module.forward_features(pixels)
-        if self.pool == "default":
+        if pool == "default":
             return self.module.forward_head(found, pre_logits=True)
         prefix = int(getattr(self.module, "num_prefix_tokens", 0))
-        if self.pool == "cls":
+        if pool == "cls":
             if found.ndim != 3 or getattr(self.module, "cls_token", None) is None:
                 raise no_class_token(self.name)
             return found[:, 0]
@@ -54,8 +95,13 @@ class TimmTower(Tower):
         return mean_of_map(found, self.module.num_features)
 
 
-def load_timm(wanted: VisionName, pool: str, allow_pickle: bool) -> TimmTower:
-    """A timm model with its own, given or random weights.
+def _kind(path: str) -> str:
+    """A stage has a number; what stands before the first (act1, bn1, stem) is a convolution's."""
+    return "conv" if re.fullmatch(r"(act|bn|norm|conv)\d|stem.*", path) else "stage"
+
+
+def load_timm(wanted: VisionName, allow_pickle: bool, bare: bool = False) -> TimmNetwork:
+    """A timm model with its own, given or random weights; without any if `bare`.
 
     Raises:
         ModelError: unknown name, weights that are missing, pickled or do not fit.
@@ -74,9 +120,12 @@ def load_timm(wanted: VisionName, pool: str, allow_pickle: bool) -> TimmTower:
             f"timm's {architecture} has no weights {tag!r}{nearest(tag, tags)}; expected one of "
             f"{', '.join(tags) or 'none'}"
         )
+    empty, options = _empty(wanted.base)
+    if bare:
+        return TimmNetwork(wanted.base, empty)
     if wanted.seed is not None:
-        module = build_random(lambda: timm.create_model(wanted.base), wanted.seed)
-        return TimmTower(wanted.base, module, pool)
+        module = build_random(lambda: timm.create_model(wanted.base, **options), wanted.seed)
+        return TimmNetwork(wanted.base, module)
     file = wanted.file
     if file is None:
         if not tags:
@@ -85,7 +134,23 @@ def load_timm(wanted: VisionName, pool: str, allow_pickle: bool) -> TimmTower:
                 f"('timm:{architecture}@weights.safetensors') or use 'timm:{architecture}@random'"
             )
         file = _fetch(wanted.base, timm.models.get_pretrained_cfg(wanted.base), allow_pickle)
-    return TimmTower(wanted.base, _with_weights(wanted.base, file), pool)
+    return TimmNetwork(wanted.base, _with_weights(wanted.base, file, options))
+
+
+ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+"""Arguments by which architectures take pictures of other sizes, where they can at all."""
+
+
+def _empty(base: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The architecture without weights, and the arguments by which it takes any size."""
+    import timm
+
+    for options in ANY_SIZE[:-1]:
+        try:
+            return build_bare(lambda o=options: timm.create_model(base, **o)), options
+        except TypeError:  # it has no such argument
+            continue
+    return build_bare(lambda: timm.create_model(base)), {}
 
 
 def _fetch(base: str, config: Any, allow_pickle: bool) -> Path | None:
@@ -109,19 +174,21 @@ def _fetch(base: str, config: Any, allow_pickle: bool) -> Path | None:
     )
 
 
-def _with_weights(base: str, file: Path | None) -> nn.Module:
+def _with_weights(base: str, file: Path | None, options: dict[str, Any]) -> nn.Module:
     """The model with every one of its weights from the file; a file may lack the classifier."""
     import timm
 
     if file is None:
         with fetching(f"timm:{base}", "a .safetensors file behind an '@'"):
-            return timm.create_model(base, pretrained=True)
+            return timm.create_model(base, pretrained=True, **options)
     first = None
     # timm is strict only where it expects as many classes as the model has
     for classes in ({}, {"num_classes": 0}):
         overlay = {"file": str(file), "custom_load": False, **classes}
         try:
-            return timm.create_model(base, pretrained=True, pretrained_cfg_overlay=overlay)
+            return timm.create_model(
+                base, pretrained=True, pretrained_cfg_overlay=overlay, **options
+            )
         except Exception as error:  # a damaged file raises whatever its reader raises
             first = first or error
     lines = str(first).strip().splitlines()
