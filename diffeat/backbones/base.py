@@ -110,7 +110,6 @@ class Backbone(ABC):
         denoiser_classes: diffusers classes of the denoiser that belong to this family.
         components: the further parts of the pipeline.
         lora_loader: diffusers class that reads LoRA files of this family, if there is one.
-        timed: whether a t means anything to it; where not, tables leave t blank.
     """
 
     family: ClassVar[str]
@@ -120,7 +119,6 @@ class Backbone(ABC):
     denoiser_classes: ClassVar[tuple[str, ...]]
     components: ClassVar[dict[str, Component]] = {}
     lora_loader: ClassVar[str | None] = None
-    timed: ClassVar[bool] = True
 
     def __init__(self, parts: Parts):
         self.name = parts.name

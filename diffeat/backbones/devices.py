@@ -1,4 +1,4 @@
-"""Which device and precision; tensors on their way there without waiting, and back without a copy."""
+"""Which device and precision; tensors on their way there without waiting, back without a copy."""
 
 from __future__ import annotations
 

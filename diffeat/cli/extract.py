@@ -48,7 +48,8 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
     "-t",
     "--timesteps",
     callback=comma_list,
-    help="Noise levels: 20,60 or sigma=0.3 or snr=10; flow models also 0.25.",
+    help="Noise levels: 20,60 or sigma=0.3 or snr=10; flow models also 0.25; vision models "
+    "(timm:…, transformers:…) need none.",
 )
 @option(
     "-b",
@@ -132,8 +133,9 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     """
     import diffeat
     from diffeat.backbones import ModelRequest
+    from diffeat.vision.names import defaults_for
 
-    spec = spec_of(recipe, spec_file, values)
+    spec = spec_of(recipe, spec_file, values, defaults_for(model))
     source = open_pictures(pictures)
     source = source.limit(limit) if limit else source
     _note_targets(spec)

@@ -24,7 +24,7 @@ def info(file: Path, as_json: bool) -> None:
 
     Where only FILE.parts is there, show how far the extraction is.
     """
-    from diffeat.noise import format_t
+    from diffeat.noise import shown_t
     from diffeat.specs import ExtractSpec
     from diffeat.store import FeatureStore
 
@@ -79,7 +79,7 @@ def info(file: Path, as_json: bool) -> None:
         pure = "inf" if row["alpha"] else "-inf"  # no noise, or nothing else
         snr = pure if row["log_snr"] is None else f"{row['log_snr']:.2f}"
         level = f"{row['alpha']:7.4f} {row['sigma']:7.4f} {snr:>8}"
-        name = f"{row['block']:<{width}} {format_t(row['t']):>6}"
+        name = f"{row['block']:<{width}} {shown_t(row['t']):>6}"
         click.echo(f"  {name} {level}  {shape} {row['dtype']}")
 
 
@@ -187,7 +187,7 @@ def view(file: Path, output: Path, number: int, ids, timesteps, blocks, pictures
     The first three principal components over all cells of the shown pictures become red,
     green and blue. FILE must hold maps (extracted without --pool).
     """
-    from diffeat.noise import format_t
+    from diffeat.noise import format_t, shown_t
     from diffeat.store import FeatureStore
     from diffeat.viz import feature_sheet
 
@@ -212,7 +212,7 @@ def view(file: Path, output: Path, number: int, ids, timesteps, blocks, pictures
                         f"{file} holds pooled vectors, which have no picture; extract with "
                         "--pool none (into another file)"
                     )
-                columns[f"{block}, t={format_t(t)}"] = np.stack([data[row] for row in rows])
+                columns[block + shown_t(t, ", t=")] = np.stack([data[row] for row in rows])
         if not columns:
             raise SpecError(f"{file} holds nothing that has a picture; choose other blocks")
         names = [store.ids[row] for row in rows]

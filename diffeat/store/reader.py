@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from diffeat.errors import SpecError, StoreError, nearest
-from diffeat.noise import format_t, plain_t
+from diffeat.noise import CLEAN_FAMILIES, NO_T, format_t, plain_t
 from diffeat.specs import ExtractSpec
 from diffeat.store.compress import compression_of
 from diffeat.store.features import feature_set
@@ -188,7 +188,9 @@ class FeatureStore:
 
     @cached_property
     def timesteps(self) -> list[int | float]:
-        """Native timesteps, ascending."""
+        """Native timesteps, ascending; of a vision model, which has none, `NO_T`."""
+        if self.model.get("family") in CLEAN_FAMILIES:
+            return [NO_T]
         steps = read_attr(self.file["features"], "timesteps")
         steps = self.spec.timesteps if steps is None else steps
         return sorted(plain_t(step) for step in np.asarray(steps).reshape(-1))

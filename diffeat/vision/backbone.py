@@ -12,7 +12,7 @@ from diffeat.backbones.devices import constant, pick_device, pick_dtype
 from diffeat.backbones.request import ModelRequest
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
-from diffeat.noise import NoiseLevel, format_t
+from diffeat.noise import CLEAN_FAMILIES, NO_T, NoiseLevel, format_t
 from diffeat.schedules import Schedule
 from diffeat.specs import ExtractSpec
 from diffeat.vision.hub_networks import load_from_hub
@@ -37,7 +37,7 @@ class CleanSchedule(Schedule):
                 f"t={format_t(t)}: a vision model sees clean pictures and has no noise levels; "
                 "leave t out (-t), or give 0"
             )
-        return NoiseLevel(0.0, 1.0, 0.0)
+        return NoiseLevel(NO_T, 1.0, 0.0)
 
     def of_snr(self, asked, snr):
         raise SpecError(f"t={asked!r}: a vision model sees clean pictures; leave t out, or give 0")
@@ -59,12 +59,11 @@ class Vision(Backbone):
         device, dtype: where and in which precision it runs.
     """
 
-    family = "vision"
+    (family,) = CLEAN_FAMILIES
     covers = "networks of timm and transformers: ViT, DINOv2, DINOv3, CLIP, Swin, ConvNeXt, ResNet"
     example = "timm:vit_small_patch14_dinov2.lvd142m"
     component = ""
     denoiser_classes = ()
-    timed = False
 
     def __init__(
         self,

@@ -142,7 +142,9 @@ def _seen(source: Source, keep: Path) -> tuple[Source, Seen | None]:
     return source, look(source, kept_seen(keep, source.ids))
 
 
-def _batches(network: Network, source: Source, batch_size: int, workers: int) -> Iterator[torch.Tensor]:
+def _batches(
+    network: Network, source: Source, batch_size: int, workers: int
+) -> Iterator[torch.Tensor]:
     """(B, 3, H, W) float32 of each batch, prepared in threads, one batch ahead."""
     starts = range(0, len(source), batch_size)
     with ThreadPoolExecutor(workers, thread_name_prefix="diffeat-vision") as pool:
