@@ -192,7 +192,7 @@ class Worker:
             "channels_last": self.backbone.channels_last,
             "compile": model.compile,
             **({} if self.class_map is None else {CLASSES: self.class_map.text}),
-            **{name: importlib.metadata.version(name) for name in ("torch", "diffusers")},
+            **{name: importlib.metadata.version(name) for name in ("torch", self.backbone.library)},
         }
 
     def batches(

@@ -110,6 +110,7 @@ class Backbone(ABC):
         denoiser_classes: diffusers classes of the denoiser that belong to this family.
         components: the further parts of the pipeline.
         lora_loader: diffusers class that reads LoRA files of this family, if there is one.
+        library: the package whose code the denoiser is.
     """
 
     family: ClassVar[str]
@@ -119,6 +120,7 @@ class Backbone(ABC):
     denoiser_classes: ClassVar[tuple[str, ...]]
     components: ClassVar[dict[str, Component]] = {}
     lora_loader: ClassVar[str | None] = None
+    library: str = "diffusers"
 
     def __init__(self, parts: Parts):
         self.name = parts.name

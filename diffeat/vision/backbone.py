@@ -74,6 +74,7 @@ class Vision(Backbone):
         dtype: torch.dtype,
     ):
         self.network, self._measured = network, measured
+        self.library = network.facts["library"]
         meta = device.type == "meta"  # has no weights to take a hash of
         self._weights = "" if meta else weights_hash(network.module, request.name)
         module = network.module if meta else network.module.to(device, dtype)
@@ -82,7 +83,7 @@ class Vision(Backbone):
                 name=request.name,
                 denoiser=module.requires_grad_(False).eval(),
                 config={"in_channels": 3, "sample_size": measured.size},
-                pipeline=network.facts["library"],
+                pipeline=type(network.module).__name__,
                 schedule=CleanSchedule(),
                 device=device,
                 files=(),
