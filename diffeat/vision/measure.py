@@ -151,6 +151,8 @@ def _declared(network, places, taps, spans, size: Shape, shapes) -> tuple[BlockI
 
 def _form(network: Network, shape: Shape, size: Shape) -> tuple[str, int, int, str] | None:
     """(layout, channels, stride, which tokens) of an output; None if it lies on no grid."""
+    if shape[:1] != (1,):  # something else than a picture counts in the first place
+        return None
     if len(shape) == 3:
         for stride in (network.patch * 2**k for k in range(6)):
             cells = (size[0] // stride) * (size[1] // stride)

@@ -137,15 +137,16 @@ def load_timm(wanted: VisionName, allow_pickle: bool, bare: bool = False) -> Tim
     return TimmNetwork(wanted.base, _with_weights(wanted.base, file, options))
 
 
-ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-"""Arguments by which architectures take pictures of other sizes, where they can at all."""
+ANY_SIZE = ({"strict_img_size": False}, {"dynamic_img_size": True})
+"""Arguments by which Swin, and by which ViTs, take pictures of other sizes. Old Swins swallow the
+second without effect, so it comes second."""
 
 
 def _empty(base: str) -> tuple[nn.Module, dict[str, Any]]:
     """The architecture without weights, and the arguments by which it takes any size."""
     import timm
 
-    for options in ANY_SIZE[:-1]:
+    for options in ANY_SIZE:
         try:
             return build_bare(lambda o=options: timm.create_model(base, **o)), options
         except TypeError:  # it has no such argument

@@ -208,7 +208,7 @@ def test_files_of_one_model_are_merged_and_exported(run, files, tmp_path):
     other, whole = tmp_path / "other.h5", tmp_path / "whole.h5"
     answer = run("extract", VIT, "digits", "-o", other, "-b", "blocks.2", "--limit", 60, *SMALL)
     assert answer.code == 0, answer.err
-    assert run("merge", files["vit"], other, "-o", whole).code == 0
+    assert run("merge", whole, files["vit"], other).code == 0
     with h5py.File(whole) as file:
         assert list(file["features"]) == ["blocks.1", "blocks.2", "blocks.4"]
         assert file["features/blocks.2/t0"].attrs["log_snr"] == math.inf
@@ -235,7 +235,7 @@ def test_t_is_blank_in_what_people_read(run, files, tmp_path):
     rows = {}
     for name in ("vit", "unet"):
         shown = run("info", files[name]).out.splitlines()
-        rows[name] = [line.split() for line in shown if line.endswith("float16")][0][:4]
+        rows[name] = next(line.split() for line in shown if re.search(r"×\d+ float16", line))[:4]
     assert rows["vit"] == ["blocks.1", "1.0000", "0.0000", "inf"]
     assert rows["unet"][:2] == ["mid", "20"]
     table = tmp_path / "p.csv"
@@ -255,7 +255,7 @@ def test_a_search_straight_from_a_vision_model(run, files):
     live = json.loads(run("search", VIT, "digits", "--limit", 60, "-b", "blocks.1,blocks.4",
                           "--size", 32, "--json").out)  # fmt: skip
     stored = json.loads(run("search", files["vit"], "--json").out)
-    scores = [[(c["block"], c["t"], c["validation"]) for c in found["cells"]]
+    scores = [[(c["block"], c["t"], c["validation"]) for c in found["surface"]["cells"]]
               for found in (live, stored)]  # fmt: skip
     assert scores[0] == scores[1]
 
