@@ -63,6 +63,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     diffeat align F.h5 cifar10                               DINOv2
     diffeat align F.h5 cifar10 --with timm:resnet50          another vision model
     diffeat align F.h5 --with G.h5:block.7@60                a cell of another model
+    diffeat align F.h5 --with V.h5:blocks.11                 a block of a vision model's file
     diffeat align F.h5 --again F-seed1.h5                    alignment and uniformity
 
     A vision model sees the PICTURES that FILE was made from. Maps are averaged over places.

@@ -184,6 +184,21 @@ def test_every_map_equals_a_plain_forward(name, model_of):
     check(backbone, plain, OTHER[name][0])
 
 
+@pytest.mark.parametrize("name", ["test_vit", REGISTERS, DINOV3])
+@torch.inference_mode()
+def test_maps_are_those_that_timm_itself_lays_out(name, model_of):
+    backbone, plain = model_of(name)
+    size = OTHER[name][0]
+    names = [block.name for block in backbone.blocks if block.kind == "transformer"]
+    features = diffeat.extract(backbone, images(size), spec(*names))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (plain.mean, plain.std))
+    maps = plain.module.forward_intermediates(
+        (images(size) - mean) / std, norm=False, intermediates_only=True, output_fmt="NCHW"
+    )
+    for block, wanted in zip(names, maps, strict=True):
+        torch.testing.assert_close(features[block, 0], wanted, **EXACT)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_every_map_equals_a_plain_forward_at_the_models_own_size(name, model_of):
     backbone, plain = model_of(name)
