@@ -158,17 +158,7 @@ def load_from_hub(
     from transformers import AutoImageProcessor, AutoModel
 
     folder = _folder(wanted, allow_pickle, bare)
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder}: config.json is missing; expected the folder of a vision model of "
-            "transformers"
-        )
-    config = read_json(folder / "config.json")
-    if not (folder / "preprocessor_config.json").is_file():
-        raise ModelError(
-            f"{folder}: preprocessor_config.json is missing, so how pictures are resized and "
-            "scaled is not known; expected the folder of a vision model: restore the file"
-        )
+    config = _described(folder)
     try:
         with _no_progress_bars():
             processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
@@ -193,6 +183,21 @@ def load_from_hub(
     network = HubNetwork(wanted.base, module, processor)
     _check_whole(folder, network, report["missing_keys"], pooler)
     return network
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """The configuration of a model; ModelError unless that of its preprocessing is there too."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder}: config.json is missing; expected the folder of a vision model of "
+            "transformers"
+        )
+    if not (folder / "preprocessor_config.json").is_file():
+        raise ModelError(
+            f"{folder}: preprocessor_config.json is missing, so how pictures are resized and "
+            "scaled is not known; expected the folder of a vision model: restore the file"
+        )
+    return read_json(folder / "config.json")
 
 
 def _made(auto: Any, folder: Path, seed: int | None) -> nn.Module:

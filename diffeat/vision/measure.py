@@ -109,7 +109,9 @@ def _projections(module: nn.Module, place: Place) -> Iterable[tuple[str, Tap, tu
     for path, layer in inner.items():
         at, _, last = path.rpartition(".")
         if last == "qkv" and isinstance(layer, nn.Linear):
-            width = layer.out_features // 3
+            width = layer.in_features
+            if layer.out_features != 3 * width:  # as where heads share keys
+                return
             for k, letter in enumerate("qkv"):
                 span = (k * width, (k + 1) * width)
                 yield f"{place.name}:self.{letter}", Tap(f"{place.path}.{path}"), span
