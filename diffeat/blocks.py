@@ -21,13 +21,13 @@ class BlockInfo:
     Attributes:
         name: canonical name, such as "up.1.res.0" or "up.1.attn.0:cross.q".
         path: path of the submodule in the denoiser (or in the VAE's encoder).
-        kind: what the place is: "conv", "resnet", "attention", "stage", "transformer",
+        kind: what the place is: "conv", "resnet", "attention", "stage", "transformer", "norm",
             "network" or "vae".
         part: "encoder", "mid" or "decoder" of a U-Net; "blocks" of a transformer; "network";
             "vae".
         channels: C of it; 0 for attention maps, whose channels are their keys.
         stride: picture pixels per cell, in each direction; 0 for text tokens.
-        layout: "NCHW"; "NLD", image tokens in row-major order; "text", text tokens (L, D);
+        layout: "NCHW"; "NHWC"; "NLD", image tokens in row-major order; "text", text tokens (L, D);
             "map", attention probabilities; "patches", tokens that hold p×p cells each.
         order: rank of the place in the order of execution, from 0.
         tensor: the kind of tensor, such as "cross.q"; "" is the place's output.
@@ -98,6 +98,11 @@ class BlockInfo:
     def is_tokens(self) -> bool:
         """Read as tokens (n, L, D), one per cell in row-major order."""
         return self.layout == "NLD"
+
+    @property
+    def is_channels_last(self) -> bool:
+        """Read as maps (n, H, W, C)."""
+        return self.layout == "NHWC"
 
     @property
     def is_patches(self) -> bool:

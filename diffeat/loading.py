@@ -8,6 +8,8 @@ from diffeat.backbones.base import Backbone
 from diffeat.backbones.loading import load_pipeline
 from diffeat.backbones.placing import arrange
 from diffeat.backbones.request import ModelRequest
+from diffeat.vision.backbone import load_backbone
+from diffeat.vision.names import is_vision
 
 
 def load(
@@ -22,13 +24,14 @@ def load(
     compile: bool = False,
     offload: str = "none",
 ) -> Backbone:
-    """Load a pretrained diffusion model.
+    """Load a pretrained diffusion model, or a vision model to compare it with.
 
     Args:
         name: a bundled or known model, a diffusers pipeline folder or a hub id. "@random" or
             "@random:SEED" behind it gives the same denoiser with seeded random weights. VAE and
             text encoder keep theirs, where the folder has them; otherwise the VAE is random too
-            and prompts become seeded Gaussian embeddings.
+            and prompts become seeded Gaussian embeddings. Vision models: "timm:NAME", also with
+            "@WEIGHTS.safetensors" or "@random"; "transformers:FOLDER" or a hub id.
         device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one; "meta"
             builds the architecture without weights.
         dtype: "float32", "float16" or "bfloat16" (or "fp32", "fp16", "bf16"); "auto" is float32
@@ -63,6 +66,6 @@ def load(
 
 def load_model(request: ModelRequest) -> Backbone:
     """Load what a request asks for; see `load`."""
-    backbone = load_pipeline(request)
+    backbone = load_backbone(request) if is_vision(request.name) else load_pipeline(request)
     arrange(backbone)
     return backbone

@@ -45,14 +45,33 @@ class NoiseLevel:
         return "t" + format_t(self.t)
 
 
+class NoLevel(int):
+    """The t of what has no noise levels: 0 in keys, names and files, blank in what people read."""
+
+    def is_integer(self) -> bool:  # as int itself has it since Python 3.12
+        return True
+
+
+NO_T = NoLevel(0)
+CLEAN_FAMILIES = ("vision",)
+"""Families of models that see clean pictures, so that their only t is `NO_T`."""
+
+
 def plain_t(t: float) -> int | float:
     """A native timestep as an int where it is one, for JSON, attributes and names."""
+    if isinstance(t, NoLevel):
+        return t
     return int(t) if float(t).is_integer() else float(t)
 
 
 def format_t(t: float) -> str:
     """A native timestep without a needless fraction: 20.0 → "20"."""
     return repr(plain_t(t))
+
+
+def shown_t(t: float, before: str = "") -> str:
+    """A native timestep as people read it, with words before it; "" where there is none."""
+    return "" if isinstance(t, NoLevel) else before + format_t(t)
 
 
 def picture_noise(

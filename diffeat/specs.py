@@ -31,7 +31,8 @@ fingerprints and journals stay those of 0.6, and 0.6 reads files that do without
 
 
 HELP = {
-    "timesteps": "Noise levels: 20,60 or sigma=0.3 or snr=10; flow models also 0.25.",
+    "timesteps": "Noise levels: 20,60 or sigma=0.3 or snr=10; flow models also 0.25; vision "
+    "models (timm:…, transformers:…) need none.",
     "blocks": "Names (up.1, up.1.attn.0:cross.q), wildcards (up.*, up.*.res.*, up.**), groups "
     "(all, encoder, decoder, stages) or a paper's names (dift:1).",
     "pool": "{default} (maps, the default), 1x1, 2x2, …",

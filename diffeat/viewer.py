@@ -11,7 +11,7 @@ from diffeat.errors import SpecError, StoreError
 from diffeat.images import fit_picture, open_source, rule_of
 from diffeat.images.datasets import DATASETS
 from diffeat.images.huggingface import PREFIX
-from diffeat.noise import format_t
+from diffeat.noise import format_t, shown_t
 from diffeat.store import FeatureStore
 from diffeat.viz import feature_sheet
 
@@ -80,7 +80,7 @@ def read_maps(
         for t in steps:
             data = store[block, t]
             if data.ndim == 4:
-                found[f"{block}, t={format_t(t)}"] = np.stack([data[row] for row in rows])
+                found[block + shown_t(t, ", t=")] = np.stack([data[row] for row in rows])
             elif data.ndim == 3:
                 left_out.append(block)
             else:

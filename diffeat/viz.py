@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffeat.conditioned import marked
-from diffeat.noise import format_t
+from diffeat.noise import shown_t
 
 if TYPE_CHECKING:
     from diffeat.search import Surface
@@ -152,7 +152,7 @@ def _grid_panel(
     """Draw (blocks, timesteps) values with their numbers and a frame round the best."""
     colours = "viridis_r" if lower else "viridis"
     image = axis.imshow(grid, vmin=span[0], vmax=span[1], cmap=colours, aspect="auto")
-    axis.set_xticks(range(len(shown.timesteps)), [format_t(t) for t in shown.timesteps])
+    axis.set_xticks(range(len(shown.timesteps)), [shown_t(t) for t in shown.timesteps])
     axis.set_yticks(range(len(shown.blocks)), shown.blocks, fontsize=8)
     axis.set_xlabel("t")
     for (i, j), value in np.ndenumerate(grid):

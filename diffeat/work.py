@@ -228,7 +228,7 @@ class Worker:
             "channels_last": self.backbone.channels_last,
             "compile": model.compile,
             **({} if self.class_map is None else {CLASSES: self.class_map.text}),
-            **{name: importlib.metadata.version(name) for name in ("torch", "diffusers")},
+            **{name: importlib.metadata.version(name) for name in ("torch", self.backbone.library)},
         }
 
     def batches(self, spans: Sequence[Span]) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:

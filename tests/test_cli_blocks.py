@@ -14,6 +14,7 @@ import diffeat as package
 from diffeat.backbones import FAMILIES
 from diffeat.backbones.locate import known_models
 from diffeat.cli import cli
+from diffeat.vision.backbone import Vision
 from tests.command import command
 from tests.pipelines import TALL, levels, pictures, prompt_and_label, save_pixel
 
@@ -73,9 +74,9 @@ def test_known_models(diffeat):
 
 def test_families_are_those_that_load(diffeat):
     text, found = diffeat("models").out, json.loads(diffeat("models", "--json").out)["families"]
-    assert [family["family"] for family in found] == sorted(f.family for f in FAMILIES)
-    assert len(found) == 11
-    by_name = {family.family: family for family in FAMILIES}
+    by_name = {family.family: family for family in (*FAMILIES, Vision)}
+    assert [family["family"] for family in found] == sorted(by_name)
+    assert len(found) == 12
     for each in found:
         family = by_name[each["family"]]
         assert (each["covers"], each["example"]) == (family.covers, family.example)

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteSchedu
 from scipy import stats
 
 from diffeat.errors import ModelError, SpecError
-from diffeat.noise import NoiseLevel, format_t, picture_noise
+from diffeat.noise import NO_T, NoiseLevel, format_t, picture_noise, plain_t, shown_t
 from diffeat.schedules import Schedule
 
 LINEAR = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
@@ -320,3 +321,12 @@ def test_noise_of_members_and_seeds_is_uncorrelated():
     rows = [picture_noise(s, "a", m, (1024,)) for s in range(8) for m in range(8)]
     correlation = np.corrcoef(rows)[np.triu_indices(64, 1)]
     assert abs(correlation).max() < 6 / math.sqrt(1024)
+
+
+def test_no_level_is_0_for_programs_and_blank_for_people():
+    level = NoiseLevel(NO_T, 1.0, 0.0)
+    assert {("blocks.5", 0): 1}["blocks.5", NO_T] == 1
+    assert (level.label, format_t(NO_T), json.dumps([NO_T])) == ("t0", "0", "[0]")
+    assert plain_t(NO_T) is NO_T
+    assert (shown_t(NO_T), shown_t(NO_T, " at t=")) == ("", "")
+    assert (shown_t(0), shown_t(20.0, " at t="), shown_t(0.5, "t=")) == ("0", " at t=20", "t=0.5")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -21,9 +21,9 @@ from diffeat.blocks import BlockInfo, in_order
 from diffeat.errors import SpecError
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.hooks import Tap
+from diffeat.specs import ExtractSpec
 
 
-@dataclass(frozen=True)
 class Backbone(ABC):
     """A pretrained diffusion model as a feature extractor. One subclass per family.
 
@@ -41,6 +41,7 @@ class Backbone(ABC):
         components: the further components of the pipeline, "package.class" by name.
         optional: those of them that the family can do without.
         lora_loader: diffusers class that reads LoRA files of this family, if there is one.
+        library: the package whose code the denoiser is.
     """
 
     family: ClassVar[str]
@@ -51,6 +52,7 @@ class Backbone(ABC):
     components: ClassVar[dict[str, str]] = {}
     optional: ClassVar[tuple[str, ...]] = ()
     lora_loader: ClassVar[str | None] = None
+    library: str = "diffusers"
 
     def __init__(self, pipeline: Pipeline):
         self.request = pipeline.request
@@ -135,6 +137,10 @@ class Backbone(ABC):
     def aliases(self) -> dict[str, str]:
         """Names that papers gave to its tensors → canonical names."""
         return {}
+
+    def settled(self, spec: ExtractSpec) -> ExtractSpec:
+        """A spec with the defaults that this model needs; SpecError for what it cannot do."""
+        return spec
 
     # --- what all families share --------------------------------------------------------
 

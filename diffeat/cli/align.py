@@ -19,8 +19,8 @@ from diffeat.cli.options import (
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
 
-CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
-"""FILE.h5:BLOCK@T; a block may hold a colon, too."""
+CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>[^@]+)(?:@(?P<t>[^@]+))?)?")
+"""FILE.h5:BLOCK@T; a block may hold a colon, too, and of a file with one t it can be left out."""
 
 
 @command()
@@ -28,7 +28,7 @@ CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>.+)@(?P<t>[^@]+))?")
 @click.argument("pictures", required=False)
 @option("--with", "other", help="A vision model (timm:NAME, a folder, a hub id; with "
               "PICTURES by default facebook/dinov2-base), or a cell of a file "
-              "(FILE.h5:BLOCK@T).")  # fmt: skip
+              "(FILE.h5:BLOCK@T; FILE.h5:BLOCK where it has one t).")  # fmt: skip
 @option("--again", type=click.Path(path_type=Path), help="The same pictures with another "
               "noise seed, for DDAE's alignment.")  # fmt: skip
 @option("--metrics", callback=comma_list, help="cka, cka-debiased, knn, cknna, cknna-public, "
@@ -63,6 +63,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     diffeat align F.h5 cifar10                               DINOv2
     diffeat align F.h5 cifar10 --with timm:resnet50          another vision model
     diffeat align F.h5 --with G.h5:block.7@60                a cell of another model
+    diffeat align F.h5 --with V.h5:blocks.11                 a block of a vision model's file
     diffeat align F.h5 --again F-seed1.h5                    alignment and uniformity
 
     A vision model sees the PICTURES that FILE was made from. Maps are averaged over places.
@@ -85,7 +86,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
         other = DEFAULT
     cell = CELL.fullmatch(other or "")
     _check_usage(pictures, other, cell, values)
-    t_of_cell = _native(cell["t"]) if cell else None
+    t_of_cell = _native(cell["t"]) if cell and cell["t"] else None
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(file))
         options = {
@@ -103,7 +104,8 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
         partner = None
         if cell:
             with FeatureStore(cell["file"]) as second:
-                partner = cell_of(second, cell["block"], t_of_cell, store, options["rows"])
+                t = _only_t(second, other) if t_of_cell is None else t_of_cell
+                partner = cell_of(second, cell["block"], t, store, options["rows"])
         elif other:
             source = pictures_of(store, options["rows"], open_pictures(pictures))
             partner = _seen(other, source, values)
@@ -135,6 +137,14 @@ def _check_usage(pictures: str | None, other: str | None, cell, values: dict) ->
         )
     if values["keep"] and not pictures:
         raise click.UsageError("--keep is for the features of a vision model (--with MODEL)")
+
+
+def _only_t(second, name: str) -> int | float:
+    """The t of a file that has but one, as a vision model's has."""
+    if len(second.timesteps) > 1:
+        steps = ", ".join(map(str, second.timesteps))
+        raise click.UsageError(f"--with {name}: say which t ({steps}): {name}@T")
+    return second.timesteps[0]
 
 
 def _native(t: str) -> int | float:

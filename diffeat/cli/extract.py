@@ -77,8 +77,9 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     """
     from diffeat.backbones import ModelRequest
     from diffeat.jobs import extract_to_file
+    from diffeat.vision.names import defaults_for
 
-    spec = spec_of(recipe, spec_file, values)
+    spec = spec_of(recipe, spec_file, values, defaults_for(model))
     source = open_pictures(pictures)
     source = source.limit(limit) if limit else source
     _note_targets(spec)

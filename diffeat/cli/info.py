@@ -87,7 +87,7 @@ def _spec_text(spec: dict) -> str:
 
 def _tell_cells(cells: list[dict]) -> None:
     """A line for each (block, t)."""
-    from diffeat.noise import format_t
+    from diffeat.noise import shown_t
 
     width = max(14, *(len(cell["block"]) for cell in cells))
     click.echo(f"  {'block':<{width}} {'t':>6} {'alpha':>7} {'sigma':>7} {'log SNR':>8}  shape")
@@ -96,7 +96,7 @@ def _tell_cells(cells: list[dict]) -> None:
         pure = "inf" if cell["alpha"] else "-inf"  # no noise, or nothing else
         snr = pure if cell["log_snr"] is None else f"{cell['log_snr']:.2f}"
         level = f"{cell['alpha']:7.4f} {cell['sigma']:7.4f} {snr:>8}"
-        name = f"{cell['block']:<{width}} {format_t(cell['t']):>6}"
+        name = f"{cell['block']:<{width}} {shown_t(cell['t']):>6}"
         click.echo(f"  {name} {level}  {shape} {cell['dtype']}")
 
 

@@ -18,11 +18,12 @@ from diffeat.cli.spec_options import spec_options
 def models(as_json: bool) -> None:
     """List the bundled models, the known ones and the families that are supported."""
     from diffeat.backbones.loading import FAMILIES
+    from diffeat.vision.backbone import Vision
 
     bundled, known = _bundled(), _known()
     families = [
         {"family": family.family, "covers": family.covers, "example": family.example}
-        for family in sorted(FAMILIES, key=lambda family: family.family)
+        for family in sorted((*FAMILIES, Vision), key=lambda family: family.family)
     ]
     if as_json:
         print_json({"bundled": bundled, "known": known, "families": families})
@@ -38,7 +39,9 @@ def models(as_json: bool) -> None:
         where = model["hub_id"] or "no hub; convert the checkpoint with scripts/convert.py"
         millions = model["parameters"] / 1e6
         click.echo(f"  {model['name']:<14} {millions:9,.1f} M parameters  {where}")
-    click.echo("\nFamilies (a pipeline folder or a hub id):")
+    click.echo(
+        "\nFamilies (a pipeline folder or a hub id; of vision models timm:… or transformers:…):"
+    )
     for family in families:
         click.echo(f"  {family['family']:<17} {family['covers']}, such as {family['example']}")
     click.echo(

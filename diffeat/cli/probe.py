@@ -89,7 +89,7 @@ def probe(
 
 def _tell(surface) -> None:
     """What was found, for people."""
-    from diffeat.noise import format_t
+    from diffeat.noise import shown_t
     from diffeat.search.intervals import accuracy_text
 
     train, held, tested = surface.counts
@@ -100,5 +100,5 @@ def _tell(surface) -> None:
     )
     click.echo(surface.table())
     best = surface.best
-    click.echo(f"best on validation: {best.block} at t={format_t(best.t)}, C={best.C:g}; "
+    click.echo(f"best on validation: {best.block}{shown_t(best.t, ' at t=')}, C={best.C:g}; "
                f"refitted on both, {accuracy_text(best.test, tested)}")  # fmt: skip

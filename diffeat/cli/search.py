@@ -184,7 +184,7 @@ def _check_guess(name: str) -> None:
 
 def _tell_guess(guess, what: str, spec, as_json: bool, spec_path: Path | None) -> None:
     """The guess alone, and its cell as a spec."""
-    from diffeat.noise import format_t
+    from diffeat.noise import shown_t
     from diffeat.search.best_spec import write_best_spec
 
     block, t = guess.best
@@ -196,7 +196,7 @@ def _tell_guess(guess, what: str, spec, as_json: bool, spec_path: Path | None) -
             f"{guess.pictures} pictures; no labels, so nothing to compare it with"
         )
         click.echo(guess.table())
-        click.echo(f"highest: {block} at t={format_t(t)}")
+        click.echo(f"highest: {block}{shown_t(t, ' at t=')}")
     if spec_path:
         note = f"highest of {len(guess.ratios)} cells of {what} by high-frequency ratio, a guess"
         write_best_spec(spec_path, spec, [guess.best], [note])
@@ -246,15 +246,18 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     from diffeat.extraction import Plan, load_for
     from diffeat.extraction.conditions import embedding_rows
     from diffeat.search.live import LiveFeatures, live_frequency, live_task
+    from diffeat.vision.names import defaults_for
 
     if second is None:
         raise click.UsageError(
             f"{what} is no feature file; a search straight from a model needs PICTURES too"
         )
-    if not values["recipe"] and not (values["timesteps"] and values["blocks"]):
+    known = defaults_for(what)
+    timed = values["timesteps"] or "timesteps" in known
+    if not values["recipe"] and not (timed and values["blocks"]):
         raise click.UsageError("a search straight from a model needs -t and -b, or --recipe")
     fields = {**values, "seed": values["noise_seed"]}
-    spec = spec_of(values["recipe"], None, fields)
+    spec = spec_of(values["recipe"], None, fields, known)
     if spec.pool == "none":
         if values["pool"]:
             raise SpecError("--pool none: maps are not kept in memory; choose 1x1, 2x2, …")

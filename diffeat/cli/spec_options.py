@@ -77,13 +77,16 @@ spec_file_option = option(
 )
 
 
-def spec_of(recipe: str | None, spec_file: Path | None, values: dict):
-    """The spec of the options, over the fields of the file and of the recipe."""
+def spec_of(
+    recipe: str | None, spec_file: Path | None, values: dict, known: dict[str, Any] | None = None
+):
+    """The spec of the options, over the fields of the file, of the recipe, and of what is `known`
+    of the model without being asked."""
     from diffeat.recipes import load_recipe
 
-    known = {field.name for field in fields(ExtractSpec)}
-    chosen = {name: value for name, value in values.items() if value is not None and name in known}
-    given: dict = {}
+    names = {field.name for field in fields(ExtractSpec)}
+    chosen = {name: value for name, value in values.items() if value is not None and name in names}
+    given: dict = dict(known or {})
     file = {} if spec_file is None else read_spec_file(spec_file)
     for layer in (load_recipe(recipe).fields if recipe else {}, file, chosen):
         if any(layer.get(name) for name in TEXTS):  # one of them replaces those below

@@ -31,6 +31,7 @@ from diffeat.images import (
     to_rgb,
 )
 from diffeat.images.sources import regular
+from diffeat.noise import CLEAN_FAMILIES
 from diffeat.specs import CLASS_LABEL, ExtractSpec
 
 
@@ -100,6 +101,8 @@ def extract(
     if noise is not None:
         if plan.grid:
             raise SpecError(f"noise={plan.spec.noise} makes its own; leave noise= out")
+        if backbone.family in CLEAN_FAMILIES:
+            raise SpecError(f"{backbone.name} sees clean pictures; leave noise= out")
         if plan.size is None:
             raise SpecError("noise= needs pictures of one size; leave it out, or choose a size")
         shape = plan.noise_shape(plan.size)

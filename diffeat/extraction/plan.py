@@ -49,6 +49,7 @@ class Plan:
 
     def __init__(self, backbone: Backbone, spec: ExtractSpec, text_length: int | None = None):
         self.backbone, self.text_length = backbone, text_length
+        spec = backbone.settled(spec)
         self.blocks = resolve_blocks(spec.blocks, backbone.tensors, backbone.aliases)
         walks = spec.noise in TRAJECTORIES
         self.grid = backbone.schedule.grid(spec.steps) if walks else ()

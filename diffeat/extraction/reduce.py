@@ -62,6 +62,8 @@ def unpooled(plan: Plan, block: BlockInfo, read: Any, size: Size, x_t: tuple = (
         grid = block.grid(size)
         read = read[:, _image_tokens(block, grid[0] * grid[1], read.shape[1])]
         read = read.transpose(1, 2).unflatten(2, grid)
+    if block.is_channels_last:
+        read = read.permute(0, 3, 1, 2)
     if block.span is not None:
         read = read[:, slice(*block.span)]
     return read

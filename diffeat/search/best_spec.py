@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffeat.noise import Level, format_t
+from diffeat.noise import Level, shown_t
 from diffeat.search.tasks import CellKey
 from diffeat.specs import ExtractSpec
 from diffeat.store.format.atomic import write_synced
@@ -52,7 +52,7 @@ def write_best_spec(
     """
     cells = list(cells)
     best = spec_of_cells(spec, cells)
-    chosen = ", ".join(f"{block} at t={format_t(t)}" for block, t in cells)
+    chosen = ", ".join(f"{block}{shown_t(t, ' at t=')}" for block, t in cells)
     lines = [f"# {' '.join(note.split())}" for note in (*notes, f"chosen: {chosen}")]
     lines += [
         f"{name} = {_toml(value)}" for name, value in best.to_dict().items() if value is not None

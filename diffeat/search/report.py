@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.conditioned import marked
-from diffeat.noise import format_t
+from diffeat.noise import format_t, shown_t
 from diffeat.search.bandit import Bandit
 from diffeat.search.frequency import FrequencyGuess
 from diffeat.search.halving import Halving
@@ -90,7 +90,7 @@ class SearchReport:
             else f"; refitted on both, {accuracy_text(best.test, self.tested)}"
         )
         lines.append(
-            f"best on validation: {best.block} at t={format_t(best.t)}{setting}, "
+            f"best on validation: {best.block}{shown_t(best.t, ' at t=')}{setting}, "
             f"{_percent(best.validation)}{tested}"
         )
         return lines
@@ -99,7 +99,7 @@ class SearchReport:
         """One row per cell; columns of parts that were not asked for are left out."""
         if self.surface is None:
             rows = [
-                {"block": b, "t": format_t(t), "pictures": one.pictures, "validation": round(v, 4)}
+                {"block": b, "t": shown_t(t), "pictures": one.pictures, "validation": round(v, 4)}
                 for one in self.halving.rounds
                 for (b, t), v in one.scores.items()
             ]
@@ -116,7 +116,7 @@ class SearchReport:
         row = {
             "features": self.surface.name,
             "block": cell.block,
-            "t": format_t(cell.t),
+            "t": shown_t(cell.t),
             "validation": round(cell.validation, 4),
             "test": "" if cell.test is None else round(cell.test, 4),
             "setting": cell.C,
@@ -145,7 +145,7 @@ def _repeats(report: SearchReport) -> list[str]:
     for index in order:
         block, t = repeats.cells[index]
         lines.append(
-            f"  {block} t={format_t(t)}: {100 * repeats.mean[index]:.1f} ± "
+            f"  {block}{shown_t(t, ' t=')}: {100 * repeats.mean[index]:.1f} ± "
             f"{100 * repeats.half_width[index]:.1f} %, {repeats.wins[index]}"
         )
     return lines
@@ -186,7 +186,7 @@ def _frequency(report: SearchReport) -> list[str]:
     told = "not defined" if rank is None else f"{rank:+.2f}"
     return [
         f"high-frequency ratio (no labels; above {guess.cutoff:g} Nyquist, {guess.pictures} "
-        f"pictures): highest {block} at t={format_t(t)}; Spearman rank correlation with "
+        f"pictures): highest {block}{shown_t(t, ' at t=')}; Spearman rank correlation with "
         f"validation {told}"
     ]
 

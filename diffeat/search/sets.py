@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffeat.errors import SpecError
-from diffeat.noise import format_t
+from diffeat.noise import shown_t
 from diffeat.search.grid import MEMORY, Progress, check_memory
 from diffeat.search.journal import Journal
 from diffeat.search.scores import Function, Outcome, Score, score_of, standardised
@@ -29,7 +29,7 @@ class Step:
     gain: float
 
     def __str__(self) -> str:
-        return " + ".join(f"{block} t={format_t(t)}" for block, t in self.cells)
+        return " + ".join(f"{block}{shown_t(t, ' t=')}" for block, t in self.cells)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffeat.conditioned import marked
-from diffeat.noise import format_t
+from diffeat.noise import shown_t
 from diffeat.search.intervals import accuracy_interval
 from diffeat.search.tasks import CellKey
 
@@ -112,7 +112,7 @@ class Surface:
                 if c.test is not None:
                     ends = (round(end, 4) for end in accuracy_interval(c.test, self.counts[2]))
                 scores = round(c.validation, 4), test, c.C, *ends
-                writer.writerow([self.name, c.block, format_t(c.t), *scores, *mark])
+                writer.writerow([self.name, c.block, shown_t(c.t), *scores, *mark])
 
     def table(self) -> str:
         """Validation accuracy in per cent, blocks down and t across; the best is starred."""
@@ -125,7 +125,7 @@ def grid_table(values: Mapping[CellKey, float], best: CellKey) -> str:
     blocks = list(dict.fromkeys(block for block, _ in values))
     timesteps = list(dict.fromkeys(t for _, t in values))
     width = max(len("block"), *(len(block) for block in blocks))
-    head = "block".ljust(width) + "".join(f"{'t=' + format_t(t):>9}" for t in timesteps)
+    head = "block".ljust(width) + "".join(f"{shown_t(t, 't='):>9}" for t in timesteps)
     lines = [head, "-" * len(head)]
     for block in blocks:
         row = [

@@ -18,11 +18,11 @@ from diffeat.backbones.devices import pick_device, pick_dtype, upload
 from diffeat.errors import DeviceError, NumericsError, SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Seen, Source, ahead, look
-from diffeat.vision.hub_models import load_from_hub
+from diffeat.vision.hub_networks import load_from_hub
 from diffeat.vision.kept import kept_rule, kept_seen, read_kept, write_kept
 from diffeat.vision.names import VisionName
-from diffeat.vision.timm_models import load_timm
-from diffeat.vision.tower import Tower, check_pool, weights_hash
+from diffeat.vision.network import Network, check_pool, weights_hash
+from diffeat.vision.timm_networks import load_timm
 
 DEFAULT = "facebook/dinov2-base"
 
@@ -32,33 +32,38 @@ class VisionModel:
 
     Attributes:
         name: as it was asked for.
+        network: what the library gives.
+        pool: one of "default", "cls", "mean".
         fingerprint: hash of its weights, architecture, preprocessing, pool and precision.
         device, dtype: where and in which precision it runs.
     """
 
-    def __init__(self, name: str, tower: Tower, device: torch.device, dtype: torch.dtype):
-        self.name, self.tower, self.device, self.dtype = name, tower, device, dtype
-        weights = weights_hash(tower.module, name)
-        self.fingerprint = fingerprint(weights, tower.facts, tower.pool, str(dtype))
-        tower.module.to(device, dtype).requires_grad_(False).eval()
+    def __init__(
+        self, name: str, network: Network, pool: str, device: torch.device, dtype: torch.dtype
+    ):
+        self.name, self.network, self.pool = name, network, pool
+        self.device, self.dtype = device, dtype
+        weights = weights_hash(network.module, name)
+        self.fingerprint = fingerprint(weights, network.facts, pool, str(dtype))
+        network.module.to(device, dtype).requires_grad_(False).eval()
 
     @cached_property
     def width(self) -> int:
         """D, the length of a feature."""
-        return self.encode(self.tower.prepare(Image.new("RGB", (64, 64)))[None]).shape[1]
+        return self.encode(self.network.prepare(Image.new("RGB", (64, 64)))[None]).shape[1]
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Features of preprocessed pictures.
 
         Args:
-            pixels: (B, 3, H, W) float32, as `tower.prepare` makes them.
+            pixels: (B, 3, H, W) float32, as `network.prepare` makes them.
 
         Returns:
             (B, D) float32 on the CPU.
         """
         pixels = upload(pixels, self.device).to(self.dtype)
-        return self.tower.pooled(pixels).float().cpu()
+        return self.network.pooled(pixels, self.pool).float().cpu()
 
     def features(
         self,
@@ -105,7 +110,7 @@ class VisionModel:
         self, source: Source, batch_size: int, workers: int, progress: bool | None
     ) -> np.ndarray:
         found = []
-        batches = _batches(self.tower, source, batch_size, workers)
+        batches = _batches(self.network, source, batch_size, workers)
         hide = None if progress is None else not progress
         bar = tqdm(total=len(source), desc="vision model", unit="img", disable=hide)
         with bar, closing(batches):
@@ -137,14 +142,16 @@ def _seen(source: Source, keep: Path) -> tuple[Source, Seen | None]:
     return source, look(source, kept_seen(keep, source.ids))
 
 
-def _batches(tower: Tower, source: Source, batch_size: int, workers: int) -> Iterator[torch.Tensor]:
+def _batches(
+    network: Network, source: Source, batch_size: int, workers: int
+) -> Iterator[torch.Tensor]:
     """(B, 3, H, W) float32 of each batch, prepared in threads, one batch ahead."""
     starts = range(0, len(source), batch_size)
     with ThreadPoolExecutor(workers, thread_name_prefix="diffeat-vision") as pool:
 
         def read(start: int) -> torch.Tensor:
             rows = range(start, min(start + batch_size, len(source)))
-            return torch.stack(list(pool.map(lambda row: tower.prepare(source.load(row)), rows)))
+            return torch.stack(list(pool.map(lambda row: network.prepare(source.load(row)), rows)))
 
         yield from ahead(read, iter(starts))
 
@@ -187,5 +194,8 @@ def load_vision(
         raise DeviceError("device 'meta' has no weights, so no features; use cpu or cuda")
     precision = pick_dtype(dtype, target)
     wanted = VisionName.parse(name)
-    load = load_timm if wanted.library == "timm" else load_from_hub
-    return VisionModel(name, load(wanted, pool, allow_pickle), target, precision)
+    if wanted.library == "timm":
+        network = load_timm(wanted, allow_pickle)
+    else:
+        network = load_from_hub(wanted, allow_pickle, pooler=pool == "default")
+    return VisionModel(name, network, pool, target, precision)

@@ -5,11 +5,24 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffeat.backbones.request import parse_name
 from diffeat.errors import ModelError
 
-TIMM = "timm:"
+TIMM, TRANSFORMERS = "timm:", "transformers:"
+CLEAN = {"timesteps": (0,)}
+"""Fields of a spec that need not be given for a vision model: it has no other t."""
+
+
+def is_vision(name: str) -> bool:
+    """Whether a name is that of a vision model, and not of a diffusion model."""
+    return name.startswith((TIMM, TRANSFORMERS))
+
+
+def defaults_for(name: str) -> dict[str, Any]:
+    """Fields of a spec that a model's name says already."""
+    return CLEAN if is_vision(name) else {}
 
 
 @dataclass(frozen=True)
@@ -30,13 +43,13 @@ class VisionName:
 
     @classmethod
     def parse(cls, name: str) -> VisionName:
-        """Take a name apart.
+        """Take a name apart; one without a library is a folder or hub id of transformers.
 
         Raises:
             ModelError: it ends in an "@" that means nothing.
         """
         if not name.startswith(TIMM):
-            return cls("transformers", *parse_name(name))
+            return cls("transformers", *parse_name(name.removeprefix(TRANSFORMERS)))
         base, at, suffix = name.removeprefix(TIMM).partition("@")
         if not at:
             return cls("timm", base)

@@ -35,31 +35,37 @@ def _models() -> dict[str, Callable]:
         "vit": lambda: hf.ViTModel(hf.ViTConfig(**SQUARE)),
         "mae": lambda: hf.ViTMAEModel(hf.ViTMAEConfig(**SQUARE)),
         "clip": lambda: hf.CLIPModel(hf.CLIPConfig(**clip)),
+        "siglip": lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**SQUARE)),
         "convnext": lambda: hf.ConvNextModel(hf.ConvNextConfig(**conv)),
-    }
+        "resnet": lambda: hf.ResNetModel(hf.ResNetConfig(
+            embedding_size=8, hidden_sizes=[16, 24], depths=[1, 1], layer_type="basic")),
+        "swin": lambda: hf.SwinModel(hf.SwinConfig(
+            image_size=32, embed_dim=8, depths=[2, 1], num_heads=[2, 2], window_size=4)),
+    }  # fmt: skip
+
+
+def save_hub_model(name: str, folder: Path) -> Path:
+    """Save a tiny model of transformers, with weights that hide nothing, and its preprocessing."""
+    from transformers import BitImageProcessor
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = _models()[name]()
+        for weight in model.parameters():  # zeros and ones would hide what is left out
+            torch.nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(folder)
+    size = {"shortest_edge": 32}
+    crop = {"height": 28, "width": 28}
+    BitImageProcessor(size=size, crop_size=crop).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
 def saved(tmp_path) -> Callable[[str], Path]:
     """A folder with a tiny model of transformers and its preprocessing, by name."""
-    from transformers import BitImageProcessor
-    from transformers.utils import logging
-
-    def save(name: str) -> Path:
-        folder = tmp_path / name
-        logging.disable_progress_bar()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = _models()[name]()
-            for weight in model.parameters():  # zeros and ones would hide what is left out
-                torch.nn.init.normal_(weight, std=0.3)
-        model.save_pretrained(folder)
-        size = {"shortest_edge": 32}
-        crop = {"height": 28, "width": 28}
-        BitImageProcessor(size=size, crop_size=crop).save_pretrained(folder)
-        return folder
-
-    return save
+    return lambda name: save_hub_model(name, tmp_path / name)
 
 
 def by_hand(source: ArraySource, folder_side: int, mean, std) -> torch.Tensor:

@@ -48,7 +48,7 @@ def test_what_cannot_be_used(model, monkeypatch):
         model.features(pictures(2), batch_size=0)
     bad = torch.zeros(3, 4)
     bad[1, 2] = torch.inf
-    monkeypatch.setattr(model.tower, "pooled", lambda _pixels: bad)
+    monkeypatch.setattr(model.network, "pooled", lambda *_: bad)
     with pytest.raises(NumericsError, match="'p1'"):
         model.features(pictures(3))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffeat.noise import format_t
+from diffeat.noise import shown_t
 
 
 @dataclass
@@ -94,20 +94,20 @@ class AlignmentTable:
             writer.writerow(["features", "other", "block", "t", "log_snr", *self.metrics])
             for cell in self.cells:
                 numbers = [f"{cell.values[metric]:.9g}" for metric in self.metrics]
-                level = [format_t(cell.t), f"{cell.log_snr:.4f}"]
+                level = [shown_t(cell.t), f"{cell.log_snr:.4f}"]
                 writer.writerow([self.name, self.other, cell.block, *level, *numbers])
 
     def table(self) -> str:
         """A line per cell and a column per metric; the best of each is starred."""
         best = {metric: self.best(metric) for metric in self.metrics}
         first = max(len("block"), *(len(block) for block in self.blocks))
-        second = max(5, *(len(format_t(t)) for t in self.timesteps))
+        second = max(5, *(len(shown_t(t)) for t in self.timesteps))
         columns = {metric: max(9, len(metric) + 2) for metric in self.metrics}
         head = "block".ljust(first) + "t".rjust(second + 1)
         head += "".join(f"{metric:>{width}} " for metric, width in columns.items())
         lines = [head.rstrip(), "-" * len(head)]
         for cell in self.cells:
-            line = cell.block.ljust(first) + format_t(cell.t).rjust(second + 1)
+            line = cell.block.ljust(first) + shown_t(cell.t).rjust(second + 1)
             for metric, width in columns.items():
                 star = "*" if cell is best[metric] else " "
                 line += f"{short(cell.values[metric]):>{width}}{star}"

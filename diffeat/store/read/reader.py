@@ -12,7 +12,7 @@ import numpy as np
 
 from diffeat.coords import Placement
 from diffeat.errors import SpecError, StoreError, nearest
-from diffeat.noise import format_t
+from diffeat.noise import CLEAN_FAMILIES, NO_T, format_t
 from diffeat.specs import ExtractSpec
 from diffeat.store.format.columns import PICTURE_COLUMNS, feature_name
 from diffeat.store.format.compress import compression_of
@@ -191,7 +191,9 @@ class FeatureStore:
 
     @cached_property
     def timesteps(self) -> list[int | float]:
-        """Native timesteps, ascending."""
+        """Native timesteps, ascending; of a vision model, which has none, `NO_T`."""
+        if self.model.get("family") in CLEAN_FAMILIES:
+            return [NO_T]
         return timesteps_of(self.file, self.spec)
 
     def stored_dtype(self, block: str, t: int | float) -> str:

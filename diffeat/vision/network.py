@@ -1,4 +1,4 @@
-"""What a library gives: a network, its preprocessing, and one vector per picture."""
+"""What a library gives: a network, its preprocessing, its places, one vector per picture."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,27 +19,58 @@ from diffeat.errors import ModelError, NumericsError, SpecError
 POOLS = ("default", "cls", "mean")
 
 
-class Tower(ABC):
-    """A vision network of one library.
+@dataclass(frozen=True)
+class Place:
+    """A module of a network whose output may be a block.
 
     Attributes:
-        module: the network, in evaluation mode.
-        pool: one of POOLS.
-        facts: all besides the weights that a feature depends on, as plain values: the
-            architecture and the preprocessing.
+        name: the block's canonical name.
+        path: path of the module.
+        kind: "transformer", "stage", "conv" or "norm".
     """
 
+    name: str
+    path: str
+    kind: str
+
+
+class Network(ABC):
+    """A vision network of one library, as pictures go through it and as features leave it.
+
+    Attributes:
+        name: as it was asked for, with its library.
+        module: the network, in evaluation mode.
+        facts: all besides the weights that a feature depends on, as plain values: the
+            architecture and the preprocessing.
+        mean, std: (3,) by which pictures in [0, 1] are normalised.
+        size: (H, W) in pixels that the model was made for.
+        patch: side of its patches in pixels; 1 where it has none.
+        places: modules whose outputs may be blocks.
+    """
+
+    name: str
     module: nn.Module
-    pool: str
     facts: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int]
+    patch: int = 1
+
+    @property
+    @abstractmethod
+    def places(self) -> list[Place]: ...
+
+    @abstractmethod
+    def arguments(self, pixels: torch.Tensor) -> dict[str, Any]:
+        """Keyword arguments of the module's forward for (B, 3, H, W) normalised pictures."""
 
     @abstractmethod
     def prepare(self, image: Image.Image) -> torch.Tensor:
         """(3, H, W) float32 of an RGB picture, by the model's own preprocessing."""
 
     @abstractmethod
-    def pooled(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, D) of (B, 3, H, W), in the network's precision."""
+    def pooled(self, pixels: torch.Tensor, pool: str) -> torch.Tensor:
+        """(B, D) of (B, 3, H, W), in the network's precision; pool is one of POOLS."""
 
 
 def check_pool(pool: str) -> None:
@@ -86,6 +118,15 @@ def build_random(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return build()
+
+
+def build_bare(build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` makes, without weights; some architectures count on the CPU while they grow."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, NotImplementedError):  # such as a meta tensor that is asked its value
+        return build_random(build, 0).to("meta")
 
 
 @contextmanager
