@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffeat.search import Cell, Surface
+from diffeat.search import Cell, Grid, Surface
 from diffeat.viz import feature_sheet, heat_map, pca_rgb
 
 
@@ -108,9 +108,9 @@ class TestFeatureSheet:
             feature_sheet([np.zeros((4, 4, 3), np.uint8)], {}, ["a", "b"], tmp_path / "a.png")
 
 
-def surface(name: str, cells: dict) -> Surface:
+def surface(name: str, cells: dict) -> Grid:
     filled = [Cell(block, t, value, 0.01) for (block, t), value in cells.items()]
-    return Surface(name, filled, (60, 20, 20), 10)
+    return Surface(name, filled, (60, 20, 20), 10).grid
 
 
 def red_pixels(path) -> np.ndarray:

@@ -13,8 +13,8 @@ import diffeat
 from diffeat.errors import SpecError
 from diffeat.search import task_from_store
 from diffeat.search.analysis import choose_rows
-from diffeat.search.duplicates import LEFT_OUT, copies, groups_of_copies, without_copies
-from diffeat.search.tasks import TEST, TRAIN, VALIDATION
+from diffeat.search.duplicates import copies, groups_of_copies, without_copies
+from diffeat.search.splits import LEFT_OUT, TEST, TRAIN, VALIDATION
 from diffeat.store import FeatureStore
 from tests.command import command
 

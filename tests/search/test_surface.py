@@ -216,12 +216,12 @@ class TestOutput:
         assert surface.table().count("*") == 1
         figures = [line.split()[1:] for line in lines]
         assert figures[1][0] == f"{100 * surface.best.validation:.1f}*"
-        assert figures[2][1] == f"{100 * surface.grid()[2, 1]:.1f}"
+        assert figures[2][1] == f"{100 * surface.grid.array()[2, 1]:.1f}"
 
     def test_grid_has_nan_where_there_is_no_cell(self):
         cells = [Cell("a", 5, 0.5, 1.0), Cell("a", 0.25, 0.6, 1.0), Cell("b", 5, 0.7, 1.0)]
         lacking = Surface("x", cells, (1, 1, 1), 2)
-        np.testing.assert_array_equal(lacking.grid(), [[0.5, 0.6], [0.7, np.nan]])
+        np.testing.assert_array_equal(lacking.grid.array(), [[0.5, 0.6], [0.7, np.nan]])
         assert lacking.table().splitlines()[-1].split() == ["b", "70.0*"]
         assert "t=0.25" in lacking.table()
 
