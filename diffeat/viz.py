@@ -113,7 +113,7 @@ def _draw_shared(grids: Sequence[Grid], path: str | Path, title: str) -> None:
     for axis, grid in zip(axes[0], grids, strict=True):
         image = _grid_panel(axis, grid, span)
         axis.set_title(grid.title, fontsize=9)
-    label = grids[0].heading + grids[0].measure.direction
+    label = f"{grids[0].heading}\n{grids[0].measure.direction.strip()}".rstrip()
     figure.colorbar(image, ax=list(axes[0]), label=label, pad=0.02)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
@@ -132,7 +132,7 @@ def _draw_apart(grids: Sequence[Grid], path: str | Path, title: str) -> None:
         shown = grid.measure.factor * grid.array()
         image = _grid_panel(axis, grid, (float(np.nanmin(shown)), float(np.nanmax(shown))))
         axis.set_title(grid.title + grid.measure.direction, fontsize=9)
-        figure.colorbar(image, ax=axis, pad=0.02)
+        figure.colorbar(image, ax=axis, label=grid.heading if grid.what else "", pad=0.02)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
 

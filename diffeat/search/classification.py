@@ -19,7 +19,7 @@ from diffeat.search.scores import Function, Score, score_of
 from diffeat.search.splits import TEST, TRAIN, VALIDATION
 from diffeat.search.tasks import CellKey, Task, check_parts, readable
 
-MIXER_EPOCHS, MIXER_PATIENCE = 60, 10
+MIXER_EPOCHS, MIXER_PATIENCE, MIXER_RATE = 100, 15, 2e-3
 
 
 class Classification(Judge):
@@ -178,8 +178,9 @@ class Classification(Judge):
     def _mixer(self, memory: int, seed: int, **options: Any) -> Any:
         from probes.aggregate import MixerProbe
 
+        few = int((self.part == TRAIN).sum()) // 40
         return MixerProbe(
-            random_state=seed, memory_mb=memory / 2**21, device=self.score.device, progress=False,
+            batch_size=min(256, max(8, few)), learning_rate=MIXER_RATE, random_state=seed, memory_mb=memory / 2**21, device=self.score.device, progress=False,
             schedule="constant", **options,
         )  # fmt: skip
 

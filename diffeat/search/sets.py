@@ -151,7 +151,8 @@ def greedy_sets(
         index = number.best([outcome.validation for outcome in outcomes])
         found.fits += len(sets)
         best = outcomes[index]
-        before = found.steps[-1].validation if chosen else 0.0
+        nothing = 0.0 if number.higher_is_better else best.validation  # an error has no zero point
+        before = found.steps[-1].validation if chosen else nothing
         gain = number.gain(best.validation, before)
         if chosen and gain <= 0:
             found.stopped = f"no cell helped a set of {size - 1}"

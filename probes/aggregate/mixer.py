@@ -17,6 +17,8 @@ from probes.batches import Batches
 from probes.cells import Cells
 from probes.network import NetworkProbe, Shapes, check_sides, required
 
+SHARPNESS = 10.0
+
 
 class ChannelNorm(nn.Module):
     """(r - mean)/deviation per channel, of the batch in training and of all rows after it.
@@ -37,10 +39,12 @@ class ChannelNorm(nn.Module):
 class MixerHead(nn.Module):
     """Projections of S cells to one width, summed with softmax weights, and a linear layer.
 
-        z_s = norm(P_s r_s),    w = softmax(a),    y = W · mean over places of sum_s w_s z_s + b
+        z_s = norm(P_s r_s),    w = softmax(10·a),    y = W · mean over places of sum_s w_s z_s + b
 
     P_s is a 1×1 convolution (of vectors: a linear map) per cell, a one scalar per cell, and the
-    norm has no weights of its own, so that the scalar alone says how much of a cell is taken.
+    norm has no weights of its own, so that the scalar alone says how much of a cell is taken. The
+    factor 10 is ours: Adam moves a scalar by no more than the learning rate a step, and the
+    weights are to be learned as fast as the projections.
 
     Args:
         shapes: (C, H, W) or (D,) per cell; one kind for all.
@@ -64,7 +68,7 @@ class MixerHead(nn.Module):
     @property
     def weights(self) -> torch.Tensor:
         """(S,) softmax weights."""
-        return self.scalars.softmax(0)
+        return (SHARPNESS * self.scalars).softmax(0)
 
     def forward(self, *cells: torch.Tensor) -> torch.Tensor:
         mixed = 0.0
@@ -96,8 +100,6 @@ class MixerProbe(NetworkProbe):
     """
 
     width: int = 128
-    batch_size: int = 64
-    learning_rate: float = 3e-3
 
     @property
     def weights_(self) -> dict[tuple[str, float], float]:

@@ -9,8 +9,24 @@ import pytest
 from scipy import stats
 
 from diffeat.errors import SpecError
-from diffeat.search.intervals import FEW, HANDFUL, accuracy_interval, accuracy_text, few_text
-from diffeat.search.splits import SMALL, TEST, TRAIN, VALIDATION, split_by_hash, split_groups
+from diffeat.search.intervals import (
+    FEW,
+    HANDFUL,
+    accuracy_interval,
+    accuracy_text,
+    few_text,
+    group_interval,
+)
+from diffeat.search.splits import (
+    LEFT_OUT,
+    SMALL,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    split_by_hash,
+    split_groups,
+    split_pairs,
+)
 
 
 def names(count: int) -> list[str]:
@@ -105,3 +121,36 @@ def test_a_handful_is_counted_and_few_are_warned_of():
     assert "60.0 % (95 % interval" in accuracy_text(0.6, HANDFUL)
     assert "3 test pictures say little" in few_text("toy", 3)
     assert few_text("toy", FEW) is None
+
+
+def test_pairs_across_parts_are_left_out_and_counted():
+    scenes = [f"scene{k}" for k in range(60)]
+    rng = np.random.default_rng(0)
+    first, second = ([scenes[k] for k in rng.integers(0, 60, 400)] for _ in range(2))
+    part, left_out = split_pairs(first, second, (0.5, 0.25, 0.25))
+    assert left_out == (part == LEFT_OUT).sum()
+    # two scenes lie in one part with a chance of 0.5² + 0.25² + 0.25² = 0.375
+    assert 0.3 < (part != LEFT_OUT).mean() < 0.45
+    seen = [{name for k in np.flatnonzero(part == n) for name in (first[k], second[k])}
+            for n in (TRAIN, VALIDATION, TEST)]  # fmt: skip
+    assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+
+
+def test_an_interval_of_groups_is_that_of_their_means():
+    """Ten equal pictures say no more than one: the width is that of 80 numbers, not of 800."""
+    each = np.random.default_rng(0).normal(3, 2, 80)
+    low, high = group_interval(np.repeat(each, 10), np.repeat(np.arange(80), 10).astype(str))
+    half = 1.96 * each.std(ddof=1) / np.sqrt(80)
+    assert (low, high) == pytest.approx((each.mean() - half, each.mean() + half), abs=0.12 * half)
+    apart = group_interval(np.repeat(each, 10), [str(k) for k in range(800)])
+    assert apart[1] - apart[0] < 0.4 * (high - low)
+
+
+def test_an_accuracy_of_groups_counts_groups():
+    text = accuracy_text(0.9, 300, 30)
+    low, high = accuracy_interval(0.9, 30)
+    assert f"{100 * low:.1f} to {100 * high:.1f}, Wilson of the groups) on 300 test" in text
+    assert text.endswith("of 30 groups")
+    assert accuracy_text(0.5, 90, 9) == (
+        "45 of 90 test pictures of 9 groups right, too few for a percentage"
+    )

@@ -17,12 +17,15 @@ from diffeat.search import (
     greedy_sets,
     repeat_surface,
     run_bandit,
+    search_surface,
     successive_halving,
+    train_mixer,
 )
 from diffeat.search.bandit import AGENTS
 from diffeat.search.judge import Outcome
 from diffeat.search.scores import Custom
 from diffeat.search.splits import LEFT_OUT, balanced_order, random_part
+from probes.aggregate import MixerProbe
 from tests.search.common import BEST, task_of
 from tests.search.test_classification import centroid
 
@@ -303,3 +306,58 @@ def test_a_bandit_takes_pictures_enough_for_many_classes():
 
     run_bandit(Classification(task, watched), pulls=1)
     assert taken == [4 * 60]
+
+
+class TestMixer:
+    def test_it_takes_both_halves(self):
+        """Each cell knows one bit: no single cell does what their sum does."""
+        task = halves()
+        found = train_mixer(Classification(task, "knn"))
+        assert found.how == "trained"
+        assert sum(found.weights.values()) == pytest.approx(1)
+        assert found.weights["c", 1] == min(found.weights.values())  # noise
+        assert found.validation > 0.9
+        assert found.test > 0.9
+        grid = search_surface(Classification(task, "knn"))
+        assert grid.best.test < 0.65
+
+    def test_it_is_the_probe(self):
+        """Validation chose the epochs; then both parts are learnt from, and test is scored."""
+        task = task_of(150)
+        judge = Classification(task)
+        found = train_mixer(judge, seed=3)
+        known, tested = task.part != TEST, task.part == TEST
+        mixer = MixerProbe(
+            batch_size=8, learning_rate=2e-3, random_state=3, epochs=int(found.setting),
+            schedule="constant", progress=False,
+        )  # fmt: skip
+        X = {cell: task.read(*cell) for cell in task.cells}
+        mixer.fit({cell: values[known] for cell, values in X.items()}, task.labels[known])
+        score = mixer.score({cell: v[tested] for cell, v in X.items()}, task.labels[tested])
+        assert found.test == score
+
+    def test_it_resumes(self, tmp_path):
+        first = train_mixer(Classification(halves()), Journal(tmp_path))
+        journal = Journal(tmp_path)
+        assert train_mixer(Classification(halves()), journal) == first
+        assert (journal.found, journal.computed) == (1, 0)
+
+    def test_a_function_is_searched_for(self):
+        found = train_mixer(Classification(task_of(), centroid))
+        assert found.how == "searched without a gradient"
+        assert max(found.weights, key=found.weights.get) == BEST
+
+
+def test_what_one_strategy_judged_another_one_finds():
+    """Without a folder too: the agent's blocks at its t were judged by the grid."""
+    calls = []
+
+    def counted(X, y, Xv, yv):
+        calls.append(len(y))
+        return centroid(X, y, Xv, yv)
+
+    judge, journal = Classification(task_of(), Custom(counted, "counted")), Journal()
+    search_surface(judge, journal)
+    made = len(calls)
+    run_bandit(judge, journal, pulls=2, pictures=60, settle=True)
+    assert len(calls) == made + 2 * 2  # the pulls alone
