@@ -180,9 +180,15 @@ class Classification(Judge):
 
         few = int((self.part == TRAIN).sum()) // 40
         return MixerProbe(
-            batch_size=min(256, max(8, few)), learning_rate=MIXER_RATE, random_state=seed, memory_mb=memory / 2**21, device=self.score.device, progress=False,
-            schedule="constant", **options,
-        )  # fmt: skip
+            batch_size=min(256, max(8, few)),
+            learning_rate=MIXER_RATE,
+            schedule="constant",
+            random_state=seed,
+            memory_mb=memory / 2**21,
+            device=self.score.device,
+            progress=False,
+            **options,
+        )
 
     def _cells(self, rows: np.ndarray) -> Any:
         """Some pictures of all cells, which are read when they are wanted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class SearchReport:
         conditioned: by what the features were told their targets (see `diffeat.conditioned`).
         made: (found, computed) pieces of work of the journal.
         selectors: whether the selectors are compared in a table.
+        seconds: that each finding took in this run; what was kept before takes none.
     """
 
     findings: dict[str, Finding]
@@ -31,6 +33,7 @@ class SearchReport:
     conditioned: str = ""
     made: tuple[int, int] = (0, 0)
     selectors: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def first(self) -> Finding:
@@ -62,10 +65,10 @@ class SearchReport:
         return self.first.selection().interval
 
     @property
-    def selections(self) -> list[Selection]:
-        """What each selector chose."""
-        found = [finding.selection() for finding in self.findings.values()]
-        return [one for one in found if one is not None]
+    def selections(self) -> dict[str, Selection]:
+        """What each selector chose, by the key of its finding."""
+        found = {key: finding.selection() for key, finding in self.findings.items()}
+        return {key: one for key, one in found.items() if one is not None}
 
     def compare(self) -> None:
         """Show all findings how good the single cells are; higher is better."""
@@ -82,7 +85,11 @@ class SearchReport:
             "best_cells": [{"block": block, "t": t} for block, t in self.best_cells],
             "found": self.made[0],
             "computed": self.made[1],
-            **({"selectors": [vars(one) for one in self.selections]} if self.selectors else {}),
+            **(
+                {"selectors": [vars(one) for one in self.selections.values()]}
+                if self.selectors
+                else {}
+            ),
             **({"conditioned": marked(self.conditioned)} if self.conditioned else {}),
         }
 
@@ -90,7 +97,8 @@ class SearchReport:
         """What to read on a terminal."""
         lines = [line for finding in self.findings.values() for line in finding.lines()]
         if self.selectors:
-            lines += selector_table(self.selections, self.measure).splitlines()
+            table = selector_table(self.selections, self.measure, self.seconds)
+            lines += table.splitlines()
         best, number = self.best, self.measure
         setting = "" if best.C is None else f" (setting {best.C:g})"
         tested = (
@@ -117,22 +125,24 @@ class SearchReport:
         write_rows(path, rows)
 
 
-def selector_table(selections: list[Selection], number: Measure) -> str:
+def selector_table(
+    selections: Mapping[str, Selection], number: Measure, seconds: Mapping[str, float]
+) -> str:
     """A line per selector: what it chose, validation, test with its interval, and the cost."""
-    head = ("selector", "validation", "test", "95 % interval", "cost", "of", "chosen")
+    head = ("selector", "validation", "test", "95 % interval", "cost", "seconds", "of", "chosen")
     rows = [head]
-    for one in selections:
+    for key, one in selections.items():
         ends = "" if one.interval is None else " to ".join(map(number.show, one.interval))
         test = "" if one.test is None else number.say(one.test)
         rows.append(
-            (one.selector, number.say(one.validation), test, ends, f"{one.cost:.1f}", one.cost_text,
+            (one.selector, number.say(one.validation), test, ends, f"{one.cost:.1f}", f"{seconds.get(key, 0.0):.1f}", one.cost_text,
              one.chosen)
         )  # fmt: skip
     widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
     lines = []
     for row in rows:
         cells = [
-            text.rjust(width) if 1 <= k <= 4 else text.ljust(width)
+            text.rjust(width) if 1 <= k <= 5 else text.ljust(width)
             for k, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())

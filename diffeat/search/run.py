@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -124,15 +125,17 @@ def run_search(
     strategies, journal = options.strategies(judge), Journal(options.out)
     _check(judge, strategies)
     findings: dict[str, Finding] = {}
+    seconds: dict[str, float] = {}
     for strategy in strategies:
-        bar = partial(progress, strategy.name)
+        begun, bar = time.perf_counter(), partial(progress, strategy.name)
         found = strategy.run(judge, journal, options.memory, bar)
         findings.update(found.parts())
+        seconds.update(dict.fromkeys(found.parts(), time.perf_counter() - begun))
         if len(findings) == len(found.parts()):  # after the first
             findings.update({one.key: one for one in ready})
     report = SearchReport(
         findings, judge.number, judge.conditioned, (journal.found, journal.computed),
-        options.selectors,
+        options.selectors, seconds,
     )  # fmt: skip
     report.compare()
     return report

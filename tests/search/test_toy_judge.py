@@ -144,7 +144,7 @@ def test_every_strategy(judge, main, tmp_path):
 
 def test_the_selectors_stand_side_by_side(judge):
     report = run_search(judge, SearchOptions(selectors=True))
-    chosen = {one.selector: one for one in report.selections}
+    chosen = {one.selector: one for one in report.selections.values()}
     assert list(chosen) == ["grid search", "learned agent", "trained mixer"]
     grid, agent, mixer = chosen.values()
     assert grid.cost == 4
