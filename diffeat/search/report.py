@@ -78,6 +78,11 @@ class SearchReport:
             finding.compare(good)
 
     def to_dict(self) -> dict[str, Any]:
+        more: dict[str, Any] = {}
+        if self.selectors:
+            more["selectors"] = [vars(one) for one in self.selections.values()]
+        if self.conditioned:
+            more["conditioned"] = marked(self.conditioned)
         return {
             **{key: finding.to_dict() for key, finding in self.findings.items()},
             "best": self.best.to_dict(),
@@ -134,10 +139,8 @@ def selector_table(
     for key, one in selections.items():
         ends = "" if one.interval is None else " to ".join(map(number.show, one.interval))
         test = "" if one.test is None else number.say(one.test)
-        rows.append(
-            (one.selector, number.say(one.validation), test, ends, f"{one.cost:.1f}", f"{seconds.get(key, 0.0):.1f}", one.cost_text,
-             one.chosen)
-        )  # fmt: skip
+        costs = f"{one.cost:.1f}", f"{seconds.get(key, 0.0):.1f}", one.cost_text
+        rows.append((one.selector, number.say(one.validation), test, ends, *costs, one.chosen))
     widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
     lines = []
     for row in rows:
