@@ -98,11 +98,17 @@ def heat_map(grids: Sequence[Grid], path: str | Path, title: str = "", shared: b
         title: headline.
         shared: all in a row on one colour scale, for numbers of one kind; or each on its own, at
             most three in a row.
+
+    Raises:
+        ValueError: one scale for numbers of several kinds.
     """
     (_draw_shared if shared else _draw_apart)(grids, path, title)
 
 
 def _draw_shared(grids: Sequence[Grid], path: str | Path, title: str) -> None:
+    kinds = {(grid.measure.unit, grid.measure.higher_is_better) for grid in grids}
+    if len(kinds) > 1:
+        raise ValueError("grids of other units or directions have no scale in common: shared=False")
     rows = max(len(grid.blocks) for grid in grids)
     widths = [0.75 * len(grid.timesteps) + 1.6 for grid in grids]
     title, added = _marked_title(title, grids, sum(widths) + 1)

@@ -95,13 +95,17 @@ class Measure:
 
     def interval(self, test: float | None) -> tuple[float, float] | None:
         """95 % Wilson interval of a test score that counts right ones; None for other scores."""
-        if test is None or not self.counted:
+        if test is None or not self._counts(test):
             return None
         return accuracy_interval(test, self.groups)
 
+    def _counts(self, test: float) -> bool:
+        """Whether a score counts right ones; a function of the user's may give anything."""
+        return self.counted and 0 <= test <= 1
+
     def say_test(self, test: float, interval: tuple[float, float] | None = None) -> str:
         """A test score with its interval and what it is of."""
-        if self.counted:
+        if self._counts(test):
             return accuracy_text(test, self.pictures, self.groups)
         text = self.say(test)
         if interval is not None:

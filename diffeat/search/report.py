@@ -90,12 +90,7 @@ class SearchReport:
             "best_cells": [{"block": block, "t": t} for block, t in self.best_cells],
             "found": self.made[0],
             "computed": self.made[1],
-            **(
-                {"selectors": [vars(one) for one in self.selections.values()]}
-                if self.selectors
-                else {}
-            ),
-            **({"conditioned": marked(self.conditioned)} if self.conditioned else {}),
+            **more,
         }
 
     def lines(self) -> list[str]:

@@ -154,10 +154,16 @@ def parted(
 
 
 def _check_groups(groups: Sequence[Sequence[str]], ids: Sequence[Sequence[str]]) -> None:
+    """SpecError unless every picture has a group, and no group is in both sets."""
     if [len(names) for names in groups] != [len(names) for names in ids]:
         raise SpecError(
             f"{[len(names) for names in groups]} groups for {[len(names) for names in ids]} "
             "pictures; expected one for each picture of each file"
+        )
+    if len(groups) > 1 and (both := set(groups[0]) & set(groups[1])):
+        raise SpecError(
+            f"{len(both)} groups have pictures in the training and in the test set, such as "
+            f"{min(both)!r}; expected each group on one side: leave its pictures out of one of them"
         )
 
 
