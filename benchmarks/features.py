@@ -152,7 +152,7 @@ def _one_cell(like: Task, name: str, block: str, values: np.ndarray, identity: s
     """Other features of the pictures of a task, in a single cell."""
     return replace(
         like, name=name, cells=((block, 0),), read=lambda block, t: values, identity=identity,
-        groups=(), conditioned="",
+        together=(), conditioned="",
     )  # fmt: skip
 
 

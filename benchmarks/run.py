@@ -38,6 +38,7 @@ from diffeat.noise import format_t
 from diffeat.search import (
     MEMORY,
     TEST,
+    Classification,
     Journal,
     Surface,
     Task,
@@ -218,9 +219,9 @@ class Run:
 
     def _probe(self, task: Task, memory: int | None = None) -> Surface:
         with self.stages(f"surface of {task.name}"):
+            judge = Classification(task, Logistic(self.recipe.penalties, self.device))
             surface = search_surface(
-                task, Logistic(self.recipe.penalties, self.device), memory or self.memory,
-                self.journal,
+                judge, self.journal, memory or self.memory,
                 lambda cells: tqdm(cells, desc="probe", disable=None),
             )  # fmt: skip
         self.surfaces.append(surface)
@@ -268,7 +269,8 @@ def run_recipe(
     result = run.measure()
     write_synced(out / f"{recipe.name}.json", (json.dumps(result, indent=1) + "\n").encode())
     _write_csv(run.surfaces, out / f"{recipe.name}.csv")
-    heat_map(run.surfaces[:2], out / f"{recipe.name}.png", title=recipe.title)
+    grids = [surface.grid for surface in run.surfaces[:2]]
+    heat_map(grids, out / f"{recipe.name}.png", title=recipe.title)
     return result
 
 

@@ -18,7 +18,7 @@ from benchmarks.machine import peak_memory_mb, reset_peak_memory
 from benchmarks.recipes import System
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
-from diffeat.search import TEST, TRAIN, VALIDATION, greedy_sets
+from diffeat.search import TEST, TRAIN, VALIDATION, Classification, greedy_sets
 from diffeat.search.tasks import CellKey, bytes_fingerprint
 from probes.network import NetworkProbe
 from probes.training import mirror
@@ -172,7 +172,7 @@ def _linear(bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int) 
 def _greedy(bench: Bench, cells: Sequence[CellKey], arguments: dict, seed: int) -> Trained:
     """Linear probe of a set of cells that grows by the one that helps most."""
     task, score = replace(bench.task, cells=tuple(cells)), bench.score
-    sets = greedy_sets(task, score=score, journal=bench.journal, test=False, **arguments)
+    sets = greedy_sets(Classification(task, score), bench.journal, test=False, **arguments)
     X, Xt = (
         np.concatenate([task.matrix(cell, task.part == part) for cell in sets.best.cells], axis=1)
         for part in (TRAIN, TEST)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffeat.conditioned import marked
 from diffeat.noise import shown_t
 
 if TYPE_CHECKING:
-    from diffeat.search import Surface
-    from diffeat.search.analysis import AlignmentTable
-
+    from diffeat.search.grid import Grid
 
 LETTERS = 11
 """Of a title, on an inch."""
@@ -89,78 +85,89 @@ def feature_sheet(
     _save(figure, path)
 
 
-def heat_map(surfaces: Sequence[Surface], path: str | Path, title: str = "") -> None:
-    """Write a PNG with one heat map per surface, all on one colour scale.
+def heat_map(grids: Sequence[Grid], path: str | Path, title: str = "", shared: bool = True) -> None:
+    """Write a PNG with one heat map per grid.
 
-    Rows are blocks in the order of execution, columns noise levels; each cell carries its
-    validation accuracy in per cent, and the best is framed. Features that were told their targets
-    are marked in the title.
+    Rows are blocks in the order of execution, columns noise levels; each cell carries its number,
+    the best is framed, and where lower is better the colours run the other way. A warning that
+    marks a grid stands below the title.
+
+    Args:
+        grids: one or many.
+        path: the picture; its suffix says the format (PNG without one).
+        title: headline.
+        shared: all in a row on one colour scale, for numbers of one kind; or each on its own, at
+            most three in a row.
+
+    Raises:
+        ValueError: one scale for numbers of several kinds.
     """
-    rows = max(len(surface.blocks) for surface in surfaces)
-    widths = [0.75 * len(surface.timesteps) + 1.6 for surface in surfaces]
-    marks = dict.fromkeys(marked(s.conditioned) for s in surfaces if s.conditioned)
-    told = [line for mark in marks for line in wrap(mark, int(LETTERS * (sum(widths) + 1)))]
-    title = "\n".join([*filter(None, [title]), *told])
-    size = (sum(widths) + 1, 0.32 * rows + 1.7 + 0.16 * len(told))
-    figure, axes = _subplots(1, len(surfaces), size, width_ratios=widths)
-    grids = [100 * surface.grid() for surface in surfaces]
-    low, high = min(map(np.nanmin, grids)), max(map(np.nanmax, grids))
-    for axis, surface, grid in zip(axes[0], surfaces, grids, strict=True):
-        best = surface.blocks.index(surface.best.block), surface.timesteps.index(surface.best.t)
-        image = _grid_panel(axis, grid, surface, (low, high), best, "{:.1f}".format)
-        axis.set_title(surface.name, fontsize=9)
-    figure.colorbar(image, ax=list(axes[0]), label="validation accuracy, %", pad=0.02)
+    (_draw_shared if shared else _draw_apart)(grids, path, title)
+
+
+def _draw_shared(grids: Sequence[Grid], path: str | Path, title: str) -> None:
+    kinds = {(grid.measure.unit, grid.measure.higher_is_better) for grid in grids}
+    if len(kinds) > 1:
+        raise ValueError("grids of other units or directions have no scale in common: shared=False")
+    rows = max(len(grid.blocks) for grid in grids)
+    widths = [0.75 * len(grid.timesteps) + 1.6 for grid in grids]
+    title, added = _marked_title(title, grids, sum(widths) + 1)
+    size = (sum(widths) + 1, 0.32 * rows + 1.7 + 0.16 * added)
+    figure, axes = _subplots(1, len(grids), size, width_ratios=widths)
+    shown = [grid.measure.factor * grid.array() for grid in grids]
+    span = min(map(np.nanmin, shown)), max(map(np.nanmax, shown))
+    for axis, grid in zip(axes[0], grids, strict=True):
+        image = _grid_panel(axis, grid, span)
+        axis.set_title(grid.title, fontsize=9)
+    label = f"{grids[0].heading}\n{grids[0].measure.direction.strip()}".rstrip()
+    figure.colorbar(image, ax=list(axes[0]), label=label, pad=0.02)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
 
-def metric_maps(table: AlignmentTable, path: str | Path, title: str = "") -> None:
-    """Write a PNG with one heat map per metric, each on its own colour scale.
-
-    Rows are blocks in the order of execution, columns noise levels; the best cell of each
-    metric is framed, and where lower is better the scale runs the other way.
-    """
-    from diffeat.search.analysis.table import short
-
-    count = len(table.metrics)
-    across = min(3, count)
-    down = -(-count // across)
-    panel = 0.75 * len(table.timesteps) + 2.4, 0.32 * len(table.blocks) + 1.2
-    figure, axes = _subplots(down, across, (panel[0] * across, panel[1] * down + 0.5))
-    for axis in axes.flat[count:]:
+def _draw_apart(grids: Sequence[Grid], path: str | Path, title: str) -> None:
+    across = min(3, len(grids))
+    down = -(-len(grids) // across)
+    panel = 0.75 * len(grids[0].timesteps) + 2.4, 0.32 * len(grids[0].blocks) + 1.2
+    title, added = _marked_title(title, grids, panel[0] * across)
+    size = panel[0] * across, panel[1] * down + 0.5 + 0.16 * added
+    figure, axes = _subplots(down, across, size)
+    for axis in axes.flat[len(grids) :]:
         axis.set_axis_off()
-    for axis, metric in zip(axes.flat, table.metrics, strict=False):
-        grid, best, lower = table.grid(metric), table.best(metric), metric in table.lower
-        place = table.blocks.index(best.block), table.timesteps.index(best.t)
-        span = float(grid.min()), float(grid.max())
-        image = _grid_panel(axis, grid, table, span, place, partial(short, digits=3), lower)
-        axis.set_title(table.titles[metric] + (" (lower is better)" if lower else ""), fontsize=9)
-        figure.colorbar(image, ax=axis, pad=0.02)
+    for axis, grid in zip(axes.flat, grids, strict=False):
+        shown = grid.measure.factor * grid.array()
+        image = _grid_panel(axis, grid, (float(np.nanmin(shown)), float(np.nanmax(shown))))
+        axis.set_title(grid.title + grid.measure.direction, fontsize=9)
+        figure.colorbar(image, ax=axis, label=grid.heading if grid.what else "", pad=0.02)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
 
-def _grid_panel(
-    axis,
-    grid: np.ndarray,
-    shown: Surface | AlignmentTable,
-    span: tuple[float, float],
-    best: tuple[int, int],
-    form: Callable[[float], str],
-    lower: bool = False,
-):
+def _marked_title(title: str, grids: Sequence[Grid], inches: float) -> tuple[str, int]:
+    """The headline with the marks of all grids below it, and how many lines these take."""
+    marks = dict.fromkeys(grid.mark for grid in grids if grid.mark)
+    lines = [line for mark in marks for line in wrap(mark, int(LETTERS * inches))]
+    return "\n".join([*filter(None, [title]), *lines]), len(lines)
+
+
+def _grid_panel(axis, grid: Grid, span: tuple[float, float]):
     """Draw (blocks, timesteps) values with their numbers and a frame round the best."""
+    shown, lower = grid.measure.factor * grid.array(), not grid.measure.higher_is_better
     colours = "viridis_r" if lower else "viridis"
-    image = axis.imshow(grid, vmin=span[0], vmax=span[1], cmap=colours, aspect="auto")
-    axis.set_xticks(range(len(shown.timesteps)), [shown_t(t) for t in shown.timesteps])
-    axis.set_yticks(range(len(shown.blocks)), shown.blocks, fontsize=8)
+    image = axis.imshow(shown, vmin=span[0], vmax=span[1], cmap=colours, aspect="auto")
+    axis.set_xticks(range(len(grid.timesteps)), [shown_t(t) for t in grid.timesteps])
+    axis.set_yticks(range(len(grid.blocks)), grid.blocks, fontsize=8)
     axis.set_xlabel("t")
-    for (i, j), value in np.ndenumerate(grid):
+    for (i, j), value in np.ndenumerate(shown):
+        cell = grid.blocks[i], grid.timesteps[j]
         dark = (value < sum(span) / 2) != lower
         where = {"ha": "center", "va": "center", "fontsize": 7}
-        axis.text(j, i, form(value), color="white" if dark else "black", **where)
+        text = grid.measure.show(grid.values[cell], 3) if cell in grid.values else ""
+        axis.text(j, i, text, color="white" if dark else "black", **where)
+    block, t = grid.best
+    corner = grid.timesteps.index(t) - 0.5, grid.blocks.index(block) - 0.5
     frame = {"fill": False, "edgecolor": "red", "linewidth": 2}
-    axis.add_patch(_rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, **frame))
+    axis.add_patch(_rectangle(corner, 1, 1, **frame))
     return image
 
 

@@ -88,6 +88,14 @@ def standardise(tables: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor,
     return z, mean, scale
 
 
+def standardised(X: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Arrays (…, D) shifted and scaled so that X has mean 0 and variance 1; constants to 0."""
+    mean, scale = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
+    scale = np.where(varies(scale, mean), scale, np.inf)
+    mean, factor = mean.astype(np.float32), (1 / scale).astype(np.float32)
+    return [(array - mean) * factor for array in (X, *others)]
+
+
 class Standardize(nn.Module):
     """(x - mean)/deviation per feature or channel (axis 1), with fixed statistics."""
 

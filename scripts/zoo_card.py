@@ -97,7 +97,7 @@ def _worth_table(surface: Surface, sources: list) -> list[str]:
         f"| block | {head} |",
         "|---" * (1 + len(surface.timesteps)) + "|",
     ]
-    for block, row in zip(surface.blocks, surface.grid(), strict=True):
+    for block, row in zip(surface.blocks, surface.grid.array(), strict=True):
         lines.append(f"| {block} | " + " | ".join(f"{100 * value:.1f}" for value in row) + " |")
     return [
         *lines,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffeat.search import Cell, Surface
+from diffeat.search import Cell, Grid, Measure, Surface
 from diffeat.viz import feature_sheet, heat_map, pca_rgb
 
 
@@ -108,9 +108,9 @@ class TestFeatureSheet:
             feature_sheet([np.zeros((4, 4, 3), np.uint8)], {}, ["a", "b"], tmp_path / "a.png")
 
 
-def surface(name: str, cells: dict) -> Surface:
+def surface(name: str, cells: dict) -> Grid:
     filled = [Cell(block, t, value, 0.01) for (block, t), value in cells.items()]
-    return Surface(name, filled, (60, 20, 20), 10)
+    return Surface(name, filled, (60, 20, 20), 10).grid
 
 
 def red_pixels(path) -> np.ndarray:
@@ -147,6 +147,20 @@ class TestHeatMap:
         with Image.open(one) as small, Image.open(both) as large:
             assert large.width > 1.5 * small.width
         assert colours(both) > 100
+
+    def test_other_units_have_no_scale_in_common(self, tmp_path):
+        percent = surface("unet", self.cells)
+        pixels = Grid("unet", self.cells, Measure("error", "px", False))
+        with pytest.raises(ValueError, match="shared=False"):
+            heat_map([percent, pixels], tmp_path / "a.png")
+        heat_map([percent, pixels], tmp_path / "a.png", shared=False)
+        assert colours(tmp_path / "a.png") > 100
+
+    def test_the_lowest_is_framed_where_lower_is_better(self, tmp_path):
+        heat_map([Grid("e", self.cells, Measure("error", "px", False))], tmp_path / "a.png")
+        size = np.asarray(Image.open(tmp_path / "a.png")).shape[:2]
+        row, column = (red_pixels(tmp_path / "a.png") / size).mean(0)
+        assert max(row, column) < 0.5  # mid, t=5: the upper left cell
 
     def test_equal_values_everywhere(self, tmp_path):
         heat_map([surface("unet", dict.fromkeys(self.cells, 0.5))], tmp_path / "a.png")

@@ -80,7 +80,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     )
     from diffeat.store import FeatureStore
     from diffeat.vision import DEFAULT
-    from diffeat.viz import metric_maps
+    from diffeat.viz import heat_map
 
     if pictures and not other:
         other = DEFAULT
@@ -121,7 +121,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     if csv_path:
         table.write_csv(csv_path)
     if png_path:
-        metric_maps(table, png_path, title=_headline(table))
+        heat_map(table.grids, png_path, title=_headline(table), shared=False)
 
 
 def _check_usage(pictures: str | None, other: str | None, cell, values: dict) -> None:

@@ -211,8 +211,9 @@ duplicates_option = option(
     "twice, byte for byte (those in test stay); else they are counted.",
     callback=lambda _context, _option, drop: "drop" if drop else "warn",
 )  # fmt: skip
-
-
+task_option = option(
+    "--task", default="classification", show_default=True, help="What the features are judged for."
+)
 feature_file = click.argument("file", type=click.Path(path_type=Path))
 
 

@@ -14,6 +14,7 @@ from diffeat.cli.options import (
     positive_numbers,
     print_json,
     split_shares,
+    task_option,
     threads_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
@@ -42,12 +43,13 @@ from diffeat.errors import SpecError
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
+@task_option
 @allow_conditioned_option
 @duplicates_option
 @json_option
 @threads_option
 def probe(
-    file, test_file, split, seed, penalties, csv_path, png_path, device, as_json, **choices
+    file, test_file, split, seed, penalties, csv_path, png_path, device, as_json, task, **choices
 ) -> None:
     """Fit and score a linear probe for every (block, t) of FILE.
 
@@ -60,39 +62,39 @@ def probe(
     from tqdm import tqdm
 
     from diffeat.backbones.devices import pick_device
-    from diffeat.search import probe_surface, task_from_store
-    from diffeat.search.intervals import few_text
+    from diffeat.search import search_surface
+    from diffeat.search.judges import Choices, task_kind
     from diffeat.store import FeatureStore
     from diffeat.viz import heat_map
 
+    kind = task_kind(task)
     if abs(sum(split) - 1) > 1e-6:
         raise SpecError(f"--split {split}; expected three shares that sum to 1")
-    device = str(pick_device(device))
+    asked = Choices(split, seed, penalties=penalties, device=str(pick_device(device)), **choices)
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(file))
         test = stack.enter_context(FeatureStore(test_file)) if test_file else None
-        task = task_from_store(store, split, seed, test, **choices)
-        surface = probe_surface(
-            task, penalties, lambda cells: tqdm(cells, desc="probe", disable=None), device
+        judge = kind.from_files(store, test, asked)
+        surface = search_surface(
+            judge, progress=lambda cells: tqdm(cells, desc="probe", disable=None)
         )
     if as_json:
         print_json(surface.to_dict())
     else:
-        _tell(surface)
-    if few := few_text(surface.name, surface.counts[2]):
-        click.echo(f"warning: {few}", err=True)
+        _print(surface)
+    if judge.few:
+        click.echo(f"warning: {judge.few}", err=True)
     if csv_path:
         surface.write_csv(csv_path)
     if png_path:
-        heat_map([surface], png_path, title=f"linear probe, {file.name}")
+        heat_map([surface.grid], png_path, title=f"linear probe, {file.name}")
 
 
-def _tell(surface) -> None:
+def _print(surface) -> None:
     """What was found, for people."""
     from diffeat.noise import shown_t
-    from diffeat.search.intervals import accuracy_text
 
-    train, held, tested = surface.counts
+    train, held, _ = surface.counts
     split = f", split class by class ({surface.how})" if surface.how else ""
     click.echo(
         f"{surface.name}: linear probe, validation accuracy in %, {surface.classes} classes, "
@@ -101,4 +103,4 @@ def _tell(surface) -> None:
     click.echo(surface.table())
     best = surface.best
     click.echo(f"best on validation: {best.block}{shown_t(best.t, ' at t=')}, C={best.C:g}; "
-               f"refitted on both, {accuracy_text(best.test, tested)}")  # fmt: skip
+               f"refitted on both, {surface.measure.say_test(best.test)}")  # fmt: skip

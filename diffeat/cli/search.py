@@ -24,6 +24,7 @@ from diffeat.cli.options import (
     print_json,
     speed_options,
     split_shares,
+    task_option,
     threads_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
@@ -35,7 +36,7 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
         "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
-          "agent", "out", "csv_path", "png_path", "test")  # fmt: skip
+          "agent", "selectors", "out", "csv_path", "png_path", "test")  # fmt: skip
 """Options that need scores, hence labels."""
 
 
@@ -45,6 +46,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only "
               "these, natively).")  # fmt: skip
 @option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
+@task_option
 @option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
 @option("--score", type=click.Choice(("logistic", "ridge", "knn")), default="logistic",
               show_default=True, help="What judges a cell.")  # fmt: skip
@@ -72,6 +74,8 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @option("--bandit", type=click.IntRange(1), help="Also an agent over t, with so many pulls.")
 @option("--agent", type=click.Choice(("ucb1", "thompson")), default="ucb1",
               show_default=True, help="Which agent.")  # fmt: skip
+@option("--selectors", is_flag=True, help="Grid search, a trained mixer of all cells and an agent "
+              "side by side: validation, test, cost.")  # fmt: skip
 @option("--memory", default="2GiB", show_default=True, callback=byte_count,
               help="Bound for features in memory.")  # fmt: skip
 @option("--out", type=OutputPath(folder=True), help="Folder that keeps "
@@ -114,11 +118,10 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     """
     from tqdm import tqdm
 
-    from diffeat.backbones.devices import pick_device
-    from diffeat.search.intervals import few_text
+    from diffeat.search.judges import task_kind
     from diffeat.search.run import SearchOptions, run_search
-    from diffeat.search.scores import score_of
 
+    kind = task_kind(values["task"])
     if abs(sum(values["split"]) - 1) > 1e-6:
         raise SpecError(f"--split {values['split']}; expected three shares that sum to 1")
     if values["score"] == "knn" and any(k % 1 for k in values["penalties"] or ()):
@@ -126,40 +129,47 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     if png_path and values["halving"]:
         raise click.UsageError("--png shows the whole grid, which --halving does not fit")
     from_file = Path(what).suffix in (".h5", ".hdf5") or Path(what).is_file()
-    device = "cpu" if from_file and values["device"] == "auto" else values["device"]
+    asked = {name: values[name] or 0 for name in ("repeats", "sets", "bandit")}
     options = SearchOptions(
-        score=score_of(values["score"], values["penalties"], str(pick_device(device))),
-        repeats=values["repeats"] or 0,
-        sets=values["sets"] or 0,
-        bandit=values["bandit"] or 0,
+        **asked,
         memory=values["memory"] if from_file else values["memory"] // 2,
-        **{name: values[name] for name in ("pairs", "halving", "agent", "seed", "out")},
+        frequency=values["cutoff"] if values["frequency"] and from_file else None,
+        **{
+            name: values[name] for name in ("pairs", "halving", "agent", "selectors", "seed", "out")
+        },
     )
     with ExitStack() as stack:
         parts = _from_file if from_file else _from_model
-        task, spec, frequency = parts(stack, what, second, values)
-        if task is None:  # without labels the guess is all there is
-            return _tell_guess(frequency, what, spec, as_json, spec_path)
+        judge, spec, ready = parts(stack, what, second, values, kind)
+        if judge is None:  # without labels the guess is all there is
+            return _print_guess(ready[0], what, spec, as_json, spec_path)
         report = run_search(
-            task, options, frequency, lambda label, items: tqdm(items, desc=label, disable=None)
+            judge, options, ready, lambda label, items: tqdm(items, desc=label, disable=None)
         )
     if as_json:
         print_json(report.to_dict())
     else:
-        _tell(report, task, options)
-    if few := few_text(task.name, task.counts[2]):
-        click.echo(f"warning: {few}", err=True)
-    _write(report, spec, task, options.score.name, csv_path, png_path, spec_path)
+        _print(report, judge, options)
+    if judge.few:
+        click.echo(f"warning: {judge.few}", err=True)
+    _write(report, spec, judge, csv_path, png_path, spec_path)
 
 
-def _tell(report, task, options) -> None:
+def _choices(values: dict, device: str, timesteps=None):
+    """What a task is asked with."""
+    from diffeat.backbones.devices import pick_device
+    from diffeat.search.judges import Choices
+
+    names = ("split", "seed", "allow_conditioned", "duplicates", "score", "penalties")
+    return Choices(
+        **{name: values[name] for name in names}, blocks=values["blocks"] or None,
+        timesteps=timesteps or None, device=str(pick_device(device)),
+    )  # fmt: skip
+
+
+def _print(report, judge, options) -> None:
     """What was found, for people."""
-    train, held, tested = task.counts
-    click.echo(
-        f"{task.name}: {options.score.name}, validation accuracy in %, {task.classes} classes, "
-        f"{train} training, {held} validation and {tested} test pictures"
-        + (f", split class by class ({task.how})" if task.how else "")
-    )
+    click.echo(judge.headline)
     if options.out:
         found, computed = report.made
         click.echo(f"{options.out}: {found} results were there already, {computed} computed now")
@@ -182,7 +192,7 @@ def _check_guess(name: str) -> None:
         )
 
 
-def _tell_guess(guess, what: str, spec, as_json: bool, spec_path: Path | None) -> None:
+def _print_guess(guess, what: str, spec, as_json: bool, spec_path: Path | None) -> None:
     """The guess alone, and its cell as a spec."""
     from diffeat.noise import shown_t
     from diffeat.search.best_spec import write_best_spec
@@ -202,14 +212,14 @@ def _tell_guess(guess, what: str, spec, as_json: bool, spec_path: Path | None) -
         write_best_spec(spec_path, spec, [guess.best], [note])
 
 
-def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
-    """The task of one feature file or two, its spec, and the guess by frequency.
+def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, kind):
+    """The judge of one feature file or two, the spec, and no findings yet.
 
-    Without labels there is no task, and the guess is of all pictures.
+    Without labels there is no judge, and the finding is a guess by frequency of all pictures.
     """
     from diffeat.noise import plain_t
     from diffeat.search.frequency import frequency_guess
-    from diffeat.search.stored import cells_of, task_from_store
+    from diffeat.search.stored import cells_of
     from diffeat.search.tasks import choose_cells
     from diffeat.store import FeatureStore
 
@@ -227,25 +237,22 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict):
         if second:
             raise click.UsageError(f"{second}: {what} has no labels, so there is nothing to test")
         cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps or None)
-        return None, store.spec, frequency_guess(store, cells, values["cutoff"])
+        return None, store.spec, [frequency_guess(store, cells, values["cutoff"])]
     test = stack.enter_context(FeatureStore(second)) if second else None
-    task = task_from_store(
-        store, values["split"], values["seed"], test, values["blocks"] or None, timesteps or None,
-        values["allow_conditioned"], values["duplicates"],
-    )  # fmt: skip
-    guess = None
-    if values["frequency"]:
-        guess = frequency_guess(store, task.cells, values["cutoff"], rows=task.seen)
-    return task, store.spec, guess
+    device = "cpu" if values["device"] == "auto" else values["device"]
+    return kind.from_files(store, test, _choices(values, device, timesteps)), store.spec, []
 
 
-def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
+def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, kind):
     """The same for a model that is run now."""
+    import numpy as np
+
     from diffeat.backbones import ModelRequest
     from diffeat.conditioned import EMBEDDING_ROWS, check_targets, conditioned
     from diffeat.extraction import Plan, load_for
     from diffeat.extraction.conditions import embedding_rows
-    from diffeat.search.live import LiveFeatures, live_frequency, live_task
+    from diffeat.search.live import LiveFeatures, live_frequency
+    from diffeat.search.splits import TRAIN, VALIDATION
     from diffeat.vision.names import defaults_for
 
     if second is None:
@@ -275,31 +282,29 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict):
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     if alone:
         guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
-        return None, Plan(backbone, spec).spec, guess
+        return None, Plan(backbone, spec).spec, [guess]
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
     if features.class_map:
         click.echo(f"classes of {what} {features.class_map.text}", err=True)
-    task = live_task(
-        features, values["split"], values["seed"], values["allow_conditioned"],
-        values["duplicates"],
-    )  # fmt: skip
-    guess = None
+    judge, ready = kind.from_model(features, _choices(values, values["device"])), []
     if values["frequency"]:
-        guess = live_frequency(backbone, sources[0], spec, values["cutoff"], rows=task.seen, **run)
-    return task, features.plan.spec, guess
+        seen = np.flatnonzero(np.isin(judge.part, (TRAIN, VALIDATION)))
+        ready = [live_frequency(backbone, sources[0], spec, values["cutoff"], rows=seen, **run)]
+    return judge, features.plan.spec, ready
 
 
-def _write(report, spec, task, score, csv_path, png_path, spec_path) -> None:
+def _write(report, spec, judge, csv_path, png_path, spec_path) -> None:
     """The files that were asked for."""
     from diffeat.conditioned import marked
     from diffeat.search.best_spec import write_best_spec
     from diffeat.viz import heat_map
 
+    rule = judge.describe().get("score", judge.name)
     if csv_path:
         report.write_csv(csv_path)
     if png_path:
-        heat_map([report.surface], png_path, title=f"{score}, on validation")
+        heat_map([report.grid], png_path, title=f"{rule}, on validation")
     if spec_path:
-        note = f"best of {len(task.cells)} cells of {task.name} by {score} on validation"
-        notes = [note, *([marked(task.conditioned)] if task.conditioned else [])]
+        note = f"best of {len(judge.cells)} cells of {judge.source} by {rule} on validation"
+        notes = [note, *([marked(judge.conditioned)] if judge.conditioned else [])]
         write_best_spec(spec_path, spec, report.best_cells, notes)

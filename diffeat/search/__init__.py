@@ -1,61 +1,55 @@
-"""What features are worth: the search over (t, block) of a classification task.
+"""What features are worth: the search over (t, block) of a task.
 
-Every choice (setting, block, t, set) is made on the validation part alone; the test part is
-touched once per reported choice, by a probe refitted on training and validation together.
+A `Judge` says how good a cell is; a strategy says which cells it is asked about; a `Finding` is
+what came out. Every choice (setting, block, t, set, weight) is made on the validation part alone;
+the test part is touched once per reported choice, after learning from training and validation
+together.
 """
 
+from diffeat.search.asking import MEMORY, ask, ask_test
 from diffeat.search.bandit import Bandit, run_bandit
 from diffeat.search.best_spec import spec_of_cells, write_best_spec
-from diffeat.search.frequency import FrequencyGuess, frequency_guess, high_frequency_ratio
-from diffeat.search.grid import MEMORY, probe_surface, search_surface
+from diffeat.search.classification import Classification
+from diffeat.search.finding import Cell, Finding, Selection
+from diffeat.search.frequency import (
+    FrequencyGuess,
+    frequency_guess,
+    guess_frequency,
+    high_frequency_ratio,
+)
+from diffeat.search.grid import Grid
 from diffeat.search.halving import Halving, successive_halving
 from diffeat.search.journal import Journal
+from diffeat.search.judge import Judge, Mix, Outcome
 from diffeat.search.live import LiveFeatures, live_frequency, live_task
+from diffeat.search.measure import Measure
+from diffeat.search.mixing import Mixed, train_mixer
 from diffeat.search.repeats import Repeats, repeat_surface
 from diffeat.search.report import SearchReport
-from diffeat.search.run import SearchOptions, run_search
-from diffeat.search.scores import PENALTIES, SCORES, Outcome, Score, score_of
-from diffeat.search.sets import CellSets, best_pairs, greedy_sets
+from diffeat.search.run import SearchOptions, Strategy, run_search
+from diffeat.search.scores import PENALTIES, SCORES, Score, score_of
+from diffeat.search.sets import CellPairs, CellSets, best_pairs, greedy_sets
+from diffeat.search.splits import (
+    LEFT_OUT,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    split_by_hash,
+    split_groups,
+    split_pairs,
+)
 from diffeat.search.stored import task_from_store
-from diffeat.search.surface import Cell, Surface
-from diffeat.search.tasks import TEST, TRAIN, VALIDATION, Task, split_by_hash
+from diffeat.search.surface import Surface, probe_surface, search_surface
+from diffeat.search.tasks import Task
 
 __all__ = [
-    "MEMORY",
-    "PENALTIES",
-    "SCORES",
-    "TEST",
-    "TRAIN",
-    "VALIDATION",
-    "Bandit",
-    "Cell",
-    "CellSets",
-    "FrequencyGuess",
-    "Halving",
-    "Journal",
-    "LiveFeatures",
-    "Outcome",
-    "Repeats",
-    "Score",
-    "SearchOptions",
-    "SearchReport",
-    "Surface",
-    "Task",
-    "best_pairs",
-    "frequency_guess",
-    "greedy_sets",
-    "high_frequency_ratio",
-    "live_frequency",
-    "live_task",
-    "probe_surface",
-    "repeat_surface",
-    "run_bandit",
-    "run_search",
-    "score_of",
-    "search_surface",
-    "spec_of_cells",
-    "split_by_hash",
-    "successive_halving",
-    "task_from_store",
+    "LEFT_OUT", "MEMORY", "PENALTIES", "SCORES", "TEST", "TRAIN", "VALIDATION",
+    "Bandit", "Cell", "CellPairs", "CellSets", "Classification", "Finding", "FrequencyGuess",
+    "Grid", "Halving", "Journal", "Judge", "LiveFeatures", "Measure", "Mix", "Mixed", "Outcome",
+    "Repeats", "Score", "SearchOptions", "SearchReport", "Selection", "Strategy", "Surface", "Task",
+    "ask", "ask_test", "best_pairs", "frequency_guess", "greedy_sets", "guess_frequency",
+    "high_frequency_ratio", "live_frequency", "live_task", "probe_surface", "repeat_surface",
+    "run_bandit", "run_search", "score_of", "search_surface", "spec_of_cells", "split_by_hash",
+    "split_groups", "split_pairs", "successive_halving", "task_from_store", "train_mixer",
     "write_best_spec",
-]
+]  # fmt: skip

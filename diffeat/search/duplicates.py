@@ -8,11 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffeat.errors import SpecError
-from diffeat.search.tasks import TEST, VALIDATION
+from diffeat.search.splits import LEFT_OUT, TEST, VALIDATION
 
 CHOICES = ("warn", "drop")
-LEFT_OUT = -1
-"""Part of a picture that is left out."""
 
 
 def copies(digests: np.ndarray) -> np.ndarray:
@@ -64,7 +62,7 @@ def without_copies(
     again = np.flatnonzero(first != np.arange(len(part)))
     if not len(again):
         return part
-    _tell(name, first, again, labels, part, duplicates)
+    _warn(name, first, again, labels, part, duplicates)
     if duplicates == "warn":
         return part
     kept = part.copy()
@@ -72,7 +70,7 @@ def without_copies(
     return kept
 
 
-def _tell(name, first, again, labels, part, duplicates) -> None:
+def _warn(name, first, again, labels, part, duplicates) -> None:
     """One warning: how many there are, how many reach test or validation, how many contradict."""
     text = [f"{name}: {len(again)} pictures are copies of others, byte for byte"]
     for number, what in ((TEST, "test"), (VALIDATION, "validation")):

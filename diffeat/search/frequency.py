@@ -5,18 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from diffeat.errors import NumericsError, SpecError
-from diffeat.noise import format_t
-from diffeat.search.surface import grid_table
+from diffeat.noise import format_t, shown_t
+from diffeat.search.asking import MEMORY, Progress
+from diffeat.search.finding import Finding
+from diffeat.search.grid import Grid
+from diffeat.search.journal import Journal
+from diffeat.search.judge import Judge
+from diffeat.search.measure import SHARE, Measure
+from diffeat.search.reading import Sliced
+from diffeat.search.splits import TRAIN, VALIDATION
 from diffeat.search.tasks import CellKey
 
 CUTOFF = 0.5
 """Cut-off radius in Nyquist frequencies. The value of A-SelecT is not verified; this is ours."""
 PICTURES = 512
+RATIO = Measure("high-frequency ratio", SHARE)
 RUN = 8
 """Neighbouring pictures that are read together."""
 
@@ -69,7 +77,7 @@ def high_frequency_ratio(maps: np.ndarray, cutoff: float = CUTOFF) -> np.ndarray
 
 
 @dataclass
-class FrequencyGuess:
+class FrequencyGuess(Finding):
     """High-frequency ratios of cells, and how they go with validation scores.
 
     Attributes:
@@ -80,6 +88,8 @@ class FrequencyGuess:
         by_block: the same over the t's of each block, which is what A-SelecT claims: t.
     """
 
+    key: ClassVar[str] = "frequency"
+
     ratios: dict[CellKey, float]
     cutoff: float
     pictures: int
@@ -88,14 +98,19 @@ class FrequencyGuess:
 
     @property
     def best(self) -> CellKey:
-        return max(self.ratios, key=self.ratios.get)
+        """The cell with the highest ratio; the first of equals."""
+        return self.grid.best
+
+    @property
+    def grid(self) -> Grid:
+        return Grid("high-frequency ratio", self.ratios, RATIO)
 
     def best_t(self, block: str) -> float:
         """The t that A-SelecT would choose for a block."""
         return max((c for c in self.ratios if c[0] == block), key=self.ratios.get)[1]
 
     def compare(self, scores: Mapping[CellKey, float]) -> FrequencyGuess:
-        """Fill in the rank correlations with scores of the same cells."""
+        """Fill in the rank correlations with how good the same cells are (higher is better)."""
         cells = [cell for cell in self.ratios if cell in scores]
         self.rank_correlation = _spearman(self.ratios, scores, cells)
         self.by_block = {
@@ -106,11 +121,63 @@ class FrequencyGuess:
 
     def table(self) -> str:
         """Ratios in per cent, blocks down and t across; the highest is starred."""
-        return grid_table({key: 100 * ratio for key, ratio in self.ratios.items()}, self.best)
+        return self.grid.table()
+
+    def lines(self) -> list[str]:
+        rank = self.rank_correlation
+        shown = "not defined" if rank is None else f"{rank:+.2f}"
+        block, t = self.best
+        return [
+            f"high-frequency ratio (no labels; above {self.cutoff:g} Nyquist, {self.pictures} "
+            f"pictures): highest {block}{shown_t(t, ' at t=')}; Spearman rank correlation with "
+            f"validation {shown}"
+        ]
+
+    def columns(self) -> dict[str, Mapping[CellKey, Any]]:
+        return {"high_frequency_ratio": {cell: round(v, 6) for cell, v in self.ratios.items()}}
 
     def to_dict(self) -> dict[str, Any]:
         rows = [{"block": b, "t": t, "ratio": v} for (b, t), v in self.ratios.items()]
-        return {**vars(self), "ratios": rows}
+        names = ("cutoff", "pictures", "rank_correlation", "by_block")
+        return {"ratios": rows, **{name: getattr(self, name) for name in names}}
+
+
+def guess_frequency(
+    judge: Judge,
+    journal: Journal | None = None,
+    memory: int = MEMORY,
+    progress: Progress = iter,
+    *,
+    cutoff: float = CUTOFF,
+    pictures: int = PICTURES,
+) -> FrequencyGuess:
+    """`frequency_guess` of a judge's cells, over training and validation pictures."""
+    rows = np.flatnonzero((judge.part == TRAIN) | (judge.part == VALIDATION))
+    return frequency_guess(_Cells(judge), judge.cells, cutoff, pictures, rows)
+
+
+class _Cells:
+    """`cells[block, t]` of a judge."""
+
+    def __init__(self, judge: Judge):
+        self.judge = judge
+
+    def __getitem__(self, cell: CellKey) -> Any:
+        return self.judge.read(*cell)
+
+
+def check_maps(judge: Judge) -> None:
+    """SpecError unless all cells hold maps."""
+    for cell in judge.cells:
+        _check_map(cell, judge.shape(cell))
+
+
+def _check_map(cell: CellKey, shape: tuple[int, ...]) -> None:
+    if len(shape) != 4:
+        raise SpecError(
+            f"block {cell[0]!r} at t={format_t(cell[1])} holds vectors, whose frequencies are "
+            "lost; extract with --pool none, or search straight from the model"
+        )
 
 
 def frequency_guess(
@@ -133,14 +200,10 @@ def frequency_guess(
     ratios, counted = {}, 0
     for cell in cells:
         data = store[cell]
-        if len(data.shape) != 4:
-            raise SpecError(
-                f"block {cell[0]!r} at t={format_t(cell[1])} holds vectors, whose frequencies are "
-                "lost; extract with --pool none, or search straight from the model"
-            )
+        _check_map(cell, data.shape)
         runs = runs_among(data.shape[0], pictures, rows)
         counted = sum(map(len, runs))
-        found = [high_frequency_ratio(data[run], cutoff) for run in runs]
+        found = [high_frequency_ratio(Sliced(data)[run], cutoff) for run in runs]
         ratios[cell] = mean_ratio(cell, found)
     return FrequencyGuess(ratios, cutoff, counted)
 

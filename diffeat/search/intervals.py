@@ -1,10 +1,16 @@
-"""How far a score on few test pictures can be believed."""
+"""How far a score on few test pictures can be believed: groups count, not pictures."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
 
 FEW, HANDFUL = 30, 10
 """Below FEW test pictures the 95 % interval is wider than a third; below HANDFUL a percentage
 says nothing, and counts are given."""
+RESAMPLES = 2000
 
 
 def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
@@ -14,34 +20,70 @@ def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
 
     Args:
         accuracy: in [0, 1].
-        count: n, test pictures, or groups of them that were drawn independently.
+        count: n, the groups that the test pictures belong to: what was drawn independently.
 
     Source: Wilson, J. Am. Stat. Assoc. 1927.
     """
-    from scipy.stats import binomtest
+    from scipy.special import ndtri
 
-    found = binomtest(round(accuracy * count), count).proportion_ci(0.95, "wilson")
-    return float(found.low), float(found.high)
-
-
-def accuracy_text(accuracy: float, count: int) -> str:
-    """ "90.3 % (95 % interval 81.3 to 95.2, Wilson) on 72 test pictures"; counts for a handful."""
-    right = round(accuracy * count)
-    if count < HANDFUL:
-        return f"{right} of {count} test pictures right, too few for a percentage"
-    low, high = (100 * end for end in accuracy_interval(accuracy, count))
+    n, p, z = count, accuracy, ndtri(0.975)
+    whole = 2 * (n + z**2)
+    middle = (2 * n * p + z**2) / whole
+    half = z / whole * math.sqrt(4 * n * p * (1 - p) + z**2)
     return (
-        f"{100 * accuracy:.1f} % (95 % interval {low:.1f} to {high:.1f}, Wilson) on {count} test "
-        "pictures"
+        0.0 if p == 0 else float(middle - half),
+        1.0 if p == 1 else float(middle + half),
     )
 
 
-def few_text(name: str, count: int) -> str | None:
-    """What to say where there are too few test pictures; None where there are enough."""
-    if count >= FEW:
-        return None
-    low, high = (100 * end for end in accuracy_interval(0.5, count))
+def group_interval(values: np.ndarray, groups: Sequence[str], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a mean, with whole groups drawn.
+
+    Args:
+        values: (n,) numbers of test pictures or pairs, such as errors in pixels.
+        groups: n names of what each belongs to.
+        seed: of the draws, of which there are `RESAMPLES`.
+
+    Source: Field & Welsh 2007, "Bootstrapping clustered data" (the cluster bootstrap).
+    """
+    _, place = np.unique(np.asarray(groups), return_inverse=True)
+    sums, counts = np.bincount(place, values), np.bincount(place)  # (G,)
+    rng, means = np.random.default_rng(seed), np.empty(RESAMPLES)
+    for k in range(RESAMPLES):
+        drawn = rng.integers(0, len(sums), len(sums))
+        means[k] = sums[drawn].sum() / counts[drawn].sum()
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def accuracy_text(accuracy: float, count: int, groups: int | None = None) -> str:
+    """ "90.3 % (95 % interval 81.3 to 95.2, Wilson) on 72 test pictures"; counts for a handful.
+
+    Args:
+        count: test pictures.
+        groups: of how many groups they are; None means each is one of its own. The interval is
+            that of so many independent pictures.
+    """
+    groups = count if groups is None else groups
+    right = round(accuracy * count)
+    if groups < HANDFUL:
+        of = "" if groups == count else f" of {groups} groups"
+        return f"{right} of {count} test pictures{of} right, too few for a percentage"
+    low, high = (100 * end for end in accuracy_interval(accuracy, groups))
+    kind = "Wilson" if groups == count else "Wilson of the groups"
+    of = "" if groups == count else f" of {groups} groups"
     return (
-        f"{name}: {count} test pictures say little (half of them right would mean anything from "
+        f"{100 * accuracy:.1f} % (95 % interval {low:.1f} to {high:.1f}, {kind}) on {count} test "
+        f"pictures{of}"
+    )
+
+
+def few_text(name: str, groups: int) -> str | None:
+    """What to say where there are too few groups of test pictures; None where there are enough."""
+    if groups >= FEW:
+        return None
+    low, high = (100 * end for end in accuracy_interval(0.5, groups))
+    return (
+        f"{name}: {groups} test pictures say little (half of them right would mean anything from "
         f"{low:.0f} to {high:.0f} %); give more pictures, or a test set of its own"
     )

@@ -15,8 +15,8 @@ from diffeat._version import __version__
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.noise import format_t
-from diffeat.search.scores import Score
-from diffeat.search.tasks import CellKey, Task, bytes_fingerprint
+from diffeat.search.judge import Judge
+from diffeat.search.tasks import CellKey, bytes_fingerprint
 from diffeat.store.format.atomic import write_synced
 
 NAMELESS = ("<lambda>", "partial", "function", "method")
@@ -26,9 +26,10 @@ NAMELESS = ("<lambda>", "partial", "function", "method")
 class Journal:
     """One JSON per finished piece of work, named after what it was made of.
 
-    `get` and `put` are for cells, `read` and `write` for whatever else has a key of its own.
-    The key of a cell hashes the features (spec, model and pictures), the labels, the parts,
-    the score with its settings, and the cell: whatever changes, the cell is computed anew.
+    `get` and `put` are for cells, `read` and `write` for whatever else has a key of its own. What
+    one strategy has made another one finds, also where nothing is kept on disk.
+    The key of a cell hashes the features (spec, model and pictures), the targets, the parts,
+    the judge's rule with its settings, and the cell: whatever changes, the cell is computed anew.
 
     Args:
         folder: where the files lie; made if need be. None keeps nothing.
@@ -43,27 +44,32 @@ class Journal:
         self.folder = None if folder is None else Path(folder)
         self.found = self.computed = 0
         self.versions: set[str] = set()
+        self._here: dict[tuple[str, str], dict[str, Any]] = {}  # of this run, also without a folder
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    def key(self, task: Task, score: Score, part: np.ndarray, *rest: Any) -> str:
-        """Fingerprint of a piece of work.
+    def key(self, judge: Judge, part: np.ndarray, *rest: Any) -> str:
+        """Fingerprint of a piece of work; "" for what nothing names, which is not remembered.
 
         Raises:
-            SpecError: the task does not say what its features are.
+            SpecError: the judge does not say what its features are, or has no name.
         """
-        if self.folder is not None and not task.identity:
+        rule = judge.describe()
+        if self.folder is not None and not judge.identity:
             raise SpecError(
-                f"{task.name}: finished cells cannot be kept for features without an identity; "
-                "give the task one, or no folder"
+                f"{judge.source}: finished cells cannot be kept for features without an identity; "
+                "give them one, or no folder"
             )
-        if self.folder is not None and score.name in NAMELESS:
+        if self.folder is not None and rule.get("score") in NAMELESS:
             raise SpecError(
-                f"a score called {score.name!r} cannot be told from another one in finished work; "
-                "wrap it with a name, Custom(function, name='mine'), or give no folder"
+                f"a score called {rule['score']!r} cannot be distinguished from another one in "
+                "finished work; wrap it with a name, Custom(function, name='mine'), or give no "
+                "folder"
             )
+        if not judge.identity or rule.get("score") in NAMELESS:
+            return ""
         parts = bytes_fingerprint(np.asarray(part, np.int64))
-        return fingerprint(task.identity, task.labels_fingerprint, parts, score.describe(), [*rest])
+        return fingerprint(judge.identity, judge.targets, parts, rule, [*rest])
 
     def get(self, cell: CellKey, key: str) -> dict[str, Any] | None:
         """What was kept of a cell, or None."""
@@ -81,6 +87,8 @@ class Journal:
         self, name: str, key: str, whole: Callable[[dict[str, Any]], bool] = bool
     ) -> dict[str, Any] | None:
         """What was kept under a name and a key, or None; `whole` says whether all is there."""
+        if (name, key) in self._here:
+            return self._here[name, key]
         path = self._path(name, key)
         if path is None or not path.is_file():
             return None
@@ -95,6 +103,7 @@ class Journal:
             return None
         self.found += 1
         self.versions.add(stored.get("version", "unknown"))
+        self._here[name, key] = stored
         return stored
 
     def write(self, name: str, key: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +114,8 @@ class Journal:
         path = self._path(name, key)
         if path is not None:
             write_synced(path, (json.dumps(stored, indent=1) + "\n").encode())
+        if key:
+            self._here[name, key] = stored
         return stored
 
     def _path(self, name: str, key: str) -> Path | None:

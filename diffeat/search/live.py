@@ -17,6 +17,7 @@ from diffeat.errors import SpecError
 from diffeat.extraction import Plan
 from diffeat.images import Source
 from diffeat.noise import format_t, plain_t
+from diffeat.search.asking import MEMORY
 from diffeat.search.frequency import (
     CUTOFF,
     PICTURES,
@@ -25,8 +26,7 @@ from diffeat.search.frequency import (
     mean_ratio,
     runs_among,
 )
-from diffeat.search.grid import MEMORY
-from diffeat.search.stored import SAMPLE, identity_of, parted
+from diffeat.search.stored import SAMPLE, WAY_OUT, identity_of, parted
 from diffeat.search.tasks import Task, readable
 from diffeat.specs import ExtractSpec
 from diffeat.work import Job, Worker
@@ -128,6 +128,13 @@ class LiveFeatures:
     def shape(self, block: str) -> tuple[int, int]:
         return len(self), self.widths[block]
 
+    def cell(self, block: str, t: float) -> Any:
+        """(N, D) of a cell: its shape without computing it, its rows by computing it."""
+        from probes.lazy import Deferred
+
+        dtype = np.float16 if self.plan.spec.dtype == "float16" else np.float32
+        return Deferred(self.shape(block), lambda rows: self.read(block, t)[rows], dtype)
+
     def _worker(self, source: Source, spec: ExtractSpec) -> Worker:
         nowhere = Path(f"{source.name}.search")  # a job names its file; none is made
         return Worker(Job(self.backbone.request, source, spec, nowhere, **self._options),
@@ -163,23 +170,6 @@ def batches_of(worker: Worker, source: Source):
         yield found, batch.span
 
 
-class _Lazy:
-    """One cell: its shape without computing it, its rows by computing it."""
-
-    def __init__(self, features: LiveFeatures, block: str, t: float):
-        self._features, self._key = features, (block, t)
-        self.shape = features.shape(block)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return self._features.read(*self._key)[rows]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
-
-
 def _same_picture(one: Source, first: int, other: Source, second: int) -> bool:
     return np.array_equal(np.asarray(one.load(first)), np.asarray(other.load(second)))
 
@@ -208,22 +198,7 @@ def live_task(
     why = conditioned(features.plan.spec, pictures)
     why = check_targets(features.backbone.name, why, allow_conditioned)
     if len(sources) > 1:
-        train, test = sources
-        if tuple(train.class_names) != tuple(test.class_names):
-            raise SpecError(f"{train.name} and {test.name} have different classes")
-        if train.content() == test.content():
-            raise SpecError(
-                f"{train.name} and {test.name} hold the same pictures; expected a test set of its "
-                "own, or give one and let it be split"
-            )
-        row = {name: index for index, name in enumerate(train.ids)}
-        shared = [name for name in test.ids if name in row][:SAMPLE]
-        for index, name in enumerate(test.ids):
-            if name in shared and _same_picture(train, row[name], test, index):
-                raise SpecError(
-                    f"{test.name} holds pictures of {train.name}, such as {name!r}; expected a "
-                    "test set of its own"
-                )
+        _check_sources(*sources, duplicates)
     parts = parted(
         features.backbone.name, [source.ids for source in sources],
         [source.labels for source in sources],
@@ -235,12 +210,33 @@ def live_task(
         name=features.backbone.name,
         **parts,
         cells=tuple((block, t) for block in blocks for t in features.timesteps),
-        read=lambda block, t: _Lazy(features, block, t),
+        read=features.cell,
         identity=identity_of([(r.spec, r.model, r.pictures) for r in requests]),
         ids=tuple(name for source in sources for name in source.ids),
-        groups=tuple(tuple((b, t) for b in blocks for t in group) for group in features.groups),
+        together=tuple(tuple((b, t) for b in blocks for t in group) for group in features.groups),
         conditioned=why,
     )
+
+
+def _check_sources(train: Source, test: Source, duplicates: str) -> None:
+    """SpecError unless a test source has the same classes and pictures of its own."""
+    if tuple(train.class_names) != tuple(test.class_names):
+        raise SpecError(f"{train.name} and {test.name} have different classes")
+    if train.content() == test.content():
+        raise SpecError(
+            f"{train.name} and {test.name} hold the same pictures; expected a test set of its "
+            "own, or give one and let it be split"
+        )
+    if duplicates == "drop":  # which leaves them out of training
+        return
+    row = {name: index for index, name in enumerate(train.ids)}
+    shared = [name for name in test.ids if name in row][:SAMPLE]
+    for index, name in enumerate(test.ids):
+        if name in shared and _same_picture(train, row[name], test, index):
+            raise SpecError(
+                f"{test.name} holds pictures of {train.name}, such as {name!r}; expected a "
+                f"test set of its own, or {WAY_OUT}"
+            )
 
 
 def live_frequency(

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
 from diffeat.errors import SpecError
-from diffeat.hashing import unit_interval
-from diffeat.search.grid import MEMORY, Progress, score_cells, score_on_test
+from diffeat.search.asking import MEMORY, Progress, ask, ask_test
+from diffeat.search.finding import Cell, Finding, cell_text
 from diffeat.search.journal import Journal
-from diffeat.search.scores import Function, Score, score_of
-from diffeat.search.surface import Cell, Surface
-from diffeat.search.tasks import TEST, TRAIN, VALIDATION, CellKey, Task, check_parts
+from diffeat.search.judge import Judge
+from diffeat.search.splits import TEST, TRAIN, VALIDATION, random_part
+from diffeat.search.surface import Surface
+from diffeat.search.tasks import CellKey
 
 
 @dataclass
-class Repeats:
+class Repeats(Finding):
     """Scores of every cell over R splits.
 
     The splits share pictures, so the R scores of a cell are not independent and the intervals
-    are too narrow as statements about new pictures; they say how far the choice of the split
+    are too narrow as statements about new pictures; they show how far the choice of the split
     moves a score.
 
     Attributes:
-        cells: the cells.
+        surface: the means, with the middle of the settings; the best one is scored on test.
         scores: (cells, R) validation scores.
-        settings: (cells, R) chosen settings; nan where a score has none.
-        counts: training, validation and test pictures of the first split.
-        best: the cell with the highest mean, its middle setting, and its score on test.
+        settings: (cells, R) chosen settings; nan where there is none.
     """
 
-    cells: list[CellKey]
-    scores: np.ndarray
-    settings: np.ndarray
-    counts: tuple[int, int, int]
-    best: Cell | None = None
+    key: ClassVar[str] = "repeats"
+
+    surface: Surface
+    scores: np.ndarray = field(repr=False)
+    settings: np.ndarray = field(repr=False)
+
+    @property
+    def cells(self) -> list[CellKey]:
+        return [cell.key for cell in self.surface.cells]
+
+    @property
+    def best(self) -> Cell:
+        """The cell with the best mean."""
+        return self.surface.best
 
     @property
     def mean(self) -> np.ndarray:
@@ -56,17 +64,34 @@ class Repeats:
     @property
     def wins(self) -> np.ndarray:
         """(cells,) in how many splits a cell was the best; the first of equals."""
-        return np.bincount(self.scores.argmax(0), minlength=len(self.cells))
+        winners = [self.measure.best(column) for column in self.scores.T]
+        return np.bincount(winners, minlength=len(self.cells))
 
-    def surface(self, name: str, classes: int, score: str) -> Surface:
-        """The means as a surface."""
-        cells = [
-            Cell(*key, float(mean), _middle(row))
-            for key, mean, row in zip(self.cells, self.mean, self.settings, strict=True)
+    @property
+    def grid(self):
+        return self.surface.grid
+
+    def parts(self) -> dict[str, Finding]:
+        return {Surface.key: self.surface, self.key: self}
+
+    def columns(self) -> dict[str, Mapping[CellKey, Any]]:
+        half = [round(float(value), 4) for value in self.half_width]
+        return {
+            "half_width_95": dict(zip(self.cells, half, strict=True)),
+            "wins": dict(zip(self.cells, map(int, self.wins), strict=True)),
+        }
+
+    def lines(self) -> list[str]:
+        lines = [
+            f"{self.scores.shape[1]} splits, mean ± half of the 95 % interval (they share "
+            "pictures), and in how many splits a cell was the best:"
         ]
-        if self.best is not None:
-            cells[self.cells.index(self.best.key)].test = self.best.test
-        return Surface(name, cells, self.counts, classes, score)
+        for index in self.measure.order(self.mean)[:5]:
+            lines.append(
+                f"  {cell_text(self.cells[index])}: {self.measure.show(self.mean[index])} ± "
+                f"{self.measure.say(self.half_width[index])}, {self.wins[index]}"
+            )
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         columns = zip(self.cells, self.mean, self.half_width, self.wins, self.scores, strict=True)
@@ -77,53 +102,23 @@ class Repeats:
                  "wins": int(wins), "scores": row.tolist()}
                 for (block, t), mean, half, wins, row in columns
             ],
-            "best": None if self.best is None else vars(self.best),
+            "best": self.best.to_dict(),
         }  # fmt: skip
 
 
-def random_part(task: Task, seed: int, repeat: int) -> np.ndarray:
-    """(N,) the same test part, and another hash-seeded split of the rest in equal shares.
-
-    Class by class where the task is (`Task.how`); what belongs together counts for the class of
-    its first picture.
-    """
-    rest = (task.part == TRAIN) | (task.part == VALIDATION)
-    share = (task.part == VALIDATION).sum() / rest.sum()
-    names = task.owners or task.ids or tuple(map(str, range(len(task.labels))))
-    place = np.array([unit_interval("repeat", seed, repeat, name) for name in names])
-    held = _held_of_each_class(task, names, place, rest, share) if task.how else place < share
-    part = np.where(held, VALIDATION, TRAIN)
-    return np.where(rest, part, task.part)
-
-
-def _held_of_each_class(
-    task: Task, names: Sequence[str], place: np.ndarray, rest: np.ndarray, share: float
-) -> np.ndarray:
-    """(N,) which rows are for validation: of each class those whose owners come first."""
-    first = {}
-    for row in np.flatnonzero(rest):
-        first.setdefault(names[row], (int(task.labels[row]), place[row]))
-    held = set()
-    for label in sorted({label for label, _ in first.values()}):
-        owners = sorted((at, name) for name, (k, at) in first.items() if k == label)
-        count = max(1, round(share * len(owners))) if len(owners) > 1 else 0
-        held.update(name for _, name in owners[:count])
-    return np.array([name in held for name in names])
-
-
 def repeat_surface(
-    task: Task,
-    repeats: int,
-    score: str | Score | Function = "logistic",
-    seed: int = 0,
-    memory: int = MEMORY,
+    judge: Judge,
     journal: Journal | None = None,
+    memory: int = MEMORY,
     progress: Progress = iter,
+    *,
+    repeats: int,
+    seed: int = 0,
 ) -> Repeats:
-    """Score every cell over R splits of the training and validation pictures.
+    """Judge every cell over R splits of the training and validation pictures.
 
-    The test part stays as it is, and only the cell with the best mean is scored on it: refitted
-    on all other pictures, with the middle of the settings that were chosen.
+    The test part stays as it is, and only the cell with the best mean is judged on it, learnt
+    from all other pictures, with the middle of the settings that were chosen.
 
     Args:
         repeats: R, at least 2; every cell is read once for all of them.
@@ -133,26 +128,27 @@ def repeat_surface(
     """
     if repeats < 2:
         raise SpecError(f"repeats={repeats}; expected at least 2 for a spread")
-    score, journal = score_of(score), journal or Journal()
-    parts = [random_part(task, seed, repeat) for repeat in range(repeats)]
-    for number, part in enumerate(parts):
-        check_parts(f"{task.name}, repeat {number}", task.labels, part)
-    steps, found = iter(progress(list(task.cells))), {}
-    for group in task.groups or (task.cells,):
-        for cell, outcomes in score_cells(task, score, group, parts, memory, journal):
+    journal, labels = journal or Journal(), judge.labels if judge.how else None
+    parts = [random_part(judge.part, judge.groups, seed, k, labels) for k in range(repeats)]
+    for part in parts:
+        judge.check(part)
+    steps, found = iter(progress(list(judge.cells))), {}
+    for group in judge.together or (judge.cells,):
+        for cell, outcomes in ask(judge, group, parts, memory, journal):
             found[cell] = outcomes
             next(steps, None)
     next(steps, None)
-    rows = [found[cell] for cell in task.cells]
+    rows = [found[cell] for cell in judge.cells]
     scores = np.array([[one.validation for one in row] for row in rows])
     settings = np.array([[_number(one.setting) for one in row] for row in rows])
-    counts = tuple(int((parts[0] == part).sum()) for part in (TRAIN, VALIDATION, TEST))
-    result = Repeats(list(task.cells), scores, settings, counts)
-    index = int(result.mean.argmax())
-    key, setting = task.cells[index], _middle(settings[index])
-    test = score_on_test(task, score, key, setting, memory, journal)
-    result.best = Cell(*key, float(result.mean[index]), setting, test)
-    return result
+    means = zip(judge.cells, scores.mean(1), settings, strict=True)
+    surface = Surface.of(judge, [Cell(*key, float(m), _middle(row)) for key, m, row in means])
+    surface.counts = tuple(int((parts[0] == part).sum()) for part in (TRAIN, VALIDATION, TEST))
+    best = surface.best
+    best.test, interval = ask_test(judge, best.key, best.C, memory, journal)
+    if interval is not None:
+        surface.intervals[best.key] = interval
+    return Repeats(surface, scores, settings, measure=judge.number)
 
 
 def _number(setting: float | None) -> float:

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from diffeat.errors import SpecError
-from diffeat.search.bandit import run_bandit
-from diffeat.search.frequency import FrequencyGuess
-from diffeat.search.grid import MEMORY, search_surface
+from diffeat.search.asking import MEMORY
+from diffeat.search.bandit import check_pulls, run_bandit
+from diffeat.search.finding import Finding
+from diffeat.search.frequency import check_maps, guess_frequency
 from diffeat.search.halving import successive_halving
 from diffeat.search.journal import Journal
+from diffeat.search.judge import Judge
+from diffeat.search.mixing import train_mixer
 from diffeat.search.repeats import repeat_surface
 from diffeat.search.report import SearchReport
-from diffeat.search.scores import Function, Score, score_of
-from diffeat.search.sets import MOST_PAIRS, best_pairs, greedy_sets
-from diffeat.search.tasks import Task
+from diffeat.search.sets import best_pairs, check_pairs, check_sets, greedy_sets
+from diffeat.search.surface import search_surface
+
+PULLS_PER_T = 6
+"""Of the agent, where selectors are compared and no number was given."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Which cells a judge is asked about.
+
+    Attributes:
+        name: for progress bars and errors.
+        run: (judge, journal, memory, progress) → finding.
+        check: raises SpecError, before hours of work, for what could not be done after it.
+        returns: whether it comes back to every t, and so wants all features at hand.
+    """
+
+    name: str
+    run: Callable[..., Finding]
+    check: Callable[[Judge], None] = lambda judge: None
+    returns: bool = True
 
 
 @dataclass(frozen=True)
@@ -24,25 +48,27 @@ class SearchOptions:
     """What is searched, and how.
 
     Attributes:
-        score: "logistic", "ridge", "knn", a `Score`, or a function.
-        repeats: random splits; 0 takes the one split of the task.
+        repeats: random splits; 0 takes the one split of the judge.
         sets: cells of a greedy set at most; 0 searches none.
         pairs: whether all pairs are tried.
         halving: successive halving in place of the whole grid.
+        frequency: cut-off of a guess by high frequencies, from maps; None makes none.
         bandit: pulls of an agent over t; 0 runs none.
         agent: "ucb1" or "thompson".
-        seed: of random splits and subsets.
+        selectors: also a trained mixer and a settled agent, beside the grid in one table.
+        seed: of random splits, subsets and weights.
         memory: bytes for features while they are fitted.
         out: folder that keeps finished cells, or None.
     """
 
-    score: str | Score | Function = "logistic"
     repeats: int = 0
     sets: int = 0
     pairs: bool = False
     halving: bool = False
+    frequency: float | None = None
     bandit: int = 0
     agent: str = "ucb1"
+    selectors: bool = False
     seed: int = 0
     memory: int = MEMORY
     out: Path | None = None
@@ -54,79 +80,77 @@ class SearchOptions:
                 "choose one of the two"
             )
 
+    def strategies(self, judge: Judge) -> list[Strategy]:
+        """What was asked for, in order; the first finds the best single cell."""
+        seed, pulls = self.seed, self.bandit
+        if self.selectors and not pulls:
+            pulls = PULLS_PER_T * len({t for _, t in judge.cells})
+        if self.halving:
+            chosen = [Strategy("halving", partial(successive_halving, seed=seed))]
+        elif self.repeats:
+            repeat = partial(repeat_surface, repeats=self.repeats, seed=seed)
+            chosen = [Strategy("search", repeat, returns=False)]
+        else:
+            chosen = [Strategy("search", search_surface, returns=False)]
+        if self.frequency is not None:
+            guess = partial(guess_frequency, cutoff=self.frequency)
+            chosen.append(Strategy("frequency", guess, check_maps, returns=False))
+        if self.sets:
+            check = partial(check_sets, most=self.sets)
+            chosen.append(Strategy("sets", partial(greedy_sets, most=self.sets), check))
+        if self.pairs:
+            chosen.append(Strategy("pairs", best_pairs, check_pairs))
+        if pulls:
+            options = {"pulls": pulls, "agent": self.agent}
+            run = partial(run_bandit, **options, seed=seed, settle=self.selectors)
+            chosen.append(Strategy("bandit", run, partial(check_pulls, **options)))
+        if self.selectors:
+            chosen.append(Strategy("mixer", partial(train_mixer, seed=seed)))
+        return chosen
+
 
 def run_search(
-    task: Task,
+    judge: Judge,
     options: SearchOptions,
-    frequency: FrequencyGuess | None = None,
+    ready: Iterable[Finding] = (),
     progress: Callable[[str, Iterable], Iterable] = lambda label, items: iter(items),
 ) -> SearchReport:
-    """Search a task.
+    """Search for the best cells of a task.
 
     Args:
-        frequency: a guess to compare with the scores of the same cells.
+        judge: of the task.
+        ready: findings that were made before, such as a guess from maps that are not kept.
         progress: (label, items) → the items, such as with a progress bar.
     """
-    _check_parts(task, options)
-    score, journal = score_of(options.score), Journal(options.out)
-    report = SearchReport(frequency=frequency, conditioned=task.conditioned, tested=task.counts[2])
-    common = options.memory, journal
-
-    def bar(label: str) -> Callable[[Iterable], Iterable]:
-        return lambda items: progress(label, items)
-
-    if options.halving:
-        report.halving = successive_halving(
-            task, score, None, options.seed, *common, bar("halving")
-        )
-    elif options.repeats:
-        report.repeats = repeat_surface(
-            task, options.repeats, score, options.seed, *common, bar("search")
-        )
-        report.surface = report.repeats.surface(task.name, task.classes, score.name)
-        report.surface.conditioned = task.conditioned
-    else:
-        report.surface = search_surface(task, score, *common, bar("search"))
-    if frequency is not None:
-        rounds = report.halving.rounds[:1] if report.surface is None else ()
-        scores = rounds[0].scores if rounds else {c.key: c.validation for c in report.surface.cells}
-        frequency.compare(scores)
-    if options.sets:
-        report.sets = greedy_sets(task, options.sets, score, *common, bar("sets"))
-    if options.pairs:
-        report.pairs = best_pairs(task, score, *common, bar("pairs"))
-    if options.bandit:
-        report.bandit = run_bandit(
-            task, options.bandit, options.agent, score, seed=options.seed,
-            memory=options.memory, journal=journal, progress=bar("bandit"),
-        )  # fmt: skip
-    report.made = (journal.found, journal.computed)
+    strategies, journal = options.strategies(judge), Journal(options.out)
+    _check(judge, strategies)
+    findings: dict[str, Finding] = {}
+    seconds: dict[str, float] = {}
+    for strategy in strategies:
+        begun, bar = time.perf_counter(), partial(progress, strategy.name)
+        found = strategy.run(judge, journal, options.memory, bar)
+        findings.update(found.parts())
+        seconds.update(dict.fromkeys(found.parts(), time.perf_counter() - begun))
+        if len(findings) == len(found.parts()):  # after the first
+            findings.update({one.key: one for one in ready})
+    report = SearchReport(
+        findings, judge.number, judge.conditioned, (journal.found, journal.computed),
+        options.selectors, seconds,
+    )  # fmt: skip
+    report.compare()
     return report
 
 
-def _check_parts(task: Task, options: SearchOptions) -> None:
-    """SpecError, before hours of work, for parts that could not be done after it."""
-    cells, steps = len(task.cells), len({t for _, t in task.cells})
-    again = [
-        name
-        for name, wanted in (
-            ("sets", options.sets), ("pairs", options.pairs), ("halving", options.halving),
-            ("bandit", options.bandit),
-        )
-        if wanted
-    ]  # fmt: skip
-    if len(task.groups) > 1 and again:
+def _check(judge: Judge, strategies: Iterable[Strategy]) -> None:
+    """SpecError, before anything is judged, for what could not be done."""
+    judge.check()
+    again = [strategy.name for strategy in strategies if strategy.returns]
+    if len(judge.together) > 1 and again:
+        steps = len({t for _, t in judge.cells})
         raise SpecError(
             f"{', '.join(again)}: they come back to every t, but the features of all {steps} t do "
             "not fit in memory together, so the model would run again and again; allow more "
             "(--memory), take fewer pictures or t, or extract to a file and search that"
         )
-    if (options.sets or options.pairs) and cells < 2:
-        raise SpecError(f"sets and pairs of {cells} cell; expected at least 2 cells")
-    if options.pairs and cells * (cells - 1) // 2 > MOST_PAIRS:
-        raise SpecError(
-            f"{cells} cells make {cells * (cells - 1) // 2:,} pairs; expected at most "
-            f"{MOST_PAIRS}: choose fewer blocks or timesteps, or search greedily (--sets 2)"
-        )
-    if options.bandit and options.bandit < steps:
-        raise SpecError(f"{options.bandit} pulls for {steps} t; expected at least one for each")
+    for strategy in strategies:
+        strategy.check(judge)

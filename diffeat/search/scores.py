@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from diffeat.errors import NumericsError, SpecError
+from diffeat.search.judge import Outcome
+from probes.standardise import standardised
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 ALPHAS = (1.0, 10.0, 100.0, 1e3, 1e4)
@@ -24,14 +25,6 @@ Function = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
 """(X_train, y_train, X_validation, y_validation) → a score, the higher the better."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A score on validation, and the setting that was chosen there (None if there is none)."""
-
-    validation: float
-    setting: float | None
-
-
 class Score(ABC):
     """How cells are judged; all choices inside are made on the validation part.
 
@@ -39,10 +32,14 @@ class Score(ABC):
         name: for tables.
         copies: arrays as large as the features of all fitted and scored pictures (float32)
             that are alive at once while a group of cells is fitted.
+        device: where it is fitted.
+        is_accuracy: whether the score is an accuracy, as that of a head is.
     """
 
     name: str
     copies: float = 4.0
+    device: str = "cpu"
+    is_accuracy: bool = True
 
     def bytes_of(self, pictures: int, width: int, classes: int, shared: int = 0) -> float:
         """Host memory that fitting one cell of a group takes, its features and work space.
@@ -201,6 +198,8 @@ class Custom(Score):
     name stands for it in finished work that is kept: another function needs another name.
     """
 
+    is_accuracy = False
+
     def __init__(self, function: Function, name: str | None = None):
         self.function = function
         self.name = name or getattr(function, "__name__", type(function).__name__)
@@ -247,16 +246,6 @@ def score_of(
     if score == "knn":
         return Neighbours(penalties or NEIGHBOURS, device)
     raise SpecError(f"score {score!r}; expected {', '.join(SCORES)} or a function")
-
-
-def standardised(X: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """Arrays (…, D) shifted and scaled so that X has mean 0 and variance 1; constants to 0."""
-    from probes.standardise import varies
-
-    mean, scale = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
-    scale = np.where(varies(scale, mean), scale, np.inf)
-    mean, factor = mean.astype(np.float32), (1 / scale).astype(np.float32)
-    return [(array - mean) * factor for array in (X, *others)]
 
 
 def _votes(

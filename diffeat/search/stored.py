@@ -12,11 +12,12 @@ from diffeat.conditioned import check_targets, conditioned
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.search.duplicates import groups_of_copies, without_copies
-from diffeat.search.splits import SMALL, split
-from diffeat.search.tasks import TEST, CellKey, Task
+from diffeat.search.splits import SMALL, TEST, split_groups
+from diffeat.search.tasks import CellKey, Task
 from diffeat.specs import differences, without_cells
 from diffeat.store import FeatureStore
 
+WAY_OUT = "leave them out of training with --drop-duplicates (duplicates='drop')"
 SAMPLE = 64
 """Pictures with equal ids that are compared."""
 
@@ -59,7 +60,7 @@ def task_from_store(
     why = [check_targets(str(one.path), conditioned(one.spec, one.pictures), allow_conditioned)
            for one in stores]  # fmt: skip
     if test is not None:
-        _check_pair(store, test)
+        _check_pair(store, test, duplicates)
 
     def read(block: str, t: float) -> Any:
         from probes.lazy import Stacked
@@ -98,21 +99,24 @@ def parted(
     duplicates: str = "warn",
     groups: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Labels, parts and owners of a `Task` of one set of pictures, or of a training and a test set.
+    """Labels, parts and groups of a `Task` of one set of pictures, or of a training and a test set.
 
     One set is split by `fractions`; with a test set the first gives training and validation, 80
     to 20. In a set below `SMALL` copies of a picture belong together, whatever their names.
     """
     known = all(one is not None for one in digests)
-    if groups is None and known and len(ids[0]) < SMALL:
-        owners = groups_of_copies(ids[0], digests[0])
+    if groups is not None:
+        _check_groups(groups, ids)
+        names = list(groups[0])
+    elif known and len(ids[0]) < SMALL:
+        names = groups_of_copies(ids[0], digests[0])
     else:
-        owners = list(ids[0] if groups is None else groups[0])
+        names = list(ids[0])
     inner = fractions if len(ids) == 1 else (0.8, 0.2, 0.0)
-    part, how = split(ids[0], labels[0], inner, seed, owners)
+    part, how = split_groups(names, inner, seed, labels[0])
     if len(ids) > 1:
         part = np.concatenate([part, np.full(len(ids[1]), TEST)])
-        owners += ids[1] if groups is None else groups[1]
+        names += ids[1] if groups is None else groups[1]
     together = np.concatenate(list(labels))
     if known:
         part = without_copies(name, np.concatenate(list(digests)), together, part, duplicates)
@@ -121,7 +125,21 @@ def parted(
             f"{name}: copies cannot be found, since a file from before version 0.7 does not hold "
             "the digests of its pictures; extract it again, or leave duplicates='drop' out"
         )
-    return {"labels": together, "part": part, "owners": tuple(owners), "how": how}
+    return {"labels": together, "part": part, "groups": tuple(names), "how": how}
+
+
+def _check_groups(groups: Sequence[Sequence[str]], ids: Sequence[Sequence[str]]) -> None:
+    """SpecError unless every picture has a group, and no group is in both sets."""
+    if [len(names) for names in groups] != [len(names) for names in ids]:
+        raise SpecError(
+            f"{[len(names) for names in groups]} groups for {[len(names) for names in ids]} "
+            "pictures; expected one for each picture of each file"
+        )
+    if len(groups) > 1 and (both := set(groups[0]) & set(groups[1])):
+        raise SpecError(
+            f"{len(both)} groups have pictures in the training and in the test set, such as "
+            f"{min(both)!r}; expected each group on one side: leave its pictures out of one of them"
+        )
 
 
 def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:
@@ -134,7 +152,7 @@ def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:
     return fingerprint(plain)
 
 
-def _check_pair(train: FeatureStore, test: FeatureStore) -> None:
+def _check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> None:
     if train.class_names != test.class_names:
         raise SpecError(f"{train.path} and {test.path} have different classes")
     if train.model["fingerprint"] != test.model["fingerprint"]:
@@ -144,7 +162,8 @@ def _check_pair(train: FeatureStore, test: FeatureStore) -> None:
             f"{train.path} and {test.path} hold the same pictures; expected a test set of its own, "
             "or give one file and let it be split"
         )
-    _check_apart(train, test)
+    if duplicates != "drop":  # which leaves them out of training
+        _check_apart(train, test)
     specs = [without_cells(one.spec.to_dict()) for one in (train, test)]
     if differ := differences(*specs):
         raise SpecError(
@@ -170,5 +189,5 @@ def _check_apart(train: FeatureStore, test: FeatureStore) -> None:
     if same:
         raise SpecError(
             f"{test.path} holds pictures of {train.path}, such as {same[0]!r}; expected a test set "
-            "of its own"
+            f"of its own, or {WAY_OUT}"
         )

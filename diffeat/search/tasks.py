@@ -10,37 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from diffeat.errors import NumericsError, SpecError, nearest
-from diffeat.hashing import unit_interval
+from diffeat.errors import SpecError, nearest
 from diffeat.noise import format_t
+from diffeat.search.reading import numel, read_rows
+from diffeat.search.splits import PART_NAMES, TEST, TRAIN, VALIDATION
 
-TRAIN, VALIDATION, TEST = 0, 1, 2
-PARTS = ("training", "validation", "test")
-SLAB_BYTES = 4 << 20
-"""What is read of a cell at a time, as float32."""
 CellKey = tuple[str, float]
 """(block, native t)."""
-
-
-def split_by_hash(
-    ids: Sequence[str], fractions: tuple[float, float, float] = (0.6, 0.2, 0.2), seed: int = 0
-) -> np.ndarray:
-    """Assign every picture to training (0), validation (1) or test (2) by its id alone.
-
-    A picture keeps its part when others come or go, and in every file that holds it.
-
-    Args:
-        ids: N picture ids.
-        fractions: expected shares of the three parts, summing to 1.
-
-    Returns:
-        (N,) int64.
-    """
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise SpecError(f"fractions {fractions}; expected three shares that sum to 1")
-    edges = np.cumsum(fractions)[:2]
-    position = np.array([unit_interval("split", seed, name) for name in ids])
-    return np.searchsorted(edges, position, side="right").astype(np.int64)
 
 
 def readable(size: float) -> str:
@@ -67,10 +43,10 @@ class Task:
         identity: names what the features are, for finished work that is kept; "" if nothing
             is to be kept.
         ids: N names that random splits are hashed from; () means the row numbers.
-        owners: N names of what a picture belongs to, which no split parts (person, scene, copies
+        groups: N names of what a picture belongs to, which no split parts (person, scene, copies
             of one picture); () means its id.
         how: "" for parts by a hash, or why they were made class by class.
-        groups: cells that should be worked on together because their features are at hand
+        together: cells that should be worked on together because their features are at hand
             together; () if it does not matter.
         conditioned: by what the features were told their targets (see `diffeat.conditioned`),
             which marks whatever is made of the task; "" if they were not.
@@ -86,9 +62,9 @@ class Task:
     read: Callable[[str, float], Any]
     identity: str = ""
     ids: tuple[str, ...] = ()
-    groups: tuple[tuple[CellKey, ...], ...] = ()
+    together: tuple[tuple[CellKey, ...], ...] = ()
     conditioned: str = ""
-    owners: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     how: str = ""
 
     def __post_init__(self) -> None:
@@ -118,13 +94,12 @@ class Task:
 
     def width(self, cell: CellKey) -> int:
         """D: numbers per picture, maps flattened."""
-        return int(np.prod(self.shape(cell)[1:], dtype=np.int64))
+        return numel(self.shape(cell)[1:])
 
     def matrix(self, cell: CellKey, rows: np.ndarray) -> np.ndarray:
         """(n, D) float32 features of some pictures, maps flattened.
 
-        Slabs of 4 MiB are read one after the other, so no more than those is held beside the
-        answer.
+        Read in slabs of 4 MiB (see `read_rows`).
 
         Args:
             rows: (N,) bool.
@@ -133,36 +108,14 @@ class Task:
             NumericsError: nan or inf among them.
             SpecError: the cell has not one row per picture.
         """
-        values, width = self.read(*cell), self.width(cell)
+        values = self.read(*cell)
         if len(rows) != values.shape[0] or len(self.labels) != values.shape[0]:
             raise SpecError(
-                f"{_named(cell)} has {values.shape[0]} rows; expected one for each of the "
+                f"{cell_name(cell)} has {values.shape[0]} rows; expected one for each of the "
                 f"{len(self.labels)} pictures"
             )
-        out = np.empty((int(rows.sum()), width), np.float32)
-        step, filled = max(1, SLAB_BYTES // max(4 * width, 1)), 0
-        for start in range(0, len(rows), step):
-            chosen = rows[start : start + step]
-            if not chosen.any():
-                continue
-            slab = np.asarray(values[start : start + step])[chosen]
-            out[filled : filled + len(slab)] = slab.reshape(len(slab), -1)
-            filled += len(slab)
-        self._check_finite(cell, out, rows)
-        return out
-
-    def _check_finite(self, cell: CellKey, values: np.ndarray, rows: np.ndarray) -> None:
-        with np.errstate(invalid="ignore"):  # inf - inf
-            if np.isfinite(values.sum(dtype=np.float64)):  # one pass, and it hides neither
-                return
-        bad = ~np.isfinite(values).all(1)
-        what = "nan" if np.isnan(values).any() else "inf"
-        first = int(np.flatnonzero(rows)[bad][0])
-        raise NumericsError(
-            f"{self.name}: the features of {_named(cell)} contain {what} in {int(bad.sum())} "
-            f"pictures, the first in row {first}; expected finite numbers: extract them again, "
-            "with --dtype float32 if float16 was too narrow, or leave this cell out"
-        )
+        found = read_rows(values, rows, f"{self.name}: the features of {cell_name(cell)}")
+        return found.reshape(len(found), -1)
 
     def choose(
         self, blocks: Sequence[str] | None = None, timesteps: Sequence[float] | None = None
@@ -209,7 +162,7 @@ def choose_cells(
     )
 
 
-def _named(cell: CellKey) -> str:
+def cell_name(cell: CellKey) -> str:
     return f"block {cell[0]!r} at t={format_t(cell[1])}"
 
 
@@ -219,7 +172,7 @@ def check_parts(name: str, labels: np.ndarray, part: np.ndarray) -> None:
         raise SpecError(f"{name}: {len(labels)} labels for {len(part)} pictures")
     if len(labels) and np.min(labels) < 0:
         raise SpecError(f"{name}: {int((labels < 0).sum())} pictures have no label; leave them out")
-    for number, what in enumerate(PARTS):
+    for number, what in enumerate(PART_NAMES):
         found = labels[part == number]
         if not len(found):
             raise SpecError(

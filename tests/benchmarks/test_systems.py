@@ -24,7 +24,7 @@ from benchmarks.report import cells_text, markdown, results_in
 from benchmarks.run import run_recipe
 from diffeat.errors import ModelError, SpecError
 from diffeat.search import TEST, TRAIN, VALIDATION
-from diffeat.search.splits import split
+from diffeat.search.splits import split_groups
 from diffeat.store import FeatureStore
 
 SHORT = {"epochs": 2, "batch_size": 32}
@@ -84,7 +84,7 @@ def plain(folder, result):
         best = result["surfaces"][0]["best"]
         X = file[f"features/{best['block']}/t{best['t']}"][:].astype(np.float64)
         y = file["labels"][:]
-        return X, y, split(ids, y, RECIPE.split)[0]
+        return X, y, split_groups(ids, RECIPE.split, labels=y)[0]
 
 
 class TestHeads:

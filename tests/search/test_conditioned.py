@@ -21,7 +21,13 @@ from diffeat.conditioned import conditioned
 from diffeat.errors import SpecError
 from diffeat.extraction.conditions import embedding_rows
 from diffeat.images import ArraySource
-from diffeat.search import LiveFeatures, live_task, search_surface, task_from_store
+from diffeat.search import (
+    Classification,
+    LiveFeatures,
+    live_task,
+    search_surface,
+    task_from_store,
+)
 from diffeat.store import FeatureStore
 from tests.command import command
 from tests.search.common import arrays_of, labels_of, write_store
@@ -95,7 +101,11 @@ def test_files_are_refused(file, told):
             task_from_store(store)
         task = task_from_store(store, allow_conditioned=True)
         assert task.conditioned
-        assert search_surface(task, "knn").table().startswith("features conditioned on")
+        assert (
+            search_surface(Classification(task, "knn"))
+            .table()
+            .startswith("features conditioned on")
+        )
 
 
 @pytest.mark.parametrize("verb", [("probe",), ("search",), ("search", "--halving")])

@@ -11,10 +11,10 @@ from PIL import Image
 
 import diffeat
 from diffeat.errors import SpecError
-from diffeat.search import task_from_store
+from diffeat.search import LiveFeatures, live_task, task_from_store
 from diffeat.search.analysis import choose_rows
-from diffeat.search.duplicates import LEFT_OUT, copies, groups_of_copies, without_copies
-from diffeat.search.tasks import TEST, TRAIN, VALIDATION
+from diffeat.search.duplicates import copies, groups_of_copies, without_copies
+from diffeat.search.splits import LEFT_OUT, TEST, TRAIN, VALIDATION
 from diffeat.store import FeatureStore
 from tests.command import command
 
@@ -86,6 +86,49 @@ def test_a_test_set_that_holds_training_pictures(files):
         gone = [task.ids[row] for row in np.flatnonzero(task.part == LEFT_OUT)]
         assert {int(name[:-4].split("-")[1]) for name in gone} == set(range(50, 60))
         assert not set(np.flatnonzero(task.part == LEFT_OUT)) & set(task.seen)
+
+
+@pytest.fixture(scope="module")
+def same_names(tmp_path_factory):
+    """Two folders with twelve pictures under the same names, and their files."""
+    root, rng = tmp_path_factory.mktemp("names"), np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (76, 8, 8, 3), np.uint8)
+    found = []
+    for name, rows in (("train", range(44)), ("test", range(32, 76))):
+        for row in rows:
+            place = root / name / "ab"[row % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[row]).save(place / f"{row}.png")
+        spec = diffeat.ExtractSpec(20, "mid", pool="1x1")
+        source = diffeat.open_source(root / name)
+        diffeat.extract_to_file(
+            diffeat.load("unet-cifar10"), source, spec, root / f"{name}.h5", progress=False,
+            batch_size=44,
+        )  # fmt: skip
+        found.append(root / f"{name}.h5")
+    return found
+
+
+def test_the_same_picture_under_the_same_name(same_names):
+    with FeatureStore(same_names[0]) as train, FeatureStore(same_names[1]) as test:
+        with pytest.raises(SpecError, match=r"test set of its own, or leave .*--drop-duplicates"):
+            task_from_store(train, test=test)
+        with pytest.warns(UserWarning, match="12 test pictures .*were left out"):
+            task = task_from_store(train, test=test, duplicates="drop")
+        assert task.counts[2] == 44
+        assert sum(task.counts) == 44 + 32
+        gone = {task.ids[row] for row in np.flatnonzero(task.part == LEFT_OUT)}
+        assert gone == {f"{'ab'[row % 2]}/{row}.png" for row in range(32, 44)}
+
+
+def test_the_same_picture_under_the_same_name_straight_from_the_model(same_names):
+    sources = [diffeat.open_source(path.with_suffix("")) for path in same_names]
+    spec = diffeat.ExtractSpec(20, "mid", pool="1x1")
+    features = LiveFeatures(diffeat.load("unet-cifar10"), sources, spec, progress=False)
+    with pytest.raises(SpecError, match=r"test set of its own, or leave .*--drop-duplicates"):
+        live_task(features)
+    with pytest.warns(UserWarning, match="were left out"):
+        assert sum(live_task(features, duplicates="drop").counts) == 44 + 32
 
 
 @pytest.mark.filterwarnings("always")

@@ -11,6 +11,7 @@ import diffeat
 from diffeat.errors import SpecError
 from diffeat.images import ArraySource
 from diffeat.search import (
+    Classification,
     LiveFeatures,
     frequency_guess,
     live_frequency,
@@ -69,7 +70,10 @@ def test_features_labels_and_parts_are_those_of_a_file(backbone, spec, tmp_path)
             assert found.dtype == expected.dtype
             assert task.shape(cell) == expected.shape
             np.testing.assert_array_equal(found, expected)
-        assert search_surface(task, "knn").cells == search_surface(other, "knn").cells
+        assert (
+            search_surface(Classification(task, "knn")).cells
+            == search_surface(Classification(other, "knn")).cells
+        )
 
 
 def test_groups_of_t_are_those_of_files_with_these_t(backbone, spec, tmp_path):
@@ -80,7 +84,7 @@ def test_groups_of_t_are_those_of_files_with_these_t(backbone, spec, tmp_path):
     features = live(backbone, source, spec, memory=two)
     assert features.groups == [[30, 250], [700]]
     task = live_task(features)
-    surface = search_surface(task, "knn")
+    surface = search_surface(Classification(task, "knn"))
     assert features.computed == 2  # one pass for each group, test scores included
     assert {cell.t for cell in surface.cells if cell.test is not None} == {30, 250, 700}
     for group in features.groups:
@@ -118,7 +122,7 @@ def test_one_forward_per_batch_serves_all_blocks_and_t(backbone, spec, monkeypat
 
     monkeypatch.setattr(type(vae), "encode", counted)
     try:
-        search_surface(live_task(live(backbone, source_of(), spec)), "knn")
+        search_surface(Classification(live_task(live(backbone, source_of(), spec)), "knn"))
     finally:
         handle.remove()
     assert sum(rows) == COUNT * 3

@@ -10,6 +10,7 @@ import pytest
 
 from diffeat.errors import SpecError
 from diffeat.search import (
+    Classification,
     FrequencyGuess,
     SearchOptions,
     Surface,
@@ -18,7 +19,7 @@ from diffeat.search import (
 )
 from diffeat.specs import ExtractSpec
 from tests.search.common import BEST, task_of
-from tests.search.test_grid import centroid
+from tests.search.test_classification import centroid
 from tests.search.test_strategies import halves
 
 
@@ -51,16 +52,16 @@ class TestBestSpec:
 class TestReport:
     def test_everything_at_once(self, tmp_path):
         ratios = {cell: 0.1 * k for k, cell in enumerate(task_of().cells)}
-        options = SearchOptions(
-            centroid, repeats=3, sets=2, pairs=True, bandit=4, out=tmp_path / "o"
-        )
+        options = SearchOptions(repeats=3, sets=2, pairs=True, bandit=4, out=tmp_path / "o")
         labels = []
 
         def progress(label, items):
             labels.append(label)
             return iter(items)
 
-        report = run_search(task_of(), options, FrequencyGuess(ratios, 0.5, 9), progress)
+        report = run_search(
+            Classification(task_of(), centroid), options, [FrequencyGuess(ratios, 0.5, 9)], progress
+        )
         assert labels == ["search", "sets", "pairs", "bandit"]
         found = json.loads(json.dumps(report.to_dict()))
         assert set(found) >= {"surface", "repeats", "sets", "pairs", "frequency", "bandit", "best"}
@@ -75,25 +76,30 @@ class TestReport:
             rows = list(csv.DictReader(file))
         assert [(row["block"], int(row["t"])) for row in rows] == list(task_of().cells)
         assert sum(int(row["wins"]) for row in rows) == 3
-        for row, mean in zip(rows, report.repeats.mean, strict=True):
+        for row, mean in zip(rows, report.findings["repeats"].mean, strict=True):
             assert float(row["validation"]) == pytest.approx(mean, abs=5e-5)
 
     def test_a_set_is_best_only_where_it_beats_the_best_cell(self):
-        report = run_search(halves(), SearchOptions(sets=2))
+        report = run_search(Classification(halves()), SearchOptions(sets=2))
         assert set(report.best_cells) == {("a", 1), ("b", 1)}
-        alone = run_search(task_of(), SearchOptions(centroid))
+        alone = run_search(Classification(task_of(), centroid), SearchOptions())
         assert alone.best_cells == (BEST,)
-        assert isinstance(alone.surface, Surface)
+        assert isinstance(alone.findings["surface"], Surface)
 
     def test_repeats_do_not_lend_a_set_a_gain(self):
         """Sets are compared with the best cell of their own split, not with means over others."""
         strength = {("a", 1): 0.6, ("b", 1): 0.0, ("b", 2): 0.0}
         task = task_of(60, strength=strength)
         for seed in range(4):
-            report = run_search(task, SearchOptions("ridge", repeats=5, sets=2, seed=seed))
-            gained = report.sets.best.validation > report.sets.steps[0].validation
+            report = run_search(
+                Classification(task, "ridge"), SearchOptions(repeats=5, sets=2, seed=seed)
+            )
+            gained = (
+                report.findings["sets"].best.validation
+                > report.findings["sets"].steps[0].validation
+            )
             assert (len(report.best_cells) > 1) is gained
-            assert report.sets.single == report.sets.steps[0].validation
+            assert report.findings["sets"].single == report.findings["sets"].steps[0].validation
 
     @pytest.mark.parametrize(
         ("options", "words"),
@@ -108,7 +114,7 @@ class TestReport:
 
         arrays = dict.fromkeys(((f"b{k}", t) for k in range(40) for t in (1, 2)), np.ones((400, 2)))
         with pytest.raises(SpecError, match=words):
-            run_search(task_of(arrays=arrays), SearchOptions(never, **options))
+            run_search(Classification(task_of(arrays=arrays), never), SearchOptions(**options))
 
     @pytest.mark.parametrize(
         "options", [{"sets": 2}, {"pairs": True}, {"halving": True}, {"bandit": 9}]
@@ -116,19 +122,20 @@ class TestReport:
     def test_what_comes_back_to_every_t_wants_them_all(self, options):
         groups = tuple((cell,) for cell in task_of().cells)
         with pytest.raises(SpecError, match="do not fit in memory together"):
-            run_search(task_of(groups=groups), SearchOptions(centroid, **options))
+            run_search(Classification(task_of(together=groups), centroid), SearchOptions(**options))
 
     def test_a_function_without_a_name_keeps_nothing(self, tmp_path):
+        judge = Classification(task_of(), lambda *_: 0.5)
         with pytest.raises(SpecError, match=r"<lambda>.*give no folder"):
-            run_search(task_of(), SearchOptions(lambda *_: 0.5, out=tmp_path / "o"))
-        assert run_search(task_of(), SearchOptions(lambda *_: 0.5)).best.validation == 0.5
+            run_search(judge, SearchOptions(out=tmp_path / "o"))
+        assert run_search(judge, SearchOptions()).best.validation == 0.5
 
     def test_halving_has_rounds_in_place_of_a_grid(self, tmp_path):
-        report = run_search(task_of(), SearchOptions(centroid, halving=True))
+        report = run_search(Classification(task_of(), centroid), SearchOptions(halving=True))
         assert report.best.key == BEST
         assert "cells never fitted on all" in report.lines()[0]
         report.write_csv(tmp_path / "a.csv")
         lines = (tmp_path / "a.csv").read_text().splitlines()
-        assert len(lines) == 1 + report.halving.fits
+        assert len(lines) == 1 + report.findings["halving"].fits
         with pytest.raises(SpecError, match="choose one"):
             SearchOptions(halving=True, repeats=3)

@@ -112,6 +112,31 @@ class TestFile:
         for word in words:
             assert word in answer.err
 
+    def test_selectors_side_by_side(self, diffeat, file):
+        args = ("search", file, "--score", "ridge", "--selectors")
+        answer = diffeat(*args)
+        assert answer.code == 0, answer.err
+        rows = answer.out.split("selectors (")[1].splitlines()[1:6]
+        assert rows[0].split()[:3] == ["selector", "validation", "test"]
+        for row, name in zip(rows[2:], ("grid search", "learned agent", "trained mixer"),
+                             strict=True):  # fmt: skip
+            assert row.startswith(name)
+        found = json.loads(diffeat(*args, "--json").out)
+        assert [one["selector"] for one in found["selectors"]] == [
+            row[:13].strip() for row in rows[2:]
+        ]
+        assert found["selectors"][0]["test"] == found["best"]["test"]
+        assert found["bandit"]["chosen"]["test"] == found["selectors"][1]["test"]
+        assert sum(cell["weight"] for cell in found["mixer"]["weights"]) == pytest.approx(1)
+
+    @pytest.mark.parametrize("verb", ["probe", "search"])
+    def test_a_task_that_there_is_not(self, diffeat, file, verb):
+        assert diffeat(verb, file, "--task", "classification").code == 0
+        answer = diffeat(verb, file, "--task", "matching")
+        assert answer.code == 2
+        assert "'matching' is unknown" in answer.err
+        assert "expected classification" in answer.err
+
     def test_no_labels(self, diffeat, tmp_path):
         write_store(tmp_path / "a.h5", arrays_of(labels_of(30))).close()
         answer = diffeat("search", tmp_path / "a.h5")

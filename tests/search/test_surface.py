@@ -9,6 +9,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -215,14 +216,19 @@ class TestOutput:
         assert surface.table().count("*") == 1
         figures = [line.split()[1:] for line in lines]
         assert figures[1][0] == f"{100 * surface.best.validation:.1f}*"
-        assert figures[2][1] == f"{100 * surface.grid()[2, 1]:.1f}"
+        assert figures[2][1] == f"{100 * surface.grid.array()[2, 1]:.1f}"
 
     def test_grid_has_nan_where_there_is_no_cell(self):
         cells = [Cell("a", 5, 0.5, 1.0), Cell("a", 0.25, 0.6, 1.0), Cell("b", 5, 0.7, 1.0)]
         lacking = Surface("x", cells, (1, 1, 1), 2)
-        np.testing.assert_array_equal(lacking.grid(), [[0.5, 0.6], [0.7, np.nan]])
+        np.testing.assert_array_equal(lacking.grid.array(), [[0.5, 0.6], [0.7, np.nan]])
         assert lacking.table().splitlines()[-1].split() == ["b", "70.0*"]
         assert "t=0.25" in lacking.table()
+
+
+def surface_ends(surface: Surface, count: int) -> tuple[float, float]:
+    found = binomtest(round(surface.best.test * count), count).proportion_ci(0.95, "wilson")
+    return found.low, found.high
 
 
 @pytest.fixture
@@ -300,6 +306,19 @@ class TestStores:
         assert (surface.best.block, surface.best.t) == ("mid", 20)
         expected = accuracy(X, task.labels, task.part != TEST, task.part == TEST, 0.01)
         assert abs(surface.best.test - expected) <= 1.01 / 200
+
+    def test_groups_stay_on_one_side(self, store_of):
+        train, test = store_of("a.h5", slice(0, 400)), store_of("b.h5", slice(400, 600))
+        names = [[f"person{k // 4}" for k in range(400)], [f"other{k // 4}" for k in range(200)]]
+        task = task_from_store(train, test=test, groups=names)
+        assert {len(set(task.part[k : k + 4])) for k in range(0, 600, 4)} == {1}
+        surface = probe_surface(task, (0.01,))
+        assert surface.measure.groups == 50
+        low, high = surface.interval
+        assert high - low == pytest.approx(2 * np.diff(surface_ends(surface, 200))[0], rel=0.1)
+        names[1][7] = "person3"
+        with pytest.raises(SpecError, match=r"1 groups have pictures in .* such as 'person3'"):
+            task_from_store(train, test=test, groups=names)
 
     def test_no_labels(self, store_of):
         with pytest.raises(SpecError, match=r"a\.h5 has no labels; extract from a folder"):

@@ -11,7 +11,8 @@ import numpy as np
 from diffeat.errors import NumericsError, SpecError
 from diffeat.images import ArraySource, Source, look, rule_of
 from diffeat.noise import format_t
-from diffeat.search.duplicates import LEFT_OUT, without_copies
+from diffeat.search.duplicates import without_copies
+from diffeat.search.splits import LEFT_OUT
 from diffeat.store import FeatureStore, seen_in
 from probes.lazy import Rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from diffeat.noise import shown_t
+from diffeat.search.grid import Grid, columns_table, write_rows
+from diffeat.search.measure import Measure
+from diffeat.search.tasks import CellKey
 
 
 @dataclass
@@ -21,6 +23,10 @@ class AlignedCell:
     t: int | float
     log_snr: float
     values: dict[str, float]
+
+    @property
+    def key(self) -> CellKey:
+        return self.block, self.t
 
 
 @dataclass
@@ -51,23 +57,21 @@ class AlignmentTable:
     def metrics(self) -> list[str]:
         return list(self.titles)
 
-    @property
-    def blocks(self) -> list[str]:
-        return list(dict.fromkeys(cell.block for cell in self.cells))
+    def grid(self, metric: str) -> Grid:
+        """The numbers of one metric."""
+        values = {cell.key: cell.values[metric] for cell in self.cells}
+        measure = Measure(metric, "", metric not in self.lower)
+        return Grid(self.titles[metric], values, measure)
 
     @property
-    def timesteps(self) -> list[int | float]:
-        return list(dict.fromkeys(cell.t for cell in self.cells))
-
-    def grid(self, metric: str) -> np.ndarray:
-        """(blocks, timesteps) of one metric."""
-        values = {(cell.block, cell.t): cell.values[metric] for cell in self.cells}
-        return np.array([[values[b, t] for t in self.timesteps] for b in self.blocks])
+    def grids(self) -> list[Grid]:
+        """One per metric."""
+        return [self.grid(metric) for metric in self.metrics]
 
     def best(self, metric: str) -> AlignedCell:
         """The cell with the best value; the first of equals."""
-        choose = min if metric in self.lower else max
-        return choose(self.cells, key=lambda cell: cell.values[metric])
+        key = self.grid(metric).best
+        return next(cell for cell in self.cells if cell.key == key)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; log_snr is None where it is not finite."""
@@ -89,34 +93,16 @@ class AlignmentTable:
 
     def write_csv(self, path: str | Path) -> None:
         """One row per cell: features, other, block, t, log_snr and the metrics."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["features", "other", "block", "t", "log_snr", *self.metrics])
-            for cell in self.cells:
-                numbers = [f"{cell.values[metric]:.9g}" for metric in self.metrics]
-                level = [shown_t(cell.t), f"{cell.log_snr:.4f}"]
-                writer.writerow([self.name, self.other, cell.block, *level, *numbers])
+        rows = [
+            {
+                "features": self.name, "other": self.other, "block": cell.block,
+                "t": shown_t(cell.t), "log_snr": f"{cell.log_snr:.4f}",
+                **{metric: f"{cell.values[metric]:.9g}" for metric in self.metrics},
+            }
+            for cell in self.cells
+        ]  # fmt: skip
+        write_rows(path, rows)
 
     def table(self) -> str:
         """A line per cell and a column per metric; the best of each is starred."""
-        best = {metric: self.best(metric) for metric in self.metrics}
-        first = max(len("block"), *(len(block) for block in self.blocks))
-        second = max(5, *(len(shown_t(t)) for t in self.timesteps))
-        columns = {metric: max(9, len(metric) + 2) for metric in self.metrics}
-        head = "block".ljust(first) + "t".rjust(second + 1)
-        head += "".join(f"{metric:>{width}} " for metric, width in columns.items())
-        lines = [head.rstrip(), "-" * len(head)]
-        for cell in self.cells:
-            line = cell.block.ljust(first) + shown_t(cell.t).rjust(second + 1)
-            for metric, width in columns.items():
-                star = "*" if cell is best[metric] else " "
-                line += f"{short(cell.values[metric]):>{width}}{star}"
-            lines.append(line.rstrip())
-        return "\n".join(lines)
-
-
-def short(value: float, digits: int = 4) -> str:
-    """A number as tables show it: 0.1234, but 1.23e-05 where that would be zeros."""
-    if 0 < abs(value) < 0.01:
-        return f"{value:.{digits - 2}e}"
-    return f"{value:.{digits}f}"
+        return columns_table(self.grids, self.metrics)

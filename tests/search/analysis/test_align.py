@@ -15,7 +15,7 @@ from diffeat.errors import DiffeatError, NumericsError, SpecError
 from diffeat.images import ArraySource
 from diffeat.search.analysis import METRICS, align_features, cell_of, choose_rows, pictures_of
 from diffeat.store import FeatureStore
-from diffeat.viz import metric_maps
+from diffeat.viz import heat_map
 from tests.store.conftest import Job
 
 COUNT, BLOCKS, STEPS = 24, ("mid", "up.1"), (20, 60)
@@ -256,7 +256,7 @@ class TestOutput:
 
     def test_the_best_of_each_panel_is_framed(self, table, tmp_path):
         path = tmp_path / "a.png"
-        metric_maps(table, path, "title")
+        heat_map(table.grids, path, "title", shared=False)
         pixels = np.asarray(Image.open(path).convert("RGB"))
         red = np.argwhere((pixels == (255, 0, 0)).all(-1))
         half = pixels.shape[1] / 2

@@ -17,15 +17,15 @@ from diffeat.search import (
     TEST,
     TRAIN,
     VALIDATION,
+    Classification,
     Journal,
     score_of,
     scores,
     search_surface,
     split_by_hash,
 )
-from diffeat.search.grid import groups_within
+from diffeat.search.reading import SLAB_BYTES
 from diffeat.search.stored import task_from_store
-from diffeat.search.tasks import SLAB_BYTES
 from tests.search.common import BEST, CLASSES, arrays_of, labels_of, task_of, write_store
 
 
@@ -54,7 +54,7 @@ class TestMemory:
         task = task_of(arrays=arrays)
         score = score_of(centroid)  # which needs no work space
         each = 4 * 4 * 400 * 8
-        groups = list(groups_within(task, task.cells, score, SLAB_BYTES + 2 * each))
+        groups = list(Classification(task, score).batches(task.cells, SLAB_BYTES + 2 * each))
         assert sorted(cell for group in groups for cell in group) == sorted(task.cells)
         for group in groups:
             widths = {task.width(cell) for cell in group}
@@ -65,10 +65,12 @@ class TestMemory:
     def test_the_answer_does_not_depend_on_memory(self):
         task = task_of()
         small = SLAB_BYTES + 4 * 4 * 400 * 6
-        assert [len(g) for g in groups_within(task, task.cells, score_of(centroid), small)] == [
-            1
-        ] * 4
-        assert search_surface(task, centroid, small) == search_surface(task, centroid)
+        assert [
+            len(g) for g in Classification(task, score_of(centroid)).batches(task.cells, small)
+        ] == [1] * 4
+        assert search_surface(Classification(task, centroid), memory=small) == search_surface(
+            Classification(task, centroid)
+        )
 
     def test_work_space_counts(self):
         features = 4 * 4 * 1000 * 64
@@ -76,11 +78,11 @@ class TestMemory:
         assert score_of("ridge").bytes_of(1000, 64, 10) == features + 7 * 8 * 64 * 64
         assert score_of("logistic").bytes_of(1000, 64, 500) == features + 6 * 4 * 1000 * 500
         with pytest.raises(SpecError, match="--memory"):
-            search_surface(task_of(), "ridge", SLAB_BYTES + 4 * 4 * 400 * 6)
+            search_surface(Classification(task_of(), "ridge"), memory=SLAB_BYTES + 4 * 4 * 400 * 6)
 
     def test_a_cell_that_does_not_fit(self):
         with pytest.raises(SpecError, match=r"'a' at t=10 has 6 numbers.*--memory.*--pool"):
-            search_surface(task_of(), centroid, SLAB_BYTES + 100)
+            search_surface(Classification(task_of(), centroid), memory=SLAB_BYTES + 100)
 
     def test_files_are_read_in_slabs(self):
         labels = labels_of(3000)
@@ -116,7 +118,7 @@ class TestScores:
 
     def test_neighbours_vote_as_in_scikit_learn(self, task):
         ks = [1, 7, 25]
-        surface = search_surface(task, score_of("knn", ks))
+        surface = search_surface(Classification(task, score_of("knn", ks)))
         best, validation, test = self.expected(
             task, surface.best.key,
             lambda k: KNeighborsClassifier(k, metric="cosine", algorithm="brute"), ks,
@@ -126,7 +128,7 @@ class TestScores:
 
     def test_ridge_scores_as_scikit_learn_does(self, task):
         alphas = [1000.0, 100.0, 1.0]  # of equals, the stronger
-        surface = search_surface(task, score_of("ridge", alphas))
+        surface = search_surface(Classification(task, score_of("ridge", alphas)))
         best, validation, test = self.expected(
             task, surface.best.key, lambda alpha: RidgeClassifier(alpha), alphas
         )
@@ -137,7 +139,7 @@ class TestScores:
     def test_ridge_of_more_features_than_pictures(self):
         arrays = arrays_of(labels_of(90), 120)
         task = task_of(90, arrays=arrays)
-        surface = search_surface(task, score_of("ridge", [100.0]))
+        surface = search_surface(Classification(task, score_of("ridge", [100.0])))
         for cell in surface.cells:
             (X, y), (Xv, yv), _ = self.parts(task, cell.key)
             assert X.shape[1] > len(X) + len(Xv)
@@ -150,7 +152,7 @@ class TestScores:
 
     def test_a_function(self):
         task = task_of()
-        surface = search_surface(task, centroid)
+        surface = search_surface(Classification(task, centroid))
         assert surface.best.key == BEST
         (X, y), (Xv, yv), (Xt, yt) = self.parts(task, BEST)
         assert surface.best.validation == centroid(X, y, Xv, yv)
@@ -160,7 +162,7 @@ class TestScores:
 
     def test_a_function_that_returns_nan(self):
         with pytest.raises(NumericsError, match="returned nan"):
-            search_surface(task_of(), lambda *_: float("nan"))
+            search_surface(Classification(task_of(), lambda *_: float("nan")))
 
     @pytest.mark.parametrize("name", ["logistic", "ridge"])
     def test_validation_pictures_of_a_new_class_are_wrong(self, name):
@@ -188,14 +190,17 @@ class TestJournal:
             return centroid(*arrays)
 
         task = task_of()
-        first = search_surface(task, counted, journal=Journal(tmp_path))
+        first = search_surface(Classification(task, counted), journal=Journal(tmp_path))
         assert len(calls) == 4 + 2  # cells, and the best at each t on test
         again = Journal(tmp_path)
 
         def unreadable(block, t):
             raise AssertionError("read again")
 
-        assert search_surface(replace(task, read=unreadable), counted, journal=again) == first
+        assert (
+            search_surface(Classification(replace(task, read=unreadable), counted), journal=again)
+            == first
+        )
         assert (len(calls), again.found, again.computed) == (6, 6, 0)
         stored = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
         assert {(one["block"], one["t"]) for one in stored} == set(task.cells)
@@ -203,7 +208,7 @@ class TestJournal:
     @pytest.mark.parametrize("change", ["identity", "labels", "part", "score"])
     def test_what_changes_is_computed_anew(self, tmp_path, change):
         task, score = task_of(), score_of("knn", (1,))
-        search_surface(task, score, journal=Journal(tmp_path))
+        search_surface(Classification(task, score), journal=Journal(tmp_path))
         other = {
             "identity": {"identity": "other"},
             "labels": {"labels": (task.labels + 1) % CLASSES},
@@ -212,7 +217,7 @@ class TestJournal:
         }[change]
         journal = Journal(tmp_path)
         score = score_of("knn", (1, 5)) if change == "score" else score
-        search_surface(replace(task, **other), score, journal=journal)
+        search_surface(Classification(replace(task, **other), score), journal=journal)
         assert journal.computed == 6
         assert journal.found == 0
 
@@ -221,25 +226,27 @@ class TestJournal:
         self, tmp_path, setting, value, monkeypatch
     ):
         score = score_of("logistic", (1e-2,))
-        search_surface(task_of(), score, journal=Journal(tmp_path))
+        search_surface(Classification(task_of(), score), journal=Journal(tmp_path))
         same = Journal(tmp_path)
-        search_surface(task_of(), score, journal=same)
+        search_surface(Classification(task_of(), score), journal=same)
         assert (same.found, same.computed) == (6, 0)
         monkeypatch.setattr(scores, setting, value)
         other = Journal(tmp_path)
-        search_surface(task_of(), score, journal=other)
+        search_surface(Classification(task_of(), score), journal=other)
         assert (other.found, other.computed) == (0, 6)
 
     def test_a_damaged_note_is_computed_again(self, tmp_path):
-        first = search_surface(task_of(), centroid, journal=Journal(tmp_path))
+        first = search_surface(Classification(task_of(), centroid), journal=Journal(tmp_path))
         next(iter(tmp_path.glob("a-t10-*.json"))).write_text("{")
         with pytest.warns(UserWarning, match="computed again"):
-            again = search_surface(task_of(), centroid, journal=Journal(tmp_path))
+            again = search_surface(Classification(task_of(), centroid), journal=Journal(tmp_path))
         assert again == first
 
     def test_features_without_an_identity_are_not_kept(self, tmp_path):
         with pytest.raises(SpecError, match="identity"):
-            search_surface(task_of(identity=""), centroid, journal=Journal(tmp_path))
+            search_surface(
+                Classification(task_of(identity=""), centroid), journal=Journal(tmp_path)
+            )
 
 
 class TestBadInput:
@@ -254,14 +261,14 @@ class TestBadInput:
             write_store(tmp_path / "a.h5", arrays, labels) as store,
             pytest.raises(NumericsError, match=rf"block 'b' at t=50 contain {word} in 1 pictures"),
         ):
-            search_surface(task_from_store(store, (0.5, 0.3, 0.2), seed), centroid)
+            search_surface(Classification(task_from_store(store, (0.5, 0.3, 0.2), seed), centroid))
 
     def test_opposite_infinities_do_not_hide(self):
         arrays = arrays_of(labels_of(400))
         train = np.flatnonzero(task_of().part == TRAIN)
         arrays["a", 10][train[:2], 0] = np.inf, -np.inf
         with pytest.raises(NumericsError, match="'a' at t=10 contain"):
-            search_surface(task_of(arrays=arrays), centroid)
+            search_surface(Classification(task_of(arrays=arrays), centroid))
 
     def test_an_empty_validation_part(self):
         part = np.where(task_of().part == VALIDATION, TRAIN, task_of().part)
@@ -287,7 +294,7 @@ class TestBadInput:
     def test_rows_that_are_no_pictures(self):
         arrays = arrays_of(labels_of(399))
         with pytest.raises(SpecError, match="has 399 rows"):
-            search_surface(task_of(arrays=arrays), centroid)
+            search_surface(Classification(task_of(arrays=arrays), centroid))
 
     def test_a_block_or_t_that_the_file_lacks(self, tmp_path):
         labels = labels_of(60)

@@ -1,0 +1,127 @@
+"""What a search strategy found, and what every finding can say of itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from diffeat.noise import shown_t
+from diffeat.search.grid import ACCURACY, Grid
+from diffeat.search.measure import Measure
+from diffeat.search.tasks import CellKey
+
+
+@dataclass
+class Cell:
+    """One (block, t): its score on validation; `test` only where the cell was chosen.
+
+    `C` is the setting that validation chose: C of the logistic probe, alpha of ridge, k of
+    k-NN; None for a judge that has none.
+    """
+
+    block: str
+    t: int | float
+    validation: float
+    C: float | None = None
+    test: float | None = None
+
+    @property
+    def key(self) -> CellKey:
+        return self.block, self.t
+
+    def __str__(self) -> str:
+        return cell_text(self.key)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def cell_text(cell: CellKey) -> str:
+    """ "up.1 t=20"."""
+    return cell[0] + shown_t(cell[1], " t=")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selector of cells chose, what that scores, and what it took to find it.
+
+    Attributes:
+        selector: "grid search", "trained mixer", "learned agent", …
+        chosen: for people.
+        validation, test: scores.
+        cost: in judgements of one cell on all training pictures (half of them count half).
+        cost_text: what these were.
+        interval: of test, where it is not that of counts.
+    """
+
+    selector: str
+    chosen: str
+    validation: float
+    test: float | None
+    cost: float
+    cost_text: str
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(kw_only=True)
+class Finding(ABC):
+    """What a strategy found; `best` is what was chosen: a `Cell`, a set, a t.
+
+    Attributes:
+        key: its name in JSON and in the report.
+        measure: the kind of number that the judge gives.
+        conditioned: by what the features were told their targets, "" if they were not; marks
+            every view (see `diffeat.conditioned`).
+    """
+
+    key: ClassVar[str]
+    measure: Measure = field(default=ACCURACY)
+    conditioned: str = ""
+
+    @property
+    def grid(self) -> Grid | None:
+        """Numbers over (block, t), or None."""
+        return None
+
+    @abstractmethod
+    def lines(self) -> list[str]:
+        """What to read on a terminal."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+
+    def table(self) -> str:
+        return "\n".join(self.lines())
+
+    # what a report puts together; most findings have only some of it
+
+    def parts(self) -> dict[str, Finding]:
+        """The findings by key, where one holds others."""
+        return {self.key: self}
+
+    @property
+    def cell_scores(self) -> Mapping[CellKey, float]:
+        """Validation scores of all single cells, of a finding that is about these."""
+        return {}
+
+    def rows(self) -> list[tuple[CellKey, dict[str, Any]]]:
+        """(cell, CSV row), of a finding that is about single cells."""
+        return []
+
+    def columns(self) -> dict[str, Mapping[CellKey, Any]]:
+        """CSV columns that are added to the rows of another finding."""
+        return {}
+
+    def compare(self, scores: Mapping[CellKey, float]) -> None:  # noqa: B027
+        """Take note of the validation scores of single cells, found by another strategy."""
+
+    def improvement(self) -> tuple[float, Sequence[CellKey]]:
+        """(gain over the best cell alone, cells) of what was chosen; (0, ()) for single cells."""
+        return 0.0, ()
+
+    def selection(self) -> Selection | None:
+        """A line of the table of selectors; None where nothing was settled."""
+        return None
