@@ -179,11 +179,14 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no plain value")
 
 
-def load(path: str | Path) -> BaseEstimator:
+def load(path: str | Path, device: str = "auto") -> BaseEstimator:
     """A head that was kept; it predicts what it did, to the bit on the same kind of machine.
 
     Reading it runs no code of the file. Sequences among the parameters are tuples; `about_` is
     what was noted of it, as plain values.
+
+    Args:
+        device: its parameter, which the file does not have.
 
     Raises:
         HeadError: no such file, none of a head, of a later format, damaged, or one whose parts do
@@ -196,7 +199,7 @@ def load(path: str | Path) -> BaseEstimator:
             raise HeadError("its metadata name no head")
         text = parse_json(texts["head"])
         kind = _kind(text)
-        return _filled(kind, text, read_tensors(path))
+        return _filled(kind, text, read_tensors(path), device)
     except (ValueError, OSError) as error:
         raise HeadError(f"{path} holds no head that can be loaded: {error}") from error
 
@@ -216,7 +219,9 @@ def _kind(text: Any) -> type[BaseEstimator]:
     return CLASSES[name]
 
 
-def _filled(kind: type[BaseEstimator], text: dict[str, Any], tensors: Tensors) -> BaseEstimator:
+def _filled(
+    kind: type[BaseEstimator], text: dict[str, Any], tensors: Tensors, device: str
+) -> BaseEstimator:
     """The estimator with its parameters and fitted attributes."""
     known, stored = HEADS[kind], text["fitted"]
     parameters = {name: _meant(value) for name, value in text["parameters"].items()}
@@ -225,7 +230,7 @@ def _filled(kind: type[BaseEstimator], text: dict[str, Any], tensors: Tensors) -
     missing = [name for name, form in known.items() if name not in stored and not form.optional]
     if missing or stored.keys() - known.keys():
         raise HeadError(f"lacks {missing} and has {sorted(stored.keys() - known.keys())!r:.60}")
-    estimator, sizes = kind(**parameters), Sizes()
+    estimator, sizes = kind(**parameters, device=device), Sizes()
     for name, form in known.items():
         if name in stored:
             setattr(estimator, name, form.read(stored[name], name, tensors, sizes))
