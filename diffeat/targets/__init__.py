@@ -1,0 +1,1 @@
+"""Targets of pictures by their ids, with groups."""
