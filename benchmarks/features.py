@@ -24,6 +24,7 @@ from diffeat.hashing import fingerprint
 from diffeat.images import Source, fit_picture
 from diffeat.noise import format_t
 from diffeat.store import FeatureStore
+from diffeat.targets import labelled, open_targets
 from diffeat.viz import feature_sheet
 
 
@@ -33,17 +34,24 @@ class Pictures:
 
     Attributes:
         sources: with the benchmark's limits.
+        groups: of each source what its pictures belong to; None is themselves.
         keys: hash of each source; contents of files are read for it.
     """
 
     sources: tuple[Source, ...]
+    groups: tuple[tuple[str, ...], ...] | None = None
 
     @classmethod
     def open(cls, benchmark: FeatureBenchmark) -> Pictures:
-        """The pictures that a benchmark file names."""
+        """The pictures that a benchmark file names, with the labels of its table."""
         wanted = [(benchmark.train, benchmark.train_limit), (benchmark.test, benchmark.test_limit)]
         opened = [(diffeat.open_source(name), limit) for name, limit in wanted if name]
-        return cls(tuple(source.limit(limit) if limit else source for source, limit in opened))
+        if not benchmark.labels:
+            return cls(tuple(_limited(source, limit) for source, limit in opened))
+        targets = open_targets(benchmark.labels, groups=benchmark.groups or None)
+        sources = [_limited(labelled(source, targets)[0], limit) for source, limit in opened]
+        groups = [targets.groups(source.ids) for source in sources]
+        return cls(tuple(sources), None if None in groups else tuple(groups))
 
     @cached_property
     def keys(self) -> list[str]:
@@ -68,6 +76,10 @@ class Pictures:
         if len(chosen) != 1:
             raise SpecError(f"rows of {len(chosen)} sources; expected those of one")
         return self.sources[chosen[0]].take(np.flatnonzero(found[chosen[0]]))
+
+
+def _limited(source: Source, limit: int | None) -> Source:
+    return source.limit(limit) if limit else source
 
 
 @contextmanager

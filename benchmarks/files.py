@@ -59,6 +59,9 @@ class FeatureBenchmark(Benchmark):
         model_dtype: precision of the forward; "auto", "float32", "bfloat16", …
         train: pictures, with labels.
         test: pictures of a test set of its own; None splits `train` by a hash of the ids.
+        labels: table of the pictures' classes (see `diffeat.targets`); "" takes their own.
+        groups: its column with what pictures belong to (person, scene, …), which no split parts;
+            "" takes one of a known name, if there is one.
         train_limit, test_limit: class-balanced subsets, or None for all.
         split: training, validation and test shares (with `test`, 80 to 20 of `train`).
         duplicates: "warn" of pictures that stand there twice, or "drop" the copies.
@@ -74,6 +77,8 @@ class FeatureBenchmark(Benchmark):
     extract: dict[str, Any]
     model_dtype: str = "auto"
     test: str | None = None
+    labels: str = ""
+    groups: str = ""
     train_limit: int | None = None
     test_limit: int | None = None
     split: tuple[float, float, float] = (0.6, 0.2, 0.2)
@@ -87,6 +92,11 @@ class FeatureBenchmark(Benchmark):
         if self.view and set(self.view) != VIEW:
             raise SpecError(f"benchmark {self.name}: view has {', '.join(self.view)}; expected "
                             f"{', '.join(sorted(VIEW))}")  # fmt: skip
+        if self.groups and not self.labels:
+            raise SpecError(
+                f"benchmark {self.name}: groups = {self.groups!r} is a column of a table; expected "
+                'labels = "TABLE.csv" beside it'
+            )
         if self.duplicates not in DUPLICATES:
             raise SpecError(
                 f"benchmark {self.name}: duplicates = {self.duplicates!r}; expected "

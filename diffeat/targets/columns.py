@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffeat.errors import SourceError, nearest
+from diffeat.images.captions import CAPTION_COLUMNS
 from diffeat.images.classes import WHOLE, sort_classes
 from diffeat.images.tables import ID_COLUMNS
 from diffeat.images.walk import nfc
@@ -50,7 +51,7 @@ def targets_of(
 
     Args:
         columns: with the targets; several are one label each, 0 or 1. () finds them: all that are
-            no ids and no groups, or the one with a name of `TARGETS`.
+            no ids, groups or captions, or the one with a name of `TARGETS`.
         groups: column with the groups; None takes one with a name of `GROUPS`.
         kind: one of `KINDS`; None goes by the values: several columns, or "|" or ";" in a field,
             are labels; numbers of which one has a fraction are numbers; all else is a class.
@@ -98,7 +99,7 @@ def _target_columns(table: Table, columns: Sequence[str], owner: str | None) -> 
     if columns:
         _check_columns(table, columns)
         return tuple(columns)
-    rest = [name for name in table.columns[1:] if name != owner]
+    rest = [name for name in table.columns[1:] if name not in (owner, *CAPTION_COLUMNS)]
     named = [name for name in rest if name.casefold() in TARGETS]
     if len(rest) == 1 or len(named) == 1:
         return tuple(named or rest)

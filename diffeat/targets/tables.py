@@ -8,8 +8,9 @@ from typing import Any
 
 from diffeat.errors import SourceError
 from diffeat.images.tables import JSON_LINES, json_rows, same_length, table_rows, text_of
+from diffeat.images.walk import is_picture
 from diffeat.images.webdataset import sample_records
-from diffeat.targets.columns import GROUPS, IDS, NUMBER, TARGETS, Table
+from diffeat.targets.columns import IDS, NUMBER, TARGETS, Table
 
 Rows = list[tuple[int, list[str]]]
 
@@ -19,8 +20,8 @@ def read_table(path: Path, columns: Sequence[str] = (), header: bool | None = No
 
     Without one the columns are the id, the label and, if there is a third, the group. A first line
     is a header if it names the ids (`IDS`), the label (`TARGETS`) or one of `columns`, or if it
-    has no number where all others have one. Where no column is called as ids are, the first one
-    has them.
+    has no number where all others have one; a line with the name of a picture's file is none.
+    Where no column is called as ids are, the first one has them.
 
     Args:
         columns: that the caller will ask for.
@@ -48,10 +49,10 @@ def read_table(path: Path, columns: Sequence[str] = (), header: bool | None = No
 
 def _has_header(rows: Rows, columns: Sequence[str]) -> bool:
     names = [name.strip() for name in rows[0][1]]
-    folded = {name.casefold() for name in names}
-    if folded & set(IDS) or folded & set(TARGETS) & set(list(folded)[1:] or folded):
-        return True
-    if set(names) & set(columns):
+    if any(map(is_picture, names)):
+        return False
+    folded = [name.casefold() for name in names]
+    if set(names) & set(columns) or set(folded) & set(IDS) or set(folded[1:]) & set(TARGETS):
         return True
     numbers = [bool(NUMBER.fullmatch(row[1].strip())) for _, row in rows if len(row) > 1]
     return len(numbers) > 1 and not numbers[0] and all(numbers[1:])
@@ -116,7 +117,3 @@ def read_any(path: str | Path, columns: Sequence[str] = (), header: bool | None 
     if suffix in JSON_LINES:
         return read_json_lines(Path(path))
     return read_tars(text)
-
-
-KNOWN = f"ids: {', '.join(IDS)}; labels: {', '.join(TARGETS)}; groups: {', '.join(GROUPS)}"
-"""Names of columns that need not be told, for help texts."""

@@ -139,7 +139,9 @@ class Run:
     def _tasks(self, stores: list[FeatureStore]) -> tuple[CellTask, CellTask]:
         """The cells of feature files as they are stored, and as the surface sees them."""
         one = self.benchmark
-        stored = task_of(stores, one.split, one.allow_conditioned, one.duplicates)
+        stored = task_of(
+            stores, one.split, one.allow_conditioned, one.duplicates, self.pictures.groups
+        )
         return stored, averaged_task(stored, stores[0], one.probe_pool)
 
     @contextmanager
