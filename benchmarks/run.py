@@ -40,20 +40,29 @@ def run_benchmark(
     """
     task = task_named(benchmark.task)
     task.check(benchmark)
-    features = features or out
+    place = _place(out, features or out, device, processes, memory)
+    measured = task.measure(benchmark, place)
+    result = {"benchmark": asdict(benchmark), **measured, **_cost(place)}
+    write_synced(out / f"{benchmark.name}.json", (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+def _place(out: Path, features: Path, device: str, processes: int | None, memory: int) -> Place:
+    """The folders, made if need be, and the device."""
     for folder in (out, features):
         folder.mkdir(parents=True, exist_ok=True)
     stages = Stages.open(out / "stages.json")
-    place = Place(out, features, str(pick_device(device)), processes, memory, stages)
-    measured = task.measure(benchmark, place)
-    result = {
-        "benchmark": asdict(benchmark),
-        **measured,
+    return Place(out, features, str(pick_device(device)), processes, memory, stages)
+
+
+def _cost(place: Place) -> dict[str, Any]:
+    """What a run took, on what; without stages the peak is that of the process."""
+    stages = place.stages.done
+    peaks = [stage["peak_memory_mb"] for stage in stages] or [peak_memory_mb()]
+    return {
         "device": place.device,
-        "stages": stages.done,
-        "seconds": round(sum(stage["seconds"] for stage in stages.done), 1),
-        "peak_memory_mb": max([one["peak_memory_mb"] for one in stages.done] or [peak_memory_mb()]),
+        "stages": stages,
+        "seconds": round(sum(stage["seconds"] for stage in stages), 1),
+        "peak_memory_mb": max(peaks),
         "environment": environment(),
     }
-    write_synced(out / f"{benchmark.name}.json", (json.dumps(result, indent=1) + "\n").encode())
-    return result

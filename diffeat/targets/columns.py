@@ -65,23 +65,29 @@ def targets_of(
     owner = _group_column(table, columns, groups)
     chosen = _target_columns(table, columns, owner)
     table, keys = _merged(table, chosen, owner)
-    places = [table.columns.index(name) for name in chosen]
-    fields = [[row[place] for place in places] for _, row in table.rows]
-    where = [line for line, _ in table.rows]
-    kind = kind or _kind(fields)
-    if len(chosen) > 1 and kind != "labels":
-        raise SourceError(f"{table.name}: {len(chosen)} columns for kind {kind!r}; expected one")
-    if kind == "labels":
-        values, names = _labels(fields, where, chosen)
-    elif kind == "number":
-        values, names = np.array(list(map(_number, fields, where)), np.float64), ()
-    else:
-        values, names = _classes([_text(one) for [one] in fields])
+    values, names, kind = _values(table, chosen, kind)
     owners = None
     if owner is not None:
         place = table.columns.index(owner)
         owners = tuple(nfc(_text(row[place])) for _, row in table.rows)
     return KeyedTargets(table.name, kind, names, keys, values, owners)
+
+
+def _values(
+    table: Table, chosen: Sequence[str], kind: str | None
+) -> tuple[np.ndarray, tuple[str, ...], str]:
+    """Targets of all rows, names of classes or labels, and the kind."""
+    places = [table.columns.index(name) for name in chosen]
+    fields = [[row[place] for place in places] for _, row in table.rows]
+    where = [line for line, _ in table.rows]
+    kind = kind or _kind(fields)
+    if kind == "labels":
+        return *_labels(fields, where, chosen), kind
+    if len(chosen) > 1:
+        raise SourceError(f"{table.name}: {len(chosen)} columns for kind {kind!r}; expected one")
+    if kind == "number":
+        return np.array(list(map(_number, fields, where)), np.float64), (), kind
+    return *_classes([_text(one) for [one] in fields]), kind
 
 
 # --- which column is what ----------------------------------------------------------------------
