@@ -69,7 +69,7 @@ def _section(section: Section) -> list[str]:
             return [*above, _table(heading, rows)]
         case Text(text):
             return [f'<p class="note">{escape(text)}</p>']
-        case Beside(parts):
+        case Beside(parts) if parts:
             inner = [_heat(one) if isinstance(one, Heat) else _curve(one) for one in parts]
             return ['<div class="beside">', *inner, "</div>"]
     return []

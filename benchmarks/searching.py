@@ -30,6 +30,7 @@ from diffeat.search.scores import Logistic
 from diffeat.search.surface import grid_table
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
+from diffeat.viz import heat_map
 
 __all__ = [
     "MEMORY",
@@ -110,6 +111,11 @@ def surface_text(stored: dict[str, Any]) -> str:
     """The grid of a surface as the JSON has it, validation accuracy in per cent."""
     values = {(one["block"], one["t"]): 100 * one["validation"] for one in stored["cells"]}
     return grid_table(values, (stored["best"]["block"], stored["best"]["t"]))
+
+
+def write_png(surfaces: Sequence[Surface], path: Path, title: str) -> None:
+    """Heat maps of surfaces side by side."""
+    heat_map(surfaces, path, title=title)
 
 
 def write_csv(surfaces: Sequence[Surface], path: Path) -> None:

@@ -47,7 +47,7 @@ def open_targets(
     kind: str | None = None,
     header: bool | None = None,
 ) -> KeyedTargets:
-    """Targets of a .csv, .tsv, .jsonl or .ndjson file, or of WebDataset tars.
+    """Targets of a .csv, .tsv, .json, .jsonl or .ndjson file, or of WebDataset tars.
 
     Args:
         path: the file; of tars also a glob or a brace range.
@@ -59,9 +59,10 @@ def open_targets(
     Raises:
         SourceError: another format, a damaged file, or what `targets_of` refuses.
     """
-    if Path(path).suffix.lower() not in TABLES and not is_tar_name(str(path)):
+    known = (*TABLES, ".json")
+    if Path(path).suffix.lower() not in known and not is_tar_name(str(path)):
         raise SourceError(
-            f"{path}: no table of labels; expected a file that ends in {', '.join(TABLES)} or .tar"
+            f"{path}: no table of labels; expected a file that ends in {', '.join(known)} or .tar"
         )
     asked = (*columns, *([groups] if groups else []))
     return targets_of(read_any(path, asked, header), columns, groups, kind)

@@ -1,7 +1,8 @@
-"""Targets in CSV, TSV, JSON lines and in the tars of WebDataset, read as one table."""
+"""Targets in CSV, TSV, JSON and in the tars of WebDataset, read as one table."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,28 @@ def read_json_lines(path: Path) -> Table:
     return _of_records(str(path), rows)
 
 
+def read_json(path: Path) -> Table:
+    """A .json with one object: id → label, or id → object with the columns."""
+    text = text_of(path, "a table of labels")
+    try:
+        pairs = json.loads(text, object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path}: {error}; expected one JSON object") from error
+    if not isinstance(pairs, _Pairs):
+        raise SourceError(f"{path}: expected one JSON object, picture id → label")
+    rows = []
+    for name, value in pairs:
+        record = dict(value) if isinstance(value, _Pairs) else {"label": value}
+        rows.append(
+            (f"{path}, {name!r}", {"id": name} | {k: v for k, v in record.items() if k != "id"})
+        )
+    return _of_records(str(path), rows)
+
+
+class _Pairs(list):
+    """The members of a JSON object, those of one name too."""
+
+
 def read_tars(text: str) -> Table:
     """WebDataset tars: fields of the .json, and the .cls as "label", else the .txt as "text".
 
@@ -116,4 +139,6 @@ def read_any(path: str | Path, columns: Sequence[str] = (), header: bool | None 
         return read_table(Path(path), columns, header)
     if suffix in JSON_LINES:
         return read_json_lines(Path(path))
+    if suffix == ".json":
+        return read_json(Path(path))
     return read_tars(text)

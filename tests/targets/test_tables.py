@@ -65,6 +65,15 @@ class TestClasses:
         found = open_targets(write("t.jsonl", "\n".join(map(json.dumps, lines))))
         assert plain(found, "a.png", "b.png") == expected
 
+    def test_an_object(self, write):
+        expected = ("class", ("cat", "dog"), [1, 0])
+        found = open_targets(write("t.json", '{"a.png": "dog", "b.png": "cat"}'))
+        assert plain(found, "a.png", "b.png") == expected
+        text = '{"a.png": {"label": "dog", "clip": "c"}, "b.png": {"clip": "d", "label": "cat"}}'
+        found = open_targets(write("t.json", text))
+        assert plain(found, "a.png", "b.png") == expected
+        assert found.groups(["b.png"]) == ("d",)
+
     def test_numbers_are_in_the_order_of_numbers(self, write):
         found = open_targets(write("t.csv", "id,label\na,10\nb,9\nc,100\n"))
         assert plain(found, "a", "b", "c") == ("class", ("9", "10", "100"), [1, 0, 2])
@@ -200,7 +209,10 @@ class TestTars:
         ("t.csv", 'id,label\na,"x\n', "in closed double quotes"),
         ("t.jsonl", '{"label": "x"}\n', "line 1: expected a JSON object with an id"),
         ("t.jsonl", "[1]\n", "line 1: expected a JSON object with an id"),
-        ("t.xlsx", "", "expected a file that ends in .csv, .tsv, .jsonl, .ndjson or .tar"),
+        ("t.json", '{"a": "x", "a": "y"}', "'a' has another target or group than in"),
+        ("t.json", '["a"]', "expected one JSON object, picture id → label"),
+        ("t.json", "{", r"t\.json: .*expected one JSON object"),
+        ("t.xlsx", "", "ends in .csv, .tsv, .jsonl, .ndjson, .json or .tar"),
     ],
 )  # fmt: skip
 def test_what_is_refused(write, name, text, message):

@@ -10,8 +10,17 @@ from typing import Any
 import diffeat
 from benchmarks.features import Pictures, averaged_task, feature_files, show_maps
 from benchmarks.machine import say
-from benchmarks.searching import CellTask, Journal, Logistic, Surface, chance, surface_of, task_of
-from benchmarks.searching import write_csv as write_cells
+from benchmarks.searching import (
+    CellTask,
+    Journal,
+    Logistic,
+    Surface,
+    chance,
+    surface_of,
+    task_of,
+    write_csv,
+    write_png,
+)
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.classification.baselines import pixel_task, vision_task
 from benchmarks.tasks.classification.bench import Bench
@@ -21,7 +30,6 @@ from benchmarks.tasks.classification.systems import run_systems
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Plan
 from diffeat.store import FeatureStore
-from diffeat.viz import heat_map
 
 WIDE = 8 << 30
 """Bytes for pixels while they are fitted: those of 60,000 pictures need 3 GiB."""
@@ -40,8 +48,8 @@ def measure(benchmark: ClassificationBenchmark, place: Place) -> dict[str, Any]:
     journal = Journal(place.features / "finished")
     run = Run(benchmark, place, Pictures.open(benchmark), journal)
     result = run.everything()
-    write_cells(run.surfaces, place.out / f"{benchmark.name}.csv")
-    heat_map(run.surfaces[:2], place.out / f"{benchmark.name}.png", title=benchmark.title)
+    write_csv(run.surfaces, place.out / f"{benchmark.name}.csv")
+    write_png(run.surfaces[:2], place.out / f"{benchmark.name}.png", benchmark.title)
     return result
 
 
