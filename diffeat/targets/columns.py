@@ -81,6 +81,11 @@ def _values(
     fields = [[row[place] for place in places] for _, row in table.rows]
     where = [line for line, _ in table.rows]
     kind = kind or _kind(fields)
+    for line, row in zip(where, fields, strict=True):
+        if any(
+            isinstance(one, dict) or (isinstance(one, list) and kind != "labels") for one in row
+        ):
+            raise SourceError(f"{line}: {row!r:.80}; expected a text or a number")
     if kind == "labels":
         return *_labels(fields, where, chosen), kind
     if len(chosen) > 1:

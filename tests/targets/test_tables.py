@@ -211,6 +211,7 @@ class TestTars:
         ("t.jsonl", "[1]\n", "line 1: expected a JSON object with an id"),
         ("t.json", '{"a": "x", "a": "y"}', "'a' has another target or group than in"),
         ("t.json", '["a"]', "expected one JSON object, picture id → label"),
+        ("t.jsonl", '{"id": "a", "label": {"x": 1}}', "line 1: .*; expected a text or a number"),
         ("t.json", "{", r"t\.json: .*expected one JSON object"),
         ("t.xlsx", "", "ends in .csv, .tsv, .jsonl, .ndjson, .json or .tar"),
     ],
@@ -223,6 +224,9 @@ def test_what_is_refused(write, name, text, message):
 def test_what_is_not_there(tmp_path):
     with pytest.raises(SourceError, match=r"No such file.*; expected a table of labels"):
         open_targets(tmp_path / "gone.csv")
+    (tmp_path / "t.jsonl").write_text('{"id": "a", "label": ["x"]}', "utf-8")
+    with pytest.raises(SourceError, match="line 1: .*; expected a text or a number"):
+        open_targets(tmp_path / "t.jsonl", kind="class")
     (tmp_path / "t.csv").write_text("id,label\na,x\n", "utf-8")
     with pytest.raises(SourceError, match="kind 'mask'; expected class, number, labels"):
         open_targets(tmp_path / "t.csv", kind="mask")
