@@ -225,7 +225,7 @@ def test_what_is_not_there(tmp_path):
     with pytest.raises(SourceError, match=r"No such file.*; expected a table of labels"):
         open_targets(tmp_path / "gone.csv")
     (tmp_path / "t.jsonl").write_text('{"id": "a", "label": ["x"]}', "utf-8")
-    with pytest.raises(SourceError, match="line 1: .*; expected a text or a number"):
+    with pytest.raises(SourceError, match=r"line 1: .*; expected a text or a number"):
         open_targets(tmp_path / "t.jsonl", kind="class")
     (tmp_path / "t.csv").write_text("id,label\na,x\n", "utf-8")
     with pytest.raises(SourceError, match="kind 'mask'; expected class, number, labels"):
