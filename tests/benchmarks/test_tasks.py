@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import benchmarks
 import diffeat
 from benchmarks.__main__ import cli
 from benchmarks.catalogue import open_benchmark
 from benchmarks.files import Benchmark, FeatureBenchmark
+from benchmarks.machine import Stages
 from benchmarks.page import page
 from benchmarks.report import markdown
 from benchmarks.run import run_benchmark
 from benchmarks.sections import Beside, Heat, Picture, Table
-from benchmarks.tasks import TASKS, Task, task_named
+from benchmarks.tasks import TASKS, Place, Task, task_named
 from benchmarks.tasks.classification.file import ClassificationBenchmark
 from benchmarks.tasks.classification.heads import HEADS
 from diffeat.errors import SpecError
@@ -176,3 +180,21 @@ class TestDuplicates:
         with pytest.raises(SpecError, match=r"duplicates = 'keep'; expected 'warn' or 'drop'"):
             FeatureBenchmark(name="a", title="a", model="m", train="t", extract={},
                              duplicates="keep")  # fmt: skip
+
+
+def test_one_module_knows_the_search():
+    folder = Path(benchmarks.__file__).parent
+    found = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("diffeat.search")
+    }
+    assert found == {"searching.py"}
+
+
+def test_constructors_and_checks_touch_no_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Place(tmp_path / "a", tmp_path / "b", "cpu", None, 1, Stages(tmp_path / "a" / "stages.json"))
+    task_named("classification").check(open_benchmark("digits-heads"))
+    assert list(tmp_path.iterdir()) == []
