@@ -1,1 +1,1 @@
-"""Predictions in, tables out: recipes, baselines, the speed suite, the report."""
+"""Predictions in, tables out: benchmark files and their tasks, the speed suite, the report."""

@@ -23,11 +23,11 @@ def cli() -> None:
 @cli.command("list")
 def list_() -> None:
     """List the benchmarks."""
-    from benchmarks.recipes import Recipe, recipe_names
+    from benchmarks.catalogue import benchmark_names, open_benchmark
 
-    width = max(map(len, recipe_names()))
-    for name in recipe_names():
-        click.echo(f"{name:<{width}} {Recipe.open(name).title}")
+    width = max(map(len, benchmark_names()))
+    for name in benchmark_names():
+        click.echo(f"{name:<{width}} {open_benchmark(name).title}")
     click.echo(f"{'faults':<{width}} Kills, full disks and lost workers, and what is left of them")
     click.echo(f"{'speed':<{width}} What the engine costs above the least work possible")
 
@@ -51,8 +51,8 @@ def list_() -> None:
 @option("--size", callback=pixel_size, help="speed: picture size of a, b, c and f.")
 @option("--pictures", type=click.IntRange(1), help="speed: how many in a, b and c.")
 @option("--features", type=click.Path(path_type=Path), help="Folder for feature files "
-              "and finished cells, which recipes may share (default: that of --out); speed, part "
-              "h: a feature file in place of an extraction.")  # fmt: skip
+              "and finished cells, which benchmarks may share (default: that of --out); speed, "
+              "part h: a feature file in place of an extraction.")  # fmt: skip
 @option("--processes", type=click.IntRange(1), help="Copies of the model while features are "
               "extracted.")  # fmt: skip
 @option("--memory", callback=byte_count, default="2G", show_default=True, help="For features "
@@ -83,7 +83,7 @@ def run(
     elif kills or speed["quick"] or any(others.values()):
         raise click.UsageError(f"--part, --kills, --model, … are not for {name}; see --help")
     else:
-        _run_recipe(name, out, device, speed["features"], processes, memory, vision)
+        _run_benchmark(name, out, device, speed["features"], processes, memory, vision)
     if record:
         RESULTS.mkdir(parents=True, exist_ok=True)
         for path in (out / f"{label}{end}" for end in (".json", ".csv", ".png", "-maps.png")):
@@ -91,33 +91,34 @@ def run(
                 (RESULTS / path.name).write_bytes(path.read_bytes())
 
 
-def _run_recipe(
+def _run_benchmark(
     name: str, out: Path, device: str, features: Path | None, processes: int | None, memory: int,
     vision: tuple[str, ...],
 ) -> None:  # fmt: skip
-    from benchmarks.recipes import Recipe
-    from benchmarks.report import has_t, left_out, published_line
-    from benchmarks.run import run_recipe, summary
-    from diffeat.search import Cell, Surface
+    from benchmarks.catalogue import open_benchmark
+    from benchmarks.published import left_out, published_line
+    from benchmarks.run import run_benchmark
+    from benchmarks.tasks import task_named
 
-    recipe = Recipe.open(name)
-    recipe = replace(recipe, vision=(*recipe.vision, *vision))
-    result = run_recipe(recipe, out, device, features, processes, memory)
-    click.echo(f"\n{result['recipe']['title']}")
-    for stored in filter(has_t, result["surfaces"]):
-        cells = [Cell(**cell) for cell in stored["cells"]]
-        surface = Surface(stored["name"], cells, tuple(stored["counts"]), stored["classes"])
-        if mark := stored.get("conditioned"):
-            click.echo(f"\n{mark}")
-        click.echo(f"\n{surface.name}: linear probe, validation accuracy in %\n")
-        click.echo(surface.table())
-    click.echo("\n" + summary(result))
-    for one in result["recipe"]["published"]:
+    benchmark = open_benchmark(name)
+    if vision:
+        benchmark = _with_vision(benchmark, vision)
+    result = run_benchmark(benchmark, out, device, features, processes, memory)
+    click.echo(f"\n{result['benchmark']['title']}")
+    click.echo(task_named(benchmark.task).summary(result))
+    for one in result["benchmark"]["published"]:
         click.echo(f"published: {published_line(one)}")
     for line in left_out(result):
         click.echo(line)
-    written = sorted(out.glob(recipe.name + "*"))
+    written = sorted(out.glob(benchmark.name + "*"))
     click.echo(f"\nwrote {', '.join(map(str, written))}")
+
+
+def _with_vision(benchmark, vision: tuple[str, ...]):
+    """A benchmark with further vision models; an error for a task that compares with none."""
+    if not hasattr(benchmark, "vision"):
+        raise click.UsageError(f"--vision: {benchmark.task} compares with no vision models")
+    return replace(benchmark, vision=(*benchmark.vision, *vision))
 
 
 def _run_speed(out: Path, device: str, record: bool, parts: tuple[str, ...], **given) -> None:

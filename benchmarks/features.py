@@ -1,49 +1,57 @@
-"""What a recipe is measured on: feature files, made where they are missing, and baselines."""
+"""What features are measured on: pictures, and feature files, made where they are missing."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 import diffeat
+from benchmarks.files import FeatureBenchmark
 from benchmarks.machine import say
-from benchmarks.recipes import Recipe
+from benchmarks.searching import CellKey, CellTask, changed
 from diffeat.backbones import Backbone
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source, fit_picture
-from diffeat.search import Task
-from diffeat.search.tasks import CellKey
+from diffeat.noise import format_t
 from diffeat.store import FeatureStore
-
-if TYPE_CHECKING:
-    from diffeat.vision import VisionModel
-
-MOST_PIXELS = 32
-"""Side of the pictures whose raw pixels are a baseline."""
+from diffeat.targets import labelled, open_targets
+from diffeat.viz import feature_sheet
 
 
+@dataclass(frozen=True)
 class Pictures:
-    """The sources of a recipe: one that is split, or training and test.
+    """The sources of a benchmark: one that is split, or training and test.
 
     Attributes:
-        sources: with the recipe's limits.
+        sources: with the benchmark's limits.
+        groups: of each source what its pictures belong to; None is themselves.
         keys: hash of each source; contents of files are read for it.
     """
 
-    def __init__(self, recipe: Recipe):
-        wanted = [(recipe.train, recipe.train_limit), (recipe.test, recipe.test_limit)]
+    sources: tuple[Source, ...]
+    groups: tuple[tuple[str, ...], ...] | None = None
+
+    @classmethod
+    def open(cls, benchmark: FeatureBenchmark) -> Pictures:
+        """The pictures that a benchmark file names, with the labels of its table."""
+        wanted = [(benchmark.train, benchmark.train_limit), (benchmark.test, benchmark.test_limit)]
         opened = [(diffeat.open_source(name), limit) for name, limit in wanted if name]
-        self.sources = [source.limit(limit) if limit else source for source, limit in opened]
+        if not benchmark.labels:
+            return cls(tuple(_limited(source, limit) for source, limit in opened))
+        targets = open_targets(benchmark.labels, groups=benchmark.groups or None)
+        sources = [_limited(labelled(source, targets)[0], limit) for source, limit in opened]
+        groups = [targets.groups(source.ids) for source in sources]
+        return cls(tuple(sources), None if None in groups else tuple(groups))
 
     @cached_property
     def keys(self) -> list[str]:
@@ -70,6 +78,10 @@ class Pictures:
         return self.sources[chosen[0]].take(np.flatnonzero(found[chosen[0]]))
 
 
+def _limited(source: Source, limit: int | None) -> Source:
+    return source.limit(limit) if limit else source
+
+
 @contextmanager
 def feature_files(
     backbone: Backbone,
@@ -80,7 +92,7 @@ def feature_files(
 ) -> Iterator[list[FeatureStore]]:
     """Feature files of pictures, opened for reading; what is missing is extracted.
 
-    A file's name hashes model, spec and pictures, so recipes that ask for the same share it.
+    A file's name hashes model, spec and pictures, so benchmarks that ask for the same share it.
 
     Args:
         fields: of the ExtractSpec.
@@ -91,18 +103,23 @@ def feature_files(
         stores = []
         for source, key in zip(pictures.sources, pictures.keys, strict=True):
             mark = fingerprint(spec.to_dict(), backbone.fingerprint, key)[:8]
-            file = folder / f"{_plain(backbone.name)}-{_plain(source.name)}-{mark}.h5"
+            file = folder / file_name(backbone.name, source.name, mark, ".h5")
             say(f"{backbone.name}: {len(source)} pictures of {source.name} → {file.name}")
             diffeat.extract_to_file(backbone, source, spec, file, processes=processes)
             stores.append(stack.enter_context(FeatureStore(file)))
         yield stores
 
 
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._@-" else "-" for letter in name)
+def file_name(model: str, pictures: str, mark: str, suffix: str) -> str:
+    """Of features that are kept: letters that are safe in names of files, and a hash."""
+    plain = (
+        "".join(letter if letter.isalnum() or letter in "._@-" else "-" for letter in name)
+        for name in (model, pictures)
+    )
+    return f"{'-'.join(plain)}-{mark}{suffix}"
 
 
-def averaged_task(stored: Task, store: FeatureStore, pool: str) -> Task:
+def averaged_task(stored: CellTask, store: FeatureStore, pool: str) -> CellTask:
     """The cells of feature files, maps averaged to `pool`; "" takes them whole.
 
     Args:
@@ -112,47 +129,9 @@ def averaged_task(stored: Task, store: FeatureStore, pool: str) -> Task:
     if not pool:
         return stored
     side = square_side(pool)
-    return replace(
-        stored, identity=fingerprint(stored.identity, "averaged", side),
-        read=lambda block, t: averaged(as_maps(stored.read(block, t), store, (block, t)), side),
-    )  # fmt: skip
-
-
-def pixel_task(pictures: Pictures, like: Task, spec: dict[str, Any]) -> Task:
-    """The same pictures and parts with the pixels that the model sees as features.
-
-    Pictures of more than 32×32 pixels are brought to that size, or a baseline of them would
-    take more memory than any model.
-    """
-    size = tuple(min(side, MOST_PIXELS) for side in spec["size"])
-    pixels = np.empty((len(pictures), 3, *size), np.uint8)
-    rows = iter(pixels)
-    for source in pictures.sources:
-        for index in range(len(source)):
-            next(rows)[:] = fit_picture(source.load(index), size, spec["fit"], spec["resample"])
-    identity = fingerprint("pixels", pictures.keys, size, spec["fit"], spec["resample"])
-    name = (
-        "raw pixels" if list(size) == list(spec["size"]) else f"raw pixels at {size[0]}×{size[1]}"
-    )
-    return _one_cell(like, name, "pixels", pixels, identity)
-
-
-def vision_task(model: VisionModel, pictures: Pictures, like: Task, folder: Path) -> Task:
-    """The same pictures and parts with the pooled features of another vision model."""
-    found = []
-    for source, key in zip(pictures.sources, pictures.keys, strict=True):
-        mark = fingerprint(model.fingerprint, key)[:8]
-        keep = folder / f"{_plain(model.name)}-{_plain(source.name)}-{mark}.safetensors"
-        found.append(model.features(source, keep=keep))
-    identity = fingerprint("vision", model.fingerprint, pictures.keys)
-    return _one_cell(like, model.name, "pooled", np.concatenate(found), identity)
-
-
-def _one_cell(like: Task, name: str, block: str, values: np.ndarray, identity: str) -> Task:
-    """Other features of the pictures of a task, in a single cell."""
-    return replace(
-        like, name=name, cells=((block, 0),), read=lambda block, t: values, identity=identity,
-        together=(), conditioned="",
+    return changed(
+        stored, fingerprint(stored.identity, "averaged", side),
+        lambda block, t: averaged(as_maps(stored.read(block, t), store, (block, t)), side),
     )  # fmt: skip
 
 
@@ -202,3 +181,25 @@ def square_side(pool: str) -> int:
     if not side.isdigit() or side != other:
         raise SpecError(f"probe_pool {pool!r}; expected a square such as 1x1 or 2x2")
     return int(side)
+
+
+def show_maps(backbone: Backbone, view: dict[str, Any], path: Path) -> None:
+    """A picture of feature maps.
+
+    Args:
+        view: of a benchmark file: pictures, blocks, timesteps, size.
+        path: the PNG.
+    """
+    source = diffeat.open_source(view["pictures"])
+    spec = diffeat.ExtractSpec(
+        timesteps=view["timesteps"], blocks=view["blocks"], size=view["size"]
+    )
+    pictures = [source.load(index) for index in range(len(source))]
+    features = diffeat.extract(backbone, pictures, spec, ids=source.ids)
+    columns = {
+        f"{block.name}, t={format_t(level.t)}": features[block.name, level.t].float().numpy()
+        for level in features.levels
+        for block in features.blocks
+    }
+    shown = [fit_picture(picture, spec.size).transpose(1, 2, 0) for picture in pictures]
+    feature_sheet(shown, columns, source.ids, path, title=f"feature maps of {backbone.name}")

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,17 +75,19 @@ def reset_peak_memory() -> None:
 class Stages:
     """What each part of some work took, over all runs that it needed.
 
-    Args:
-        path: a JSON file that carries the figures from run to run; None keeps none.
-
     Attributes:
+        path: a JSON file that carries the figures from run to run; None keeps none.
         done: a dict per stage: name, seconds (of all runs), runs, and peak_memory_mb (the
             largest, resident, of this process and not of those that it started).
     """
 
-    def __init__(self, path: Path | None = None):
-        self.path = path
-        self.done = [] if path is None else _stages_in(path)
+    def __init__(self, path: Path | None = None, done: Sequence[dict[str, Any]] = ()):
+        self.path, self.done = path, list(done)
+
+    @classmethod
+    def open(cls, path: Path) -> Stages:
+        """Go on where earlier runs ended."""
+        return cls(path, _stages_in(path))
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[list[float]]:

@@ -63,7 +63,7 @@ def check_targets(name: str, why: str, allow: bool = False) -> str:
             f"{name}: features conditioned on their own targets ({why}): the model was told the "
             "answer, so scores would tell what it was told and not what it sees. Extract without "
             "(the null class, or one prompt for all pictures), or score them all the same with "
-            "--allow-conditioned (in Python and in recipes of benchmarks allow_conditioned), which "
+            "--allow-conditioned (in Python and in benchmark files allow_conditioned), which "
             "marks every table"
         )
     return why

@@ -18,8 +18,6 @@ import platform
 import signal
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import click
@@ -33,111 +31,15 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from zoo_card import write_card
-from zoo_models import (
-    OBJECTIVES,
-    build_dit,
-    build_unet,
-    pipeline_of,
-    predict,
-    sample_grid,
-)
+from zoo_config import Budget, RunConfig, check_config
+from zoo_data import append_row, load_pixels, training_batch, write_rows
+from zoo_models import OBJECTIVES, pipeline_of, predict, sample_grid
 
 from diffeat.cli.options import option
 from diffeat.errors import DiffeatError
-from diffeat.images import load_batches, open_source
+from diffeat.images import open_source
 
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What defines a run. A folder is only continued with the same one (budgets may grow)."""
-
-    arch: str
-    objective: str
-    data: str
-    size: int
-    widths: tuple[int, ...]
-    layers: int
-    width: int
-    depth: int
-    heads: int
-    patch: int
-    batch: int
-    lr: float
-    warmup: int
-    ema: float
-    flip: bool
-    bf16: bool
-    seed: int
-
-    def build(self, classes: int) -> torch.nn.Module:
-        torch.manual_seed(self.seed)
-        if self.arch == "unet":
-            return build_unet(self.size, self.widths, self.layers, classes)
-        return build_dit(self.size, self.width, self.depth, self.heads, self.patch, classes)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Where training ends: after `steps`, or after `minutes` of training, whichever is first."""
-
-    steps: int | None
-    minutes: float | None
-
-    def progress(self, step: int, seconds: float) -> float:
-        """Fraction of the budget that is used, in [0, 1]; it drives the cosine schedule."""
-        by_steps = step / self.steps if self.steps else 0.0
-        by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
-
-
-def load_pixels(source, size: int, folder: Path, workers: int) -> np.ndarray:
-    """All pictures as one uint8 array (N, 3, size, size), memory-mapped from a cache file.
-
-    Decoding happens once per run folder; afterwards any number of ranks shares the pages.
-    """
-    path = folder / f"pixels-{source.fingerprint()[:8]}-{size}.npy"
-    if not path.exists():
-        spans = [(i, min(i + 256, len(source))) for i in range(0, len(source), 256)]
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        shape = (len(source), 3, size, size)
-        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-        batches = load_batches(source, spans, (size, size), fit="crop", workers=workers)
-        for batch in tqdm(batches, total=len(spans), desc="decode", disable=None):
-            pixels[slice(*batch.span)] = batch.pixels
-        pixels.flush()
-        os.replace(partial, path)
-    return np.load(path, mmap_mode="r")
-
-
-def training_batch(pixels, labels, config: RunConfig, step: int, rank: int, ranks: int):
-    """The pictures of one step on one rank; depends on (seed, step, rank) alone.
-
-    Each epoch is a fresh permutation, cut into global batches of `batch` pictures; a resumed
-    run sees exactly the pictures that an undisturbed one would.
-
-    Returns:
-        x (B, 3, S, S) float32 in [-1, 1] and labels (B,) int64.
-    """
-    count = len(pixels)
-    positions = np.arange(step * config.batch, (step + 1) * config.batch)[rank::ranks]
-    indices = np.empty(len(positions), np.int64)
-    for epoch in np.unique(positions // count):
-        order = _permutation(config.seed, int(epoch), count)
-        here = positions // count == epoch
-        indices[here] = order[positions[here] % count]
-    x = torch.from_numpy(pixels[indices]).float().div_(127.5).sub_(1)
-    if config.flip:
-        flips = np.random.default_rng([config.seed, step, 7]).random(config.batch) < 0.5
-        flips = flips[rank::ranks]
-        x[flips] = x[flips].flip(-1)
-    return x, torch.from_numpy(labels[indices])
-
-
-@lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 class Run:
@@ -188,7 +90,7 @@ class Run:
             with log.open(newline="") as file:
                 rows = list(csv.DictReader(file))
             kept = [row for row in rows if int(row["step"]) <= self.step]
-            _write_rows(log, kept)
+            write_rows(log, kept)
         self.accelerator.print(f"resumed at step {self.step} ({self.seconds / 60:.1f} min)")
 
     def save(self) -> None:
@@ -228,7 +130,7 @@ class Run:
             bar.update()
             last = self.stopping or self.agreed_progress() >= 1
             if (last or self.step % log_every == 0) and self.accelerator.is_main_process:
-                _append_row(self.folder / "log.csv", row)
+                append_row(self.folder / "log.csv", row)
                 bar.set_postfix(loss=f"{self.loss:.4f}", used=f"{progress:.1%}")
             now = time.monotonic()
             if now - sampled > 60 * sample_every:
@@ -255,6 +157,14 @@ class Run:
             self.stopping = bool(stopping)
         return progress
 
+    def set_rate(self, progress: float) -> float:
+        """The learning rate of this step: a linear warm-up under a cosine."""
+        lr = self.config.lr * min(1.0, (self.step + 1) / self.config.warmup)
+        lr *= 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
     def one_step(self, progress: float) -> dict[str, float]:
         accelerator, config = self.accelerator, self.config
         rank, ranks = accelerator.process_index, accelerator.num_processes
@@ -265,10 +175,7 @@ class Run:
         noisy, t, target = self.objective.loss_inputs(x, eps, generator)
         # a DiT draws its label dropout from the global generator
         torch.manual_seed(hash((config.seed, self.step, rank, 1)) % 2**63)
-        lr = config.lr * min(1.0, (self.step + 1) / config.warmup)
-        lr *= 0.5 * (1 + math.cos(math.pi * progress))
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        lr = self.set_rate(progress)
         with _attention(x.device), accelerator.autocast():
             output = predict(self.model, noisy, t, labels)
         loss = F.mse_loss(output.float(), target)
@@ -377,40 +284,6 @@ def _attention(device: torch.device):
     return sdpa_kernel([SDPBackend.MATH]) if device.type == "cpu" else nullcontext()
 
 
-def _append_row(path: Path, row: dict) -> None:
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def _write_rows(path: Path, rows: list[dict]) -> None:
-    partial = path.with_suffix(".tmp")
-    partial.unlink(missing_ok=True)
-    for row in rows:
-        _append_row(partial, row)
-    if rows:
-        os.replace(partial, path)
-    else:
-        path.unlink()
-
-
-def _check_config(folder: Path, config: RunConfig) -> None:
-    """Store the configuration in a new folder; refuse to continue with another one."""
-    path, wanted = folder / "run.json", json.loads(json.dumps(asdict(config)))
-    if path.exists():
-        found = json.loads(path.read_text())
-        differ = [f"{k}: {found.get(k)} → {wanted[k]}" for k in wanted if found.get(k) != wanted[k]]
-        if differ:
-            raise click.UsageError(
-                f"{folder} holds another run ({'; '.join(differ)}); choose another folder"
-            )
-    else:
-        path.write_text(json.dumps(wanted, indent=1) + "\n")
-
-
 @contextmanager
 def _told():
     """Show diffeat's errors as click does: one line and no traceback."""
@@ -454,7 +327,7 @@ def main(folder: Path, steps, epochs, minutes, save_every, sample_every, log_eve
     with _told():
         folder.mkdir(parents=True, exist_ok=True)
         with PartialState().main_process_first():
-            _check_config(folder, config)
+            check_config(folder, config)
         if epochs and steps:
             raise click.UsageError("--steps and --epochs say the same in two ways; give one")
         if epochs:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-MOST = 41
+MOST = 28
 COUNT = """
 import json, sys, threading
 import diffusers.models, h5py, PIL.Image, torch, tqdm  # others need no watching

@@ -16,6 +16,7 @@ from diffeat.extraction import Extractor
 from diffeat.images import ArraySource
 from diffeat.jobs import extract_to_file
 from diffeat.store import FeatureStore
+from diffeat.work import Worker
 
 SPEC = diffeat.ExtractSpec((20, 600), ("mid", "up.0"), dtype="float32")
 YOUNGER = {"steps", "captions", "embeddings", "scale_latent", "tile", "flip", "heads", "tokens",
@@ -72,13 +73,20 @@ def test_a_run_that_an_older_version_began_goes_on(backbone_of, tmp_path, monkey
             raise KeyboardInterrupt
         return original(self, batch)
 
+    columns = Worker._columns
+
+    def without(self, *args):
+        return tuple(c for c in columns(self, *args) if c.name not in ("sizes", "placements"))
+
     with monkeypatch.context() as patch:
         patch.setattr(Extractor, "start", break_down)
+        patch.setattr(Worker, "_columns", without)
         with pytest.raises(KeyboardInterrupt):
             extract_to_file(backbone, source(), SPEC, path, batch_size=4)
     note = tmp_path / "f.h5.parts" / "request.json"
     note.write_text(json.dumps(older(json.loads(note.read_text()))))
-    result = extract_to_file(backbone, source(), SPEC, path, batch_size=4)
+    with pytest.warns(UserWarning, match="goes on without /sizes and /placements"):
+        result = extract_to_file(backbone, source(), SPEC, path, batch_size=4)
     assert (result.status, result.computed) == ("resumed", 7)
     found, wanted = content(path), content(whole)
     assert set(found) == set(wanted)

@@ -10,7 +10,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,7 @@ def run_faults(
         lab = scenarios.Lab(Path(folder), device, scenarios.QUICK if quick else scenarios.FULL)
         tell("an undisturbed run …")
         reference = lab.undisturbed()
-        done = []
-        for name, work in scenarios.listed(lab, kills, quick, random.Random(seed)):
-            tell(f"{name} …")
-            done.append(asdict(scenarios.tried(name, work)))
+        done = _disturbed(scenarios.listed(lab, kills, quick, random.Random(seed)), tell)
     result = {
         "suite": "faults",
         "quick": quick,
@@ -70,3 +67,13 @@ def run_faults(
     out.mkdir(parents=True, exist_ok=True)
     (out / "faults.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def _disturbed(listed: Iterable[tuple[str, Any]], tell: Callable[[str], None]) -> list[dict]:
+    from benchmarks.faults.scenarios import tried
+
+    done = []
+    for name, work in listed:
+        tell(f"{name} …")
+        done.append(asdict(tried(name, work)))
+    return done

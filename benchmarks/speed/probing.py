@@ -19,10 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import diffeat
+from benchmarks.searching import PENALTIES
 from benchmarks.speed.common import rounded
 from benchmarks.speed.settings import Settings
 from diffeat.errors import SourceError
-from diffeat.search import PENALTIES
 from diffeat.store import FeatureStore
 from probes import ManyLogistic
 

@@ -17,43 +17,55 @@ TASKS = ("extraction", "probe", "demo")
 
 
 def works(folder: Path, quick: bool) -> dict[str, Callable[[], Any]]:
-    """What is done for every task; everything that is not the work is done here, before.
+    """What is done for every task; everything that is not the work is done here, before."""
+    return {
+        "extraction": _extraction(folder, quick),
+        "probe": _probe(quick),
+        "demo": _demo(folder, quick),
+    }
 
-    - extraction: 32 digits, unet-cifar10 at 32 pixels, two t, to a file.
-    - probe: eight cells of 1,100 training pictures × 384 features, ten classes, five C.
-    - demo: the recipe of `make demo`, with 120 digits, one t, and without its pictures.
-    """
-    import numpy as np
 
+def _extraction(folder: Path, quick: bool) -> Callable[[], Any]:
+    """32 digits, unet-cifar10 at 32 pixels, two t, to a file."""
     import diffeat
-    from benchmarks.recipes import Recipe
-    from benchmarks.run import Run
-    from diffeat.search.scores import Logistic
 
     source = diffeat.open_source("digits").limit(4 if quick else 32)
     backbone = diffeat.load("unet-cifar10", "cpu")
     spec = diffeat.ExtractSpec((20, 60), ("up.0", "up.1"), pool="2x2")
+    return lambda: diffeat.extract_to_file(
+        backbone, source, spec, folder / "f.h5", overwrite=True, progress=False
+    )
+
+
+def _probe(quick: bool) -> Callable[[], Any]:
+    """Eight cells of 1,100 training pictures × 384 features, ten classes, five C."""
+    import numpy as np
+
+    from benchmarks.searching import Logistic
+
     draw = np.random.default_rng(0)
     cells, pictures, width = (1, 60, 16) if quick else (8, 1400, 384)
     y = draw.integers(0, 10, pictures)
     X = draw.standard_normal((cells, pictures, width), np.float32)
     X += 0.2 * draw.standard_normal((10, width), np.float32)[y]
     held = pictures // 5
-    recipe = Recipe.open("digits")
-    extract = {**recipe.extract, "timesteps": [60], "blocks": ["up.0", "up.1"]}
-    recipe = replace(recipe, train_limit=60 if quick else 120, extract=extract, view={})
+    return lambda: Logistic().fit(X[:, held:], y[held:], X[:, :held], y[:held])
+
+
+def _demo(folder: Path, quick: bool) -> Callable[[], Any]:
+    """The benchmark of `make demo`, with 120 digits, one t, and without its pictures."""
+    from benchmarks.catalogue import open_benchmark
+    from benchmarks.run import run_benchmark
+
+    benchmark = open_benchmark("digits")
+    extract = {**benchmark.extract, "timesteps": [60], "blocks": ["up.0", "up.1"]}
+    benchmark = replace(benchmark, train_limit=60 if quick else 120, extract=extract, view={})
 
     def demo() -> None:
         shutil.rmtree(folder / "demo", ignore_errors=True)  # or it would be finished already
-        Run(recipe, folder / "demo", folder / "demo", "cpu").measure()
+        run_benchmark(benchmark, folder / "demo", "cpu")
 
-    return {
-        "extraction": lambda: diffeat.extract_to_file(
-            backbone, source, spec, folder / "f.h5", overwrite=True, progress=False
-        ),
-        "probe": lambda: Logistic().fit(X[:, held:], y[held:], X[:, :held], y[:held]),
-        "demo": demo,
-    }
+    return demo
 
 
 def main(folder: str, length: str) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from diffeat.backbones.base import Backbone
 from diffeat.backbones.classes import imagenet
-from diffeat.errors import SpecError, nearest
+from diffeat.errors import SourceError, SpecError, nearest
 from diffeat.images import nfc
 from diffeat.images.classes import WHOLE
+from diffeat.images.tables import read_columns, text_of
 from diffeat.specs import ExtractSpec
 
 COLUMNS = ("class", "label")
@@ -247,16 +246,14 @@ def read_label_map(path: str | Path) -> dict[str, str | int]:
         SpecError: no such file, another format, or a class with two labels.
     """
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".json"):
+    if path.suffix.lower() not in (".csv", ".tsv", ".json"):
         raise SpecError(f"label map {path}: expected a file that ends in .csv, .tsv or .json")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = {".json": _of_json, ".csv": partial(_of_rows, ","), ".tsv": partial(_of_rows, "\t")}
-        pairs = rows[kind](text)
-    except OSError as error:
-        raise SpecError(f"label map {path}: {error.strerror}; expected a table") from error
-    except (ValueError, csv.Error) as error:
+        text = text_of(path)
+        pairs = _of_json(text) if path.suffix.lower() == ".json" else _of_table_file(path, text)
+    except SourceError as error:
+        raise SpecError(f"label map {error}") from error
+    except ValueError as error:
         raise SpecError(f"label map {path}: {error}") from error
     found: dict[str, str | int] = {}
     for name, label in pairs:
@@ -277,17 +274,14 @@ def _of_json(text: str) -> list[tuple[str, str | int]]:
     return pairs
 
 
-def _of_rows(delimiter: str, text: str) -> list[tuple[str, str]]:
-    rows = list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
-    heading = [cell.strip() for cell in rows[0]] if rows else []
-    if not set(COLUMNS) <= set(heading):
-        raise ValueError("no heading; expected a first line with the columns class and label")
-    first, second = map(heading.index, COLUMNS)
+def _of_table_file(path: Path, text: str) -> list[tuple[str, str]]:
+    expected = "a first line with the columns class and label"
     found = []
-    for line, row in enumerate(rows[1:], 2):
-        if not any(row):
+    for line, row in read_columns(path, text, [(name,) for name in COLUMNS], expected):
+        name, label = (field.strip() for field in row)
+        if not name and not label:  # as spreadsheets end
             continue
-        if len(row) <= max(first, second) or not row[first].strip() or not row[second].strip():
-            raise ValueError(f"row {line} lacks its class or its label")
-        found.append((row[first].strip(), row[second].strip()))
+        if not name or not label:
+            raise ValueError(f"line {line} lacks its class or its label")
+        found.append((name, label))
     return found

@@ -15,6 +15,7 @@ import re
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -164,16 +165,26 @@ def _braces(text: str) -> Iterator[str]:
 
 def _index(tar: Path, suffixes: frozenset[str]) -> list[Sample]:
     """The samples of one tar that have a picture, in the order of the archive."""
-    stem = tar.name[:-4] if tar.name.lower().endswith(".tar") else tar.name
+    with _opened(tar) as file:
+        groups = _groups(tar, file)
+        return [
+            Sample(f"{_stem(tar)}/{key}", place, *_texts(tar, file, key, members))
+            for key, members in groups.items()
+            if (place := _picture(tar, key, members, suffixes)) is not None
+        ]
+
+
+def _stem(tar: Path) -> str:
+    return tar.name[:-4] if tar.name.lower().endswith(".tar") else tar.name
+
+
+@contextmanager
+def _opened(tar: Path) -> Iterator[BinaryIO]:
+    """A tar to be read; whatever is wrong with it is a SourceError."""
     try:
         with open(tar, "rb") as file:
-            groups = _groups(tar, file)
-            samples = [
-                Sample(f"{stem}/{key}", place, *_texts(tar, file, key, members))
-                for key, members in groups.items()
-                if (place := _picture(tar, key, members, suffixes)) is not None
-            ]
-    except SourceError:
+            yield file
+    except (SourceError, GeneratorExit):
         raise
     except OSError as error:
         raise SourceError(f"{tar}: cannot be read ({error}); restore the archive") from error
@@ -181,7 +192,6 @@ def _index(tar: Path, suffixes: frozenset[str]) -> list[Sample]:
         raise SourceError(
             f"{tar}: truncated, damaged or no tar ({error}); copy or pack it again"
         ) from error
-    return samples
 
 
 def _groups(tar: Path, file: BinaryIO) -> dict[str, dict[str, Place]]:
@@ -272,22 +282,46 @@ def _texts(
     tar: Path, file: BinaryIO, key: str, members: dict[str, Place]
 ) -> tuple[int | str | None, str | None]:
     """Label and caption of a sample; its .cls and .txt go before its .json."""
-    texts = {
-        suffix: _text(f"{tar}: {key}{suffix}", file, members[suffix])
-        for suffix in (".cls", ".txt", ".json")
-        if suffix in members
-    }
-    record = _record(f"{tar}: {key}.json", texts[".json"]) if ".json" in texts else {}
+    record = _record(tar, file, key, members)
     label, caption = record.get("label", record.get("cls")), record.get("caption")
-    if ".cls" in texts:
-        label = _class_index(f"{tar}: {key}.cls", texts[".cls"].strip())
+    if ".cls" in record:
+        label = _class_index(f"{tar}: {key}.cls", record[".cls"])
     elif isinstance(label, int) and not isinstance(label, bool):
         label = _class_index(f"{tar}: {key}.json", str(label))
     elif not isinstance(label, str):
         label = None
-    if ".txt" in texts:
-        caption = texts[".txt"].strip()
+    caption = record.get(".txt", caption)
     return label, caption if isinstance(caption, str) else None
+
+
+def _record(tar: Path, file: BinaryIO, key: str, members: dict[str, Place]) -> dict[str, Any]:
+    """What the .json of a sample holds, and the texts of its .cls and .txt under these names."""
+    found: dict[str, Any] = {}
+    if ".json" in members:
+        where = f"{tar}: {key}.json"
+        found = _object(where, _text(where, file, members[".json"]))
+    for suffix in (".cls", ".txt"):
+        if suffix in members:
+            found[suffix] = _text(f"{tar}: {key}{suffix}", file, members[suffix]).strip()
+    return found
+
+
+def sample_records(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(where, id, record) of every sample of tars, those without a picture too.
+
+    A record has the fields of the sample's .json, and the texts of its .cls and .txt under
+    ".cls" and ".txt".
+
+    Args:
+        text: one tar, a glob or a brace range, as for `from_tars`.
+
+    Raises:
+        SourceError: as `from_tars` does.
+    """
+    for tar in _expand(text):
+        with _opened(tar) as file:
+            for key, members in _groups(tar, file).items():
+                yield f"{tar}: {key}", f"{_stem(tar)}/{key}", _record(tar, file, key, members)
 
 
 def _text(where: str, file: BinaryIO, place: Place) -> str:
@@ -300,7 +334,7 @@ def _text(where: str, file: BinaryIO, place: Place) -> str:
         raise SourceError(f"{where}: {error}; expected UTF-8 text") from error
 
 
-def _record(where: str, text: str) -> dict[str, Any]:
+def _object(where: str, text: str) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Heads of recorded results are those of the recipes as they are now, to their journals' keys."""
+"""Heads of recorded results are those of the benchmarks now, to their journals' keys."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import diffeat
-from benchmarks.recipes import Recipe
-from benchmarks.systems import _keyed_arguments
+from benchmarks.catalogue import open_benchmark
+from benchmarks.tasks.classification.heads import head_of
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 HEADS = ("AttentionProbe", "DifFormerProbe")
@@ -37,9 +37,13 @@ def channels():
     return {block.name: block.channels for block in blocks}
 
 
+def keyed(system):
+    return head_of(system).keyed(system.arguments)
+
+
 def current(name, wanted):
-    """The system of the recipe as it is now."""
-    (found,) = (one for one in Recipe.open(name).systems if one.name == wanted["name"])
+    """The system of the benchmark as it is now."""
+    (found,) = (one for one in open_benchmark(name).systems if one.name == wanted["name"])
     return found
 
 
@@ -50,14 +54,14 @@ def test_there_are_ten():
 @pytest.mark.parametrize(
     ("name", "system"), RECORDED, ids=[f"{n}, {s['name']}" for n, s in RECORDED]
 )
-def test_the_recipe_still_makes_the_recorded_head(name, system, channels):
-    """What was recorded had a bias of queries, keys and values; the recipe says so now."""
+def test_the_benchmark_still_makes_the_recorded_head(name, system, channels):
+    """What was recorded had a bias of queries, keys and values; the benchmark says so now."""
     found = current(name, system)
     assert found.arguments == {**system["arguments"], "qkv_bias": True}
-    assert _keyed_arguments(found) == system["arguments"]  # so that its journal is read
+    assert keyed(found) == system["arguments"]  # so that its journal is read
     blocks = list(dict.fromkeys(block for block, _ in system["cells"]))
     steps = len({t for _, t in system["cells"]})
-    side = int(Recipe.open(name).extract["pool"][0])
+    side = int(open_benchmark(name).extract["pool"][0])
     limit = min(side, found.arguments.get("limit", 16))
     expected = {
         bias: parameters([channels[block] for block in blocks], [limit] * len(blocks), steps, 10,
@@ -72,14 +76,12 @@ def test_a_head_without_the_bias_has_a_key_of_its_own():
     found = current(*RECORDED[0])
     plain = {k: v for k, v in found.arguments.items() if k != "qkv_bias"}
     for arguments in (plain, {**plain, "qkv_bias": False}):
-        keyed = _keyed_arguments(replace(found, arguments=arguments))
-        assert keyed == {**system["arguments"], "qkv_bias": False}
-    assert _keyed_arguments(replace(found, head="gdc-attention", arguments={})) == {
-        "qkv_bias": False
-    }
+        told = keyed(replace(found, arguments=arguments))
+        assert told == {**system["arguments"], "qkv_bias": False}
+    assert keyed(replace(found, head="gdc-attention", arguments={})) == {"qkv_bias": False}
     table = {"attention": {"width": 128}, "epochs": 3}
-    keyed = _keyed_arguments(replace(found, head="DifFeed", arguments=table))
-    assert keyed == {"attention": {"width": 128, "qkv_bias": False}, "epochs": 3}
+    told = keyed(replace(found, head="DifFeed", arguments=table))
+    assert told == {"attention": {"width": 128, "qkv_bias": False}, "epochs": 3}
     table["attention"]["qkv_bias"] = True
-    keyed = _keyed_arguments(replace(found, head="DifFeed", arguments=table))
-    assert keyed == {"attention": {"width": 128}, "epochs": 3}
+    told = keyed(replace(found, head="DifFeed", arguments=table))
+    assert told == {"attention": {"width": 128}, "epochs": 3}

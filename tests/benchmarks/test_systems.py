@@ -1,4 +1,4 @@
-"""Heads of a recipe, and the page that shows them, against scikit-learn and plain arithmetic."""
+"""Heads of a benchmark, and the page that shows them, against scikit-learn and plain arithmetic."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.adapted import adapted_options
 from benchmarks.features import as_maps, averaged
+from benchmarks.files import Published
 from benchmarks.machine import Stages
 from benchmarks.page import page
-from benchmarks.recipes import Published, Recipe, System
-from benchmarks.report import cells_text, markdown, results_in
-from benchmarks.run import run_recipe
+from benchmarks.report import markdown, results_in
+from benchmarks.run import run_benchmark
+from benchmarks.tasks.classification.adapted import adapted_options
+from benchmarks.tasks.classification.file import ClassificationBenchmark, System
+from benchmarks.tasks.classification.tables import cells_text
 from diffeat.errors import ModelError, SpecError
 from diffeat.search import TEST, TRAIN, VALIDATION
 from diffeat.search.splits import split_groups
@@ -41,7 +43,7 @@ SYSTEMS = (
     System("alone", "Frozen", {"blocks": ["mid"], "timesteps": [20]},
            {"epochs": 1, "flip": False}),
 )  # fmt: skip
-RECIPE = Recipe(
+BENCHMARK = ClassificationBenchmark(
     name="heads",
     title="150 digits <b>",
     model="unet-cifar10",
@@ -67,7 +69,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(folder):
-    return run_recipe(RECIPE, folder, "cpu")
+    return run_benchmark(BENCHMARK, folder, "cpu")
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def plain(folder, result):
         best = result["surfaces"][0]["best"]
         X = file[f"features/{best['block']}/t{best['t']}"][:].astype(np.float64)
         y = file["labels"][:]
-        return X, y, split_groups(ids, RECIPE.split, labels=y)[0]
+        return X, y, split_groups(ids, BENCHMARK.split, labels=y)[0]
 
 
 class TestHeads:
@@ -98,7 +100,7 @@ class TestHeads:
         if side == 1:
             X = X.reshape(len(X), -1, 4).mean(2)
         found = {}
-        for C in RECIPE.penalties:
+        for C in BENCHMARK.penalties:
             model = make_pipeline(
                 StandardScaler(), LogisticRegression(C=C, tol=1e-8, max_iter=5000)
             )
@@ -146,9 +148,9 @@ class TestHeads:
         def never(*_, **__):
             raise AssertionError("trained again")
 
-        monkeypatch.setattr("benchmarks.systems._timed", never)
+        monkeypatch.setattr("benchmarks.tasks.classification.systems._timed", never)
         monkeypatch.setattr("diffeat.search.scores.Logistic.fit", never)
-        again = json.loads(json.dumps(run_recipe(RECIPE, folder, "cpu")))
+        again = json.loads(json.dumps(run_benchmark(BENCHMARK, folder, "cpu")))
         assert again["finished"]["computed"] == 0
         stored = json.loads(json.dumps(result))
         assert again["systems"] == stored["systems"]
@@ -157,7 +159,7 @@ class TestHeads:
 
     def test_another_argument_is_another_system(self, folder, result):
         few = System("k-NN", "KNNProbe", arguments={"n_neighbors": 2})
-        changed = run_recipe(replace(RECIPE, published=(), systems=(few,)), folder, "cpu")
+        changed = run_benchmark(replace(BENCHMARK, published=(), systems=(few,)), folder, "cpu")
         assert changed["finished"]["computed"] == 1
 
     @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ class TestHeads:
     )
     def test_bad_systems(self, folder, result, system, message):
         with pytest.raises(SpecError, match=message):
-            run_recipe(replace(RECIPE, published=(), systems=(system,)), folder, "cpu")
+            run_benchmark(replace(BENCHMARK, published=(), systems=(system,)), folder, "cpu")
 
     def test_heads_are_checked_before_anything_is_extracted(self, tmp_path, monkeypatch):
         def never(*_, **__):
@@ -189,11 +191,11 @@ class TestHeads:
         monkeypatch.setattr("diffeat.load", never)
         for system in (System("a", "NoProbe"), System("a", "FineTuning", arguments={"epoch": 1})):
             with pytest.raises(SpecError, match="system 'a'"):
-                run_recipe(replace(RECIPE, published=(), systems=(system,)), tmp_path, "cpu")
+                run_benchmark(replace(BENCHMARK, published=(), systems=(system,)), tmp_path, "cpu")
 
     def test_sets_of_another_pool_are_other_sets(self, folder, result):
-        wide = replace(RECIPE, published=(), systems=SYSTEMS[2:3], probe_pool="2x2")
-        (found,) = run_recipe(wide, folder, "cpu")["systems"]
+        wide = replace(BENCHMARK, published=(), systems=SYSTEMS[2:3], probe_pool="2x2")
+        (found,) = run_benchmark(wide, folder, "cpu")["systems"]
         narrow = next(one for one in result["systems"] if one["name"] == "set")
         assert found["runs"][0]["fingerprint"] != narrow["runs"][0]["fingerprint"]
         widths = [one["runs"][0]["parameters"] / 10 - 1 for one in (narrow, found)]
@@ -203,13 +205,13 @@ class TestHeads:
 
     def test_too_little_memory_is_told_before_the_extraction(self, tmp_path):
         with pytest.raises(SpecError, match=r"--memory"):
-            run_recipe(RECIPE, tmp_path, "cpu", memory=100_000)
+            run_benchmark(BENCHMARK, tmp_path, "cpu", memory=100_000)
         assert not list(tmp_path.glob("*.h5"))
 
     def test_pictures_of_a_training_are_those_of_the_extraction(self):
         extract = {"size": 16, "fit": "crop", "prompt": "p", "pool": "1x1", "blocks": ["mid"]}
-        recipe = replace(RECIPE, extract=extract)
-        assert adapted_options(recipe) == {"size": 16, "fit": "crop", "prompt": "p"}
+        benchmark = replace(BENCHMARK, extract=extract)
+        assert adapted_options(benchmark) == {"size": 16, "fit": "crop", "prompt": "p"}
 
     def test_cells_that_cannot_be_meant(self):
         with pytest.raises(SpecError, match="cells have block; expected blocks, timesteps"):
@@ -226,8 +228,8 @@ class TestVision:
             raise ModelError(f"{name} is not on this machine; give a file")
 
         monkeypatch.setattr("diffeat.vision.load_vision", missing)
-        recipe = replace(RECIPE, published=(), systems=(), vision=("timm:resnet18",))
-        found = run_recipe(recipe, folder, "cpu")
+        benchmark = replace(BENCHMARK, published=(), systems=(), vision=("timm:resnet18",))
+        found = run_benchmark(benchmark, folder, "cpu")
         assert found["missing"] == {
             "timm:resnet18": "timm:resnet18 is not on this machine; give a file"
         }
@@ -244,8 +246,8 @@ class TestVision:
                 return np.eye(10, dtype=np.float32)[source.labels]
 
         monkeypatch.setattr("diffeat.vision.load_vision", lambda *_: Oracle())
-        recipe = replace(RECIPE, published=(), systems=(), vision=("oracle",))
-        surface = run_recipe(recipe, folder, "cpu")["surfaces"][3]
+        benchmark = replace(BENCHMARK, published=(), systems=(), vision=("oracle",))
+        surface = run_benchmark(benchmark, folder, "cpu")["surfaces"][3]
         assert (surface["name"], surface["best"]["block"]) == ("oracle", "pooled")
         assert surface["best"]["test"] == 1.0
 
@@ -265,7 +267,7 @@ class TestFeatures:
 
     def test_a_pool_that_is_no_square(self, folder, result):
         with pytest.raises(SpecError, match="probe_pool '2x1'; expected a square"):
-            run_recipe(replace(RECIPE, probe_pool="2x1"), folder, "cpu")
+            run_benchmark(replace(BENCHMARK, probe_pool="2x1"), folder, "cpu")
 
 
 class TestStages:
@@ -273,9 +275,9 @@ class TestStages:
         now = iter([0.0, 1.5, 10.0, 12.0])
         monkeypatch.setattr("time.monotonic", lambda: next(now))
         for _ in range(2):
-            with Stages(tmp_path / "stages.json")("work"):
+            with Stages.open(tmp_path / "stages.json")("work"):
                 pass
-        (stage,) = Stages(tmp_path / "stages.json").done
+        (stage,) = Stages.open(tmp_path / "stages.json").done
         assert (stage["name"], stage["seconds"], stage["runs"]) == ("work", 3.5, 2)
         assert stage["peak_memory_mb"] > 1
 
@@ -288,7 +290,7 @@ class TestStages:
     def test_a_damaged_file_is_no_stop(self, tmp_path):
         (tmp_path / "stages.json").write_text('[{"name": "wo', "utf-8")
         with pytest.warns(UserWarning, match="times begin anew"):
-            assert Stages(tmp_path / "stages.json").done == []
+            assert Stages.open(tmp_path / "stages.json").done == []
 
     def test_the_peak_is_that_of_the_stage(self):
         stages = Stages()

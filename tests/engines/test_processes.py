@@ -81,18 +81,18 @@ def test_two_processes_make_what_one_makes(model, pictures, reference, tmp_path)
 def test_parts_without_placements_are_gone_on_with_as_they_are(
     model, pictures, reference, tmp_path, monkeypatch
 ):
-    columns, path = Worker._picture_columns, tmp_path / "f.h5"
+    columns, path = Worker._columns, tmp_path / "f.h5"
 
-    def without(self):
-        return tuple(c for c in columns(self) if c.name not in ("sizes", "placements"))
+    def without(self, *args):
+        return tuple(c for c in columns(self, *args) if c.name not in ("sizes", "placements"))
 
     def killed(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Worker, "_picture_columns", without)
-        patch.setattr("diffeat.store.writer.SHARD_SECONDS", 0)
-        patch.setattr("diffeat.store.writer.merge_shards", killed)
+        patch.setattr(Worker, "_columns", without)
+        patch.setattr("diffeat.store.write.writer.SHARD_SECONDS", 0)
+        patch.setattr("diffeat.store.write.writer.merge_shards", killed)
         with pytest.raises(KeyboardInterrupt):
             extract(model, pictures, path, engine="local")
     shards(path)[-1].unlink()

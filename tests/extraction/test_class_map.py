@@ -93,7 +93,8 @@ def test_what_a_table_names_in_vain_is_said():
     ("name", "text", "message"),
     [
         ("m.csv", "dog,5\n", "expected a first line with the columns class and label"),
-        ("m.csv", "class,label\ndog\n", "row 2 lacks its class or its label"),
+        ("m.csv", "class,label\ndog\n", "line 2: 1 fields; expected 2 as in the header"),
+        ("m.csv", "class,label\ndog,\n", "line 2 lacks its class or its label"),
         ("m.json", "[1]", "expected one object"),
         ("m.json", '{"dog": true}', "label True of 'dog'"),
         ("m.json", '{"dog": 1, "dog": 2}', "two labels for 'dog'"),

@@ -204,7 +204,7 @@ def test_squashed_pictures_need_no_placements():
 
 def test_cells_that_cannot_be_placed():
     arrays = {("a", 1): np.zeros((2, 1, 2, 2))}
-    with pytest.raises(ValueError, match=r"sizes of the pictures are not known.*before 0\.7"):
+    with pytest.raises(ValueError, match=r"sizes of the pictures are not known.*before 0\.8"):
         Cells(arrays).maps(0)
     with pytest.raises(ValueError, match=r"sizes have shape \(3, 2\); expected \(2, 2\)"):
         Cells(arrays, sizes=np.ones((3, 2)))

@@ -245,7 +245,7 @@ class Adm(nn.Module):
 
     @torch.no_grad()
     def forward(self, x, t, label=None):
-        emb = self.time_embed(waves(t, self.base, endpoint=False, sine_first=False))
+        emb = self.time_embed(waves(t, self.base, endpoint=False, sine_first=False).to(x.dtype))
         if label is not None:
             emb = emb + self.label_emb(label)
         self.outputs = [self.input_blocks[0][0](x)]

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import diffeat as package
-from benchmarks.recipes import Recipe, System
-from benchmarks.run import Run
+from benchmarks.tasks.classification.checks import check
+from benchmarks.tasks.classification.file import ClassificationBenchmark, System
 from diffeat.adapt import FineTuning
 from diffeat.conditioned import conditioned
 from diffeat.errors import SpecError
@@ -216,15 +216,16 @@ def test_a_classifier_is_not_told_the_answer(backbone):
 
 # --- benchmarks -----------------------------------------------------------------------------
 
-RECIPE = Recipe("mine", "mine", "dit-cifar10", "digits",
-                {"timesteps": [20], "blocks": ["block.0"], "pool": "1x1", "label": "class"},
-                train_limit=100)  # fmt: skip
+BENCHMARK = ClassificationBenchmark(
+    name="mine", title="mine", model="dit-cifar10", train="digits", train_limit=100,
+    extract={"timesteps": [20], "blocks": ["block.0"], "pool": "1x1", "label": "class"},
+)  # fmt: skip
 
 
-def test_recipes_are_refused_before_anything_is_computed(tmp_path):
-    with pytest.raises(SpecError, match=r"recipe mine: features conditioned.*label=class"):
-        Run(RECIPE, tmp_path, tmp_path, "cpu")
-    Run(replace(RECIPE, allow_conditioned=True), tmp_path, tmp_path, "cpu")
+def test_benchmarks_are_refused_before_anything_is_computed():
+    with pytest.raises(SpecError, match=r"benchmark mine: features conditioned.*label=class"):
+        check(BENCHMARK)
+    check(replace(BENCHMARK, allow_conditioned=True))
     trained = (System("tuned", "FineTuning"),)
     with pytest.raises(SpecError, match="tuned are trained on pictures"):
-        Run(replace(RECIPE, allow_conditioned=True, systems=trained), tmp_path, tmp_path, "cpu")
+        check(replace(BENCHMARK, allow_conditioned=True, systems=trained))

@@ -61,7 +61,7 @@ def test_the_old_file_opens_verifies_and_exports(at):
         assert store.ids == list(NAMES)
         assert (store.digests, store.file_stats) == (None, None)
         assert (store.sizes, store.placements) == (None, None)
-        with pytest.raises(StoreError, match=r"not known, as in files from before 0\.7"):
+        with pytest.raises(StoreError, match=r"not known, as in files from before 0\.8"):
             store.placement(0)
         store.export(at / "f.npz")
         expected = store["mid", 20][:]

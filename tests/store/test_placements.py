@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from PIL import Image, ImageOps
 
 import diffeat
-from diffeat.backbones import ModelRequest
 from diffeat.cli import cli
 from diffeat.coords import FITS
 from diffeat.errors import SpecMismatch, StoreError
@@ -38,7 +37,7 @@ BY_HAND = {  # sx, tx, sy, ty of a 45×70 picture in 32×32
 
 @pytest.fixture(scope="module")
 def backbone():
-    return ModelRequest("unet-cifar10", device="cpu").load()
+    return diffeat.load("unet-cifar10", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +166,7 @@ def begin(backbone, pictures, path, asked, batches: int = 2) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "_rows", counted)
-        patch.setattr("diffeat.store.writer.SHARD_SECONDS", 0)
+        patch.setattr("diffeat.store.write.writer.SHARD_SECONDS", 0)
         with pytest.raises(KeyboardInterrupt):
             extract(backbone, pictures, path, asked)
 
@@ -194,13 +193,13 @@ LACKING = "goes on without /sizes and /placements, which its unfinished parts la
 @pytest.fixture
 def older(backbone, pictures, tmp_path, monkeypatch):
     """Parts as a version leaves them that reads by today's rule and knows no placements."""
-    columns = Worker._picture_columns
+    columns = Worker._columns
 
-    def without(self):
-        return tuple(c for c in columns(self) if c.name not in ("sizes", "placements"))
+    def without(self, *args):
+        return tuple(c for c in columns(self, *args) if c.name not in ("sizes", "placements"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Worker, "_picture_columns", without)
+        patch.setattr(Worker, "_columns", without)
         begin(backbone, pictures, tmp_path / "f.h5", spec("pad"))
     return tmp_path / "f.h5"
 
@@ -287,7 +286,7 @@ def test_other_features_of_the_same_pictures(backbone, pictures, halves, tmp_pat
     with h5py.File(tmp_path / "more.h5", "r+") as file:
         file["sizes"][0] = (1, 2)
         del file["sizes"].attrs["blake2b"]
-    with pytest.raises(SpecMismatch, match="same ids, but the pictures' sizes"):
+    with pytest.raises(SpecMismatch, match="same ids, but sizes differ"):
         merge_files([halves / "a.h5", tmp_path / "more.h5"], tmp_path / "other.h5")
 
 
@@ -310,11 +309,11 @@ def test_an_export_carries_the_columns(suffix, halves, tmp_path):
     ("name", "index", "value", "problem"),
     [
         ("sizes", (1, 0), 34, "sizes: another checksum than when they were written"),
-        ("sizes", (1, 0), 0, "sizes: a picture without pixels"),
+        ("sizes", (1, 0), 0, "sizes have a picture without pixels"),
         ("placements", (0, 1), 0.25, "placements: another checksum than when they were written"),
-        ("placements", (0, 2), -1, "placements: expected finite numbers, sx other than 0"),
-        ("placements", (0, 0), 0, "placements: expected finite numbers, sx other than 0"),
-        ("placements", (0, 3), np.nan, "placements: expected finite numbers, sx other than 0"),
+        ("placements", (0, 2), -1, "placements are of no fit"),
+        ("placements", (0, 0), 0, "placements are of no fit"),
+        ("placements", (0, 3), np.nan, "placements: inf or nan"),
     ],
 )
 def test_verify_finds_what_was_changed(name, index, value, problem, halves, tmp_path):

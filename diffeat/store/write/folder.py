@@ -63,8 +63,10 @@ class ShardFolder:
         return found
 
     def files(self) -> list[Path]:
-        """Everything that has a shard's name, ascending."""
-        return sorted(p for p in self.path.glob("shard-*.h5") if NAME.fullmatch(p.name))
+        """Everything that has a shard's name, ascending; nothing where the folder is gone."""
+        with suppress(FileNotFoundError):  # while it is looked at
+            return sorted(p for p in self.path.glob("shard-*.h5") if NAME.fullmatch(p.name))
+        return []
 
     def shards(self, manifest: Manifest) -> dict[Path, Spans]:
         """The shards that were made by a manifest, ascending, as far as their attributes tell.

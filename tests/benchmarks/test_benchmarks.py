@@ -1,4 +1,4 @@
-"""Recipes, the surface that they measure, and the report that is printed from its files."""
+"""Benchmarks, the surface that they measure, and the report that is printed from its files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.__main__ import cli
-from benchmarks.recipes import FOLDER, Published, Recipe, recipe_names
+from benchmarks.catalogue import FOLDER, benchmark_names, open_benchmark
+from benchmarks.files import Published
 from benchmarks.report import markdown
-from benchmarks.run import run_recipe, summary
+from benchmarks.run import run_benchmark
+from benchmarks.tasks.classification.file import ClassificationBenchmark
+from benchmarks.tasks.classification.tables import closing, summary
 from diffeat.errors import SpecError
 from diffeat.specs import ExtractSpec
 
-TINY = Recipe(
+TINY = ClassificationBenchmark(
     name="tiny",
     title="120 digits",
     model="unet-cifar10",
@@ -33,61 +36,61 @@ TINY = Recipe(
 )
 
 
-class TestRecipe:
-    @pytest.mark.parametrize("name", recipe_names())
+class TestFiles:
+    @pytest.mark.parametrize("name", benchmark_names())
     def test_every_file_opens_and_makes_sense(self, name):
-        recipe = Recipe.open(name)
-        assert recipe.name == name
-        assert recipe.title
-        assert abs(sum(recipe.split) - 1) < 1e-9
-        assert ExtractSpec.from_dict(recipe.extract).blocks
-        assert set(recipe.view) <= {"pictures", "blocks", "timesteps", "size"}
+        benchmark = open_benchmark(name)
+        assert benchmark.name == name
+        assert benchmark.title
+        assert abs(sum(benchmark.split) - 1) < 1e-9
+        assert ExtractSpec.from_dict(benchmark.extract).blocks
+        assert set(benchmark.view) <= {"pictures", "blocks", "timesteps", "size"}
         # a figure from a paper says whose it is, from when, how it was got and what differs
-        assert all(re.search(r"\(.*(19|20)\d\d\)", one.source) for one in recipe.published)
-        assert all(one.setup and one.differs for one in recipe.published)
-        rows = {"", "surface", *(system.name for system in recipe.systems)}
-        assert {one.beside for one in recipe.published} <= rows
-        assert len({system.name for system in recipe.systems}) == len(recipe.systems)
+        assert all(re.search(r"\(.*(19|20)\d\d\)", one.source) for one in benchmark.published)
+        assert all(one.setup and one.differs for one in benchmark.published)
+        rows = {"", "surface", *(system.name for system in benchmark.systems)}
+        assert {one.beside for one in benchmark.published} <= rows
+        assert len({system.name for system in benchmark.systems}) == len(benchmark.systems)
 
     def test_every_file_is_found(self):
-        assert recipe_names() == sorted(path.stem for path in FOLDER.iterdir())
+        assert benchmark_names() == sorted(path.stem for path in FOLDER.iterdir())
 
-    def test_an_unknown_recipe_suggests_one(self):
+    def test_an_unknown_benchmark_suggests_one(self):
         with pytest.raises(SpecError, match=r"'digit' is unknown.*did you mean 'digits'"):
-            Recipe.open("digit")
+            open_benchmark("digit")
 
     def test_a_file_of_ones_own(self, tmp_path):
         path = tmp_path / "mine.toml"
         path.write_bytes((FOLDER / "digits.toml").read_bytes())
-        mine = Recipe.open(str(path))
-        assert mine == replace(Recipe.open("digits"), name="mine")
-        with pytest.raises(SpecError, match=r"other\.toml: no such recipe file"):
-            Recipe.open(str(tmp_path / "other.toml"))
+        mine = open_benchmark(str(path))
+        assert mine == replace(open_benchmark("digits"), name="mine")
+        with pytest.raises(SpecError, match=r"other\.toml: no such benchmark file"):
+            open_benchmark(str(tmp_path / "other.toml"))
         for taken in ("digits", "speed"):
             path.rename(tmp_path / f"{taken}.toml")
             path = tmp_path / f"{taken}.toml"
             with pytest.raises(SpecError, match=f"'{taken}' is that of another benchmark"):
-                Recipe.open(str(path))
-        assert Recipe.open(str(FOLDER / "digits.toml")) == Recipe.open("digits")
+                open_benchmark(str(path))
+        assert open_benchmark(str(FOLDER / "digits.toml")) == open_benchmark("digits")
 
     def test_a_name_of_its_own(self, tmp_path):
         path = tmp_path / "mine.toml"
         path.write_text('name = "../elsewhere"\n' + (FOLDER / "digits.toml").read_text(), "utf-8")
         with pytest.raises(SpecError, match="no field 'name'"):
-            Recipe.open(str(path))
+            open_benchmark(str(path))
 
     def test_an_unknown_field(self, tmp_path, monkeypatch):
         text = 'title = "a"\nmodel = "b"\ntrain = "c"\ntrian_limit = 3\n[extract]\n'
         (tmp_path / "odd.toml").write_text(text, "utf-8")
-        monkeypatch.setattr("benchmarks.recipes.FOLDER", tmp_path)
+        monkeypatch.setattr("benchmarks.catalogue.FOLDER", tmp_path)
         with pytest.raises(SpecError, match="trian_limit"):
-            Recipe.open("odd")
+            open_benchmark("odd")
 
     def test_list(self):
         shown = CliRunner().invoke(cli, ["list"])
         assert shown.exit_code == 0
         listed = [line.split()[0] for line in shown.output.splitlines()]
-        assert listed == [*recipe_names(), "faults", "speed"]
+        assert listed == [*benchmark_names(), "faults", "speed"]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(folder):
-    return run_recipe(TINY, folder, "cpu")
+    return run_benchmark(TINY, folder, "cpu")
 
 
 @pytest.fixture
@@ -150,7 +153,7 @@ class TestRun:
             raise AssertionError("features were computed again")
 
         monkeypatch.setattr("diffeat.extraction.Extractor.start", never)
-        again = run_recipe(replace(TINY, view={}), folder, "cpu")
+        again = run_benchmark(replace(TINY, view={}), folder, "cpu")
         assert json.loads(json.dumps(again["surfaces"])) == stored["surfaces"]
 
     def test_a_test_set_of_its_own(self, tmp_path):
@@ -161,12 +164,12 @@ class TestRun:
                 for number in range(count):
                     pixels = rng.integers(red, red + 60, (8, 8, 3), np.uint8)
                     Image.fromarray(pixels).save(tmp_path / part / label / f"{number}.png")
-        recipe = Recipe(
+        benchmark = ClassificationBenchmark(
             name="pair", title="pair", model="unet-cifar10", train=str(tmp_path / "train"),
             test=str(tmp_path / "test"), train_limit=50,
             extract={"timesteps": [20], "blocks": ["conv_in"], "pool": "1x1"},
         )  # fmt: skip
-        measured = run_recipe(recipe, tmp_path / "out", "cpu")
+        measured = run_benchmark(benchmark, tmp_path / "out", "cpu")
         counts = measured["surfaces"][0]["counts"]
         assert (sum(counts[:2]), counts[2]) == (50, 8)
         assert measured["chance"] == 0.5
@@ -180,7 +183,7 @@ def figures(text: str) -> list[str]:
 
 class TestReport:
     def test_summary_shows_the_figures_of_the_json(self, stored):
-        lines = summary(stored).splitlines()[2:]
+        lines = closing(stored).splitlines()[2:]
         for line, surface in zip(lines[:3], stored["surfaces"], strict=True):
             best = surface["best"]
             assert line.startswith(surface["name"])
@@ -221,8 +224,8 @@ class TestReport:
         assert shown.output.strip() == page.strip()
 
     def test_run_prints_and_records(self, folder, result, stored, tmp_path, monkeypatch):
-        monkeypatch.setattr("benchmarks.recipes.Recipe.open", lambda name: TINY)
-        monkeypatch.setattr("benchmarks.run.run_recipe", lambda *_: stored)
+        monkeypatch.setattr("benchmarks.catalogue.open_benchmark", lambda name: TINY)
+        monkeypatch.setattr("benchmarks.run.run_benchmark", lambda *_: stored)
         monkeypatch.setattr("benchmarks.__main__.RESULTS", tmp_path / "results")
         shown = CliRunner().invoke(cli, ["run", "tiny", "--out", str(folder), "--record"])
         assert shown.exception is None, shown.exception

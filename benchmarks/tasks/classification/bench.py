@@ -1,20 +1,21 @@
-"""What the heads of a recipe are trained on: cells, labels and parts."""
+"""What heads are trained on: cells, labels and parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmarks.features import Pictures, as_maps
-from benchmarks.recipes import Recipe, System
+from benchmarks.searching import CellKey, CellTask, Journal, Logistic, Surface
+from benchmarks.tasks.classification.file import ClassificationBenchmark, System
 from diffeat.errors import SpecError
-from diffeat.search import Journal, Surface, Task
-from diffeat.search.scores import Logistic
-from diffeat.search.tasks import CellKey
 from diffeat.store import FeatureStore
+
+Trained = dict[str, Any]
+"""validation and test, and whatever else is known: setting, parameters, epochs, history …"""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Bench:
     """What systems are trained on.
 
     Attributes:
-        recipe, pictures: what is measured, on what.
+        benchmark, pictures: what is measured, on what.
         task: the cells as the surface has them, labels and parts.
         stored: the same cells as they are stored, not averaged.
         store: any of the feature files, for the channels.
@@ -31,10 +32,10 @@ class Bench:
         device: where heads are trained.
     """
 
-    recipe: Recipe
+    benchmark: ClassificationBenchmark
     pictures: Pictures
-    task: Task
-    stored: Task
+    task: CellTask
+    stored: CellTask
     store: FeatureStore
     surface: Surface
     journal: Journal
@@ -43,7 +44,7 @@ class Bench:
     @property
     def score(self) -> Logistic:
         """The linear probe of all tables."""
-        return Logistic(self.recipe.penalties, self.device)
+        return Logistic(self.benchmark.penalties, self.device)
 
     def cells_of(self, system: System) -> tuple[CellKey, ...]:
         """The cells that a system sees."""
@@ -67,11 +68,6 @@ class Bench:
         found = [values[start : start + 4096][rows[start : start + 4096]] for start in ends]
         maps = np.concatenate(found)
         return maps[:, :, 0, 0] if maps.shape[2:] == (1, 1) else maps
-
-
-Trained = dict[str, Any]
-"""validation and test, and whatever else is known: setting, parameters, epochs, history …"""
-Kind = Callable[[Bench, Sequence[CellKey], dict[str, Any], int], Trained]
 
 
 def only(cells: Sequence[CellKey]) -> CellKey:

@@ -1,0 +1,134 @@
+"""What benchmarks need of `diffeat.search`, which no other module of them imports."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from diffeat.search import (
+    MEMORY,
+    PENALTIES,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    CellSets,
+    Classification,
+    Grid,
+    Journal,
+    Surface,
+    greedy_sets,
+    search_surface,
+    split_by_hash,
+    task_from_store,
+)
+from diffeat.search import Task as CellTask
+from diffeat.search.scores import Logistic
+from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
+from diffeat.store import FeatureStore
+from diffeat.viz import heat_map
+
+__all__ = [
+    "MEMORY",
+    "PENALTIES",
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "CellKey",
+    "CellTask",
+    "Journal",
+    "Logistic",
+    "Surface",
+    "bytes_fingerprint",
+    "readable",
+]
+
+
+def task_of(
+    stores: Sequence[FeatureStore],
+    split: tuple[float, float, float],
+    allow_conditioned: bool,
+    duplicates: str,
+    groups: Sequence[Sequence[str]] | None = None,
+) -> CellTask:
+    """Labels, parts and cells of one feature file, or of a training and a test file."""
+    test = stores[1] if len(stores) > 1 else None
+    return task_from_store(
+        stores[0], split, test=test, allow_conditioned=allow_conditioned, duplicates=duplicates,
+        groups=groups,
+    )  # fmt: skip
+
+
+def changed(task: CellTask, identity: str, read: Callable[[str, float], Any]) -> CellTask:
+    """The same cells, read in another way."""
+    return replace(task, identity=identity, read=read)
+
+
+def one_cell(like: CellTask, name: str, block: str, values: np.ndarray, identity: str) -> CellTask:
+    """Other features of the pictures of a task, in a single cell."""
+    return replace(
+        like, name=name, cells=((block, 0),), read=lambda block, t: values, identity=identity,
+        together=(), conditioned="",
+    )  # fmt: skip
+
+
+def check_split(fractions: tuple[float, float, float]) -> None:
+    """SpecError for shares that sum to something else than 1."""
+    split_by_hash((), fractions)
+
+
+def fit_bytes(pictures: int, width: int, classes: int) -> float:
+    """Memory while a cell of so many numbers per picture is fitted."""
+    return Logistic().bytes_of(pictures, width, classes)
+
+
+def surface_of(task: CellTask, score: Logistic, memory: int, journal: Journal) -> Surface:
+    """A linear probe of every cell; the best is scored on test."""
+    judge = Classification(task, score)
+    return search_surface(
+        judge, journal, memory, lambda cells: tqdm(cells, desc="probe", disable=None)
+    )
+
+
+def greedy(
+    task: CellTask, cells: Sequence[CellKey], score: Logistic, journal: Journal, **arguments: Any
+) -> CellSets:
+    """A set of cells that grows by the one that helps most, up to `most`."""
+    task = replace(task, cells=tuple(cells))
+    return greedy_sets(Classification(task, score), journal, test=False, **arguments)
+
+
+def chance(task: CellTask) -> float:
+    """Accuracy on test of always saying the class that is most frequent in training."""
+    guess = np.bincount(task.labels[task.seen]).argmax()
+    return float((task.labels[task.part == TEST] == guess).mean())
+
+
+def surface_text(stored: dict[str, Any]) -> str:
+    """The grid of a surface as the JSON has it, validation accuracy in per cent."""
+    values = {(one["block"], one["t"]): one["validation"] for one in stored["cells"]}
+    return Grid(stored["name"], values).table()
+
+
+def write_png(surfaces: Sequence[Surface], path: Path, title: str) -> None:
+    """Heat maps of surfaces side by side."""
+    heat_map([surface.grid for surface in surfaces], path, title=title)
+
+
+def write_csv(surfaces: Sequence[Surface], path: Path) -> None:
+    """All cells of all surfaces in one table."""
+    rows: list[dict[str, str]] = []
+    for surface in surfaces:
+        surface.write_csv(path)
+        with open(path, newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,22 @@
+"""What benchmarks measure: one table of tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.tasks.base import Place, Task
+from benchmarks.tasks.classification import Classification
+from diffeat.errors import SpecError, nearest
+
+__all__ = ["TASKS", "Place", "Task", "task_named"]
+
+TASKS: dict[str, Task] = {"classification": Classification()}
+"""Name in a benchmark file → what measures it and makes its tables."""
+
+
+def task_named(name: Any) -> Task:
+    """A task by its name; SpecError where there is none."""
+    if not isinstance(name, str) or name not in TASKS:
+        like = nearest(name, TASKS) if isinstance(name, str) else ""
+        raise SpecError(f"task {name!r} is unknown{like}; expected one of {', '.join(TASKS)}")
+    return TASKS[name]

@@ -1,0 +1,23 @@
+"""What pictures are to be told apart by: targets by picture id, with groups.
+
+A reader gives one `Targets`, whatever the layout: the labels that a source or a feature file has
+itself, a table, or WebDataset tars. Masks, pairs, videos and depth are further readers and kinds.
+"""
+
+from diffeat.targets.base import Targets
+from diffeat.targets.keyed import KINDS, KeyedTargets, own_targets
+from diffeat.targets.labels import Labelled, labelled, labels_for, open_targets
+from diffeat.targets.matching import Matching, match_ids
+
+__all__ = [
+    "KINDS",
+    "KeyedTargets",
+    "Labelled",
+    "Matching",
+    "Targets",
+    "labelled",
+    "labels_for",
+    "match_ids",
+    "open_targets",
+    "own_targets",
+]

@@ -1,0 +1,140 @@
+"""Labels of a set of pictures, from wherever they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from diffeat.errors import SourceError
+from diffeat.images.captions import nearest_id
+from diffeat.images.tables import TABLES
+from diffeat.images.webdataset import is_tar_name
+from diffeat.targets.columns import targets_of
+from diffeat.targets.keyed import KeyedTargets, own_targets
+from diffeat.targets.tables import read_any
+
+if TYPE_CHECKING:
+    from diffeat.images import Source
+    from diffeat.store import FeatureStore
+
+SHOWN = 3
+
+
+class Labelled(NamedTuple):
+    """Labels of N pictures.
+
+    Attributes:
+        labels: (N,) int64 class indices, (N,) float64 numbers, or (N, K) int64 of 0 and 1; -1 or
+            nan where a picture has none.
+        class_names: of the classes or labels, by index; () of numbers.
+        groups: N names of what a picture belongs to; None where nothing is known.
+    """
+
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    groups: tuple[str, ...] | None
+
+
+def open_targets(
+    path: str | Path,
+    columns: Sequence[str] = (),
+    groups: str | None = None,
+    kind: str | None = None,
+    header: bool | None = None,
+) -> KeyedTargets:
+    """Targets of a .csv, .tsv, .json, .jsonl or .ndjson file, or of WebDataset tars.
+
+    Args:
+        path: the file; of tars also a glob or a brace range.
+        columns: with the targets; () finds them (see `diffeat.targets.columns.targets_of`).
+        groups: column with the groups (person, scene, …); None finds one.
+        kind: "class", "number" or "labels"; None goes by the values.
+        header: whether a .csv or .tsv has one; None looks.
+
+    Raises:
+        SourceError: another format, a damaged file, or what `targets_of` refuses.
+    """
+    known = (*TABLES, ".json")
+    if Path(path).suffix.lower() not in known and not is_tar_name(str(path)):
+        raise SourceError(
+            f"{path}: no table of labels; expected a file that ends in {', '.join(known)} or .tar"
+        )
+    asked = (*columns, *([groups] if groups else []))
+    return targets_of(read_any(path, asked, header), columns, groups, kind)
+
+
+def labels_for(
+    what: Source | FeatureStore,
+    path: str | Path | None = None,
+    columns: Sequence[str] = (),
+    groups: str | None = None,
+    kind: str | None = None,
+    header: bool | None = None,
+) -> Labelled:
+    """Labels, class names and groups of the pictures of a source or a feature file.
+
+    Pictures without a row, and rows without a picture, are warned of.
+
+    Args:
+        what: its own labels are taken where there is no path.
+        path, columns, groups, kind, header: of `open_targets`.
+
+    Raises:
+        SourceError: no labels, a table that cannot be read, or one that has no picture of these.
+    """
+    if path is None:
+        targets = own_targets(what)
+    else:
+        targets = open_targets(path, columns, groups, kind, header)
+        _tell(targets, what.ids)
+    return Labelled(targets.of(what.ids), targets.names, targets.groups(what.ids))
+
+
+def labelled(source: Source, targets: KeyedTargets) -> tuple[Source, tuple[str, ...] | None]:
+    """The pictures of a source that have a class, with it, and their groups.
+
+    Raises:
+        SourceError: targets that are no classes, or of none of these pictures.
+    """
+    if targets.kind != "class":
+        raise SourceError(f"{targets.name}: targets of kind {targets.kind!r}; expected classes")
+    _tell(targets, source.ids)
+    kept = np.flatnonzero(targets.of(source.ids) >= 0)
+    taken = source if len(kept) == len(source) else source.take(kept)
+    labels = targets.of(taken.ids)
+    found = replace(taken, labels=labels, class_names=targets.names, earlier=None)
+    return found, targets.groups(taken.ids)
+
+
+def _tell(targets: KeyedTargets, ids: Sequence[str]) -> None:
+    """Warn of pictures without a target and of rows without a picture."""
+    matching, missing = targets.match(ids), targets.missing(ids)
+    if (matching.rows < 0).all():
+        raise SourceError(
+            f"{targets.name}: none of its {len(targets.keys)} rows is of these {len(ids)} "
+            f"pictures, whose first is {ids[0]!r}{nearest_id(ids[0], targets.keys)}; expected "
+            "their ids, or their files' names"
+        )
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} of {len(ids)} pictures have no target: {_some(missing)}")
+    if matching.ambiguous:
+        name, rows = next(iter(matching.ambiguous.items()))
+        parts.append(
+            f"{len(matching.ambiguous)} of them share their file's name with others, such as "
+            f"{name!r} ({_some(rows)}): write their ids"
+        )
+    if matching.unused:
+        names = [targets.keys[row] for row in matching.unused]
+        parts.append(f"{len(names)} rows are of no picture here: {_some(names)}")
+    if parts:
+        warnings.warn(f"{targets.name}: {'; '.join(parts)}", stacklevel=3)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN])) + ", …" * (len(names) > SHOWN)

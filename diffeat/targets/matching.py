@@ -1,0 +1,76 @@
+"""Which row of a table belongs to which picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from diffeat.images.walk import is_picture, nfc
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Rows of pictures.
+
+    Attributes:
+        rows: (N,) int64 row of each picture; -1 where there is none.
+        unused: rows that no picture has, ascending.
+        ambiguous: picture → rows that may be its own, by file name.
+        by_name: how many pictures were found by their file's name alone.
+    """
+
+    rows: np.ndarray
+    unused: tuple[int, ...]
+    ambiguous: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    by_name: int = 0
+
+
+def match_ids(ids: Sequence[str], keys: Sequence[str]) -> Matching:
+    """Find the row of every picture: exactly, else by file name, else by that without its ending.
+
+    All is compared in NFC. A name counts only where one picture and one row have it; of names
+    that several have, none is taken.
+
+    Args:
+        ids: N picture ids.
+        keys: what the rows call their pictures, each once in NFC.
+    """
+    known = {nfc(key): row for row, key in enumerate(keys)}
+    rows = np.array([known.get(nfc(name), -1) for name in ids], np.int64)
+    exact = int((rows >= 0).sum())
+    ambiguous: dict[str, tuple[str, ...]] = {}
+    for short in (_file_name, _stem):
+        if (rows >= 0).all():
+            break
+        of_rows, of_ids = _by(short, keys), _by(short, ids)
+        taken = set(rows.tolist())
+        for place in np.flatnonzero(rows < 0):
+            mine, alike = of_rows.get(short(ids[place]), []), of_ids[short(ids[place])]
+            if len(mine) == len(alike) == 1 and mine[0] not in taken:
+                rows[place] = mine[0]
+                ambiguous.pop(ids[place], None)
+            elif mine:
+                ambiguous[ids[place]] = tuple(keys[row] for row in mine)
+    used = set(rows.tolist())
+    unused = tuple(row for row in range(len(keys)) if row not in used)
+    return Matching(rows, unused, ambiguous, int((rows >= 0).sum()) - exact)
+
+
+def _by(short: Callable[[str], str], names: Sequence[str]) -> dict[str, list[int]]:
+    """Short name → places of those that have it."""
+    found: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        found.setdefault(short(name), []).append(place)
+    return found
+
+
+def _file_name(name: str) -> str:
+    return nfc(name).replace("\\", "/").rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    """The file's name without the ending of a picture."""
+    last = _file_name(name)
+    return last.rpartition(".")[0] if is_picture(last) else last
