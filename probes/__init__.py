@@ -5,6 +5,7 @@ from probes.batchnorm import BatchNormProbe
 from probes.cells import Cells
 from probes.conv import ConvProbe
 from probes.difformer import DifFormerProbe
+from probes.fitted import HeadError
 from probes.knn import KNNProbe
 from probes.linear import LinearProbe
 from probes.many import ManyLogistic
@@ -17,6 +18,7 @@ from probes.objectives import Objective
 from probes.presets import PRESETS, preset
 from probes.regression import MLPRegressionProbe, RidgeRegressionProbe
 from probes.ridge import ManyRidge, RidgeProbe
+from probes.saved import load, save
 
 __all__ = [
     "PRESETS",
@@ -25,6 +27,7 @@ __all__ = [
     "Cells",
     "ConvProbe",
     "DifFormerProbe",
+    "HeadError",
     "KNNProbe",
     "LinearMultilabelProbe",
     "LinearProbe",
@@ -41,5 +44,7 @@ __all__ = [
     "RidgeMultilabelProbe",
     "RidgeProbe",
     "RidgeRegressionProbe",
+    "load",
     "preset",
+    "save",
 ]

@@ -210,4 +210,4 @@ def moments(
             yield x.movedim(1, -1).reshape(-1, x.shape[1])
 
     mean, deviation = moments_of_rows(rows())
-    return mean.float().cpu(), deviation.float().cpu()
+    return tuple(v.float() if v.is_meta else v.float().cpu() for v in (mean, deviation))

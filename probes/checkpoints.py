@@ -6,19 +6,16 @@ A checkpoint is a `.safetensors` file: tensors, and in its metadata JSON. Readin
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+
+from probes.tensor_files import Tensors, read_tensors, read_texts, write_tensors
 
 FORMAT = 1
 NAME = "checkpoint.safetensors"
-
-Tensors = dict[str, torch.Tensor]
 
 
 def checkpoint_path(place: str | Path) -> Path:
@@ -30,40 +27,18 @@ def checkpoint_path(place: str | Path) -> Path:
 def write_checkpoint(
     path: Path, about: Mapping[str, Any], state: Mapping[str, Any], tensors: Mapping[str, Tensors]
 ) -> None:
-    """Write it whole or not at all: to a file beside it, synced, then renamed over the old one.
+    """Write it whole or not at all (see `write_tensors`).
 
     Args:
         about: what the training is; see `read_checkpoint`.
         state: where it stands, as plain values.
         tensors: by kind ("weights", "optimizer", …) and name.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     flat = {
-        f"{kind}/{name}": value.detach().cpu().contiguous().clone()
-        for kind, named in tensors.items()
-        for name, value in named.items()
+        f"{kind}/{name}": value for kind, named in tensors.items() for name, value in named.items()
     }
-    metadata = {"format": str(FORMAT), "about": json.dumps(about), "state": json.dumps(state)}
-    beside = path.with_name(f".{path.name}.part")  # of a killed training: written over
-    try:
-        save_file(flat, beside, metadata)
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        _sync_folder(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the new name outlives a power cut, where folders can be synced."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    texts = {"format": str(FORMAT), "about": json.dumps(about), "state": json.dumps(state)}
+    write_tensors(path, flat, texts)
 
 
 def read_checkpoint(
@@ -80,13 +55,11 @@ def read_checkpoint(
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, flat = read_texts(path), read_tensors(path)
         if metadata.get("format") != str(FORMAT):
             raise ValueError(f"format {metadata.get('format')}, expected {FORMAT}")
         before, state = json.loads(metadata["about"]), json.loads(metadata["state"])
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is no checkpoint of a training ({error}); delete it, or name another place"
         ) from error

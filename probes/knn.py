@@ -10,9 +10,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from probes.checks import accuracy, encode_labels, open_vectors, pick_device
+from probes.lazy import Deferred, Rows
 from probes.neighbours import nearest
+from probes.standardise import shift_and_factor
 
 WEIGHTS = ("uniform", "softmax")
+METRICS = ("cosine", "euclidean")
 
 
 class KNNProbe(ClassifierMixin, BaseEstimator):
@@ -21,21 +24,24 @@ class KNNProbe(ClassifierMixin, BaseEstimator):
     A picture's votes for class c are the sum of w over its neighbours of that class, with w = 1
     (`weights="uniform"`, as scikit-learn's `KNeighborsClassifier`) or w = exp(s/temperature) with
     s the similarity (`weights="softmax"`). The defaults are DINO's: cosine, softmax with
-    temperature 0.07, 20 neighbours. Features are taken as they come.
+    temperature 0.07, 20 neighbours. Features are taken as they come, unless `standardise`.
 
     What lies in a file stays there and is read again at every prediction, once per 1,024
-    pictures; such a probe can be used while the file is open, and not be pickled.
+    pictures; such a probe can be used while the file is open, and not be pickled. Standardised
+    features are held in memory.
 
     Args:
         n_neighbors: k.
         metric: "cosine", or "euclidean" (s = -distance).
         weights: "softmax" or "uniform".
         temperature: > 0; of softmax votes.
+        standardise: bring features to mean 0 and variance 1 on the training pictures before.
         device: "cpu", "cuda", …; "auto" is where X lies, if it is a torch tensor, else the CPU.
 
     Attributes:
         classes_: (K,) the labels, sorted.
         n_features_in_: D.
+        mean_, factor_: (D,) float32, where standardised: features are (x - mean)·factor.
 
     Source: Caron et al. 2021 (DINO), appendix; Wu et al. 2018, section 3.4.
     """
@@ -46,12 +52,14 @@ class KNNProbe(ClassifierMixin, BaseEstimator):
         metric: str = "cosine",
         weights: str = "softmax",
         temperature: float = 0.07,
+        standardise: bool = False,
         device: str = "auto",
     ):
         self.n_neighbors = n_neighbors
         self.metric = metric
         self.weights = weights
         self.temperature = temperature
+        self.standardise = standardise
         self.device = device
 
     def fit(self, X: Any, y: Any) -> KNNProbe:
@@ -65,7 +73,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):
             ValueError: wrong shapes, inf or nan, one class only, more neighbours than
                 pictures, or an unknown metric or weight.
         """
-        if self.metric not in ("cosine", "euclidean"):
+        if self.metric not in METRICS:
             raise ValueError(f"metric={self.metric!r}; expected 'cosine' or 'euclidean'")
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights={self.weights!r}; expected 'uniform' or 'softmax'")
@@ -77,13 +85,32 @@ class KNNProbe(ClassifierMixin, BaseEstimator):
         if not 1 <= self.n_neighbors <= len(rows):
             raise ValueError(f"n_neighbors={self.n_neighbors} with n_samples = {len(rows)}; "
                              "expected at least 1 and at most as many as pictures")  # fmt: skip
+        for name in ("mean_", "factor_"):
+            vars(self).pop(name, None)
+        if self.standardise:
+            X = rows[:]
+            self.mean_, self.factor_ = shift_and_factor(X)
+            rows = Rows((X - self.mean_) * self.factor_, dtype=X.dtype)
         self._rows = rows
         return self
+
+    def _restore(self) -> None:
+        """Check what was loaded; ValueError if it could not be used."""
+        bad = not 1 <= self.n_neighbors <= len(self._rows) or self.weights not in WEIGHTS
+        bad |= self.metric not in METRICS or not self.temperature > 0
+        inside = (self._targets >= 0) & (self._targets < len(self.classes_))
+        if bad or not inside.all() or self.standardise != hasattr(self, "factor_"):
+            raise ValueError("parameters, targets and rows do not fit together")
+        self._device = pick_device(self.device, self._rows.values)
 
     def kneighbors(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """(M, k) similarities, the largest first, and (M, k) rows of the training pictures."""
         check_is_fitted(self)
         queries, _ = open_vectors(self, X, reset=False)
+        if self.standardise:
+            X, mean, factor = queries, self.mean_, self.factor_
+            scaled = Deferred(X.shape, lambda rows: (X[rows] - mean) * factor, X.dtype)
+            queries = Rows(scaled, dtype=X.dtype)
         similar, rows = nearest(queries, self._rows, self.n_neighbors, self.metric, self._device)
         return similar.numpy(), rows.numpy()
 

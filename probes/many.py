@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from probes.checks import encode_labels, known_labels, labels_for, pick_device
 from probes.lazy import Deferred, Rows
+from probes.linear import LinearProbe
 from probes.newton import LogisticPath
 from probes.standardise import standardise
 
@@ -82,6 +83,12 @@ class ManyProbes(BaseEstimator):
         """
         found = self.predict(X)
         return (found == labels_for(y, found.shape[1])).mean(1)
+
+    def _handed_on(self, g: int, probe: Any) -> Any:
+        """A probe of one cell, given that cell's solution."""
+        probe.classes_, probe.n_features_in_ = self.classes_, self.n_features_in_
+        probe.coef_, probe.intercept_ = self.coef_[g], self.intercept_[g]
+        return probe
 
     def _argmax(self, g: int, cell: Rows) -> np.ndarray:
         device = pick_device(self.device, cell.values)
@@ -187,6 +194,13 @@ class ManyLogistic(ManyProbes):
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+    def probe(self, g: int) -> LinearProbe:
+        """That of one cell, by itself; predictions differ only where two classes tie in float32."""
+        found = LinearProbe(float(self.penalty_[g]), self.max_iter, self.tol, self.device)
+        row = int(np.flatnonzero(self.penalties_ == self.penalty_[g])[0])
+        found.n_iter_ = int(self.n_iter_[row, g])
+        return self._handed_on(g, found)
 
     def _groups(self, cells: list[Rows]) -> Iterator[np.ndarray]:
         size = 1

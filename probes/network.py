@@ -88,7 +88,7 @@ class NetworkHead(BaseEstimator):
 
     Attributes:
         n_features_in_: length of axis 1 of X.
-        shapes_: shape of a row, per array.
+        shapes_: shape of a row, per array. n_outputs_: K, or 0 where the head knows it itself.
         module_: the trained torch module, in eval mode; always on the CPU, so that a pickle
             opens anywhere. A copy is moved where predictions are wanted.
         history_: the learning curve, a dict per epoch: epoch (1-based), loss, learning_rate,
@@ -241,6 +241,7 @@ class NetworkHead(BaseEstimator):
     ):
         how = self._training()
         targets, outputs = self._encode(y)
+        self.n_outputs_ = outputs
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=2)
         randomness = Randomness(seeds[0], seeds[1], device)
         batches, validation = self._parted(parts, targets, held_out, randomness.numpy, device)

@@ -23,21 +23,25 @@ from probes.objectives import SQUARED_ERROR, Objective
 from probes.standardise import varies
 
 
+@dataclass(frozen=True)
 class NumberScale:
     """Targets (N, M) brought to mean 0 and variance 1, so that every output counts alike.
-
-    Args:
-        y: (N,) or (N, M) numbers.
 
     Attributes:
         mean, deviation: (M,) float64, the latter 1 where a target is constant.
         flat: whether y was (N,).
     """
 
-    def __init__(self, y: np.ndarray):
-        self.flat, y = y.ndim == 1, y.reshape(len(y), -1).astype(np.float64)
-        self.mean, spread = y.mean(0), y.std(0)
-        self.deviation = np.where(varies(spread, self.mean, "float64"), spread, 1.0)
+    mean: np.ndarray
+    deviation: np.ndarray
+    flat: bool
+
+    @classmethod
+    def of(cls, y: np.ndarray) -> NumberScale:
+        """That of (N,) or (N, M) numbers."""
+        flat, y = y.ndim == 1, y.reshape(len(y), -1).astype(np.float64)
+        mean, spread = y.mean(0), y.std(0)
+        return cls(mean, np.where(varies(spread, mean, "float64"), spread, 1.0), flat)
 
     def encode(self, y: np.ndarray, name: str = "y") -> np.ndarray:
         """(N, M) float64.
@@ -159,7 +163,7 @@ class RidgeRegressionProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError("expected X_validation and y_validation together, or neither")
         device = pick_device(self.device, X)
         rows, y = open_vectors(self, X, y, outputs=True)
-        scale, judge = NumberScale(y), None
+        scale, judge = NumberScale.of(y), None
         if X_validation is not None:
             held, _ = open_vectors(self, X_validation, reset=False)
             truth = scale.encode(check_numbers(y_validation, "y_validation"), "y_validation")
@@ -209,7 +213,7 @@ class NetworkRegression(MultiOutputMixin, RegressorMixin, NetworkHead):
         return Rows(X), y
 
     def _encode(self, y: np.ndarray) -> tuple[Rows, int]:
-        self.scale_ = NumberScale(y)
+        self.scale_ = NumberScale.of(y)
         return Rows(self.scale_.encode(y)), len(self.scale_.mean)
 
     def _encode_again(self, y: Any, count: int) -> Rows:

@@ -149,6 +149,16 @@ class ManyRidge(ManyProbes):
             self._choose(g, x, truth, self._every_penalty(solved))
         return self
 
+    def probe(self, g: int) -> RidgeProbe:
+        """That of one cell, by itself; its `gcv_` is nan, as validation chose.
+
+        Predictions differ only where two classes tie in float32.
+        """
+        found = RidgeProbe((float(self.penalty_[g]),), self.standardise, self.device)
+        found.alpha_, found.alphas_ = float(self.penalty_[g]), self.penalty_[g : g + 1].copy()
+        found.gcv_ = np.array([np.nan])
+        return self._handed_on(g, found)
+
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> ManyRidge:
         """Add pictures.
 

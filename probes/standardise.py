@@ -90,10 +90,15 @@ def standardise(tables: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor,
 
 def standardised(X: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     """Arrays (…, D) shifted and scaled so that X has mean 0 and variance 1; constants to 0."""
+    mean, factor = shift_and_factor(X)
+    return [(array - mean) * factor for array in (X, *others)]
+
+
+def shift_and_factor(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 mean and 1/deviation of an array (N, …) over its rows; 0 for constants."""
     mean, scale = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
     scale = np.where(varies(scale, mean), scale, np.inf)
-    mean, factor = mean.astype(np.float32), (1 / scale).astype(np.float32)
-    return [(array - mean) * factor for array in (X, *others)]
+    return mean.astype(np.float32), (1 / scale).astype(np.float32)
 
 
 class Standardize(nn.Module):

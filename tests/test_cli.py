@@ -425,7 +425,7 @@ class TestMain:
     def test_commands(self):
         assert set(cli.commands) == {
             "models", "blocks", "recipes", "channels", "extract", "info", "verify", "merge",
-            "export", "view", "probe", "align", "search",
+            "export", "view", "probe", "align", "search", "predict",
         }  # fmt: skip
 
     def test_every_command_has_help(self, diffeat):

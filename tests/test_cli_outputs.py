@@ -24,8 +24,9 @@ def diffeat(monkeypatch, capsys):
 
 WRITERS = {
     "extract": {"output"}, "merge": {"file"}, "export": {"output"}, "view": {"output"},
-    "probe": {"csv_path", "png_path"}, "align": {"csv_path", "png_path", "keep"},
-    "search": {"csv_path", "png_path", "spec_path", "out"},
+    "probe": {"csv_path", "png_path", "save_path"}, "predict": {"output"},
+    "align": {"csv_path", "png_path", "keep"},
+    "search": {"csv_path", "png_path", "spec_path", "out", "save_path"},
 }  # fmt: skip
 
 
@@ -52,6 +53,8 @@ def labelled(tmp_path):
         (("view", "f.h5", "-o", "a"), "says no format"),
         (("probe", "f.h5", "--png", "a.csv"), "says CSV"),
         (("probe", "f.h5", "--csv", "/dev/null/a.csv"), "nothing can be written there"),
+        (("probe", "f.h5", "--save", "a.pkl"), "says pickle"),
+        (("predict", "h.safetensors", "f.h5", "-o", "a.json"), "says JSON"),
         (("merge", "a.npz", "f.h5"), "says NumPy"),
         (("export", "f.h5", "-o", "a.csv"), ".npz or .zarr"),
         (("search", "f.h5", "--out", "/dev/null/a"), "nothing can be written there"),

@@ -15,6 +15,7 @@ from diffeat.cli.extract import extract
 from diffeat.cli.info import info
 from diffeat.cli.merge import merge
 from diffeat.cli.models import blocks, models
+from diffeat.cli.predict import predict
 from diffeat.cli.probe import probe
 from diffeat.cli.recipes import channels, recipes
 from diffeat.cli.search import search
@@ -30,8 +31,9 @@ def cli() -> None:
 
     \b
     diffeat extract unet-cifar10 digits -o features.h5 -t 20,60 -b up.0,up.1 --pool 2x2
-    diffeat probe features.h5
+    diffeat probe features.h5 --save head.safetensors
     diffeat search unet-cifar10 digits -t 20,60 -b decoder
+    diffeat predict head.safetensors pictures/ -o predictions.csv
     diffeat align features.h5 digits --with facebook/dinov2-base
 
     PICTURES is a folder (class subfolders become labels), a glob, a list file, WebDataset
@@ -53,6 +55,7 @@ for command in (
     view,
     probe,
     search,
+    predict,
     align,
 ):
     cli.add_command(command)

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from diffeat.cli.outputs import OutputPath
 from diffeat.errors import SpecError
 
 NONE = "\0none"
@@ -214,6 +215,10 @@ duplicates_option = option(
 task_option = option(
     "--task", default="classification", show_default=True, help="What the features are judged for."
 )
+save_option = option(
+    "--save", "save_path", type=OutputPath((".safetensors",), strict=True), help="Keep the head "
+    "that was scored on test, fitted on training and validation, for `diffeat predict`.",
+)  # fmt: skip
 feature_file = click.argument("file", type=click.Path(path_type=Path))
 
 

@@ -13,6 +13,7 @@ from diffeat.cli.options import (
     option,
     positive_numbers,
     print_json,
+    save_option,
     split_shares,
     task_option,
     threads_option,
@@ -43,13 +44,25 @@ from diffeat.errors import SpecError
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
+@save_option
 @task_option
 @allow_conditioned_option
 @duplicates_option
 @json_option
 @threads_option
 def probe(
-    file, test_file, split, seed, penalties, csv_path, png_path, device, as_json, task, **choices
+    file,
+    test_file,
+    split,
+    seed,
+    penalties,
+    csv_path,
+    png_path,
+    save_path,
+    device,
+    as_json,
+    task,
+    **choices,
 ) -> None:
     """Fit and score a linear probe for every (block, t) of FILE.
 
@@ -64,6 +77,7 @@ def probe(
     from diffeat.backbones.devices import pick_device
     from diffeat.search import search_surface
     from diffeat.search.judges import Choices, task_kind
+    from diffeat.search.kept import keep_head
     from diffeat.store import FeatureStore
     from diffeat.viz import heat_map
 
@@ -75,15 +89,21 @@ def probe(
         store = stack.enter_context(FeatureStore(file))
         test = stack.enter_context(FeatureStore(test_file)) if test_file else None
         judge = kind.from_files(store, test, asked)
+        if save_path:
+            judge.check_head()
         surface = search_surface(
             judge, progress=lambda cells: tqdm(cells, desc="probe", disable=None)
         )
+        if save_path:
+            keep_head(judge, surface.best.choice, save_path)
     if as_json:
         print_json(surface.to_dict())
     else:
         _print(surface)
     if judge.few:
         click.echo(f"warning: {judge.few}", err=True)
+    if save_path:
+        click.echo(f"{save_path}: {surface.best}, fitted on both", err=as_json)
     if csv_path:
         surface.write_csv(csv_path)
     if png_path:

@@ -22,6 +22,7 @@ from diffeat.cli.options import (
     option,
     positive_numbers,
     print_json,
+    save_option,
     speed_options,
     split_shares,
     task_option,
@@ -36,7 +37,7 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
         "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
-          "agent", "selectors", "out", "csv_path", "png_path", "test")  # fmt: skip
+          "agent", "selectors", "out", "csv_path", "png_path", "save_path", "test")  # fmt: skip
 """Options that need scores, hence labels."""
 
 
@@ -84,6 +85,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
 @option("--spec", "spec_path", type=OutputPath((".toml",)),
               help="Write the best cells as a TOML file for `diffeat extract --spec`.")  # fmt: skip
+@save_option
 @option("--recipe", help="MODEL: fields of a published system.")
 @spec_options(
     "pool", "ensemble", "noise", "seed", "steps", "prompt", "captions", "label", "label_map",
@@ -118,7 +120,9 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     """
     from tqdm import tqdm
 
+    from diffeat.search.finding import cell_text
     from diffeat.search.judges import task_kind
+    from diffeat.search.kept import keep_head
     from diffeat.search.run import SearchOptions, run_search
 
     kind = task_kind(values["task"])
@@ -143,13 +147,20 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         judge, spec, ready = parts(stack, what, second, values, kind)
         if judge is None:  # without labels the guess is all there is
             return _print_guess(ready[0], what, spec, as_json, spec_path)
+        if values["save_path"]:
+            judge.check_head()
         report = run_search(
             judge, options, ready, lambda label, items: tqdm(items, desc=label, disable=None)
         )
+        if values["save_path"]:
+            keep_head(judge, report.choice, values["save_path"])
     if as_json:
         print_json(report.to_dict())
     else:
         _print(report, judge, options)
+    if values["save_path"]:
+        chosen = ", ".join(map(cell_text, report.best_cells))
+        click.echo(f"{values['save_path']}: {chosen}, fitted on both", err=as_json)
     if judge.few:
         click.echo(f"warning: {judge.few}", err=True)
     _write(report, spec, judge, csv_path, png_path, spec_path)

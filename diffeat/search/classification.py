@@ -39,6 +39,7 @@ class Classification(Judge):
             X_validation, y_validation) → float.
     """
 
+    task_name = "classification"
     name, unit, needs, bounds = "accuracy", SHARE, ("labels",), (0.0, 1.0)
 
     def __init__(self, task: Task, score: str | Score | Function = "logistic"):
@@ -46,6 +47,7 @@ class Classification(Judge):
         names = task.groups or task.ids or tuple(map(str, range(len(task.labels))))
         super().__init__({}, names, task.part, task.name, task.identity, task.conditioned)
         self.labels, self.how, self.together = task.labels, task.how, task.together
+        self.made = task.made
 
     # what there is
 
@@ -151,6 +153,24 @@ class Classification(Judge):
         else:
             X, Xt = self._both(cell, known, tested)
         return self.score.test(X, self.labels[known], Xt, self.labels[tested], setting)
+
+    def head(self, cell: Candidate, setting: float | None) -> Any:
+        """The fitted probe, which standardises by itself: the weights of a mix play no part.
+
+        Its test accuracy is that of `test`, but for pictures whose two best classes differ by
+        rounding alone: `test` adds up in float32, a `LinearProbe` or `RidgeProbe` in float64, and
+        the cells of a mix are standardised once and not twice.
+        """
+        known = (self.part == TRAIN) | (self.part == VALIDATION)
+        X = [self.task.matrix(key, known) for key in cells_in(cell)]
+        return self.score.head(np.concatenate(X, axis=1), self.labels[known], setting)
+
+    def check_head(self) -> None:
+        if type(self.score).head is Score.head:
+            self.score.head(None, None, None)
+        if self.made is None:
+            raise SpecError(f"{self.source}: what the features were made of is not known, so a "
+                            "head of them cannot be kept")  # fmt: skip
 
     def _both(self, cell: CellKey, known: np.ndarray, tested: np.ndarray) -> list[np.ndarray]:
         return [self.task.matrix(cell, rows) for rows in (known, tested)]

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from diffeat.noise import shown_t
 from diffeat.search.grid import ACCURACY, Grid
+from diffeat.search.judge import Candidate
 from diffeat.search.measure import Measure
 from diffeat.search.tasks import CellKey
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What validation chose, whose head may be kept.
+
+    Attributes:
+        candidate: a cell, or several side by side.
+        setting: of its probe.
+        validation, test: scores.
+    """
+
+    candidate: Candidate
+    setting: float | None
+    validation: float
+    test: float | None
 
 
 @dataclass
@@ -33,6 +50,10 @@ class Cell:
 
     def __str__(self) -> str:
         return cell_text(self.key)
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(self.key, self.C, self.validation, self.test)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -118,9 +139,9 @@ class Finding(ABC):
     def compare(self, scores: Mapping[CellKey, float]) -> None:  # noqa: B027
         """Take note of the validation scores of single cells, found by another strategy."""
 
-    def improvement(self) -> tuple[float, Sequence[CellKey]]:
-        """(gain over the best cell alone, cells) of what was chosen; (0, ()) for single cells."""
-        return 0.0, ()
+    def improvement(self) -> tuple[float, Choice | None]:
+        """(gain over the best cell alone, what was chosen); (0, None) for single cells."""
+        return 0.0, None
 
     def selection(self) -> Selection | None:
         """A line of the table of selectors; None where nothing was settled."""

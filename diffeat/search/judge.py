@@ -15,7 +15,7 @@ from diffeat.search.intervals import FEW, group_interval
 from diffeat.search.measure import Measure
 from diffeat.search.reading import numel, read_rows, side_by_side
 from diffeat.search.splits import TEST, TRAIN, VALIDATION, split_groups
-from diffeat.search.tasks import CellKey, cell_name, readable
+from diffeat.search.tasks import CellKey, Made, cell_name, readable
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Judge:
             "maps" is checked.
         learns: whether it learns from training pictures. Halving and the bandit draw few of
             these; of validation pictures where it does not.
+        task_name: of the command line, for heads that are kept.
         bounds: that no number can leave, if there are any; the bandit's rewards are scaled by
             them.
 
@@ -91,12 +92,15 @@ class Judge:
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
     learns: ClassVar[bool] = True
+    task_name: ClassVar[str] = ""
     bounds: ClassVar[tuple[float, float] | None] = None
 
     together: tuple[tuple[CellKey, ...], ...] = ()
     """Cells whose features are at hand together; () if it does not matter."""
     labels: np.ndarray | None = None
     """(N,) classes that splits and subsets keep in balance, if there are any."""
+    made: Made | None = None
+    """What the features were made of, where that is known."""
     how: str = ""
     """Why the parts were not made by a hash alone."""
 
@@ -138,6 +142,22 @@ class Judge:
         """Score on test, learnt from all others, with what validation chose; see `measure`."""
         known = (self.part == TRAIN) | (self.part == VALIDATION)
         return self.measure(self.features(cell, known), known, self.part == TEST)
+
+    def head(self, cell: Candidate, setting: float | None) -> Any:
+        """The estimator that `test` scores, learnt from training and validation, to be kept.
+
+        Of a mix it takes the cells' vectors side by side, as they come.
+
+        Raises:
+            SpecError: as here, where no head stands behind the number.
+        """
+        raise SpecError(f"{self.name} is measured without a head that could be kept; leave "
+                        "--save out")  # fmt: skip
+
+    def check_head(self) -> None:
+        """SpecError, before anything is judged, where there will be no head."""
+        if type(self).head is Judge.head:
+            self.head(self.cells[0], None)
 
     def _number(self, value: Any) -> float:
         number = float(np.mean(value))

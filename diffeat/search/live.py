@@ -27,7 +27,7 @@ from diffeat.search.frequency import (
     runs_among,
 )
 from diffeat.search.stored import SAMPLE, WAY_OUT, identity_of, parted
-from diffeat.search.tasks import Task, readable
+from diffeat.search.tasks import Made, Task, readable
 from diffeat.specs import ExtractSpec
 from diffeat.work import Job, Worker
 
@@ -215,7 +215,11 @@ def live_task(
         ids=tuple(name for source in sources for name in source.ids),
         together=tuple(tuple((b, t) for b in blocks for t in group) for group in features.groups),
         conditioned=why,
-    )
+        made=Made(
+            features.plan.spec, requests[0].model, requests[0].pictures,
+            tuple(sources[0].class_names),
+        ),
+    )  # fmt: skip
 
 
 def _check_sources(train: Source, test: Source, duplicates: str) -> None:

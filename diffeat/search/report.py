@@ -9,8 +9,9 @@ from typing import Any
 
 from diffeat.conditioned import marked
 from diffeat.noise import shown_t
-from diffeat.search.finding import Cell, Finding, Selection
+from diffeat.search.finding import Cell, Choice, Finding, Selection
 from diffeat.search.grid import ACCURACY, Grid, write_rows
+from diffeat.search.judge import cells_in
 from diffeat.search.measure import Measure
 from diffeat.search.tasks import CellKey
 
@@ -45,14 +46,19 @@ class SearchReport:
         return self.first.best
 
     @property
-    def best_cells(self) -> tuple[CellKey, ...]:
+    def choice(self) -> Choice:
         """The set that gains most over the best cell alone, by the same split; or the best cell."""
-        found, gain = (self.best.key,), 0.0
+        found, gain = self.best.choice, 0.0
         for finding in self.findings.values():
-            more, cells = finding.improvement()
+            more, chosen = finding.improvement()
             if more > gain:
-                found, gain = tuple(cells), more
+                found, gain = chosen, more
         return found
+
+    @property
+    def best_cells(self) -> tuple[CellKey, ...]:
+        """The cells of what was chosen."""
+        return cells_in(self.choice.candidate)
 
     @property
     def grid(self) -> Grid | None:

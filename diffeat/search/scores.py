@@ -68,6 +68,15 @@ class Score(ABC):
     ) -> float:
         """Score on (M, D) test features of a probe refitted on (N, D) with a chosen setting."""
 
+    def head(self, X: np.ndarray, y: np.ndarray, setting: float | None) -> Any:
+        """The estimator that `test` scores: fitted on (N, D) features as they come, unscaled.
+
+        Raises:
+            SpecError: as here, where there is none.
+        """
+        raise SpecError(f"score {self.name!r} fits no head that could be kept; expected "
+                        f"{', '.join(SCORES)}")  # fmt: skip
+
     def describe(self) -> dict[str, Any]:
         """What finished work depends on."""
         return {"score": self.name}
@@ -111,6 +120,9 @@ class ManyAtOnce(Score):
         # the one penalty is settled, so what it is "chosen" on does not matter
         many = self.many((setting,), X[None], y, X[None, :1], y[:1])
         return float(many.score(Xt[None], yt)[0])
+
+    def head(self, X, y, setting) -> Any:
+        return self.many((setting,), X[None], y, X[None, :1], y[:1]).probe(0)
 
     def describe(self) -> dict[str, Any]:
         return {"score": self.name, "penalties": list(self.penalties)}
@@ -186,6 +198,13 @@ class Neighbours(Score):
 
     def test(self, X, y, Xt, yt, setting) -> float:
         return _votes(X, y, Xt, yt, [int(setting)], self.device)[0]
+
+    def head(self, X, y, setting) -> Any:
+        from probes.knn import KNNProbe
+
+        return KNNProbe(int(setting), weights="uniform", standardise=True, device=self.device).fit(
+            X, y
+        )
 
     def describe(self) -> dict[str, Any]:
         return {"score": self.name, "neighbours": list(self.neighbours)}

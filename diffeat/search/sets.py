@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from diffeat.errors import SpecError
 from diffeat.search.asking import MEMORY, Progress, ask_all, ask_test
-from diffeat.search.finding import Finding, Selection
+from diffeat.search.finding import Choice, Finding, Selection
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Judge, Mix
 from diffeat.search.tasks import CellKey
@@ -64,8 +63,9 @@ class CellSets(Finding):
         """Of the best set over the best cell alone."""
         return self.measure.gain(self.best.validation, self.single)
 
-    def improvement(self) -> tuple[float, Sequence[CellKey]]:
-        return self.gain, self.best.cells
+    def improvement(self) -> tuple[float, Choice]:
+        best = self.best
+        return self.gain, Choice(Mix(best.cells), best.setting, best.validation, self.test)
 
     def lines(self) -> list[str]:
         number = self.measure

@@ -13,7 +13,7 @@ from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.search.duplicates import groups_of_copies, without_copies
 from diffeat.search.splits import SMALL, TEST, split_groups
-from diffeat.search.tasks import CellKey, Task
+from diffeat.search.tasks import CellKey, Made, Task
 from diffeat.specs import differences, without_cells
 from diffeat.store import FeatureStore
 
@@ -80,8 +80,14 @@ def task_from_store(
         identity=identity_of([(one.spec.to_dict(), one.model, one.pictures) for one in stores]),
         ids=tuple(name for one in stores for name in one.ids),
         conditioned=max(why, key=len),
+        made=made_of(store),
     )
     return replace(whole, cells=whole.choose(blocks, timesteps))
+
+
+def made_of(store: FeatureStore) -> Made:
+    """What the features of a file were made of."""
+    return Made(store.spec, store.model, store.pictures, tuple(store.class_names))
 
 
 def cells_of(store: FeatureStore) -> tuple[CellKey, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from diffeat.errors import SpecError, nearest
 from diffeat.noise import format_t
 from diffeat.search.reading import numel, read_rows
 from diffeat.search.splits import PART_NAMES, TEST, TRAIN, VALIDATION
+from diffeat.specs import ExtractSpec
 
 CellKey = tuple[str, float]
 """(block, native t)."""
@@ -27,6 +28,22 @@ def readable(size: float) -> str:
 def bytes_fingerprint(values: np.ndarray) -> str:
     """Hash of an array's bytes; much faster than of its JSON."""
     return hashlib.blake2b(np.ascontiguousarray(values), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What features were made of, as files note it.
+
+    Attributes:
+        spec: of the extraction.
+        model, pictures: what is known of them (see `diffeat.work.request_of`).
+        class_names: of the labels, by index.
+    """
+
+    spec: ExtractSpec
+    model: Mapping[str, Any]
+    pictures: Mapping[str, Any]
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,7 @@ class Task:
         groups: N names of what a picture belongs to, which no split parts (person, scene, copies
             of one picture); () means its id.
         how: "" for parts by a hash, or why they were made class by class.
+        made: what the features were made of, where that is known; a head is kept with it.
         together: cells that should be worked on together because their features are at hand
             together; () if it does not matter.
         conditioned: by what the features were told their targets (see `diffeat.conditioned`),
@@ -66,6 +84,7 @@ class Task:
     conditioned: str = ""
     groups: tuple[str, ...] = ()
     how: str = ""
+    made: Made | None = None
 
     def __post_init__(self) -> None:
         check_parts(self.name, self.labels, self.part)

@@ -171,7 +171,7 @@ class TestFile:
         def full(*_):
             raise OSError("no space left")
 
-        monkeypatch.setattr("probes.checkpoints.os.fsync", full)
+        monkeypatch.setattr("probes.tensor_files.os.fsync", full)
         with pytest.raises(OSError, match="no space"):
             write_checkpoint(path, {}, {"epoch": 2}, {})
         assert read_checkpoint(path, {})[0] == {"epoch": 1}
