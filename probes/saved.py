@@ -1,6 +1,7 @@
 """A head in one .safetensors file: fitted arrays, and in the metadata JSON. No pickle, no code.
 
-    metadata["head"]    JSON: format, class, parameters, fitted, about, versions
+    metadata["head"]    JSON: format, class, parameters, fitted, about, versions; blake2b, a hash of
+                        all that and of all tensors, which tells damage
     ATTRIBUTE           fitted arrays, such as coef_; of a torch module module_/NAME
 
 The class is looked up in a table. Strings as labels stand in the JSON.
@@ -8,6 +9,7 @@ The class is looked up in a table. Strings as labels stand in the JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import numbers
 from collections.abc import Mapping
@@ -127,10 +129,21 @@ def save(
         "versions": {"torch": torch.__version__, "scikit-learn": sklearn.__version__},
     }
     try:
-        head = json.dumps(text, ensure_ascii=False, allow_nan=False)
+        text["blake2b"] = digest_of(text, tensors)
     except (TypeError, ValueError) as error:
         raise HeadError(f"about: {error}; expected plain JSON values") from error
-    write_tensors(path, tensors, {"head": head})
+    write_tensors(path, tensors, {"head": json.dumps(text)})
+
+
+def digest_of(text: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """BLAKE2b-128 of the JSON and of every tensor's name, dtype, shape and bytes."""
+    plain = json.dumps(text, sort_keys=True, allow_nan=False)
+    hasher = hashlib.blake2b(plain.encode(), digest_size=16)
+    for name, value in sorted(tensors.items()):
+        value = value.detach().cpu().contiguous()
+        hasher.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        hasher.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+    return hasher.hexdigest()
 
 
 def _fitted(estimator: BaseEstimator, known: Mapping[str, Form], tensors: Tensors) -> dict:
@@ -198,8 +211,10 @@ def load(path: str | Path, device: str = "auto") -> BaseEstimator:
         if "head" not in texts:
             raise HeadError("its metadata name no head")
         text = parse_json(texts["head"])
-        kind = _kind(text)
-        return _filled(kind, text, read_tensors(path), device)
+        kind, tensors = _kind(text), read_tensors(path)
+        if text.pop("blake2b", None) != digest_of(text, tensors):
+            raise HeadError("it is damaged: its checksum is another")
+        return _filled(kind, text, tensors, device)
     except (ValueError, OSError) as error:
         raise HeadError(f"{path} holds no head that can be loaded: {error}") from error
 

@@ -19,6 +19,7 @@ import probes.aggregate
 from diffeat.search.applied import pieces_of_pictures
 from diffeat.search.kept import about_head, load_head
 from diffeat.search.stored import made_of
+from probes.saved import digest_of
 from tests.command import command
 from tests.search.common import BEST, arrays_of, labels_of, write_store
 
@@ -70,7 +71,10 @@ def rewritten(path: Path, change) -> Path:
     with safe_open(path, "pt") as file:
         head = json.loads(file.metadata()["head"])
     change(head)
-    save_file(load_file(path), path, {"head": json.dumps(head)})
+    tensors = load_file(path)
+    head.pop("blake2b")
+    head["blake2b"] = digest_of(head, tensors)
+    save_file(tensors, path, {"head": json.dumps(head)})
     return path
 
 

@@ -10,7 +10,7 @@ from diffeat.search.asking import MEMORY, ask, ask_test
 from diffeat.search.bandit import Bandit, run_bandit
 from diffeat.search.best_spec import spec_of_cells, write_best_spec
 from diffeat.search.classification import Classification
-from diffeat.search.finding import Cell, Finding, Selection
+from diffeat.search.finding import Cell, Choice, Finding, Selection
 from diffeat.search.frequency import (
     FrequencyGuess,
     frequency_guess,
@@ -21,6 +21,7 @@ from diffeat.search.grid import Grid
 from diffeat.search.halving import Halving, successive_halving
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Judge, Mix, Outcome
+from diffeat.search.kept import about_head, keep_head, load_head
 from diffeat.search.live import LiveFeatures, live_frequency, live_task
 from diffeat.search.measure import Measure
 from diffeat.search.mixing import Mixed, train_mixer
@@ -38,18 +39,19 @@ from diffeat.search.splits import (
     split_groups,
     split_pairs,
 )
-from diffeat.search.stored import task_from_store
+from diffeat.search.stored import made_of, task_from_store
 from diffeat.search.surface import Surface, probe_surface, search_surface
-from diffeat.search.tasks import Task
+from diffeat.search.tasks import Made, Task
 
 __all__ = [
     "LEFT_OUT", "MEMORY", "PENALTIES", "SCORES", "TEST", "TRAIN", "VALIDATION",
-    "Bandit", "Cell", "CellPairs", "CellSets", "Classification", "Finding", "FrequencyGuess",
-    "Grid", "Halving", "Journal", "Judge", "LiveFeatures", "Measure", "Mix", "Mixed", "Outcome",
-    "Repeats", "Score", "SearchOptions", "SearchReport", "Selection", "Strategy", "Surface", "Task",
-    "ask", "ask_test", "best_pairs", "frequency_guess", "greedy_sets", "guess_frequency",
-    "high_frequency_ratio", "live_frequency", "live_task", "probe_surface", "repeat_surface",
-    "run_bandit", "run_search", "score_of", "search_surface", "spec_of_cells", "split_by_hash",
-    "split_groups", "split_pairs", "successive_halving", "task_from_store", "train_mixer",
-    "write_best_spec",
+    "Bandit", "Cell", "CellPairs", "CellSets", "Choice", "Classification", "Finding",
+    "FrequencyGuess", "Grid", "Halving", "Journal", "Judge", "LiveFeatures", "Made", "Measure",
+    "Mix", "Mixed", "Outcome", "Repeats", "Score", "SearchOptions", "SearchReport", "Selection",
+    "Strategy", "Surface", "Task",
+    "about_head", "ask", "ask_test", "best_pairs", "frequency_guess", "greedy_sets",
+    "guess_frequency", "high_frequency_ratio", "keep_head", "live_frequency", "live_task",
+    "load_head", "made_of", "probe_surface", "repeat_surface", "run_bandit", "run_search",
+    "score_of", "search_surface", "spec_of_cells", "split_by_hash", "split_groups", "split_pairs",
+    "successive_halving", "task_from_store", "train_mixer", "write_best_spec",
 ]  # fmt: skip
