@@ -14,6 +14,7 @@ Not seen: what C++ does by itself (kernels of CUDA, memory, streams, compiled co
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
@@ -147,8 +148,8 @@ def cuda() -> Iterator[Claims]:
             mode.arrive(self.queued)
 
     patches = {
-        "is_available": lambda: True,
-        "device_count": lambda: 1,
+        "is_available": _only_ours(True, torch.cuda.is_available),
+        "device_count": _only_ours(1, torch.cuda.device_count),
         "Event": Event,
         "current_stream": lambda _device=None: None,
         "synchronize": lambda _device=None: mode.arrive(),
@@ -163,6 +164,16 @@ def cuda() -> Iterator[Claims]:
         ACTIVE.append(mode)
         stack.callback(ACTIVE.pop)
         yield mode
+
+
+def _only_ours(answer: Any, real: Callable) -> Callable:
+    """Torch's own code would go on to ask the driver."""
+
+    def asked():
+        ours = sys._getframe(1).f_globals["__name__"].startswith(("diffeat", "tests"))
+        return answer if ours else real()
+
+    return asked
 
 
 # --- rules ------------------------------------------------------------------------------------

@@ -67,7 +67,6 @@ def test_a_generator_of_the_cpu_raises(fault, mode):
 READS = {
     "numpy": lambda x: x.numpy(),
     "asarray": np.asarray,
-    "array": lambda x: np.array(x, np.float64),
     "result": lambda x: (x * 2).mean(1).numpy(),
     "numpy's function": np.sqrt,
     "forced by detach": lambda x: x.requires_grad_().sum().detach().numpy(),
