@@ -20,11 +20,13 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 TENSOR = torch.Tensor
+PARAMETER = nn.Parameter.__new__
 
 SCALARS = frozenset(
     "add sub rsub subtract mul multiply div divide true_divide truediv floordiv floor_divide pow mod "
@@ -156,14 +158,22 @@ def cuda() -> Iterator[Claims]:
         "get_rng_state": lambda _device=None: torch.get_rng_state(),
         "set_rng_state": lambda state, _device=None: torch.set_rng_state(state),
         "empty_cache": lambda: None,
+        "get_device_name": lambda _device=None: "claimed",
     }
     with contextlib.ExitStack() as stack:
         for name, value in patches.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        stack.enter_context(mock.patch.object(nn.Parameter, "__new__", _parameter))
         stack.enter_context(mode)
         ACTIVE.append(mode)
         stack.callback(ACTIVE.pop)
         yield mode
+
+
+def _parameter(cls, data=None, *args, **kwargs):
+    """A parameter lies where its data does; torch makes it without a call that a mode sees."""
+    made = PARAMETER(cls, data, *args, **kwargs)
+    return claim(made) if claimed(data) else made
 
 
 def _only_ours(answer: Any, real: Callable) -> Callable:
@@ -412,6 +422,7 @@ SPECIAL: dict[Any, Callable] = {
     TENSOR.__setitem__: _setitem,
     torch._has_compatible_shallow_copy_type: _plain,
     torch._C._nn._parse_to: _plain,
+    torch.device: _plain,
     torch.tensor: _made_from,
     torch.as_tensor: _made_from,
     torch.asarray: _made_from,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,8 @@ def test_modules_move_there_and_back(mode):
     weight, before = module.weight, module.weight.detach().clone()
     module.to("cuda")
     assert module.weight is weight
+    twin = copy.deepcopy(module)
+    assert all(claimed(value) for value in (*twin.parameters(), nn.Parameter(weight.detach())))
     assert claimed(weight)
     assert all(claimed(value) for value in module.state_dict().values())
     module.cpu()
