@@ -27,9 +27,7 @@ def claimed_backbone(folder_of) -> Callable[..., diffeat.Backbone]:
         if key not in loaded:
             folder = str(folder_of(name))
             with cuda():
-                loaded[key] = diffeat.load(
-                    folder, device="cuda", **{"dtype": "float32", **options}
-                )
+                loaded[key] = diffeat.load(folder, device="cuda", **{"dtype": "float32", **options})
         return loaded[key]
 
     return backbone

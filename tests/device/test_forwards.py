@@ -18,7 +18,7 @@ IDS = ["a", "b"]
 
 
 def batch() -> Batch:
-    return Batch.of((pictures(2) * 255).to(torch.uint8), IDS, [0, 1])
+    return Batch.of(pictures(2), IDS, [0, 1])
 
 
 def equal(found, expected) -> None:
@@ -36,9 +36,7 @@ def equal(found, expected) -> None:
 # --- every family -----------------------------------------------------------------------------
 
 
-def test_features_are_those_of_the_cpu_and_only_the_end_waits(
-    name, backbone_of, claimed_backbone
-):
+def test_features_are_those_of_the_cpu_and_only_the_end_waits(name, backbone_of, claimed_backbone):
     """Once constants and prompts are there, batches are queued without a look at a number."""
     asked = spec(name, ("**", "net:x0"), levels(name), pool="2x2")
     expected = diffeat.extract(backbone_of(name), pictures(2), asked, ids=IDS)
@@ -52,10 +50,7 @@ def test_features_are_those_of_the_cpu_and_only_the_end_waits(
         assert mode.queue, "something travels while the host goes on"
         found = pending.result()
         assert not mode.queue
-        from_memory = diffeat.extract(backbone, pictures(2), asked, ids=IDS)
-    equal(from_memory, expected)
-    assert list(found) == list(expected)
-    assert all(torch.isfinite(values).all() for values in found.values())
+    equal(found, dict(expected))
 
 
 def test_what_a_forward_keeps_lies_on_the_device(name, backbone_of, claimed_backbone):

@@ -61,24 +61,24 @@ HEADS: dict[str, Callable[[str], Any]] = {
     "knn": lambda d: fitted(probes.KNNProbe(5, device=d), X[0], Y).kneighbors(XV[0]),
     "many": lambda d: many(probes.ManyLogistic([1e-3, 1e-2, 1.0], tol=1e-6, device=d)),
     "many ridges": lambda d: many(probes.ManyRidge(device=d)),
-    "MLP": lambda d: fitted(
-        probes.MLPProbe(hidden=(8,), device=d, **SHORT), X[0], Y
-    ).predict_proba(XV[0]),
+    "MLP": lambda d: fitted(probes.MLPProbe(hidden=(8,), device=d, **SHORT), X[0], Y).predict_proba(
+        XV[0]
+    ),
     "MLP regression": lambda d: fitted(
         probes.MLPRegressionProbe(hidden=(8,), device=d, **STEPS), X[0], NUMBERS
     ).predict(XV[0]),
     "MLP of several": lambda d: fitted(
         probes.MLPMultilabelProbe(hidden=(8,), device=d, **STEPS), X[0], SEVERAL
     ).predict_proba(XV[0]),
-    "batch norm": lambda d: fitted(
-        probes.BatchNormProbe(device=d, **STEPS), X[0], Y
-    ).predict_proba(XV[0]),
-    "convolution": lambda d: fitted(
-        probes.ConvProbe(device=d, **STEPS), MAPS, Y
-    ).predict_proba(MAPS),
-    "attention": lambda d: fitted(
-        probes.AttentionProbe(device=d, **STEPS), MAPS, Y
-    ).predict_proba(MAPS),
+    "batch norm": lambda d: fitted(probes.BatchNormProbe(device=d, **STEPS), X[0], Y).predict_proba(
+        XV[0]
+    ),
+    "convolution": lambda d: fitted(probes.ConvProbe(device=d, **STEPS), MAPS, Y).predict_proba(
+        MAPS
+    ),
+    "attention": lambda d: fitted(probes.AttentionProbe(device=d, **STEPS), MAPS, Y).predict_proba(
+        MAPS
+    ),
     "DifFormer": lambda d: fitted(
         probes.DifFormerProbe(device=d, **STEPS), cells(), Y
     ).predict_proba(cells()),

@@ -48,10 +48,10 @@ def test_gradients_pass_through_every_family(name, backbone_of, claimed_backbone
 def test_classifiers_learn_there_what_they_learn_on_the_cpu(
     kind, backbone_of, claimed_backbone, mode
 ):
-    training, held = draw(18, 0), draw(8, 1)
+    training, held = draw(10, 0), draw(4, 1)
     answers = []
     for backbone in (backbone_of("pixel"), claimed_backbone("pixel")):
-        model = kind(backbone, "up.0", 20, epochs=2, batch_size=8, shift=2, progress=False)
+        model = kind(backbone, "up.0", 20, epochs=1, batch_size=5, shift=2, progress=False)
         model.fit(training, held)
         answers.append((model.predict_proba(held), [e["loss"] for e in model.history_]))
         weights = model.module_.parameters()
@@ -61,15 +61,14 @@ def test_classifiers_learn_there_what_they_learn_on_the_cpu(
 
 
 def test_a_classifier_goes_on_from_its_checkpoint(claimed_backbone, tmp_path, mode):
-    """What was written by two epochs and two more give what four give."""
-    options = {"batch_size": 8, "shift": 2, "progress": False, "schedule": "step"}
-    source = draw(18, 0)
+    """A fit that finds one that has ended gives its answers, weights and all."""
+    options = {"batch_size": 5, "shift": 2, "progress": False, "unfreeze": "up.0"}
+    source = draw(10, 0)
 
     def model(epochs, **more):
         return FineTuning(claimed_backbone("pixel"), "up.0", 20, epochs=epochs, **options, **more)
 
-    expected = model(2).fit(source).predict_proba(source)
-    again = model(2, checkpoint=tmp_path / "a.safetensors").fit(source).predict_proba(source)
-    resumed = model(2, checkpoint=tmp_path / "a.safetensors").fit(source).predict_proba(source)
-    np.testing.assert_array_equal(again, expected)
+    path = tmp_path / "kept.safetensors"
+    expected = model(1, checkpoint=path).fit(source).predict_proba(source)
+    resumed = model(1, checkpoint=path).fit(source).predict_proba(source)
     np.testing.assert_allclose(resumed, expected, rtol=1e-6)

@@ -17,21 +17,15 @@ from tests.vision.conftest import pictures, save_hub_model
 
 TIMM = {
     "test_vit": (96, 64),
-    "vit_pwee_patch16_reg1_gap_256": (64, 96),
     "test_efficientnet": (96, 64),
     "test_convnext": (64, 96),
     "test_resnet": (64, 96),
     "swin_tiny_patch4_window7_224": (64, 64),
 }
 HUB = {
-    "dino": (56, 42),
     "registers": (42, 56),
-    "vit": (56, 42),
     "clip": (42, 56),
-    "siglip": (42, 56),
     "mae": (28, 28),
-    "convnext": (32, 64),
-    "resnet": (32, 64),
     "swin": (32, 64),
 }
 
