@@ -53,6 +53,7 @@ class Claims(TorchFunctionMode):
         waits: names of the calls for which the host had to wait.
         strict: whether such a call raises `Waited`.
         queue: copies from the device into pinned memory that have not arrived.
+        arrived: how many have.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class Claims(TorchFunctionMode):
         self.waits: list[str] = []
         self.strict = False
         self.queue: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.arrived = 0
 
     def __torch_function__(self, func: Callable, types: Any, args=(), kwargs=None) -> Any:
         kwargs = kwargs or {}
@@ -105,9 +107,11 @@ class Claims(TorchFunctionMode):
         finally:
             self.strict = False
 
-    def arrive(self, count: int | None = None) -> None:
-        """The first `count` copies in the queue arrive; all of them by default."""
+    def arrive(self, until: int | None = None) -> None:
+        """The first `until` copies of all that were ever queued arrive; by default all."""
+        count = None if until is None else max(0, until - self.arrived)
         arrived, self.queue[:count] = self.queue[:count], []
+        self.arrived += len(arrived)
         with torch._C.DisableTorchFunction():
             for target, values in arrived:
                 target.copy_(values)
@@ -128,7 +132,7 @@ def cuda() -> Iterator[Claims]:
             self.queued = 0
 
         def record(self, _stream=None):
-            self.queued = len(mode.queue)
+            self.queued = mode.arrived + len(mode.queue)
 
         def synchronize(self):
             mode.arrive(self.queued)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from diffeat.extraction.views import extractor_for
 from diffeat.hooks import HookManager, Tap
 from tests.device.claims import CUDA, claimed, cuda
 from tests.extraction.common import same, spec
-from tests.pipelines import JOINT, PROMPT, PROMPTED, gaussian, levels, pictures
+from tests.pipelines import JOINT, PROMPT, PROMPTED, add_to_config, gaussian, levels, pictures
 
 IDS = ["a", "b"]
 
@@ -120,7 +122,14 @@ def test_every_kind_of_spec(case, backbone_of, claimed_backbone, mode):
     asked = spec(model, blocks, t, **options)
     images = pictures(2, (48, 32)) if "tile" in options else pictures(2)
     expected = diffeat.extract(backbone_of(model), images, asked, ids=IDS)
-    equal(diffeat.extract(claimed_backbone(model), images, asked, ids=IDS), expected)
+    backbone = claimed_backbone(model)
+    equal(diffeat.extract(backbone, images, asked, ids=IDS), expected)
+    plan = Plan(backbone, replace(asked, size=tuple(images.shape[2:])))
+    extractor, given = extractor_for(plan, None, None), Batch.of(images, IDS, [0, 1])
+    extractor(given)
+    with mode.no_waiting():
+        pending = extractor.start(given)
+    assert list(pending.result()) == list(expected)
 
 
 def test_pictures_of_their_own_sizes(backbone_of, claimed_backbone, mode):
@@ -146,6 +155,19 @@ def test_conditions_by_picture(model, given, backbone_of, claimed_backbone, mode
     asked = spec(model, "mid" if model == "sd1" else "block.1", **options)
     expected = diffeat.extract(backbone_of(model), pictures(2), asked, **given)
     equal(diffeat.extract(claimed_backbone(model), pictures(2), asked, **given), expected)
+
+
+def test_latents_whose_channels_are_scaled_one_by_one(copy_of, mode):
+    """Their means and deviations are numbers of the VAE's configuration."""
+    folder = copy_of("dit")
+    add_to_config(
+        folder / "vae", latents_mean=[0.1, 0.2, -0.1, 0.0], latents_std=[0.5, 1.0, 2.0, 1.5]
+    )
+    asked, found = spec("dit", "block.1"), []
+    for device in ("cpu", "cuda"):
+        backbone = diffeat.load(str(folder), device=device, dtype="float32")
+        found.append(diffeat.extract(backbone, pictures(2), asked, ids=IDS))
+    equal(found[1], found[0])
 
 
 # --- how a model lies in memory -------------------------------------------------------------------

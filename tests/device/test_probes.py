@@ -203,6 +203,13 @@ def test_the_loop_on_the_device(loop, mode):
     np.testing.assert_allclose(answers[1][1], answers[0][1], rtol=1e-3)
 
 
+def test_maps_are_mirrored_on_the_device(mode):
+    options = {**STEPS, "augment": probes.training.mirror}
+    heads = [fitted(probes.ConvProbe(device=d, **options), MAPS, Y) for d in ("cpu", "cuda")]
+    expected, found = (head.predict_proba(MAPS) for head in heads)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+
+
 def test_a_fit_on_the_device_goes_on_from_its_checkpoint(tmp_path, mode):
     """Weights, the optimizer's state and the generators' go back to where they were."""
     options = {**STEPS, "hidden": (8,), "dropout": 0.2, "device": "cuda"}
