@@ -81,8 +81,9 @@ class Grams:
     def count(self, targets: torch.Tensor) -> torch.Tensor:
         """Take note of (n,) classes; gives the (K, n) matrix that `add` wants."""
         truth = torch.nn.functional.one_hot(targets, len(self.counts)).T.double()
+        truth = truth.to(self.counts.device)
         self.counts += truth.sum(1)
-        return truth.to(self.counts.device)
+        return truth
 
     def add(self, cells: slice, x: torch.Tensor, truth: torch.Tensor, first: bool) -> None:
         """Add n pictures (G', n, D) of some cells; `first` if these are their first."""

@@ -229,7 +229,8 @@ class Backbone(ABC):
     def condition(
         self, prompts: Sequence[str], labels: Sequence[int | None]
     ) -> dict[str, torch.Tensor]:
-        """Tensors (P, …) that the denoiser is given for P pictures' prompts and labels.
+        """Tensors (P, …) that the denoiser is given for P pictures' prompts and labels, on the
+        backbone's device.
 
         Raises:
             SpecError: prompts for a model without text encoder, labels for one without
@@ -252,7 +253,7 @@ class Backbone(ABC):
             found["class_labels"] = torch.tensor([self._checked(label) for label in labels])
         elif any(label is not None for label in labels):
             raise SpecError(f"{self.name} is not class-conditional; leave the label out")
-        return found
+        return {name: value.to(self.device) for name, value in found.items()}
 
     def _checked(self, label: int | None) -> int:
         """A class index in range; the null class stands in for None."""
