@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from probes.checks import check_counts
 from probes.lazy import Rows, as_numpy
 from probes.network import NetworkHead
 from probes.regression import NumberScale
@@ -298,10 +299,16 @@ def rebuild(head: NetworkHead, weights: Tensors) -> nn.Module:
         HeadError: parameters that build none, weights of another module, nan or inf.
     """
     _check_extent(head, len(weights))
+    shapes = head.shapes_
+    features = len(shapes) if hasattr(head, "cells_") else shapes[0][0]
+    if head.n_features_in_ != features:
+        raise HeadError(f"n_features_in_={head.n_features_in_}; expected {features}")
     try:
+        check_counts(head, "batch_size")
+        head._training()
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")  # those of the fit were shown then
-            module = head._build(head.shapes_, head.n_outputs_, ShapesOnly(head.shapes_))
+            module = head._build(shapes, head.n_outputs_, ShapesOnly(shapes))
     except Exception as error:  # whatever wrong parameters lead to
         raise HeadError(f"the parameters build no module ({error})") from error
     expected = module.state_dict()

@@ -96,7 +96,8 @@ class KNNProbe(ClassifierMixin, BaseEstimator):
 
     def _restore(self) -> None:
         """Check what was loaded; ValueError if it could not be used."""
-        bad = not 1 <= self.n_neighbors <= len(self._rows) or self.weights not in WEIGHTS
+        k = self.n_neighbors
+        bad = type(k) is not int or not 1 <= k <= len(self._rows) or self.weights not in WEIGHTS
         bad |= self.metric not in METRICS or not self.temperature > 0
         inside = (self._targets >= 0) & (self._targets < len(self.classes_))
         if bad or not inside.all() or self.standardise != hasattr(self, "factor_"):

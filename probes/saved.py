@@ -215,7 +215,7 @@ def load(path: str | Path, device: str = "auto") -> BaseEstimator:
         if text.pop("blake2b", None) != digest_of(text, tensors):
             raise HeadError("it is damaged: its checksum is another")
         return _filled(kind, text, tensors, device)
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise HeadError(f"{path} holds no head that can be loaded: {error}") from error
 
 

@@ -341,6 +341,9 @@ class TestBadFiles:
             (lambda head: head["fitted"].update(shapes_=[[2**40, 2**40]]), "shapes of rows"),
             (lambda head: head["fitted"].update(shapes_=[]), "shapes of rows"),
             (lambda head: head["fitted"].update(n_outputs_=4), "K=4"),
+            (lambda head: head["fitted"].update(n_features_in_=5), "n_features_in_=5"),
+            (lambda head: head["parameters"].update(batch_size=1.5), "batch_size"),
+            (lambda head: head["parameters"].update(memory_mb="x"), "build no module"),
             (lambda head: head["fitted"].update(history_=[3]), "numbers by epoch"),
             (lambda head: head["fitted"].update(history_=[{"a": "x"}]), "numbers by epoch"),
         ],
@@ -371,8 +374,11 @@ class TestBadFiles:
         whole = load_file(path)
         tensors = {**whole, "_targets": whole["_targets"] + 1}
         refused(rewritten(path, lambda head: None, tensors), "do not fit")
-        rewritten(path, lambda head: head["parameters"].update(n_neighbors=25), whole)
-        refused(path, "do not fit")
+        for k in (25, 0, 1.5, None, "x"):
+            rewritten(path, lambda head, k=k: head["parameters"].update(n_neighbors=k), whole)
+            refused(path, "do not fit")
+        rewritten(path, lambda head: head["parameters"].update(temperature=[1]), whole)
+        refused(path, "temperature|not supported|do not fit")
 
     def test_no_code_runs(self, linear, tmp_path):
         before = set(sys.modules)
