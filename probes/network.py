@@ -32,6 +32,8 @@ from probes.randomness import Randomness
 from probes.standardise import Standardize
 from probes.training import Augment, Training, train
 
+SAMPLED, RUN = 64, 8
+"""Of an array in a file that a checkpoint must know again: so many runs of so many rows."""
 Shapes = list[tuple[int, ...]]
 SETTINGS = (
     "optimizer", "learning_rate", "weight_decay", "momentum", "schedule", "epochs", "batch_size",
@@ -252,7 +254,12 @@ class NetworkHead(BaseEstimator):
             )
         about = {}
         if how.checkpoint is not None:
-            about = {"random_state": int(self.random_state), "targets": _digest(targets)}
+            given = {"features": parts, "targets": [targets]}
+            if validation is not None:
+                given |= {"validation features": validation.parts,
+                          "validation targets": [validation.targets]}  # fmt: skip
+            about = {"random_state": int(self.random_state)}
+            about |= {name: [_digest(rows) for rows in arrays] for name, arrays in given.items()}
         with randomness:
             module = self._build(self.shapes_, outputs, batches).to(device)
             self.history_, self.best_epoch_ = train(
@@ -370,10 +377,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(logits).softmax(1).numpy()
 
 
-def _digest(targets: Rows) -> str:
-    """Of targets that lie in memory; files are known by their shape."""
-    if not isinstance(targets.values, np.ndarray):
-        return str(targets.shape)
-    return hashlib.blake2b(
-        np.ascontiguousarray(targets.values).tobytes(), digest_size=8
-    ).hexdigest()
+def _digest(rows: Rows) -> str:
+    """Of an array; of one in a file, of `SAMPLED` runs of rows, its ends among them."""
+    hasher, count = hashlib.blake2b(str(rows.shape).encode(), digest_size=8), len(rows)
+    starts, step = np.arange(0, count, 4096), 4096
+    if not isinstance(rows.values, (np.ndarray, torch.Tensor)):
+        starts, step = np.unique(np.linspace(0, max(0, count - RUN), SAMPLED).astype(int)), RUN
+    for start in starts:
+        hasher.update(np.ascontiguousarray(as_numpy(rows.values[start : start + step])).tobytes())
+    return hasher.hexdigest()

@@ -19,7 +19,8 @@ seen = set()
 
 def look(frame, event, _arg):
     if event == "call" and frame.f_code.co_name in ("__init__", "__new__"):
-        made = type(frame.f_locals.get("self"))
+        first = next(iter(frame.f_locals.values()), None)  # of __new__ the class itself
+        made = first if isinstance(first, type) else type(first)
         if made.__module__.partition(".")[0] in ("diffeat", "probes"):
             seen.add(f"{made.__module__}.{made.__qualname__}")
 

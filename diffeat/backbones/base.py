@@ -347,6 +347,11 @@ class Backbone(ABC):
         shift, scale = self._shift_and_scale if scaled else (0.0, 1.0)
         return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
 
+    def default_rows(self, size: tuple[int, int]) -> int:
+        """Rows of one forward, unless asked for otherwise: 64 at 32×32 latents, less at larger."""
+        _, height, width = self.latent_shape(size)
+        return min(64, 65536 // (height * width))
+
     @property
     def vae_visits(self) -> bool:
         """Whether the VAE lives on the CPU, whatever the device is."""

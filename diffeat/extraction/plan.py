@@ -299,8 +299,7 @@ class Plan:
     def default_batch(self, size: tuple[int, int] | None = None) -> int:
         """Rows of one forward: 64 at 32×32 latents, less at larger ones, at least 1."""
         size = size or self._run_size
-        _, height, width = self.backbone.latent_shape(size)
-        return max(1, min(64, 65536 // (height * width), self._row_limit(size)))
+        return max(1, min(self.backbone.default_rows(size), self._row_limit(size)))
 
 
 def tensor_shape(

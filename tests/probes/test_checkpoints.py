@@ -6,6 +6,7 @@ import json
 import os
 import signal
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -189,3 +190,28 @@ def test_random_states_go_on():
         second.restore(*json.loads(json.dumps(state[:1])), state[1])
         assert torch.equal(torch.rand(4), expected[0])
         np.testing.assert_array_equal(second.numpy.random(4), expected[1])
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "file"])
+@pytest.mark.parametrize("changed", ["features", "validation features"])
+def test_other_features_are_another_training(kind, changed, tmp_path):
+    """A head of the first cell must not come back for the second."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(120, 6)).astype(np.float32), np.arange(120) % 3
+    other = X.copy()
+    other[0, 0] += 1
+    file = h5py.File(tmp_path / "f.h5", "w")
+    make = {
+        "array": lambda name, values: values,
+        "tensor": lambda name, values: torch.from_numpy(values),
+        "file": lambda name, values: file.create_dataset(name, data=values),
+    }[kind]
+    first, second = make("first", X), make("second", other)
+    options = {"hidden": (), "epochs": 2, "random_state": 0, "checkpoint": tmp_path / "c"}
+    MLPProbe(**options, progress=False).fit(first, y, first, y)
+    again = MLPProbe(**options, progress=False).fit(first, y, first, y)
+    assert len(again.history_) == 2
+    pair = (second, y, first, y) if changed == "features" else (first, y, second, y)
+    with pytest.raises(ValueError, match=f"of another training: {changed} was"):
+        MLPProbe(**options, progress=False).fit(*pair)
+    file.close()
