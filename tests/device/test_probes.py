@@ -158,6 +158,15 @@ def test_a_head_of_features_on_the_device(head, mode):
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
 
 
+def test_rows_of_a_tensor_on_the_device_are_read_as_numpy(mode):
+    """By slice, by number and by mask; pieces of it too."""
+    rows = Rows(torch.from_numpy(X[0]).to("cuda"))
+    for which in (slice(3, 9), [5, 0, 5], Y == 1):
+        np.testing.assert_array_equal(rows[which], X[0][which])
+        assert claimed(rows.tensor(which, "cuda"))
+    np.testing.assert_array_equal(np.concatenate([x for _, x in rows.chunks(7)]), X[0])
+
+
 def test_maps_on_the_device(mode):
     expected = fitted(probes.ConvProbe(**STEPS), MAPS, Y).predict_proba(MAPS)
     there = torch.from_numpy(MAPS).to("cuda")
