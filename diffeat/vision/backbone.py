@@ -159,8 +159,8 @@ class Vision(Backbone):
         return (pixels - mean) / std, None
 
     def default_rows(self, size):
-        """64 at 224×224 pixels: maps begin at a half or a sixteenth of their sides."""
-        return min(64, 64 * 224**2 // (size[0] * size[1]))
+        """16 at 224×224 pixels, where the first maps are large; 64 where pictures are small."""
+        return min(64, 16 * 224**2 // (size[0] * size[1]))
 
     def call_arguments(self, x, t, condition):
         return self.network.arguments(x)
