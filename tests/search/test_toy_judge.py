@@ -129,7 +129,7 @@ def test_every_strategy(judge, main, tmp_path):
     assert all(step.gain > 0 for step in steps[1:])
     text = "\n".join(report.lines())
     for words in ("greedy sets", "best pairs", "bandit: t=1", "mixer", "grid search",
-                  "trained mixer", "learned agent", "best on validation: b at t=1"):  # fmt: skip
+                  "searched mixer", "learned agent", "best on validation: b at t=1"):  # fmt: skip
         assert words in text
     report.write_csv(tmp_path / "a.csv")
     with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
@@ -145,7 +145,7 @@ def test_every_strategy(judge, main, tmp_path):
 def test_the_selectors_stand_side_by_side(judge):
     report = run_search(judge, SearchOptions(selectors=True))
     chosen = {one.selector: one for one in report.selections.values()}
-    assert list(chosen) == ["grid search", "learned agent", "trained mixer"]
+    assert list(chosen) == ["grid search", "learned agent", "searched mixer"]
     grid, agent, mixer = chosen.values()
     assert grid.cost == 4
     assert (agent.chosen, agent.test) == (grid.chosen, grid.test)
