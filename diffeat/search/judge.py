@@ -136,7 +136,7 @@ class Judge:
         """Scores on the validation pictures of one split; one outcome per cell or mix."""
         train, held = part == TRAIN, part == VALIDATION
         found = [self.measure(self.features(cell, train), train, held) for cell in cells]
-        return [Outcome(self._number(value)) for value in found]
+        return [Outcome(self._number(value, held)) for value in found]
 
     def test(self, cell: Candidate, setting: float | None) -> Any:
         """Score on test, learnt from all others, with what validation chose; see `measure`."""
@@ -159,7 +159,12 @@ class Judge:
         if type(self).head is Judge.head:
             self.head(self.cells[0], None)
 
-    def _number(self, value: Any) -> float:
+    def _number(self, value: Any, scored: np.ndarray) -> float:
+        if np.shape(value) not in ((), (count := int(scored.sum()),)):
+            raise SpecError(
+                f"{type(self).__name__} gave {self.name} of shape {np.shape(value)}; expected one "
+                f"number, or shape ({count},), one number for each scored picture"
+            )
         number = float(np.mean(value))
         if not np.isfinite(number):
             raise NumericsError(f"{self.name} is {number}; expected a finite number")
@@ -167,10 +172,11 @@ class Judge:
 
     def settle(self, value: Any) -> tuple[float, tuple[float, float] | None]:
         """What `test` gave as one number, with its 95 % interval where it is known."""
+        number = self._number(value, self.part == TEST)
         if np.ndim(value) == 0:
-            return self._number(value), None
+            return number, None
         tested = [self.groups[row] for row in np.flatnonzero(self.part == TEST)]
-        return self._number(value), group_interval(np.asarray(value, np.float64), tested)
+        return number, group_interval(np.asarray(value, np.float64), tested)
 
     # what there is
 

@@ -259,6 +259,19 @@ class TestBadInput:
         with pytest.raises(SpecError, match="without an identity"):
             search_surface(nameless, Journal(tmp_path))
 
+    def test_numbers_of_other_pictures_than_the_scored_ones(self):
+        class All(Brightness):
+            def measure(self, X, fitted, scored):
+                return X.mean((1, 2, 3))
+
+        judge = All(maps_of(2.0 * LIGHT), LIGHT, groups=GROUPS)
+        for part, ask in ((VALIDATION, lambda: judge.validate([BEST], judge.part)),
+                          (TEST, lambda: judge.settle(judge.test(BEST, None)))):  # fmt: skip
+            count = (judge.part == part).sum()
+            with pytest.raises(SpecError, match=rf"^All gave brightness of shape \(240,\); .* "
+                               rf"shape \({count},\), one number for each"):  # fmt: skip
+                ask()
+
     def test_a_judge_that_says_nothing(self):
         with pytest.raises(TypeError, match="neither measure nor validate"):
             search_surface(Judge(maps_of(2.0 * LIGHT), GROUPS))
