@@ -101,8 +101,8 @@ class SearchOptions:
         if self.pairs:
             chosen.append(Strategy("pairs", best_pairs, check_pairs))
         if pulls:
-            options = {"pulls": pulls, "agent": self.agent}
-            run = partial(run_bandit, **options, seed=seed, settle=self.selectors)
+            options = {"pulls": pulls, "agent": self.agent, "settle": self.selectors}
+            run = partial(run_bandit, **options, seed=seed)
             chosen.append(Strategy("bandit", run, partial(check_pulls, **options)))
         if self.selectors:
             chosen.append(Strategy("mixer", partial(train_mixer, seed=seed)))
