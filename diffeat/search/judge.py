@@ -28,7 +28,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Mix:
-    """Several cells as one: standardised, side by side, each times its weight (None: 1)."""
+    """Several cells as one: standardised, side by side, each times its weight (None: 1).
+
+    One cell without a weight is judged as it is alone: a set grows from what the grid found.
+    """
 
     cells: tuple[CellKey, ...]
     weights: tuple[float, ...] | None = None
@@ -278,7 +281,10 @@ class Judge:
         return tuple(self.read(*cell).shape)
 
     def features(self, cell: Candidate, fitted: np.ndarray) -> np.ndarray:
-        """(N, …) float32 features of all pictures; of a mix standardised on `fitted`."""
+        """(N, …) float32 features of all pictures; of a mix standardised on `fitted`.
+
+        A mix of one cell without a weight is as that cell.
+        """
         everything = np.ones(len(self.groups), bool)
 
         def read(key: CellKey) -> np.ndarray:
@@ -290,9 +296,9 @@ class Judge:
             where = f"{self.source}: the features of {cell_name(key)}"
             return read_rows(self.read(*key), everything, where)
 
-        if isinstance(cell, Mix):
+        if isinstance(cell, Mix) and (len(cell.cells) > 1 or cell.weights is not None):
             return side_by_side([read(key) for key in cell.cells], fitted, cell.weights)
-        return read(cell)
+        return read(cells_in(cell)[0])
 
     def bytes_of(self, cell: Candidate) -> float:
         """Host memory that judging a cell or a mix takes."""

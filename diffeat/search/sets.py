@@ -130,7 +130,8 @@ def greedy_sets(
 ) -> CellSets:
     """Forward selection: add the cell that helps most, until none helps or there are `most`.
 
-    Features of a set are side by side, each standardised on the training pictures. Greedy
+    Features of a set are side by side, each standardised on the training pictures; of one cell
+    they are as the judge takes a cell. Greedy
     choices on one validation part flatter themselves a little more with every step; the test
     score of the final set does not.
 

@@ -19,6 +19,8 @@ from diffeat.search import (
     Judge,
     Mix,
     SearchOptions,
+    best_pairs,
+    greedy_sets,
     run_search,
     search_surface,
 )
@@ -57,6 +59,19 @@ class Offset(Judge):
         return float(np.abs(X.mean((1, 2, 3)) - self.shift)[scored].mean())
 
 
+class SquaredError(Judge):
+    """How far a map's mean is from a picture's depth, squared, in m²: lower is better."""
+
+    name, unit, higher_is_better, learns = "squared error", "m²", False, False
+
+    def __init__(self, maps, depth, **about):
+        super().__init__(maps, **about)
+        self.depth = depth
+
+    def measure(self, X, fitted, scored):
+        return ((X.mean((1, 2, 3)) - self.depth) ** 2)[scored]
+
+
 COUNT = 240
 NOISE = {("a", 1): 4.0, ("a", 5): 2.0, ("b", 1): 0.3, ("b", 5): 8.0}
 """How much each cell hides: ("b", 1) is the best."""
@@ -92,6 +107,8 @@ def expected(judge: Judge, cell, part: int) -> float:
     scored = judge.part == part
     if isinstance(judge, Offset):
         return float(np.abs(level - judge.shift)[scored].mean())
+    if isinstance(judge, SquaredError):
+        return float(np.square(level - judge.depth)[scored].mean())
     fitted = judge.part < part
     means = [level[fitted & (judge.light == light)].mean() for light in (True, False)]
     return float(((level > np.mean(means)) == judge.light)[scored].mean())
@@ -155,6 +172,17 @@ def test_the_selectors_stand_side_by_side(judge):
     assert mixer.cost > grid.cost
     for one in chosen.values():
         assert one.test is not None
+
+
+def test_a_set_begins_where_the_grid_ends():
+    """Depths in metres are nothing that standardised features could tell."""
+    depth = 20 + 5 * np.random.default_rng(2).normal(size=COUNT)
+    judge = SquaredError(maps_of(depth), depth, groups=GROUPS)
+    surface, sets, pairs = search_surface(judge), greedy_sets(judge, most=2), best_pairs(judge)
+    assert sets.steps[0].cells == (BEST,) == (surface.best.key,)
+    assert sets.steps[0].validation == sets.single == pairs.single == surface.best.validation
+    assert sets.best == sets.steps[0]
+    assert sets.test == surface.best.test == pytest.approx(expected(judge, BEST, TEST), rel=1e-6)
 
 
 def test_weights_of_a_mix_are_what_is_added_up():
