@@ -79,6 +79,8 @@ class Judge:
         task_name: of the command line, for heads that are kept.
         bounds: that no number can leave, if there are any; the bandit's rewards are scaled by
             them.
+        mixes: whether standardised cells side by side mean something to it; sets, pairs and
+            mixers are refused where they do not.
 
     Args:
         features: (block, t) → (N, …) array, or what reads like one in slices.
@@ -97,6 +99,7 @@ class Judge:
     learns: ClassVar[bool] = True
     task_name: ClassVar[str] = ""
     bounds: ClassVar[tuple[float, float] | None] = None
+    mixes: ClassVar[bool] = True
 
     together: tuple[tuple[CellKey, ...], ...] = ()
     """Cells whose features are at hand together; () if it does not matter."""
@@ -245,6 +248,16 @@ class Judge:
                     f"{self.name} needs maps, but block {cell[0]!r} at t={format_t(cell[1])} has "
                     f"shape {self.shape(cell)}; extract with --pool none"
                 )
+
+    def check_mixes(self, what: str, way_out: str) -> None:
+        """SpecError where cells that are standardised side by side mean nothing."""
+        if not self.mixes:
+            raise SpecError(f"{what}: {self.no_mixes}; {way_out}")
+
+    @property
+    def no_mixes(self) -> str:
+        """Why there are no sets, pairs and mixers, where `mixes` is false."""
+        return f"{self.name} is of single cells, and standardised ones side by side mean nothing"
 
     # what finished work depends on, and how people read of it
 

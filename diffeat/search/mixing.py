@@ -96,8 +96,12 @@ def train_mixer(
     the scalars a of the `MOST` best cells move one by one by ±`STEPS`, and a move stays where
     validation gains. Test is touched once, by what was learned.
 
+    Raises:
+        SpecError: a judge without `mixes`.
+
     Source: Hyperfeatures (Luo et al. 2023), eq. 1; the coordinate search is Hooke & Jeeves 1961.
     """
+    judge.check_mixes("mixer", "take the best cell of the grid")
     journal = journal or Journal()
     key = journal.key(judge, judge.part, "mixer", seed)
     kept = journal.read("mixer", key, lambda stored: len(stored["weights"]) == len(judge.cells))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from diffeat.search import (
     greedy_sets,
     run_search,
     search_surface,
+    train_mixer,
 )
 from diffeat.search.judges import TASKS, TaskKind
 from diffeat.viz import heat_map
@@ -183,6 +185,35 @@ def test_a_set_begins_where_the_grid_ends():
     assert sets.steps[0].validation == sets.single == pairs.single == surface.best.validation
     assert sets.best == sets.steps[0]
     assert sets.test == surface.best.test == pytest.approx(expected(judge, BEST, TEST), rel=1e-6)
+
+
+class TestNoMixes:
+    @pytest.fixture
+    def judge(self):
+        class Alone(SquaredError):
+            mixes = False
+
+        depth = 20 + 5 * np.random.default_rng(2).normal(size=COUNT)
+        return Alone(maps_of(depth), depth, groups=GROUPS)
+
+    @pytest.mark.parametrize("options", [{"sets": 2}, {"pairs": True}])
+    def test_sets_and_pairs_are_refused(self, judge, options):
+        [name] = options
+        words = rf"^{name}: squared error is of single cells.*leave --{name} out"
+        with pytest.raises(SpecError, match=words):
+            run_search(judge, SearchOptions(**options))
+
+    def test_functions_refuse_too(self, judge):
+        for search in (partial(greedy_sets, most=2), best_pairs, train_mixer):
+            with pytest.raises(SpecError, match="the best cell of the grid"):
+                search(judge)
+
+    def test_selectors_say_that_there_is_no_mixer(self, judge):
+        report = run_search(judge, SearchOptions(selectors=True))
+        names = [one.selector for one in report.selections.values()]
+        assert names == ["grid search", "learned agent"]
+        assert report.lines()[-2].startswith("no mixer: squared error is of single cells")
+        assert report.to_dict()["left_out"] == report.lines()[-2]
 
 
 def test_weights_of_a_mix_are_what_is_added_up():
