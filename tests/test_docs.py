@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
+
 import diffeat
 from diffeat.backbones import FAMILIES
 from diffeat.recipes import recipe_names
@@ -52,6 +54,26 @@ def test_the_aliases_of_the_docs_are_those_of_the_code():
         aliases = diffeat.load(name, device="meta").aliases
         found |= {alias.partition(":")[0] for alias in aliases}
     assert found <= systems
+
+
+def test_the_example_of_a_judge_runs(capsys):
+    """Maps whose mean is the light itself are told apart without a mistake."""
+    [example] = re.findall(r"```python\n(.*?)```", read("docs/search.md"), re.S)
+    rng = np.random.default_rng(0)
+    light = rng.random(120) < 0.5
+    noise = rng.normal(size=(120, 2, 3, 3))
+    maps = {("a", 1): noise, ("b", 1): noise + 9 * light[:, None, None, None], ("b", 5): 2 * noise}
+    given = {"maps": maps, "light": light, "ids": [f"p{k}" for k in range(120)]}
+    exec(example, given)
+    assert given["report"].best.key == ("b", 1)
+    assert given["report"].best.test == 1
+    assert "best on validation: b at t=1, 100.0 %" in capsys.readouterr().out
+
+
+def test_every_option_of_a_search_is_told():
+    told = read("docs/search.md")
+    for option in ("cutoff", "agent", "bandit", "frequency", "selectors", "halving", "pairs"):
+        assert re.search(rf"^\|.*`--{option}\b", told, re.M), option
 
 
 def test_the_version_is_in_the_changelog():

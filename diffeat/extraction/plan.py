@@ -78,8 +78,8 @@ class Plan:
             raise SpecError(f"fit=native keeps each picture's size; leave size={spec.size} out")
         if self.pool is None or spec.tile:
             raise SpecError(
-                "fit=native gives maps of different sizes, which do not fit one array (nor tiles); "
-                "choose a pool such as 1x1, or another fit"
+                "fit=native can give maps of different sizes, which do not fit one array (nor "
+                "tiles); choose a pool such as 1x1, or another fit"
             )
         return None
 

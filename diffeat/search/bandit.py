@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diffeat.errors import SpecError
-from diffeat.noise import format_t
+from diffeat.noise import format_t, shown_t
 from diffeat.search.asking import MEMORY, Progress, ask_all, ask_test
 from diffeat.search.finding import Cell, Finding, Selection
 from diffeat.search.journal import Journal
@@ -72,10 +72,10 @@ class Bandit(Finding):
 
     def lines(self) -> list[str]:
         counts = zip(self.timesteps, self.counts, strict=True)
-        pulls = ", ".join(f"t={format_t(t)}: {n}" for t, n in counts)
+        pulls = ", ".join(f"{shown_t(t, 't=') or 'no t'}: {n}" for t, n in counts)
         return [
-            f"bandit: t={format_t(self.best)} after {len(self.arms)} pulls ({pulls}); regret "
-            f"{self.regret()[-1]:.2f} in all"
+            f"bandit: {shown_t(self.best, 't=') or 'no t'} after {len(self.arms)} pulls "
+            f"({pulls}); regret {self.regret()[-1]:.2f} in all"
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,11 +98,19 @@ class Bandit(Finding):
         )  # fmt: skip
 
 
-def check_pulls(judge: Judge, pulls: int, agent: str = "ucb1") -> None:
-    """SpecError unless the agent is known and every t gets a pull."""
+def check_pulls(judge: Judge, pulls: int, agent: str = "ucb1", settle: bool = False) -> None:
+    """SpecError unless the agent is known and every t gets a pull.
+
+    Of one t there is nothing to learn, but its blocks may be settled.
+    """
     steps = len({t for _, t in judge.cells})
     if agent not in AGENTS:
         raise SpecError(f"agent {agent!r}; expected {' or '.join(AGENTS)}")
+    if steps < 2 and not settle:
+        raise SpecError(
+            f"{judge.source} has one t, so there is nothing for a bandit to learn; expected at "
+            "least 2: leave the bandit out, or give more t"
+        )
     if pulls < steps:
         raise SpecError(
             f"{pulls} pulls for {steps} t; expected at least {steps} pulls, at least one for each"
@@ -148,7 +156,8 @@ def run_bandit(
         settle: also judge the blocks at the chosen t on all pictures, and the best on test.
 
     Raises:
-        SpecError: unknown agent or block, too few pulls, or a number outside the judge's bounds.
+        SpecError: unknown agent or block, one t, too few pulls, or a number outside the
+            judge's bounds.
 
     Source: Auer, Cesa-Bianchi & Fischer 2002 (UCB1); Agrawal & Goyal 2012, algorithm 2
         (Thompson sampling for rewards in [0, 1]).
@@ -156,7 +165,7 @@ def run_bandit(
     cells = choose_cells(judge.source, judge.cells, blocks)
     arms = list(dict.fromkeys(t for _, t in cells))
     pictures = max(200, 4 * judge.classes) if pictures is None else pictures
-    check_pulls(judge, pulls, agent)
+    check_pulls(judge, pulls, agent, settle)
     if pictures < 2 * judge.classes:
         raise SpecError(
             f"pulls of {pictures} pictures; expected {2 * judge.classes} pictures, two per class"

@@ -69,7 +69,7 @@ class Selection:
     """What a selector of cells chose, what that scores, and what it took to find it.
 
     Attributes:
-        selector: "grid search", "trained mixer", "learned agent", …
+        selector: "grid search", "trained mixer", "searched mixer", "learned agent", …
         chosen: for people.
         validation, test: scores.
         cost: in judgements of one cell on all training pictures (half of them count half).

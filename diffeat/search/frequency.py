@@ -105,10 +105,6 @@ class FrequencyGuess(Finding):
     def grid(self) -> Grid:
         return Grid("high-frequency ratio", self.ratios, RATIO)
 
-    def best_t(self, block: str) -> float:
-        """The t that A-SelecT would choose for a block."""
-        return max((c for c in self.ratios if c[0] == block), key=self.ratios.get)[1]
-
     def compare(self, scores: Mapping[CellKey, float]) -> FrequencyGuess:
         """Fill in the rank correlations with how good the same cells are (higher is better)."""
         cells = [cell for cell in self.ratios if cell in scores]

@@ -28,7 +28,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Mix:
-    """Several cells as one: standardised, side by side, each times its weight (None: 1)."""
+    """Several cells as one: standardised, side by side, each times its weight (None: 1).
+
+    One cell without a weight is judged as it is alone: a set grows from what the grid found.
+    """
 
     cells: tuple[CellKey, ...]
     weights: tuple[float, ...] | None = None
@@ -76,6 +79,8 @@ class Judge:
         task_name: of the command line, for heads that are kept.
         bounds: that no number can leave, if there are any; the bandit's rewards are scaled by
             them.
+        mixes: whether standardised cells side by side mean something to it; sets, pairs and
+            mixers are refused where they do not.
 
     Args:
         features: (block, t) → (N, …) array, or what reads like one in slices.
@@ -94,6 +99,7 @@ class Judge:
     learns: ClassVar[bool] = True
     task_name: ClassVar[str] = ""
     bounds: ClassVar[tuple[float, float] | None] = None
+    mixes: ClassVar[bool] = True
 
     together: tuple[tuple[CellKey, ...], ...] = ()
     """Cells whose features are at hand together; () if it does not matter."""
@@ -136,7 +142,7 @@ class Judge:
         """Scores on the validation pictures of one split; one outcome per cell or mix."""
         train, held = part == TRAIN, part == VALIDATION
         found = [self.measure(self.features(cell, train), train, held) for cell in cells]
-        return [Outcome(self._number(value)) for value in found]
+        return [Outcome(self._number(value, held)) for value in found]
 
     def test(self, cell: Candidate, setting: float | None) -> Any:
         """Score on test, learnt from all others, with what validation chose; see `measure`."""
@@ -159,7 +165,12 @@ class Judge:
         if type(self).head is Judge.head:
             self.head(self.cells[0], None)
 
-    def _number(self, value: Any) -> float:
+    def _number(self, value: Any, scored: np.ndarray) -> float:
+        if np.shape(value) not in ((), (count := int(scored.sum()),)):
+            raise SpecError(
+                f"{type(self).__name__} gave {self.name} of shape {np.shape(value)}; expected one "
+                f"number, or shape ({count},), one number for each scored picture"
+            )
         number = float(np.mean(value))
         if not np.isfinite(number):
             raise NumericsError(f"{self.name} is {number}; expected a finite number")
@@ -167,10 +178,11 @@ class Judge:
 
     def settle(self, value: Any) -> tuple[float, tuple[float, float] | None]:
         """What `test` gave as one number, with its 95 % interval where it is known."""
+        number = self._number(value, self.part == TEST)
         if np.ndim(value) == 0:
-            return self._number(value), None
+            return number, None
         tested = [self.groups[row] for row in np.flatnonzero(self.part == TEST)]
-        return self._number(value), group_interval(np.asarray(value, np.float64), tested)
+        return number, group_interval(np.asarray(value, np.float64), tested)
 
     # what there is
 
@@ -237,6 +249,16 @@ class Judge:
                     f"shape {self.shape(cell)}; extract with --pool none"
                 )
 
+    def check_mixes(self, what: str, way_out: str) -> None:
+        """SpecError where cells that are standardised side by side mean nothing."""
+        if not self.mixes:
+            raise SpecError(f"{what}: {self.no_mixes}; {way_out}")
+
+    @property
+    def no_mixes(self) -> str:
+        """Why there are no sets, pairs and mixers, where `mixes` is false."""
+        return f"{self.name} is of single cells, and standardised ones side by side mean nothing"
+
     # what finished work depends on, and how people read of it
 
     def describe(self) -> dict[str, Any]:
@@ -272,7 +294,10 @@ class Judge:
         return tuple(self.read(*cell).shape)
 
     def features(self, cell: Candidate, fitted: np.ndarray) -> np.ndarray:
-        """(N, …) float32 features of all pictures; of a mix standardised on `fitted`."""
+        """(N, …) float32 features of all pictures; of a mix standardised on `fitted`.
+
+        A mix of one cell without a weight is as that cell.
+        """
         everything = np.ones(len(self.groups), bool)
 
         def read(key: CellKey) -> np.ndarray:
@@ -284,9 +309,9 @@ class Judge:
             where = f"{self.source}: the features of {cell_name(key)}"
             return read_rows(self.read(*key), everything, where)
 
-        if isinstance(cell, Mix):
+        if isinstance(cell, Mix) and (len(cell.cells) > 1 or cell.weights is not None):
             return side_by_side([read(key) for key in cell.cells], fitted, cell.weights)
-        return read(cell)
+        return read(cells_in(cell)[0])
 
     def bytes_of(self, cell: Candidate) -> float:
         """Host memory that judging a cell or a mix takes."""

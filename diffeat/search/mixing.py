@@ -29,7 +29,7 @@ class Mixed(Finding):
         weights: (block, t) → softmax weight of all cells; they sum to 1.
         validation, test: scores of the mixer.
         setting: what validation chose beside the weights.
-        how: "trained", or "searched" where the judge has no gradient.
+        how: "trained", or "searched without a gradient" where the judge has no gradient.
         cost: in judgements of a cell; cost_text: what these were.
         interval: of test, where it is not that of counts.
     """
@@ -75,8 +75,9 @@ class Mixed(Finding):
         interval = self.measure.interval(self.test) or self.interval
         block, t = self.best
         chosen = f"most of {cell_text((block, t))} ({WEIGHT.say(self.weights[block, t])})"
+        name = f"{self.how.split()[0]} mixer"
         return Selection(
-            "trained mixer", chosen, self.validation, self.test, self.cost, self.cost_text, interval
+            name, chosen, self.validation, self.test, self.cost, self.cost_text, interval
         )
 
 
@@ -95,8 +96,12 @@ def train_mixer(
     the scalars a of the `MOST` best cells move one by one by ±`STEPS`, and a move stays where
     validation gains. Test is touched once, by what was learned.
 
+    Raises:
+        SpecError: a judge without `mixes`.
+
     Source: Hyperfeatures (Luo et al. 2023), eq. 1; the coordinate search is Hooke & Jeeves 1961.
     """
+    judge.check_mixes("mixer", "take the best cell of the grid")
     journal = journal or Journal()
     key = journal.key(judge, judge.part, "mixer", seed)
     kept = journal.read("mixer", key, lambda stored: len(stored["weights"]) == len(judge.cells))

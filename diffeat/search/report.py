@@ -27,6 +27,7 @@ class SearchReport:
         made: (found, computed) pieces of work of the journal.
         selectors: whether the selectors are compared in a table.
         seconds: that each finding took in this run; what was kept before takes none.
+        left_out: which selector is not in the table, and why; "" if none.
     """
 
     findings: dict[str, Finding]
@@ -35,6 +36,7 @@ class SearchReport:
     made: tuple[int, int] = (0, 0)
     selectors: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+    left_out: str = ""
 
     @property
     def first(self) -> Finding:
@@ -87,6 +89,8 @@ class SearchReport:
         more: dict[str, Any] = {}
         if self.selectors:
             more["selectors"] = [vars(one) for one in self.selections.values()]
+            if self.left_out:
+                more["left_out"] = self.left_out
         if self.conditioned:
             more["conditioned"] = marked(self.conditioned)
         return {
@@ -104,7 +108,7 @@ class SearchReport:
         lines = [line for finding in self.findings.values() for line in finding.lines()]
         if self.selectors:
             table = selector_table(self.selections, self.measure, self.seconds)
-            lines += table.splitlines()
+            lines += [*table.splitlines(), *([self.left_out] if self.left_out else [])]
         best, number = self.best, self.measure
         setting = "" if best.C is None else f" (setting {best.C:g})"
         tested = (

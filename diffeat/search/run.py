@@ -55,7 +55,8 @@ class SearchOptions:
         frequency: cut-off of a guess by high frequencies, from maps; None makes none.
         bandit: pulls of an agent over t; 0 runs none.
         agent: "ucb1" or "thompson".
-        selectors: also a trained mixer and a settled agent, beside the grid in one table.
+        selectors: also a mixer, of a judge that `mixes`, and a settled agent, beside the grid
+            in one table.
         seed: of random splits, subsets and weights.
         memory: bytes for features while they are fitted.
         out: folder that keeps finished cells, or None.
@@ -101,10 +102,10 @@ class SearchOptions:
         if self.pairs:
             chosen.append(Strategy("pairs", best_pairs, check_pairs))
         if pulls:
-            options = {"pulls": pulls, "agent": self.agent}
-            run = partial(run_bandit, **options, seed=seed, settle=self.selectors)
+            options = {"pulls": pulls, "agent": self.agent, "settle": self.selectors}
+            run = partial(run_bandit, **options, seed=seed)
             chosen.append(Strategy("bandit", run, partial(check_pulls, **options)))
-        if self.selectors:
+        if self.selectors and judge.mixes:
             chosen.append(Strategy("mixer", partial(train_mixer, seed=seed)))
         return chosen
 
@@ -135,7 +136,7 @@ def run_search(
             findings.update({one.key: one for one in ready})
     report = SearchReport(
         findings, judge.number, judge.conditioned, (journal.found, journal.computed),
-        options.selectors, seconds,
+        options.selectors, seconds, "" if judge.mixes else f"no mixer: {judge.no_mixes}",
     )  # fmt: skip
     report.compare()
     return report

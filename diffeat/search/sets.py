@@ -102,6 +102,7 @@ class CellPairs(CellSets):
 
 def check_sets(judge: Judge, most: int) -> None:
     """SpecError unless there can be sets."""
+    judge.check_mixes("sets", "leave --sets out, and take the best cell of the grid")
     if most < 2 or len(judge.cells) < 2:
         raise SpecError(
             f"sets of up to {most} out of {len(judge.cells)} cells; expected at least 2 of each"
@@ -110,6 +111,7 @@ def check_sets(judge: Judge, most: int) -> None:
 
 def check_pairs(judge: Judge) -> None:
     """SpecError if there are no pairs, or too many."""
+    judge.check_mixes("pairs", "leave --pairs out, and take the best cell of the grid")
     cells = len(judge.cells)
     pairs = cells * (cells - 1) // 2
     if not 1 <= pairs <= MOST_PAIRS:
@@ -130,7 +132,8 @@ def greedy_sets(
 ) -> CellSets:
     """Forward selection: add the cell that helps most, until none helps or there are `most`.
 
-    Features of a set are side by side, each standardised on the training pictures. Greedy
+    Features of a set are side by side, each standardised on the training pictures; of one cell
+    they are as the judge takes a cell. Greedy
     choices on one validation part flatter themselves a little more with every step; the test
     score of the final set does not.
 
@@ -140,7 +143,8 @@ def greedy_sets(
         test: whether the best set is judged on test.
 
     Raises:
-        SpecError: fewer than two cells, or a set that does not fit in memory.
+        SpecError: a judge without `mixes`, fewer than two cells, or a set that does not
+            fit in memory.
     """
     check_sets(judge, most)
     journal, number = journal or Journal(), judge.number
@@ -176,7 +180,7 @@ def best_pairs(
     `gain` of a pair is over the better of its two cells alone.
 
     Raises:
-        SpecError: more than 3000 pairs.
+        SpecError: a judge without `mixes`, or more than 3000 pairs.
     """
     check_pairs(judge)
     journal, number = journal or Journal(), judge.number

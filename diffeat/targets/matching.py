@@ -17,7 +17,8 @@ class Matching:
     Attributes:
         rows: (N,) int64 row of each picture; -1 where there is none.
         unused: rows that no picture has, ascending.
-        ambiguous: picture → rows that may be its own, by file name.
+        ambiguous: picture → rows that may be its own, by file name; rows that are another's by
+            its id may not.
         by_name: how many pictures were found by their file's name alone.
     """
 
@@ -39,7 +40,7 @@ def match_ids(ids: Sequence[str], keys: Sequence[str]) -> Matching:
     """
     known = {nfc(key): row for row, key in enumerate(keys)}
     rows = np.array([known.get(nfc(name), -1) for name in ids], np.int64)
-    exact = int((rows >= 0).sum())
+    exact, by_id = int((rows >= 0).sum()), set(rows.tolist())
     ambiguous: dict[str, tuple[str, ...]] = {}
     for short in (_file_name, _stem):
         if (rows >= 0).all():
@@ -51,8 +52,8 @@ def match_ids(ids: Sequence[str], keys: Sequence[str]) -> Matching:
             if len(mine) == len(alike) == 1 and mine[0] not in taken:
                 rows[place] = mine[0]
                 ambiguous.pop(ids[place], None)
-            elif mine:
-                ambiguous[ids[place]] = tuple(keys[row] for row in mine)
+            elif free := [row for row in mine if row not in by_id]:
+                ambiguous[ids[place]] = tuple(keys[row] for row in free)
     used = set(rows.tolist())
     unused = tuple(row for row in range(len(keys)) if row not in used)
     return Matching(rows, unused, ambiguous, int((rows >= 0).sum()) - exact)

@@ -103,7 +103,7 @@ def test_prompts_of_pictures_of_all_sizes(backbone_of, plain_of):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fit": "native"}, "maps of different sizes.*choose a pool such as 1x1"),
+        ({"fit": "native"}, "can give maps of different sizes.*choose a pool such as 1x1"),
         ({"fit": "native", "pool": "1x1", "size": 32}, r"leave size=\(32, 32\) out"),
         ({"fit": "native", "pool": "1x1", "tile": 32}, "nor tiles"),
         ({"fit": "native", "pool": "40x40"}, "pool 40x40 is larger than the 32×48 map"),

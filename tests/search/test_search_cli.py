@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -69,11 +70,14 @@ class TestFile:
         assert {**second, "found": 0, "computed": first["computed"]} == first
 
     def test_some_cells_halving_and_a_bandit(self, diffeat, file):
-        answer = diffeat("search", file, "-t", 10, "-b", "a,b", "--halving", "--bandit", 5,
+        answer = diffeat("search", file, "-t", "10,50", "-b", "b", "--halving", "--bandit", 5,
                          "-C", "1,5", "--score", "knn", "--agent", "thompson")  # fmt: skip
         assert answer.code == 0, answer.err
-        assert "bandit: t=10 after 5 pulls (t=10: 5)" in answer.out
+        assert re.search(r"bandit: t=10 after 5 pulls \(t=10: \d, t=50: \d\)", answer.out)
         assert "successive halving: 2 cells" in answer.out
+        one = diffeat("search", file, "-t", 10, "--bandit", 5)
+        assert one.code == 2
+        assert "has one t, so there is nothing for a bandit to learn" in one.err
 
     def test_frequencies_of_maps(self, diffeat, tmp_path):
         labels = labels_of(40)

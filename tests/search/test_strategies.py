@@ -7,16 +7,19 @@ import pytest
 from scipy import stats
 
 from diffeat.errors import SpecError
+from diffeat.noise import NO_T
 from diffeat.search import (
     TEST,
     TRAIN,
     VALIDATION,
     Classification,
     Journal,
+    SearchOptions,
     best_pairs,
     greedy_sets,
     repeat_surface,
     run_bandit,
+    run_search,
     search_surface,
     successive_halving,
     train_mixer,
@@ -293,19 +296,36 @@ class TestBandit:
             run_bandit(judge, **asked)
 
 
+class TestOneT:
+    def task(self, t):
+        arrays = {("a", t): task_of().read(*BEST), ("b", t): task_of().read("a", 50)}
+        return Classification(task_of(arrays=arrays), centroid)
+
+    def test_there_is_nothing_to_learn(self):
+        with pytest.raises(SpecError, match=r"made has one t, .* expected at least 2: leave the"):
+            run_search(self.task(10), SearchOptions(bandit=5))
+
+    def test_selectors_compare_what_there_is(self):
+        """A vision model's features have no t, and none is told."""
+        report = run_search(self.task(NO_T), SearchOptions(selectors=True))
+        assert report.findings["bandit"].chosen.block == "a"
+        [told] = [line for line in report.lines() if line.startswith("bandit")]
+        assert told.startswith("bandit: no t after 6 pulls (no t: 6); regret")
+
+
 def test_a_bandit_takes_pictures_enough_for_many_classes():
     rng = np.random.default_rng(0)
     labels = np.arange(3000) % 60
     X = (3 * rng.normal(size=(60, 8))[labels] + rng.normal(size=(3000, 8))).astype(np.float32)
-    task = task_of(3000, arrays={("a", 1): X}, labels=labels)
+    task = task_of(3000, arrays={("a", 1): X, ("a", 2): X}, labels=labels)
     taken = []
 
     def watched(X_train, *_):
         taken.append(len(X_train))
         return 0.5
 
-    run_bandit(Classification(task, watched), pulls=1)
-    assert taken == [4 * 60]
+    run_bandit(Classification(task, watched), pulls=2)
+    assert taken == [4 * 60] * 2
 
 
 class TestMixer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,8 +20,11 @@ from diffeat.search import (
     Judge,
     Mix,
     SearchOptions,
+    best_pairs,
+    greedy_sets,
     run_search,
     search_surface,
+    train_mixer,
 )
 from diffeat.search.judges import TASKS, TaskKind
 from diffeat.viz import heat_map
@@ -55,6 +59,19 @@ class Offset(Judge):
 
     def measure(self, X, fitted, scored):
         return float(np.abs(X.mean((1, 2, 3)) - self.shift)[scored].mean())
+
+
+class SquaredError(Judge):
+    """How far a map's mean is from a picture's depth, squared, in m²: lower is better."""
+
+    name, unit, higher_is_better, learns = "squared error", "m²", False, False
+
+    def __init__(self, maps, depth, **about):
+        super().__init__(maps, **about)
+        self.depth = depth
+
+    def measure(self, X, fitted, scored):
+        return ((X.mean((1, 2, 3)) - self.depth) ** 2)[scored]
 
 
 COUNT = 240
@@ -92,6 +109,8 @@ def expected(judge: Judge, cell, part: int) -> float:
     scored = judge.part == part
     if isinstance(judge, Offset):
         return float(np.abs(level - judge.shift)[scored].mean())
+    if isinstance(judge, SquaredError):
+        return float(np.square(level - judge.depth)[scored].mean())
     fitted = judge.part < part
     means = [level[fitted & (judge.light == light)].mean() for light in (True, False)]
     return float(((level > np.mean(means)) == judge.light)[scored].mean())
@@ -129,7 +148,7 @@ def test_every_strategy(judge, main, tmp_path):
     assert all(step.gain > 0 for step in steps[1:])
     text = "\n".join(report.lines())
     for words in ("greedy sets", "best pairs", "bandit: t=1", "mixer", "grid search",
-                  "trained mixer", "learned agent", "best on validation: b at t=1"):  # fmt: skip
+                  "searched mixer", "learned agent", "best on validation: b at t=1"):  # fmt: skip
         assert words in text
     report.write_csv(tmp_path / "a.csv")
     with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
@@ -145,7 +164,7 @@ def test_every_strategy(judge, main, tmp_path):
 def test_the_selectors_stand_side_by_side(judge):
     report = run_search(judge, SearchOptions(selectors=True))
     chosen = {one.selector: one for one in report.selections.values()}
-    assert list(chosen) == ["grid search", "learned agent", "trained mixer"]
+    assert list(chosen) == ["grid search", "learned agent", "searched mixer"]
     grid, agent, mixer = chosen.values()
     assert grid.cost == 4
     assert (agent.chosen, agent.test) == (grid.chosen, grid.test)
@@ -155,6 +174,46 @@ def test_the_selectors_stand_side_by_side(judge):
     assert mixer.cost > grid.cost
     for one in chosen.values():
         assert one.test is not None
+
+
+def test_a_set_begins_where_the_grid_ends():
+    """Depths in metres are nothing that standardised features could tell."""
+    depth = 20 + 5 * np.random.default_rng(2).normal(size=COUNT)
+    judge = SquaredError(maps_of(depth), depth, groups=GROUPS)
+    surface, sets, pairs = search_surface(judge), greedy_sets(judge, most=2), best_pairs(judge)
+    assert sets.steps[0].cells == (BEST,) == (surface.best.key,)
+    assert sets.steps[0].validation == sets.single == pairs.single == surface.best.validation
+    assert sets.best == sets.steps[0]
+    assert sets.test == surface.best.test == pytest.approx(expected(judge, BEST, TEST), rel=1e-6)
+
+
+class TestNoMixes:
+    @pytest.fixture
+    def judge(self):
+        class Alone(SquaredError):
+            mixes = False
+
+        depth = 20 + 5 * np.random.default_rng(2).normal(size=COUNT)
+        return Alone(maps_of(depth), depth, groups=GROUPS)
+
+    @pytest.mark.parametrize("options", [{"sets": 2}, {"pairs": True}])
+    def test_sets_and_pairs_are_refused(self, judge, options):
+        [name] = options
+        words = rf"^{name}: squared error is of single cells.*leave --{name} out"
+        with pytest.raises(SpecError, match=words):
+            run_search(judge, SearchOptions(**options))
+
+    def test_functions_refuse_too(self, judge):
+        for search in (partial(greedy_sets, most=2), best_pairs, train_mixer):
+            with pytest.raises(SpecError, match="the best cell of the grid"):
+                search(judge)
+
+    def test_selectors_say_that_there_is_no_mixer(self, judge):
+        report = run_search(judge, SearchOptions(selectors=True))
+        names = [one.selector for one in report.selections.values()]
+        assert names == ["grid search", "learned agent"]
+        assert report.lines()[-2].startswith("no mixer: squared error is of single cells")
+        assert report.to_dict()["left_out"] == report.lines()[-2]
 
 
 def test_weights_of_a_mix_are_what_is_added_up():
@@ -258,6 +317,19 @@ class TestBadInput:
         nameless = Brightness(maps_of(2.0 * LIGHT), LIGHT, groups=GROUPS)
         with pytest.raises(SpecError, match="without an identity"):
             search_surface(nameless, Journal(tmp_path))
+
+    def test_numbers_of_other_pictures_than_the_scored_ones(self):
+        class All(Brightness):
+            def measure(self, X, fitted, scored):
+                return X.mean((1, 2, 3))
+
+        judge = All(maps_of(2.0 * LIGHT), LIGHT, groups=GROUPS)
+        for part, ask in ((VALIDATION, lambda: judge.validate([BEST], judge.part)),
+                          (TEST, lambda: judge.settle(judge.test(BEST, None)))):  # fmt: skip
+            count = (judge.part == part).sum()
+            with pytest.raises(SpecError, match=rf"^All gave brightness of shape \(240,\); .* "
+                               rf"shape \({count},\), one number for each"):  # fmt: skip
+                ask()
 
     def test_a_judge_that_says_nothing(self):
         with pytest.raises(TypeError, match="neither measure nor validate"):

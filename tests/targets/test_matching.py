@@ -45,6 +45,14 @@ def test_what_is_ambiguous_is_told():
     assert found.by_name == 1
 
 
+def test_a_row_that_is_a_picture_s_by_its_id_is_nobody_else_s():
+    found = match_ids(["cat/00.png", "dog/00.png", "owl/1.png"], ["cat/00.png", "cat/01.png"])
+    assert found.rows.tolist() == [0, -1, -1]
+    assert found.ambiguous == {}
+    mixed = match_ids(["cat/00.png", "dog/00.png"], ["cat/00.png", "x/00.png"])
+    assert mixed.ambiguous == {"dog/00.png": ("x/00.png",)}
+
+
 def test_many_pictures_are_quick():
     ids = [f"folder/{k}.png" for k in range(50_000)]
     keys = [f"{k}.png" for k in reversed(range(50_000))]

@@ -18,6 +18,7 @@ from benchmarks.tasks.classification.bench import Bench, Trained, only
 from benchmarks.tasks.classification.file import System
 from diffeat.adapt import DifFeed, FineTuning
 from diffeat.errors import SpecError
+from probes.aggregate import MixerProbe
 from probes.training import mirror
 
 PARTS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
@@ -249,6 +250,7 @@ ESTIMATORS: Mapping[type, Callable[..., Inputs]] = MappingProxyType({
     probes.AttentionProbe: maps,
     probes.BatchNormProbe: maps,
     probes.DifFormerProbe: many_cells,
+    MixerProbe: many_cells,
     probes.NoiseConditionalProbe: noise_levels,
 })  # fmt: skip
 """What each estimator is given."""
