@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,20 @@ class Cells:
         """The (N, …) float32 rows of one (block, t)."""
         return self._rows[key]
 
+    def like(
+        self, keys: Sequence[tuple[str, float]], shapes: Sequence[tuple[int, ...]]
+    ) -> list[Rows]:
+        """The arrays of some (block, t), whose rows have these shapes; ValueError otherwise."""
+        if missing := [key for key in keys if key not in self.keys]:
+            raise ValueError(f"X lacks the cells {missing}; expected those of fit")
+        parts = [self.rows(key) for key in keys]
+        for part, shape in zip(parts, shapes, strict=True):
+            if part.shape[1:] != tuple(shape):
+                raise ValueError(
+                    f"{part.name} has rows of shape {part.shape[1:]}; expected {shape}, as in fit"
+                )
+        return parts
+
     def maps(self, row: int) -> Maps:
         """The maps of one picture, read now, and where they lie.
 
@@ -108,6 +122,17 @@ class Cells:
                 )
             values[key] = rows[row : row + 1][0]
         return Maps(values, size, self.input_size or _whole(size, numbers), numbers)
+
+
+def cells_of(X: Any) -> Cells:
+    """X as `Cells`, of which it may be the mapping."""
+    if isinstance(X, Cells):
+        return X
+    if isinstance(X, Mapping):
+        return Cells(X)
+    raise ValueError(
+        f"X is a {type(X).__name__}; expected probes.Cells, or a mapping from (block, t) to arrays"
+    )
 
 
 def _table(name: str, values: Any, shape: tuple[int, int], dtype: Any) -> np.ndarray | None:

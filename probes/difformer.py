@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from probes.attention import AttentionTrunk, trunk_options
 from probes.batches import Batches
-from probes.cells import Cells
+from probes.cells import cells_of
 from probes.checks import check_sides, required
 from probes.lazy import Rows, as_numpy
 from probes.network import NetworkProbe, Shapes
@@ -76,7 +76,7 @@ class DifFormerProbe(NetworkProbe):
         return DifFormerHead(shapes[:blocks], steps, classes, **trunk_options(self))
 
     def _opened(self, X: Any, y: Any) -> tuple[list[Rows], np.ndarray]:
-        cells = _cells(X)
+        cells = cells_of(X)
         blocks = list(dict.fromkeys(block for block, _ in cells))
         steps = list(dict.fromkeys(t for _, t in cells))
         wanted = [(block, t) for t in steps for block in blocks]
@@ -98,24 +98,4 @@ class DifFormerProbe(NetworkProbe):
         return parts, y
 
     def _again(self, X: Any) -> list[Rows]:
-        cells = _cells(X)
-        missing = [key for key in self.cells_ if key not in cells.keys]
-        if missing:
-            raise ValueError(f"X lacks the cells {missing}; expected those of fit")
-        parts = [cells.rows(key) for key in self.cells_]
-        for part, shape in zip(parts, self.shapes_, strict=True):
-            if part.shape[1:] != shape:
-                raise ValueError(
-                    f"{part.name} has rows of shape {part.shape[1:]}; expected {shape}, as in fit"
-                )
-        return parts
-
-
-def _cells(X: Any) -> Cells:
-    if isinstance(X, Cells):
-        return X
-    if isinstance(X, Mapping):
-        return Cells(X)
-    raise ValueError(
-        f"X is a {type(X).__name__}; expected probes.Cells, or a mapping from (block, t) to arrays"
-    )
+        return cells_of(X).like(self.cells_, self.shapes_)
