@@ -249,7 +249,7 @@ def _serve(job: Job, pipe: Connection, number: int, processes: int) -> None:
             raise KeyboardInterrupt
 
     try:
-        signal.signal(signal.SIGTERM, interrupt)
+        signal.signal(signal.SIGTERM, interrupt)  # until here the default ends it, in silence too
         try:
             _work(job, pipe, number, processes)
         finally:

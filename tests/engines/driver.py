@@ -26,6 +26,8 @@ def work(arguments: tuple, out: Path, err: Path, slow: bool) -> None:
     from diffeat.cli import main
     from diffeat.engines import processes
 
+    # workers are spawned, and so begin without the command's handler
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     fork = multiprocessing.get_context("fork")
     processes.multiprocessing.get_context = lambda kind: fork
     if slow:
