@@ -158,12 +158,12 @@ def until(true: Callable[[], Any], command: Command, what: str) -> Any:
     return value
 
 
-def parts_of(path: Path) -> Path:
+def shard_folder(path: Path) -> Path:
     return path.with_name(path.name + ".parts")
 
 
 def shards(path: Path) -> list[Path]:
-    return sorted(parts_of(path).glob("shard-*.h5"))
+    return sorted(shard_folder(path).glob("shard-*.h5"))
 
 
 def kept(path: Path, count: int) -> int:

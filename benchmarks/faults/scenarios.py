@@ -20,7 +20,7 @@ from benchmarks.faults.commands import (
     below,
     command_of,
     kept,
-    parts_of,
+    shard_folder,
     shards,
     until,
 )
@@ -156,7 +156,7 @@ class Lab:
         found = hashes(path)
         names = sorted({*found, *self.wanted})
         different = [one for one in names if found.get(one) != self.wanted.get(one)]
-        if parts_of(path).exists():
+        if shard_folder(path).exists():
             different.append("parts are left")
         path.unlink()
         return Scenario(
@@ -208,7 +208,7 @@ def tried(name: str, work: Work) -> Scenario:
 def begun(lab: Lab, path: Path, how: Sequence[str], shard: bool = False) -> Command:
     """The command, when its folder of parts appears, or the first shard."""
     command = lab.start(path, how)
-    there = partial(shards, path) if shard else parts_of(path).exists
+    there = partial(shards, path) if shard else shard_folder(path).exists
     until(lambda: there() or not command.running, command, "the beginning")
     return command
 

@@ -99,7 +99,7 @@ class HubSource(Source):
         return record.get("bytes"), record.get("path")
 
 
-class Request(NamedTuple):
+class Wanted(NamedTuple):
     """The parts of "hf:NAME:split#column"; split and column may be empty."""
 
     text: str
@@ -154,13 +154,13 @@ def from_huggingface(text: str) -> HubSource:
 # opening
 
 
-def _parse(text: str) -> Request:
+def _parse(text: str) -> Wanted:
     rest = text.removeprefix(PREFIX)
     if Path(rest).is_dir():
-        return Request(text, rest, "", "")
+        return Wanted(text, rest, "", "")
     rest, _, column = rest.partition("#")
     if Path(rest).is_dir():
-        return Request(text, rest, "", column)
+        return Wanted(text, rest, "", column)
     name, colon, split = rest.rpartition(":")
     if not colon:
         name, split = rest, ""
@@ -169,7 +169,7 @@ def _parse(text: str) -> Request:
             f"{text}: {split!r} is no name of a split; expected hf:NAME:split#column with a split "
             "such as train (for a part of one, open it and use limit or take)"
         )
-    return Request(text, name, split, column)
+    return Wanted(text, name, split, column)
 
 
 def _library(text: str) -> ModuleType:
@@ -188,7 +188,7 @@ def _library(text: str) -> ModuleType:
     return datasets
 
 
-def _open_folder(hub: ModuleType, request: Request) -> tuple[Any, str, str]:
+def _open_folder(hub: ModuleType, request: Wanted) -> tuple[Any, str, str]:
     """Data, split and fingerprint of a folder made by `save_to_disk`."""
     folder = Path(request.name)
     if not is_saved_dataset(folder):
@@ -224,7 +224,7 @@ def _open_folder(hub: ModuleType, request: Request) -> tuple[Any, str, str]:
     return data, split, revision
 
 
-def _open_hub(hub: ModuleType, request: Request) -> tuple[Any, str, str]:
+def _open_hub(hub: ModuleType, request: Wanted) -> tuple[Any, str, str]:
     """Data, split and fingerprint of a data set of the hub, from its cache or downloaded."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", request.name) or Path(request.name).exists():
         raise SourceError(
@@ -244,7 +244,7 @@ def _open_hub(hub: ModuleType, request: Request) -> tuple[Any, str, str]:
     return data, split, str(data._fingerprint)
 
 
-def _choose_split(request: Request, splits: Sequence[str]) -> str:
+def _choose_split(request: Wanted, splits: Sequence[str]) -> str:
     """The split asked for, or the only one there is."""
     listed = ", ".join(splits)
     if not request.split and len(splits) == 1:
@@ -265,7 +265,7 @@ def _choose_split(request: Request, splits: Sequence[str]) -> str:
 # columns
 
 
-def _picture_column(hub: ModuleType, features: Any, request: Request) -> str:
+def _picture_column(hub: ModuleType, features: Any, request: Wanted) -> str:
     found = [name for name, kind in features.items() if isinstance(kind, hub.Image)]
     if request.column in found:
         return request.column

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffeat.errors import SourceError
 from diffeat.images.sources import FileSource
-from diffeat.images.walk import Parts, walk
+from diffeat.images.walk import PathParts, walk
 
 WORDS = ("words.txt", "LOC_synset_mapping.txt")
 """Lines "wnid, white space, names between commas"; the second is Kaggle's."""
@@ -72,7 +72,7 @@ def _classes(folder: Path, root: Path) -> list[str]:
 def _in_folders(root: Path) -> Iterator[tuple[str, str]]:
     """(wnid, path below root) of <wnid>/* or <wnid>/images/*, in order."""
 
-    def enter(parts: Parts) -> bool:
+    def enter(parts: PathParts) -> bool:
         return len(parts) == 1 or parts[1:] == ("images",)
 
     pictures, folders, _ = walk(root, enter)

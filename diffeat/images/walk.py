@@ -34,11 +34,11 @@ SERVERS = frozenset(
 )
 """What file servers, archivers and systems put beside pictures, in lower case."""
 
-Parts = tuple[str, ...]
+PathParts = tuple[str, ...]
 """A path below the folder that is walked."""
 
 
-def everything(parts: Parts) -> bool:
+def everything(parts: PathParts) -> bool:
     return True
 
 
@@ -47,7 +47,7 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-Wishes = tuple[Callable[[Parts], bool], Callable[[Parts], bool], Callable[[str], bool]]
+Wishes = tuple[Callable[[PathParts], bool], Callable[[PathParts], bool], Callable[[str], bool]]
 """`enter`, `take` and `hidden` of `walk`."""
 Found = tuple[list[str], list[str], Counter[str]]
 """Pictures, folders, and how much of what sort is left out."""
@@ -58,8 +58,8 @@ Met = Iterator[tuple[str, Any]]
 
 def walk(
     root: Path,
-    enter: Callable[[Parts], bool] = everything,
-    take: Callable[[Parts], bool] = everything,
+    enter: Callable[[PathParts], bool] = everything,
+    take: Callable[[PathParts], bool] = everything,
     hidden: Callable[[str], bool] = lambda _name: False,
     depth: int | None = None,
 ) -> Found:
@@ -82,7 +82,7 @@ def walk(
     """
     met: dict[str, list] = defaultdict(list)
     known: set[tuple[int, int]] = set()
-    waiting: deque[Parts] = deque([()])
+    waiting: deque[PathParts] = deque([()])
     while waiting:  # folders that links lead to come after all that lies here itself
         for what, where in _visit(root, waiting.popleft(), known, (enter, take, hidden), depth):
             (waiting if what == "linked folder" else met[what]).append(where)
@@ -93,7 +93,7 @@ def walk(
 
 
 def _visit(
-    root: Path, start: Parts, known: set[tuple[int, int]], wishes: Wishes, depth: int | None
+    root: Path, start: PathParts, known: set[tuple[int, int]], wishes: Wishes, depth: int | None
 ) -> Met:
     """Look into a folder and those below it, but through no link; `known` grows by them."""
     waiting = [start]
@@ -124,7 +124,9 @@ def _leads_up(path: Path) -> bool:
     )
 
 
-def _look(entry: os.DirEntry, parts: Parts, real: str, wishes: Wishes) -> tuple[str, Any] | None:
+def _look(
+    entry: os.DirEntry, parts: PathParts, real: str, wishes: Wishes
+) -> tuple[str, Any] | None:
     """What one entry of a folder is, if anybody asks; an "inner folder" must be looked into."""
     link = entry.is_symlink()
     # links come last, so that what lies here itself is found under its own name
@@ -158,7 +160,7 @@ def _special(entry: os.DirEntry, link: bool) -> bool:
     return not entry.is_file(follow_symlinks=False)
 
 
-def _links_to_files(root: Path, found: list[tuple[Parts, str]], links: list[Parts]) -> Met:
+def _links_to_files(root: Path, found: list[tuple[PathParts, str]], links: list[PathParts]) -> Met:
     """Links to pictures that are not here already, and those that lead nowhere."""
     taken = {os.path.join(real, parts[-1]) for parts, real in found} if links else set()
     for parts in sorted(links):
@@ -218,7 +220,7 @@ def walk_glob(root: Path, pattern: str) -> Found:
     )
 
 
-def _match(parts: Parts, pattern: Parts) -> bool:
+def _match(parts: PathParts, pattern: PathParts) -> bool:
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -226,7 +228,7 @@ def _match(parts: Parts, pattern: Parts) -> bool:
     return bool(parts) and _fits(parts[0], pattern[0]) and _match(parts[1:], pattern[1:])
 
 
-def _may_match(parts: Parts, pattern: Parts) -> bool:
+def _may_match(parts: PathParts, pattern: PathParts) -> bool:
     """Whether something below this folder may match."""
     if not pattern or (parts and len(pattern) == 1 and pattern[0] != "**"):
         return False
