@@ -50,6 +50,12 @@ def required(head: Any, y: Any) -> Any:
     return y
 
 
+def check_both(X_validation: Any, y_validation: Any) -> None:
+    """ValueError where validation rows have no targets, or targets no rows."""
+    if (X_validation is None) != (y_validation is None):
+        raise ValueError("expected X_validation and y_validation together, or neither")
+
+
 def encode_labels(y: Any) -> tuple[np.ndarray, np.ndarray]:
     """(K,) sorted classes, and (N,) int64 indices into them.
 

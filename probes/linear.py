@@ -12,7 +12,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from probes.checks import accuracy, encode_labels, open_vectors, pick_device
-from probes.lazy import is_lazy
 from probes.newton import LogisticPath
 from probes.tables import Streamed
 
@@ -88,9 +87,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         classes, targets = encode_labels(y)
         table = Streamed(rows, device)
         start = self._start(classes, table) if self.warm_start else None
-        large = is_lazy(rows.values) and rows.nbytes > self.memory
         path = LogisticPath(
-            table if large else table.held(),
+            table.within(self.memory),
             torch.from_numpy(targets).to(device),
             len(classes),
             start,

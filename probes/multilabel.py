@@ -14,9 +14,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from probes.checks import check_several, open_vectors, pick_device, required
+from probes.checks import check_both, check_several, open_vectors, pick_device, required
 from probes.grams import ALPHAS
-from probes.lazy import Rows, is_lazy
+from probes.lazy import Rows
 from probes.metrics.ranking import mean_average_precision
 from probes.mlp import MLPHead
 from probes.network import NetworkHead
@@ -109,8 +109,7 @@ class RidgeMultilabelProbe(LinearMultilabel):
         Raises:
             ValueError: wrong shapes, inf or nan, alphas not positive, one of the two missing.
         """
-        if (X_validation is None) != (y_validation is None):
-            raise ValueError("expected X_validation and y_validation together, or neither")
+        check_both(X_validation, y_validation)
         device, (rows, y) = pick_device(self.device, X), self._opened(X, y)
         judge = None
         if X_validation is not None:
@@ -173,8 +172,7 @@ class LinearMultilabelProbe(LinearMultilabel):
             raise ValueError(f"C={self.C}; expected a positive number")
         device, (rows, y) = pick_device(self.device, X), self._opened(X, y)
         streamed = Streamed(rows, device)
-        large = is_lazy(rows.values) and rows.nbytes > self.memory
-        table = streamed if large else streamed.held()
+        table = streamed.within(self.memory)
         gram, count = table.gram(), y.shape[1]
         self.n_iter_ = np.zeros(count, np.int64)
         weights, biases = np.zeros((count, rows.shape[1])), np.zeros(count)

@@ -18,6 +18,7 @@ from torch import nn
 
 from probes.batches import Batches, moments
 from probes.checks import (
+    check_both,
     check_number,
     check_sides,
     encode_labels,
@@ -167,8 +168,7 @@ class NetworkHead(BaseEstimator):
         """
         parts, y = self._opened(X, y)
         held_out = None
-        if (X_validation is None) != (y_validation is None):
-            raise ValueError("expected X_validation and y_validation together, or neither")
+        check_both(X_validation, y_validation)
         if X_validation is not None:
             held_out = self._again(X_validation), y_validation
         return self._train(parts, y, held_out, pick_device(self.device, parts[0].values))

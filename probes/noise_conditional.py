@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from probes.batches import Batches
-from probes.checks import accuracy, pick_device
+from probes.checks import accuracy, check_both, pick_device
 from probes.lazy import Rows, as_numpy
 from probes.network import NetworkProbe, Shapes, softmax, standardizer
 
@@ -89,8 +89,7 @@ class NoiseConditionalProbe(NetworkProbe):
         """Train on (N, …) features, (N,) labels, (N,) noise levels; else as `NetworkProbe.fit`."""
         parts, y = self._opened(X, y)
         held_out = None
-        if (X_validation is None) != (y_validation is None):
-            raise ValueError("expected X_validation and y_validation together, or neither")
+        check_both(X_validation, y_validation)
         if X_validation is not None:
             held = self._again(X_validation)
             held_out = (

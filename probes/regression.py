@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from probes.checks import check_numbers, open_vectors, pick_device
+from probes.checks import check_both, check_numbers, open_vectors, pick_device
 from probes.grams import ALPHAS, NumberGrams, solve_rows
 from probes.lazy import Rows, as_numpy
 from probes.many import check_penalties
@@ -159,8 +159,7 @@ class RidgeRegressionProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Raises:
             ValueError: wrong shapes, inf or nan, alphas not positive, one of the two missing.
         """
-        if (X_validation is None) != (y_validation is None):
-            raise ValueError("expected X_validation and y_validation together, or neither")
+        check_both(X_validation, y_validation)
         device = pick_device(self.device, X)
         rows, y = open_vectors(self, X, y, outputs=True)
         scale, judge = NumberScale.of(y), None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from probes.lazy import Rows, as_tensor
+from probes.lazy import Rows, as_tensor, is_lazy
 from probes.standardise import moments
 
 WIDEST = 2048
@@ -79,6 +79,11 @@ class Streamed:
         for _, z in self._pieces():
             out[0].addmm_(z.T, z)
         return out / self.shape[1]
+
+    def within(self, memory: int) -> Held | Streamed:
+        """The same in memory, or this one, if it lies in a file and is larger than `memory`."""
+        large = is_lazy(self.rows.values) and self.rows.nbytes > memory
+        return self if large else self.held()
 
     def held(self) -> Held:
         """The same in memory."""
