@@ -15,6 +15,7 @@ SUITES = ("speed", "faults")
 
 
 def benchmark_names() -> list[str]:
+    """Names of the benchmarks that come with diffeat, in order."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 

@@ -115,6 +115,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
         ),
     )
 })  # fmt: skip
+"""Name → a published protocol, with its source and what is not verified of it."""
 
 
 def preset(name: str, **changes: Any) -> NetworkProbe:

@@ -51,6 +51,7 @@ METRICS = {
     "uniformity": Metric("uniformity", measures.uniformity, needs="", lower=True),
     "alignment": Metric("alignment", measures.alignment, needs="again", least=1, lower=True),
 }
+"""Name → what `align` can compute of two representations."""
 
 
 def default_metrics(other: bool, again: bool) -> tuple[str, ...]:
