@@ -22,6 +22,9 @@ def benchmark_names() -> list[str]:
 def open_benchmark(name: str) -> Benchmark:
     """Read a benchmark by its name, or one of your own by the path of its .toml file.
 
+    Returns:
+        It, as an instance of the dataclass of its task.
+
     Raises:
         SpecError: no such benchmark (names the nearest ones), a file that is none, or a task that
             is unknown.

@@ -125,6 +125,9 @@ def preset(name: str, **changes: Any) -> NetworkProbe:
         name: one of `PRESETS`.
         changes: constructor arguments that replace the protocol's.
 
+    Returns:
+        The estimator, not fitted.
+
     Raises:
         ValueError: no such preset.
     """

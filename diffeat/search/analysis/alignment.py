@@ -55,7 +55,14 @@ METRICS = {
 
 
 def default_metrics(other: bool, again: bool) -> tuple[str, ...]:
-    """Every metric that can be had of what there is to compare with."""
+    """Every metric that can be had of what there is to compare with.
+
+    Args:
+        other, again: whether there are other features, and another noising.
+
+    Returns:
+        Their names, in the order of `METRICS`.
+    """
     have = {"": True, "other": other, "again": again}
     return tuple(name for name, metric in METRICS.items() if have[metric.needs])
 
