@@ -4,9 +4,9 @@
     python scripts/api_page.py --check    exit code 1 where the page is not what would be written
     python scripts/api_page.py --gaps     public functions whose docstring lacks Args or Returns
 
-A name is public if it stands in the `__all__` of one of `ROOMS`; a room without `__all__` (one
-module) gives what it defines without an underscore. `TOPICS` says where a reader meets a name
-first; names of no topic stand below under their room, so that a new one is never missing.
+A name is public if it stands in the `__all__` of a package, or if one of the other `ROOMS` defines
+it without an underscore. `TOPICS` says where a reader meets a name first; names of no topic stand
+below, so that a new one is never missing.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ ROOMS = (
     "benchmarks.catalogue", "benchmarks.run", "benchmarks.report", "benchmarks.tasks",
     "benchmarks.speed", "benchmarks.faults",
 )  # fmt: skip
+"""In this order; packages with an `__all__` that are not named here come behind them."""
+LEFT_OUT = ("diffeat.cli",)
+"""What is for the command line alone."""
 WIDTH = 88
 """Characters of a call; optional parameters beyond are told as `…`."""
 
@@ -183,22 +186,33 @@ import probes
 """
 
 
+def all_rooms() -> list[str]:
+    """`ROOMS`, and every other package that has an `__all__`."""
+    root = PAGE.parents[1]
+    inits = [path for top in ("diffeat", "probes", "benchmarks")
+             for path in sorted((root / top).rglob("__init__.py"))]  # fmt: skip
+    packages = [".".join(path.parent.relative_to(root).parts) for path in inits]
+    more = [name for name in packages if name not in (*ROOMS, *LEFT_OUT)
+            and hasattr(importlib.import_module(name), "__all__")]  # fmt: skip
+    return [*ROOMS, *more]
+
+
 def public_names(room: str) -> list[str]:
-    """Names of a room: its `__all__`, or what a module defines itself."""
+    """Names of a room: its `__all__`, or what a module, or the modules of a package, define."""
     module = importlib.import_module(room)
     if hasattr(module, "__all__"):
         return sorted(module.__all__, key=str.lower)
-    made = [name for name, value in vars(module).items()
-            if not name.startswith("_") and getattr(value, "__module__", None) == room
-            and (inspect.isclass(value) or inspect.isfunction(value))]  # fmt: skip
+    made = [name for name, value in vars(module).items() if not name.startswith("_")
+            and (inspect.isclass(value) or inspect.isfunction(value))
+            and f"{value.__module__}.".startswith(f"{room}.")]  # fmt: skip
     return sorted(made, key=str.lower)
 
 
 def every_name() -> dict[str, Any]:
-    """Full name → object, once each: a thing of two rooms goes by the first of `ROOMS`."""
+    """Full name → object, once each: a thing of two rooms goes by the first room."""
     found: dict[str, Any] = {}
     seen: dict[int, str] = {}
-    for room in ROOMS:
+    for room in all_rooms():
         module = importlib.import_module(room)
         for name in public_names(room):
             value = getattr(module, name)
@@ -291,7 +305,7 @@ def matching(wanted: str, names: dict[str, Any]) -> list[str]:
     else:
         found = [wanted] if wanted in names else []
     if not found:
-        raise ValueError(f"{wanted} of TOPICS is no public name; public rooms are {ROOMS}")
+        raise ValueError(f"{wanted} of TOPICS is no public name; public rooms are {all_rooms()}")
     return found
 
 
@@ -299,7 +313,7 @@ def page() -> str:
     """The whole text."""
     names = every_name()
     left = dict(names)
-    rooms = fill(", ".join(f"`{room}`" for room in ROOMS), 100)
+    rooms = fill(", ".join(f"`{room}`" for room in all_rooms()), 100)
     lines = [OPENING.format(rooms=rooms)]
     for heading, (example, about, wanted) in TOPICS.items():
         lines += [f"## {heading}", "", about, ""]
