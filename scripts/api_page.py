@@ -138,8 +138,12 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
          "diffeat.search.analysis.pictures_of", "diffeat.search.analysis.AlignmentTable"),
     ),
     "Train through the backbone": (
-        "",
-        "Pictures in, gradients through the denoiser: examples in [training.md](training.md).",
+        """
+        from diffeat.adapt import FineTuning
+        tuned = FineTuning(backbone, "mid", 20, unfreeze=None, epochs=1).fit(source)
+        tuned.score(source)
+        """,
+        "Pictures in, gradients through the denoiser; `unfreeze` says from where on: [training.md](training.md).",
         ("diffeat.adapt.*",),
     ),
     "Look at it": (
@@ -161,7 +165,12 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
          "benchmarks.tasks.*", "benchmarks.speed.*", "benchmarks.faults.*"),
     ),
     "Errors": (
-        "",
+        """
+        try:
+            diffeat.load("unet-cifar")
+        except diffeat.DiffeatError as error:
+            print(error)  # model 'unet-cifar' is unknown (did you mean 'unet-cifar10' …
+        """,
         "What goes wrong has one base; the message says what, what was expected, what to do.",
         ("diffeat.DiffeatError", "diffeat.errors.*"),
     ),

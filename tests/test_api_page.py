@@ -92,7 +92,7 @@ def test_the_calls_are_true(rows):
     assert checked > 150
 
 
-def test_the_examples_run(tmp_path, monkeypatch):
+def test_the_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
@@ -104,6 +104,7 @@ def test_the_examples_run(tmp_path, monkeypatch):
     assert (tmp_path / "features.h5").is_file()
     assert given["features"]["up.1", 20].shape == (4, 4 * 96)
     assert given["report"].best.validation > 0.3
+    assert "did you mean 'unet-cifar10'" in capsys.readouterr().out
 
 
 def test_a_missing_name_of_a_topic_is_told(writer):
