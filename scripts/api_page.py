@@ -143,7 +143,8 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         tuned = FineTuning(backbone, "mid", 20, unfreeze=None, epochs=1).fit(source)
         tuned.score(source)
         """,
-        "Pictures in, gradients through the denoiser; `unfreeze` says from where on: [training.md](training.md).",
+        "Pictures in, gradients through the denoiser; `unfreeze` says from where on "
+        "([training.md](training.md)).",
         ("diffeat.adapt.*",),
     ),
     "Look at it": (
