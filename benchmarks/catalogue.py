@@ -15,11 +15,15 @@ SUITES = ("speed", "faults")
 
 
 def benchmark_names() -> list[str]:
+    """Names of the benchmarks that come with diffeat, in order."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def open_benchmark(name: str) -> Benchmark:
     """Read a benchmark by its name, or one of your own by the path of its .toml file.
+
+    Returns:
+        It, as an instance of the dataclass of its task.
 
     Raises:
         SpecError: no such benchmark (names the nearest ones), a file that is none, or a task that

@@ -28,6 +28,9 @@ def results_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
     Files from before 0.8 have the fields of their benchmark under "recipe".
 
+    Returns:
+        Path and contents of each, in the order of their names.
+
     Raises:
         SpecError: a file that is damaged.
     """
@@ -47,7 +50,14 @@ def results_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def task_of(path: Path, result: dict[str, Any]) -> Task:
-    """The task of a result; files from before 0.8 are all of classification."""
+    """The task of a result; files from before 0.8 are all of classification.
+
+    Args:
+        path: of the result, for errors; result: its contents.
+
+    Returns:
+        The object that measures and reports such results.
+    """
     try:
         return task_named(result["benchmark"].get("task", Benchmark.task))
     except SpecError as error:

@@ -30,22 +30,50 @@ Size = tuple[int, int]
 
 
 def to_input(x: Any, s: float, t: float) -> Any:
-    """Picture pixel → input pixel: u = s·(x + .5) + t − .5."""
+    """Picture pixel → input pixel: u = s·(x + .5) + t − .5.
+
+    Args:
+        x: pixels of the picture, from 0 at a pixel's centre; s, t: of its placement.
+
+    Returns:
+        Pixels of the input.
+    """
     return s * (x + 0.5) + t - 0.5
 
 
 def to_picture(u: Any, s: float, t: float) -> Any:
-    """Input pixel → picture pixel: x = (u + .5 − t)/s − .5."""
+    """Input pixel → picture pixel: x = (u + .5 − t)/s − .5.
+
+    Args:
+        u: pixels of the input; s, t: of its placement.
+
+    Returns:
+        Pixels of the picture.
+    """
     return (u + 0.5 - t) / s - 0.5
 
 
 def to_site(u: Any, pixels: int, cells: int) -> Any:
-    """Input pixel → site of a map: k = (u + .5)·cells/pixels − .5."""
+    """Input pixel → site of a map: k = (u + .5)·cells/pixels − .5.
+
+    Args:
+        u: pixels of the input; pixels, cells: sides of the input and of the map.
+
+    Returns:
+        Sites of the map, from 0 at a site's centre.
+    """
     return (u + 0.5) * cells / pixels - 0.5
 
 
 def from_site(k: Any, pixels: int, cells: int) -> Any:
-    """Site of a map → input pixel: u = (k + .5)·pixels/cells − .5."""
+    """Site of a map → input pixel: u = (k + .5)·pixels/cells − .5.
+
+    Args:
+        k: sites of the map; pixels, cells: sides of the input and of the map.
+
+    Returns:
+        Pixels of the input.
+    """
     return (k + 0.5) * pixels / cells - 0.5
 
 

@@ -119,6 +119,12 @@ not nan. For maps that augmentation has to move: `dataclasses.replace(SQUARED_ER
 def huber(delta: float = 1.0) -> Objective:
     """As `SQUARED_ERROR`, with e²/2 up to `delta` and delta·(|e| - delta/2) beyond.
 
+    Args:
+        delta: where the square ends, in units of the targets.
+
+    Returns:
+        The objective; (n,) or (n, M) numbers, nan is missing.
+
     Source: Huber 1964.
     """
     return Objective(
@@ -136,6 +142,9 @@ def pixel_cross_entropy(classes: int, ignore: int = 255) -> Objective:
     Args:
         classes: K.
         ignore: target of pixels that do not count.
+
+    Returns:
+        The objective of a head whose module gives (n, K, H, W).
     """
     return Objective(
         "pixel cross-entropy", partial(_pixels, ignore=ignore),

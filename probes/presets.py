@@ -115,6 +115,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
         ),
     )
 })  # fmt: skip
+"""Name → a published protocol, with its source and what is not verified of it."""
 
 
 def preset(name: str, **changes: Any) -> NetworkProbe:
@@ -123,6 +124,9 @@ def preset(name: str, **changes: Any) -> NetworkProbe:
     Args:
         name: one of `PRESETS`.
         changes: constructor arguments that replace the protocol's.
+
+    Returns:
+        The estimator, not fitted.
 
     Raises:
         ValueError: no such preset.

@@ -201,6 +201,9 @@ def load(path: str | Path, device: str = "auto") -> BaseEstimator:
     Args:
         device: its parameter, which the file does not have.
 
+    Returns:
+        The fitted estimator, with `about_`.
+
     Raises:
         HeadError: no such file, none of a head, of a later format, damaged, or one whose parts do
             not fit together.

@@ -67,6 +67,9 @@ def feedback_links(backbone: Backbone, units: Sequence[int] | None = None) -> tu
         units: which; None takes the middle one of every stage, which for ADM are the paper's
             b = 21, 24, 27, 30, 33, 36.
 
+    Returns:
+        A link for each unit, in the order of `units`.
+
     Raises:
         SpecError: no U-Net, or units that it does not have.
 

@@ -23,6 +23,7 @@ from diffeat.schedules import Schedule
 FAMILIES: tuple[type[Backbone], ...] = (
     EDM, ADM, PixelUNet, SDXL, StableDiffusion, SiT, DiT, PixArt, StableDiffusion3, Flux, AuraFlow,
 )  # fmt: skip
+"""One class per family of diffusion models, in the order in which they are asked."""
 
 
 def load_pipeline(request: ModelRequest) -> Backbone:

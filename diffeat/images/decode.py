@@ -29,6 +29,7 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+"""Name of a filter → Pillow's."""
 
 
 def decode(

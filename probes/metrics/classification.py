@@ -33,6 +33,9 @@ def confusion_matrix(
         labels: (K,) classes in the order of rows; None: all that occur, sorted.
         ignore_index: true label whose entries do not count, such as 255 in maps.
 
+    Returns:
+        (K, K) int64; row: the true class, column: the predicted one.
+
     Raises:
         ValueError: nothing to count, different shapes, or labels that are not among `labels`.
 
@@ -57,6 +60,12 @@ def count_pairs(rows: np.ndarray, columns: np.ndarray, classes: int) -> np.ndarr
 def accuracy_score(y_true: Any, y_pred: Any) -> float:
     """Share in [0, 1] of predictions that are right; of rows (N, K) of labels, wholly right ones.
 
+    Args:
+        y_true, y_pred: labels of one shape: (N,), or (N, K) 0/1 of several labels.
+
+    Returns:
+        A share in [0, 1].
+
     Raises:
         ValueError: nothing to count, or different shapes.
     """
@@ -67,12 +76,26 @@ def accuracy_score(y_true: Any, y_pred: Any) -> float:
 
 
 def precision_score(y_true: Any, y_pred: Any, labels=None, average: str | None = "macro"):
-    """TP/(TP + FP): how many of those predicted are right; arguments as `f1_score`'s."""
+    """TP/(TP + FP): how many of those predicted are right; arguments as `f1_score`'s.
+
+    Args:
+        y_true, y_pred, labels, average: as `f1_score` takes them.
+
+    Returns:
+        A float, or (K,) float64.
+    """
     return precision_of(_counts(y_true, y_pred, labels), average)
 
 
 def recall_score(y_true: Any, y_pred: Any, labels=None, average: str | None = "macro"):
-    """TP/(TP + FN): how many of those that are there were found; arguments as `f1_score`'s."""
+    """TP/(TP + FN): how many of those that are there were found; arguments as `f1_score`'s.
+
+    Args:
+        y_true, y_pred, labels, average: as `f1_score` takes them.
+
+    Returns:
+        A float, or (K,) float64.
+    """
     return recall_of(_counts(y_true, y_pred, labels), average)
 
 
@@ -94,7 +117,14 @@ def f1_score(y_true: Any, y_pred: Any, labels=None, average: str | None = "macro
 
 
 def jaccard_score(y_true: Any, y_pred: Any, labels=None, average: str | None = "macro"):
-    """TP/(TP + FP + FN), the intersection over the union; arguments as `f1_score`'s."""
+    """TP/(TP + FP + FN), the intersection over the union; arguments as `f1_score`'s.
+
+    Args:
+        y_true, y_pred, labels, average: as `f1_score` takes them.
+
+    Returns:
+        A float, or (K,) float64.
+    """
     return jaccard_of(_counts(y_true, y_pred, labels), average)
 
 

@@ -48,6 +48,9 @@ def mean_average_precision(y_true: Any, y_score: Any) -> float:
     Args:
         y_true, y_score: (N, K), as `average_precision_score` takes them.
 
+    Returns:
+        A share in [0, 1].
+
     Raises:
         ValueError: as there; no row has any label.
     """

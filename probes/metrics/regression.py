@@ -15,6 +15,9 @@ def mean_squared_error(y_true: Any, y_pred: Any) -> float:
     Args:
         y_true, y_pred: numbers of one shape, (N,), (N, M) or more; nan in `y_true` is missing.
 
+    Returns:
+        At least 0; 0 is best.
+
     Raises:
         ValueError: no rows, different shapes, nan or inf elsewhere.
     """
@@ -22,7 +25,14 @@ def mean_squared_error(y_true: Any, y_pred: Any) -> float:
 
 
 def mean_absolute_error(y_true: Any, y_pred: Any) -> float:
-    """mean |y - ŷ|, over rows and outputs; arguments as `mean_squared_error`'s."""
+    """mean |y - ŷ|, over rows and outputs; arguments as `mean_squared_error`'s.
+
+    Args:
+        y_true, y_pred: as `mean_squared_error` takes them.
+
+    Returns:
+        At least 0; 0 is best.
+    """
     return _Errors().update(y_pred, y_true).mean("absolute")
 
 

@@ -59,6 +59,9 @@ def mutual_knn(X: Any, Y: Any, k: int = 10, metric: str = "cosine") -> float:
         k: at most N - 1.
         metric: "cosine", "euclidean" or "dot".
 
+    Returns:
+        A share in [0, 1]; 1 where the neighbours are the same.
+
     Raises:
         ValueError: lengths that differ, k too large, nan.
 
@@ -79,6 +82,9 @@ def cknna(X: Any, Y: Any, k: int = 10) -> float:
 
     Args:
         k: at most N - 1; with N - 1 it is CKA without the diagonal, centred by rows.
+
+    Returns:
+        In [-1, 1]; 1 where both are the same.
 
     Raises:
         ValueError: lengths that differ, k too large, no common structure, nan.
@@ -111,6 +117,9 @@ def cknna_public(X: Any, Y: Any, k: int = 10, quantile: float = 0.95) -> float:
         k: 2 … N - 1.
         quantile: 1 clamps nothing.
 
+    Returns:
+        Nearly 1 where both are the same.
+
     Raises:
         ValueError: lengths that differ, fewer than 4 pictures, k out of range, nan.
 
@@ -135,6 +144,9 @@ def alignment(X: Any, Y: Any, power: float = 2.0, normalise: bool = True) -> flo
     Args:
         X, Y: (N, D) features of the same pictures, each noised on its own.
         normalise: rows to length 1 first, as the definition wants.
+
+    Returns:
+        At least 0, where both noisings give the same.
 
     Raises:
         ValueError: shapes that differ, nan.

@@ -51,10 +51,18 @@ METRICS = {
     "uniformity": Metric("uniformity", measures.uniformity, needs="", lower=True),
     "alignment": Metric("alignment", measures.alignment, needs="again", least=1, lower=True),
 }
+"""Name → what `align` can compute of two representations."""
 
 
 def default_metrics(other: bool, again: bool) -> tuple[str, ...]:
-    """Every metric that can be had of what there is to compare with."""
+    """Every metric that can be had of what there is to compare with.
+
+    Args:
+        other, again: whether there are other features, and another noising.
+
+    Returns:
+        Their names, in the order of `METRICS`.
+    """
     have = {"": True, "other": other, "again": again}
     return tuple(name for name, metric in METRICS.items() if have[metric.needs])
 

@@ -62,6 +62,12 @@ def pictures_of(store: FeatureStore, rows: Sequence[int] | np.ndarray, source: S
     was made from. They are read by the rule that the file was made with. Of files from before
     0.7 that were joined, or that lack pictures which could not be read, it cannot be told.
 
+    Args:
+        store: the file; rows: (n,) of it; source: where the pictures are.
+
+    Returns:
+        A source of n pictures.
+
     Raises:
         SpecError: the source lacks one of them.
     """
@@ -93,6 +99,13 @@ def cell_of(
 ) -> np.ndarray:
     """(n, D) float32 vectors of one cell of another file, for the pictures of `rows` of a file.
 
+    Args:
+        other: the file that is read; block, t: its cell.
+        store, rows: the file and the n rows whose pictures are meant.
+
+    Returns:
+        (n, D) float32.
+
     Raises:
         SpecError: no such cell, or pictures that the other file lacks.
         NumericsError: inf or nan.
@@ -107,6 +120,12 @@ def vectors(store: FeatureStore, block: str, t: float, rows: np.ndarray) -> np.n
     """(n, D) float32 features of one cell: maps and tokens are averaged over their places.
 
     Maps are read in pieces. A pooled grid (2x2) stays side by side.
+
+    Args:
+        store: the file; block, t: its cell; rows: (n,) of it.
+
+    Returns:
+        (n, D) float32.
 
     Raises:
         NumericsError: inf or nan.
