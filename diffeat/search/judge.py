@@ -259,6 +259,17 @@ class Judge:
         """Why there are no sets, pairs and mixers, where `mixes` is false."""
         return f"{self.name} is of single cells, and standardised ones side by side mean nothing"
 
+    # what stands beside the number
+
+    @property
+    def floor(self) -> tuple[float, str] | None:
+        """What a constant scores on test, and which one; None where nothing is known."""
+        return None
+
+    def aside(self, cell: Candidate, setting: float | None) -> dict[str, float]:
+        """Further numbers of what was chosen, on test, by name; learnt as for `test`."""
+        return {}
+
     # what finished work depends on, and how people read of it
 
     def describe(self) -> dict[str, Any]:
