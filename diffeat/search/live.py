@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from diffeat.backbones import Backbone
 from diffeat.conditioned import check_targets, conditioned
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
-from diffeat.images import Source
+from diffeat.images import PictureBatch, Source
 from diffeat.noise import format_t, plain_t
 from diffeat.search.asking import MEMORY
 from diffeat.search.frequency import (
@@ -152,7 +152,8 @@ class LiveFeatures:
             first = 0
             for source in self.sources:
                 worker = self._worker(source, spec)
-                for cells, (start, stop) in batches_of(worker, source):
+                for cells, batch in batches_of(worker, source):
+                    start, stop = batch.span
                     for key, rows in cells.items():
                         if key not in held:
                             held[key] = np.empty(self.shape(key[0]), rows.dtype)
@@ -162,14 +163,14 @@ class LiveFeatures:
         self._held, self.computed = held, self.computed + 1
 
 
-def batches_of(worker: Worker, source: Source):
-    """({(block, t): rows}, (start, stop)) of all pictures of a source, in order."""
+def batches_of(worker: Worker, source: Source) -> Iterator[tuple[dict, PictureBatch]]:
+    """({(block, t): rows}, their batch) of all pictures of a source, in order."""
     names = {c.name: (c.attrs["block"], c.attrs["t"]) for c in worker.job.columns if "t" in c.attrs}
     size = worker.settled.pictures
     spans = [(first, min(first + size, len(source))) for first in range(0, len(source), size)]
     for batch, rows in worker.batches(spans):
         found = {names[name]: values for name, values in rows.items() if name in names}
-        yield found, batch.span
+        yield found, batch
 
 
 def _same_picture(one: Source, first: int, other: Source, second: int) -> bool:

@@ -221,6 +221,16 @@ def _own(one: Any, kind: str, choice: TargetChoice) -> Labelled:
     return Labelled(found.labels, names, found.groups)
 
 
+def own_if_any(one: Source | FeatureStore, kind: str) -> Labelled | None:
+    """The targets of this kind that pictures have themselves; None where they have none."""
+    if one.labels is None:
+        return None
+    try:
+        return _own(one, kind, TargetChoice())
+    except SpecError:  # of another kind
+        return None
+
+
 def other_kind(name: str, there: str, wanted: str) -> SpecError:
     """The error of targets that a task does not score, with the task that does."""
     return SpecError(
