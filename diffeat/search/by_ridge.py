@@ -89,6 +89,10 @@ class ByRidge(Judge):
     def describe(self) -> dict[str, Any]:
         return {"judge": self.name, "score": "ridge", "penalties": list(self.penalties)}
 
+    @property
+    def headline(self) -> str:
+        return super().headline + self.task.left_out
+
     def check(self, part: np.ndarray | None = None) -> None:
         if part is not None:  # the task's own parts were checked when it was made
             check_parts(self.source, self.task.labels, part)

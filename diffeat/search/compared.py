@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffeat.search.applied import Applied, Predicted
 from diffeat.search.targeted import TargetChoice, own_if_any, targets_of
 from diffeat.search.tasks import kind_of, known_targets
 from diffeat.targets import Labelled
+from diffeat.targets.tables import read_any
 
 KIND_OF = {"classes": "class", "labels": "labels", "numbers": "number"}
 """What a head predicts → kind of the targets that it is compared with."""
@@ -192,8 +194,13 @@ def truth_of(applied: Applied, what: Any, choice: TargetChoice) -> Labelled | No
     Returns:
         None where nothing is known.
     """
-    kind = KIND_OF[applied.kind]
+    kind, names = KIND_OF[applied.kind], tuple(applied.note.class_names)
+    if names and kind != "class" and not choice.columns:  # by the columns that it was fitted on
+        table = choice.labels and read_any(choice.labels, names, None).columns
+        if set(names) <= set(table or getattr(what, "targets", None) or ()):
+            choice = replace(choice, columns=names)
+        elif choice.labels is None and kind == "number":  # their classes are no such numbers
+            return None
     if choice.labels is None and not choice.columns:
-        named = kind == "number" and applied.note.class_names  # of a column, so no class of theirs
-        return None if named else own_if_any(what, kind)
+        return own_if_any(what, kind)
     return targets_of([what], kind, choice)[0]

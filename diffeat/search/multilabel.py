@@ -50,8 +50,8 @@ class Multilabel(ByRidge):
     @property
     def headline(self) -> str:
         truth = self.learnt
-        return (f"{super().headline}, {truth.shape[1]} labels, {truth.sum(1).mean():.2f} of them "
-                "per picture")  # fmt: skip
+        each = truth.sum(1).mean()
+        return f"{super().headline}; {truth.shape[1]} labels, {each:.2f} of them per picture"
 
     @property
     def floor(self) -> tuple[float, str]:

@@ -49,9 +49,9 @@ class Regression(ByRidge):
 
     @property
     def headline(self) -> str:
-        target = "".join(f" of {name!r}" for name in self.made.class_names) if self.made else ""
+        target = "".join(self.made.class_names) if self.made else ""
         low, high = self.learnt.min(), self.learnt.max()
-        return f"{super().headline}{target}, {low:g} to {high:g} in training"
+        return f"{super().headline}; {target or 'numbers'} from {low:g} to {high:g} in training"
 
     @property
     def floor(self) -> tuple[float, str]:
@@ -61,7 +61,7 @@ class Regression(ByRidge):
         found = self.test(cell, setting)
         return {
             "mean absolute error": _error(self.tested, found),
-            "of the mean of training": _error(self.tested, self._mean),
+            "mean absolute error of a constant": _error(self.tested, self._mean),
         }
 
     @property

@@ -12,7 +12,6 @@ import numpy as np
 
 from diffeat.errors import SourceError, SpecError
 from diffeat.search.tasks import kind_of, known_targets
-from diffeat.targets.columns import NUMBER
 from diffeat.targets.labels import Labelled, labels_for, open_targets
 from diffeat.targets.tables import read_any
 
@@ -98,7 +97,7 @@ def sources_with_targets(
     Raises: as `targets_of`; SourceError: fewer pictures than `limit`.
     """
     found = targets_of(sources, kind, choice)
-    told = kind == "class" and choice.labels is not None
+    told = kind == "class" and bool(choice.labels or choice.columns)
     pairs = [_with_targets(*pair, told, limit) for pair in zip(sources, found, strict=True)]
     return [source for source, _ in pairs], [part for _, part in pairs]
 
@@ -181,10 +180,10 @@ def _of_tables(
 
 
 def _checked(
-    one: Any, path: Path | None, kind: str, choice: TargetChoice, columns: tuple[str, ...]
+    one: Any, path: Path, kind: str, choice: TargetChoice, columns: tuple[str, ...]
 ) -> Labelled:
-    """Targets of one set by the table or the file; SpecError where they are of another kind."""
-    if path is not None and kind == "labels":
+    """Targets of one set by a table; SpecError where they are of another kind."""
+    if kind == "labels":
         there = open_targets(path, columns, choice.groups).kind
         if there != kind and path == choice.labels:  # a test table may happen to have one each
             raise other_kind(str(path), there, kind)
@@ -196,9 +195,11 @@ def _checked(
         if kind == "number" and "expected a number" in str(error):
             raise SpecError(f"{error}; --task regression scores numbers, and for classes there is "
                             "--task classification") from error  # fmt: skip
+        if "say which" in str(error) and "--column" not in str(error):
+            raise SourceError(f"{error} (--column NAME)") from error
         raise
     if not only and (there := kind_of(found.labels)) != kind:
-        raise other_kind(str(path or _name(one)), there, kind)
+        raise other_kind(str(path), there, kind)
     names = tuple(found.class_names)
     if kind == "number" and len(columns) == 1:
         names = tuple(columns)
@@ -207,35 +208,52 @@ def _checked(
 
 def _own(one: Any, kind: str, choice: TargetChoice) -> Labelled:
     """What the pictures have themselves; of classes whose names are numbers, these."""
-    if one.labels is None and not choice.columns:
+    if one.labels is None and not choice.columns and not _columns_of(one):
         raise SpecError(f"{_name(one)} has no labels; {WAYS}")
-    if choice.columns:
-        return _checked(one, None, kind, choice, choice.columns)
-    found = labels_for(one, None, (), choice.groups)
-    names = tuple(found.class_names)
-    if kind == "number" and kind_of(found.labels) == "class" and all(map(NUMBER.fullmatch, names)):
-        values = np.array([*map(float, names), np.nan])[found.labels]
-        return Labelled(values, (), found.groups)
-    if (there := kind_of(found.labels)) != kind:
-        raise other_kind(_name(one), there, kind)
+    found = labels_for(one, None, choice.columns, choice.groups)
+    names, there = tuple(found.class_names), kind_of(found.labels)
+    if kind == "number" and there == "class" and (values := _as_numbers(names)) is not None:
+        found, there = found._replace(labels=np.append(values, np.nan)[found.labels]), kind
+    if there != kind:
+        others = [name for name, column in _columns_of(one).items() if column.kind == kind]
+        raise other_kind(_name(one), there, kind, others)
+    if kind == "number":
+        names = choice.columns
     return Labelled(found.labels, names, found.groups)
+
+
+def _columns_of(one: Any) -> dict[str, Any]:
+    """Further targets that pictures have, by name."""
+    return dict(getattr(one, "targets", None) or {})
+
+
+def _as_numbers(names: Sequence[str]) -> np.ndarray | None:
+    """Names of classes as finite numbers, or None."""
+    try:
+        values = np.array([float(name) for name in names], np.float64)
+    except ValueError:
+        return None
+    return values if len(values) and np.isfinite(values).all() else None
 
 
 def own_if_any(one: Source | FeatureStore, kind: str) -> Labelled | None:
     """The targets of this kind that pictures have themselves; None where they have none."""
-    if one.labels is None:
-        return None
     try:
         return _own(one, kind, TargetChoice())
-    except SpecError:  # of another kind
+    except (SpecError, SourceError):  # none, of another kind, or several
         return None
 
 
-def other_kind(name: str, there: str, wanted: str) -> SpecError:
-    """The error of targets that a task does not score, with the task that does."""
+def other_kind(name: str, there: str, wanted: str, others: Sequence[str] = ()) -> SpecError:
+    """The error of targets that a task does not score, with the task that does.
+
+    Args:
+        others: columns with targets that it would score.
+    """
+    way = f"--column {', --column '.join(others)}" if others else "other columns (--column)"
     return SpecError(
-        f"{name}: the targets are {WHAT[there]}; --task {TASK_OF[wanted]} scores {WHAT[wanted]}: "
-        f"take --task {TASK_OF[there]}, or other columns (--column)"
+        f"{name}: the targets are {WHAT[there]}, and --task {TASK_OF[wanted]} scores "
+        f"{WHAT[wanted]}: take --task {TASK_OF[there]}, or {way}"
     )
 
 

@@ -107,6 +107,12 @@ class Task:
         return kind_of(self.labels)
 
     @property
+    def left_out(self) -> str:
+        """What to say of pictures without a target: ", 3 without a label left out", or ""."""
+        count = int((~known_targets(self.labels)).sum())
+        return f", {count} without a label left out" if count else ""
+
+    @property
     def classes(self) -> int:
         return len(np.unique(self.labels[known_targets(self.labels)]))
 
