@@ -28,6 +28,7 @@ from diffeat.cli.options import (
     threads_option,
 )
 from diffeat.cli.outputs import OutputPath, command
+from diffeat.errors import PictureError
 
 SHOWN = 10
 """Rows of the table on the terminal."""
@@ -78,13 +79,16 @@ def predict(head, what, output, every, as_json, **values) -> None:
     why = check_targets(str(head), note.told, values["allow_conditioned"])
     applied = Applied(estimator, note)
     from_file = Path(what).suffix in (".h5", ".hdf5")
-    with ExitStack() as stack:
-        made, opened, count, pieces = (_from_file if from_file else _from_pictures)(
-            stack, what, note, values
-        )
-        tally = tally_of(applied, _cut(truth_of(applied, opened, choice), count))
-        writing = Rows(applied, opened.ids, every, why, values["on_error"] == "skip")
-        found = _run(writing, tally, count, pieces, output)
+    try:
+        with ExitStack() as stack:
+            made, opened, count, pieces = (_from_file if from_file else _from_pictures)(
+                stack, what, note, values
+            )
+            tally = tally_of(applied, _cut(truth_of(applied, opened, choice), count))
+            writing = Rows(applied, opened.ids, every, why, values["on_error"] == "skip")
+            found = _run(writing, tally, count, pieces, output)
+    except PictureError as error:
+        raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
     found["fitted_on_these"] = made.pictures.get("fingerprint") == note.pictures
     summary = {"head": str(head), "of": what, "output": output and str(output), **found}
     for name, reason in list(found["skipped"].items())[:SHOWN]:
