@@ -39,7 +39,8 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
         "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
-          "agent", "selectors", "out", "csv_path", "png_path", "save_path", "test")  # fmt: skip
+          "agent", "selectors", "out", "csv_path", "png_path", "save_path", "test",
+          "test_labels", "groups")  # fmt: skip
 """Options that need scores, hence labels."""
 
 

@@ -90,8 +90,12 @@ class ByRidge(Judge):
         return {"judge": self.name, "score": "ridge", "penalties": list(self.penalties)}
 
     @property
+    def told_apart(self) -> int:
+        return self.task.labels.shape[1] if self.task.labels.ndim == 2 else 1
+
+    @property
     def headline(self) -> str:
-        return super().headline + self.task.left_out
+        return super().headline + self.task.remarks
 
     def check(self, part: np.ndarray | None = None) -> None:
         if part is not None:  # the task's own parts were checked when it was made

@@ -79,7 +79,7 @@ class Classification(Judge):
         return (
             f"{self.source}: {self.score.name}, validation accuracy in %, {self.classes} classes, "
             f"{train} training, {held} validation and {tested} test pictures{split}"
-            f"{self.task.left_out}"
+            f"{self.task.remarks}"
         )
 
     @property

@@ -14,7 +14,7 @@ from diffeat.noise import format_t, shown_t
 from diffeat.search.intervals import FEW, group_interval
 from diffeat.search.measure import Measure
 from diffeat.search.reading import numel, read_rows, side_by_side
-from diffeat.search.splits import TEST, TRAIN, VALIDATION, split_groups
+from diffeat.search.splits import LEFT_OUT, TEST, TRAIN, VALIDATION, split_groups
 from diffeat.search.tasks import CellKey, Made, cell_name, readable
 
 
@@ -215,7 +215,12 @@ class Judge:
     @property
     def classes(self) -> int:
         """Kinds that subsets keep in balance."""
-        return 1 if self.labels is None else len(np.unique(self.labels))
+        return 1 if self.labels is None else len(np.unique(self.labels[self.part != LEFT_OUT]))
+
+    @property
+    def told_apart(self) -> int:
+        """Classes or labels that are told apart; 1 where there are none."""
+        return self.classes
 
     @property
     def fewest(self) -> int:

@@ -107,10 +107,14 @@ class Task:
         return kind_of(self.labels)
 
     @property
-    def left_out(self) -> str:
-        """What to say of pictures without a target: ", 3 without a label left out", or ""."""
-        count = int((~known_targets(self.labels)).sum())
-        return f", {count} without a label left out" if count else ""
+    def remarks(self) -> str:
+        """What to say of the pictures: ", 30 groups, 3 without a label left out", or ""."""
+        known = known_targets(self.labels)
+        missing = int((~known).sum())
+        used = [self.groups[row] for row in np.flatnonzero(known)] if self.groups else []
+        count = len(set(used))
+        text = f", {count} groups" if count < len(used) else ""
+        return text + (f", {missing} without a label left out" if missing else "")
 
     @property
     def classes(self) -> int:

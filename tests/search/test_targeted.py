@@ -84,12 +84,12 @@ class TestTask:
         for k in kept:
             sides.setdefault(people[k], set()).add(int(task.part[k]))
         assert all(len(parts) == 1 for parts in sides.values())
-        assert (task.classes, task.left_out) == (3, ", 24 without a label left out")
+        assert (task.classes, task.remarks) == (3, ", 40 groups, 24 without a label left out")
 
     def test_several_labels_are_split_by_the_rarest(self):
         labels = np.array([[1, 1], [1, 0], [0, 0], [1, 0], [0, 1]] * 2)
         assert balance_of(labels).tolist() == [1, 0, 2, 0, 1] * 2
-        assert balance_of(np.zeros(3)) is None
+        assert balance_of(np.array([4.0, 1.0, 2.0, 3.0])).tolist() == [3, 0, 1, 2]
 
 
 class TestOneSpace:
@@ -196,7 +196,7 @@ class TestCommands:
         error = mean_absolute_error(truth[known], value[known])
         assert summary["scores"]["mean absolute error"] == pytest.approx(error)
         owners = [f"m{k // 2}" for k in np.flatnonzero(known)]
-        part, _ = split_groups(owners)
+        part, _ = split_groups(owners, labels=balance_of(truth[known]))
         tested = r2_score(truth[known][part == TEST], value[known][part == TEST])
         assert found["best"]["test"] == pytest.approx(tested, abs=1e-6)
         assert "R²" in diffeat("predict", head, path, "--labels", t, "--limit", 50).out
@@ -260,6 +260,10 @@ class TestCommands:
             assert way in answer.err
         answer = diffeat(verb, plain[0], "--groups", "person")
         assert answer.code == 2
+        if verb == "search":
+            answer = diffeat(verb, plain[0], "--frequency", "--groups", "person")
+            assert answer.code == 2
+            assert "--groups: " in answer.err
 
     def test_scores_of_classes_are_not_those_of_numbers(self, diffeat, everything):
         path, t = everything
