@@ -70,6 +70,9 @@ def targets_of(
         SourceError: what `diffeat.targets` refuses.
     """
     choice = choice or TargetChoice()
+    if choice.test_labels is not None and len(sets) < 2:
+        raise SpecError("--test-labels without test pictures of their own; leave it out, or give "
+                        "these")  # fmt: skip
     tables = [choice.labels, choice.test_labels or choice.labels][: len(sets)]
     if choice.labels is None:
         found = [_own(one, kind, choice) for one in sets]

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,7 +122,11 @@ class TestOneSpace:
         assert "expected a table for each: --test-labels" in one.err
         two = diffeat("probe", *files, *tables, "--test-labels", tmp_path / "test.csv", "--json")
         assert json.loads(two.out)["best"] == plain["best"]
-        assert diffeat("probe", *files, "--test-labels", tmp_path / "test.csv").code == 2
+        more = ("--test-labels", tmp_path / "test.csv")
+        for given in ((*files, *more), (files[0], *tables, *more)):
+            answer = diffeat("probe", *given)
+            assert answer.code == 2
+            assert "--test-labels without" in answer.err
 
 
 class TestOwn:
@@ -264,6 +269,16 @@ class TestCommands:
             answer = diffeat(verb, plain[0], "--frequency", "--groups", "person")
             assert answer.code == 2
             assert "--groups: " in answer.err
+
+    def test_features_that_were_told_their_class_are_refused(self, diffeat, everything):
+        path, t = everything
+        with h5py.File(path, "r+") as file:
+            file.attrs["spec"] = json.dumps({**json.loads(file.attrs["spec"]), "label": "class"})
+        args = ("probe", path, "--labels", t, "--column", "furry,flies", "--task", "multilabel")
+        answer = diffeat(*args)
+        assert answer.code == 2
+        assert "conditioned on their own targets" in answer.err
+        assert "not a measure of recognition" in diffeat(*args, "--allow-conditioned").out
 
     def test_scores_of_classes_are_not_those_of_numbers(self, diffeat, everything):
         path, t = everything
