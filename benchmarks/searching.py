@@ -28,6 +28,7 @@ from diffeat.search import (
     task_from_store,
 )
 from diffeat.search import Task as CellTask
+from diffeat.search.classification import chance
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
@@ -45,6 +46,7 @@ __all__ = [
     "Logistic",
     "Surface",
     "bytes_fingerprint",
+    "chance",
     "readable",
 ]
 
@@ -101,12 +103,6 @@ def greedy(
     """A set of cells that grows by the one that helps most, up to `most`."""
     task = replace(task, cells=tuple(cells))
     return greedy_sets(Classification(task, score), journal, test=False, **arguments)
-
-
-def chance(task: CellTask) -> float:
-    """Accuracy on test of always saying the class that is most frequent in training."""
-    guess = np.bincount(task.labels[task.seen]).argmax()
-    return float((task.labels[task.part == TEST] == guess).mean())
 
 
 def surface_text(stored: dict[str, Any]) -> str:

@@ -267,14 +267,14 @@ class TestOtherHeads:
         y = X[:, :2] @ [[1.0, 2], [3, 4]]
         head = probes.RidgeRegressionProbe()
         rows, summary = self.applied(diffeat, tmp_path, head, {("a", 10): X}, X, y[:, 0], [])
-        assert list(rows[0]) == ["id", "number"]
-        found = [float(row["number"]) for row in rows]
+        assert list(rows[0]) == ["id", "value"]
+        found = [float(row["value"]) for row in rows]
         np.testing.assert_allclose(found, head.predict(X), rtol=1e-5)
         assert (summary["predicts"], summary["accuracy"]) == ("numbers", None)
         rows, _ = self.applied(
             diffeat, tmp_path / "2", head, {("a", 10): X}, X, y, ["height", "width"]
         )
-        assert list(rows[0]) == ["id", "number height", "number width"]
+        assert list(rows[0]) == ["id", "value of height", "value of width"]
 
     def test_several_labels(self, diffeat, tmp_path, X):
         head = probes.LinearMultilabelProbe()
@@ -368,9 +368,9 @@ class TestFromPictures:
         backbone = package.load(MODEL, device="cpu", dtype="float32")
         note = load_head(head)[1]
         _, pieces = pieces_of_pictures(backbone, source, note, batch_size=2, workers=1)
-        arrays, span = next(pieces)
-        assert span == (0, 2)
-        assert set(note.cells) <= set(arrays)
+        piece = next(pieces)
+        assert piece.rows.tolist() == [0, 1]
+        assert set(note.cells) <= set(piece.arrays)
         assert len(loaded) < 20
         pieces.close()
 

@@ -13,6 +13,7 @@ from diffeat.cli.options import (
     json_option,
     model_fields,
     model_options,
+    on_error_option,
     open_pictures,
     option,
     print_json,
@@ -48,13 +49,7 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @option("--batch-size", callback=batch_rows, help="Rows of one forward, or auto: measured "
               "once and remembered (default by size).")  # fmt: skip
 @option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Decoding threads.")
-@option(
-    "--on-error",
-    type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="What to do with an unreadable picture.",
-)
+@on_error_option
 @option("--overwrite", is_flag=True, help="Replace an existing output.")
 @option("--compression", type=click.Choice(COMPRESSIONS), default="none", show_default=True,
               help="Of the file; lossless.")  # fmt: skip

@@ -213,8 +213,53 @@ duplicates_option = option(
     callback=lambda _context, _option, drop: "drop" if drop else "warn",
 )  # fmt: skip
 task_option = option(
-    "--task", default="classification", show_default=True, help="What the features are judged for."
+    "--task",
+    default="classification",
+    show_default=True,
+    help="What the features are "
+    "judged for: classification, regression (numbers), multilabel (several labels per picture).",
 )
+on_error_option = option(
+    "--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
+    help="What to do with an unreadable picture.",
+)  # fmt: skip
+
+
+def labels_options(command: Callable) -> Callable:
+    """--labels and --column: targets of a table, or of columns of a feature file."""
+    for each in (
+        option("--column", "columns", callback=comma_list, metavar="NAME,…",
+               help="Column with the labels; several are one label each, 0 or 1 (default: the one "
+               "that is called label, class, target or value, or the only one)."),
+        option("--labels", type=click.Path(path_type=Path), metavar="TABLE",
+               help="Labels of a .csv, .tsv, .json, .jsonl or tars, by the pictures' ids or file "
+               "names, in place of their own."),
+    ):  # fmt: skip
+        command = each(command)
+    return command
+
+
+def targets_options(command: Callable) -> Callable:
+    """--labels, --column, --test-labels and --groups, of what is scored (see `target_choice`)."""
+    for each in (
+        option("--groups", metavar="COLUMN", help="Column that says what a picture belongs to "
+               "(person, scene, clip, …), which no split parts."),
+        option("--test-labels", type=click.Path(path_type=Path), metavar="TABLE",
+               help="Of the test pictures, where these have a table of their own."),
+    ):  # fmt: skip
+        command = each(command)
+    return labels_options(command)
+
+
+def target_choice(values: dict[str, Any]) -> Any:
+    """The `TargetChoice` of the options of `targets_options`, which are taken out of `values`."""
+    from diffeat.search.targeted import TargetChoice
+
+    names = ("labels", "test_labels", "columns", "groups")
+    given = {name: values.pop(name, None) for name in names}
+    return TargetChoice(**{**given, "columns": given["columns"] or ()})
+
+
 save_option = option(
     "--save", "save_path", type=OutputPath((".safetensors",), strict=True), help="Keep the head "
     "that was scored on test, fitted on training and validation, for `diffeat predict`.",

@@ -6,28 +6,34 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from diffeat.cli.options import (
     allow_conditioned_option,
     batch_rows,
     json_option,
+    labels_options,
     model_fields,
     model_options,
+    on_error_option,
     open_pictures,
     option,
     print_json,
     speed_options,
+    target_choice,
     threads_option,
 )
 from diffeat.cli.outputs import OutputPath, command
+from diffeat.errors import PictureError
 
 SHOWN = 10
 """Rows of the table on the terminal."""
+PRINTED = ("first", "text")
+"""What is for the terminal alone."""
 
 
 @command()
@@ -42,6 +48,8 @@ SHOWN = 10
               "measured once and remembered.")  # fmt: skip
 @option("--workers", type=click.IntRange(1), default=2, show_default=True,
               help="PICTURES: decoding threads.")  # fmt: skip
+@on_error_option
+@labels_options
 @allow_conditioned_option
 @model_options
 @speed_options
@@ -57,26 +65,46 @@ def predict(head, what, output, every, as_json, **values) -> None:
     A file must hold the head's features: the same model, every field of the spec, its blocks and
     t; else it is refused, field by field. Of PICTURES the head's model extracts them now, batch by
     batch; nothing is stored. The CSV has a row per picture: id, class, probability (score, of heads
-    that have no probabilities); of several labels a column for each; of numbers a column for each.
+    that have no probabilities); of several labels a column for each; of numbers the value. With
+    --on-error skip a picture that cannot be read has a row without a prediction, and why.
+    Where labels are known, by themselves or by --labels, it says how good the predictions are.
     """
     from diffeat.conditioned import check_targets
     from diffeat.search.applied import Applied
+    from diffeat.search.compared import tally_of, truth_of
     from diffeat.search.kept import load_head
 
+    choice = target_choice(values)
     estimator, note = load_head(head, _device(values["device"]))
     why = check_targets(str(head), note.told, values["allow_conditioned"])
     applied = Applied(estimator, note)
     from_file = Path(what).suffix in (".h5", ".hdf5")
-    with ExitStack() as stack:
-        opened = (_from_file if from_file else _from_pictures)(stack, what, note, values)
-        made, *rows = opened
-        found = _run(applied, *rows, output, every, why)
+    try:
+        with ExitStack() as stack:
+            made, opened, count, pieces = (_from_file if from_file else _from_pictures)(
+                stack, what, note, values
+            )
+            tally = tally_of(applied, _cut(truth_of(applied, opened, choice), count))
+            writing = Rows(applied, opened.ids, every, why, values["on_error"] == "skip")
+            found = _run(writing, tally, count, pieces, output)
+    except PictureError as error:
+        raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
     found["fitted_on_these"] = made.pictures.get("fingerprint") == note.pictures
     summary = {"head": str(head), "of": what, "output": output and str(output), **found}
+    for name, reason in list(found["skipped"].items())[:SHOWN]:
+        click.echo(f"{name}: {reason}", err=True)
+    if left := len(found["skipped"]):
+        click.echo(f"warning: {what}: {left:,} of {count:,} pictures could not be read and have no "
+                   "prediction", err=True)  # fmt: skip
     if as_json:
-        print_json({name: value for name, value in summary.items() if name != "first"})
+        print_json({name: value for name, value in summary.items() if name not in PRINTED})
     else:
         _print(summary)
+
+
+def _cut(truth, count: int):
+    """That of the first pictures."""
+    return truth and truth._replace(labels=truth.labels[:count])
 
 
 def _device(name: str) -> str:
@@ -86,7 +114,7 @@ def _device(name: str) -> str:
 
 
 def _from_file(stack: ExitStack, what: str, note, values: dict) -> tuple:
-    """What the features are, ids, labels, class names and pieces of a feature file."""
+    """What the features of a file are, the file, how many pictures of it, and pieces of them."""
     from diffeat.conditioned import check_targets, conditioned
     from diffeat.search.applied import pieces_of_file
     from diffeat.search.kept import check_features
@@ -103,9 +131,7 @@ def _from_file(stack: ExitStack, what: str, note, values: dict) -> tuple:
     for text in check_features(note, made, cells_of(store), what):
         click.echo(f"warning: {what}: {text}", err=True)
     count = min(len(store), values["limit"] or len(store))
-    labels = None if store.labels is None else store.labels[:count]
-    pieces = pieces_of_file(store, note.cells, count)
-    return made, store.ids[:count], labels, store.class_names, pieces
+    return made, store, count, pieces_of_file(store, note.cells, count)
 
 
 def _from_pictures(stack: ExitStack, what: str, note, values: dict) -> tuple:
@@ -120,7 +146,8 @@ def _from_pictures(stack: ExitStack, what: str, note, values: dict) -> tuple:
 
     source = open_pictures(what)
     source = source.limit(values["limit"]) if values["limit"] else source
-    source.check_readable()
+    if values["on_error"] == "fail":
+        source.check_readable()
     name = values["model"] or note.model["name"]
     backbone = load_for(ModelRequest(name, **model_fields(values)), note.spec)
     if backbone.fingerprint != note.model["fingerprint"]:
@@ -131,71 +158,90 @@ def _from_pictures(stack: ExitStack, what: str, note, values: dict) -> tuple:
             "with --model, and its --lora or --denoiser"
         )
     worker, pieces = pieces_of_pictures(
-        backbone, source, note, values["batch_size"], values["workers"]
+        backbone, source, note, values["batch_size"], values["workers"], values["on_error"]
     )
     request = worker.job.request
     made = Made(ExtractSpec.from_dict(request.spec), request.model, request.pictures)
     for text in check_features(note, made, note.cells, what):
         click.echo(f"warning: {what}: {text}", err=True)
-    return made, source.ids, source.labels, source.class_names, pieces
+    return made, source, len(source), pieces
 
 
-def _run(
-    applied, ids: Sequence[str], labels, class_names, pieces, output: Path | None, every: bool,
-    why: str,
-) -> dict[str, Any]:  # fmt: skip
+def _run(writing: Rows, tally, count: int, pieces, output: Path | None) -> dict[str, Any]:
     """Predict, write and count."""
     from tqdm import tqdm
 
-    from diffeat.search.applied import Tally
-
-    classes = applied.kind == "classes"
-    tally = Tally(applied.names, labels if classes else None, class_names)
-    first, columns = [], _columns(applied, every, why)
+    first, skipped = [], {}
     with (
-        _table(output, columns) as add,
-        tqdm(total=len(ids), desc="predict", unit="img", disable=None) as bar,
+        _table(output, writing.columns) as add,
+        tqdm(total=count, desc="predict", unit="img", disable=None) as bar,
     ):
-        for arrays, (start, stop) in pieces:
-            found = applied.predict(arrays)
-            rows = _rows(applied, ids[start:stop], found, every, why)
+        for piece in pieces:
+            found = writing.applied.predict(piece.arrays) if len(piece.rows) else None
+            rows = writing.of(found, piece)
             add(rows)
             first += rows[: SHOWN - len(first)]
-            if classes:
-                tally.update(found.classes, start)
-            bar.update(stop - start)
-    counts = {n: int(c) for n, c in zip(tally.names, tally.counts, strict=True) if c}
+            if found is not None:
+                tally.update(found, piece.rows)
+            skipped |= {writing.ids[row]: reason for row, reason in piece.errors.items()}
+            bar.update(len(rows))
+    scores = tally.scores
     return {
-        "pictures": len(ids), "predicts": applied.kind,
-        "accuracy": tally.accuracy, "labelled": tally.known,
-        "counts": counts if classes else None, "columns": columns, "first": first,
+        "pictures": count, "predicts": writing.applied.kind, "accuracy": scores.get("accuracy"),
+        "scores": scores, "labelled": tally.known, "counts": tally.counts, "skipped": skipped,
+        "columns": writing.columns, "first": first, "text": tally.text() if scores else "",
     }  # fmt: skip
 
 
-def _columns(applied, every: bool, why: str) -> list[str]:
-    """Of the CSV."""
-    unit, names = applied.unit, applied.names
-    if applied.kind == "classes":
-        found = ["class", unit, *([f"{unit} of {name}" for name in names] if every else [])]
-    elif applied.kind == "labels":
-        found = [f"{unit} of {name}" for name in names]
-    else:
-        found = ["number"] if len(names) == 1 else [f"number {name}" for name in names]
-    return ["id", *found, *(["conditioned"] if why else [])]
+@dataclass
+class Rows:
+    """Rows of the CSV, one per picture.
 
+    Attributes:
+        applied: the head.
+        ids: of all pictures.
+        every: a column for each class too.
+        why: by what the features were told their targets; "" by nothing.
+        faults: a last column with what could not be read.
+    """
 
-def _rows(applied, ids: Sequence[str], found, every: bool, why: str) -> list[list[str]]:
-    """Of the CSV, one per picture."""
-    from diffeat.conditioned import marked
+    applied: Any
+    ids: Sequence[str]
+    every: bool
+    why: str
+    faults: bool
 
-    mark = [marked(why)] if why else []
-    values = [[f"{value:.7g}" for value in row] for row in found.values]
-    if found.classes is None:
-        return [[name, *row, *mark] for name, row in zip(ids, values, strict=True)]
-    return [
-        [name, applied.names[k], row[k], *(row if every else []), *mark]
-        for name, row, k in zip(ids, values, np.asarray(found.classes), strict=True)
-    ]
+    @property
+    def columns(self) -> list[str]:
+        unit, names = self.applied.unit, self.applied.names
+        if self.applied.kind == "classes":
+            each = [f"{unit} of {name}" for name in names] if self.every else []
+            found = ["class", unit, *each]
+        elif self.applied.kind == "numbers" and len(names) == 1:
+            found = [unit]
+        else:
+            found = [f"{unit} of {name}" for name in names]
+        return ["id", *found, *["conditioned"][: bool(self.why)], *["error"][: self.faults]]
+
+    def of(self, found, piece) -> list[list[str]]:
+        """Of the pictures of a piece, in their order; `found` is None where none was read."""
+        from diffeat.conditioned import marked
+
+        end = [*([marked(self.why)] if self.why else []), *([""] if self.faults else [])]
+        rows = {}
+        if found is not None:
+            for place, row in enumerate(piece.rows.tolist()):
+                rows[row] = [self.ids[row], *self._said(found, place), *end]
+        for row, reason in piece.errors.items():
+            rows[row] = [self.ids[row], *[""] * (len(self.columns) - 2), reason]
+        return [rows[row] for row in sorted(rows)]
+
+    def _said(self, found, place: int) -> list[str]:
+        values = [f"{value:.7g}" for value in found.values[place]]
+        if found.classes is None:
+            return values
+        k = int(found.classes[place])
+        return [self.applied.names[k], values[k], *(values if self.every else [])]
 
 
 @contextmanager
@@ -233,7 +279,6 @@ def _print(summary: dict[str, Any]) -> None:
         counts = sorted(summary["counts"].items(), key=lambda item: -item[1])
         more = f", … ({len(counts)} classes)" if len(counts) > SHOWN else ""
         click.echo(", ".join(f"{name} {count:,}" for name, count in counts[:SHOWN]) + more)
-    if summary["accuracy"] is not None:
+    if summary["text"]:
         seen = ", most of which the head was fitted on" if summary["fitted_on_these"] else ""
-        click.echo(f"accuracy {100 * summary['accuracy']:.2f} % of the {summary['labelled']:,} "
-                   f"that have labels{seen}")  # fmt: skip
+        click.echo(f"{summary['text']} of the {summary['labelled']:,} that have labels{seen}")

@@ -15,6 +15,8 @@ from diffeat.cli.options import (
     print_json,
     save_option,
     split_shares,
+    target_choice,
+    targets_options,
     task_option,
     threads_option,
 )
@@ -36,16 +38,16 @@ from diffeat.errors import SpecError
 @option(
     "-C",
     "penalties",
-    default="0.0001,0.001,0.01,0.1,1",
-    show_default=True,
     callback=positive_numbers,
-    help="Inverse penalties to choose from on validation.",
+    help="To choose from on validation: inverse penalties (default 0.0001,0.001,0.01,0.1,1); of "
+    "regression and multilabel penalties of ridge (default 0.01,0.1, … 100000).",
 )
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
 @save_option
 @task_option
+@targets_options
 @allow_conditioned_option
 @duplicates_option
 @json_option
@@ -66,9 +68,16 @@ def probe(
 ) -> None:
     """Fit and score a linear probe for every (block, t) of FILE.
 
+    \b
+    diffeat probe F.h5                                    classes that the file has
+    diffeat probe F.h5 --labels T.csv --groups person     of a table; no person on two sides
+    diffeat probe F.h5 --task regression --column age     numbers: R²
+    diffeat probe F.h5 --task multilabel --labels T.csv   several labels: mean average precision
+
     Without TEST_FILE the pictures are split by a stable hash of their ids; with it, FILE gives
     training and validation (80 to 20) and TEST_FILE the test. The table shows validation
-    accuracy, on which everything is chosen; the chosen cells are scored on test once.
+    accuracy (R², mean average precision), on which everything is chosen; the chosen cells are
+    scored on test once.
     """
     from contextlib import ExitStack
 
@@ -76,6 +85,7 @@ def probe(
 
     from diffeat.backbones.devices import pick_device
     from diffeat.search import search_surface
+    from diffeat.search.beside import beside, beside_lines
     from diffeat.search.judges import Choices, task_kind
     from diffeat.search.kept import keep_head
     from diffeat.store import FeatureStore
@@ -84,7 +94,10 @@ def probe(
     kind = task_kind(task)
     if abs(sum(split) - 1) > 1e-6:
         raise SpecError(f"--split {split}; expected three shares that sum to 1")
-    asked = Choices(split, seed, penalties=penalties, device=str(pick_device(device)), **choices)
+    asked = Choices(
+        split, seed, penalties=penalties, device=str(pick_device(device)),
+        targets=target_choice(choices), **choices,
+    )  # fmt: skip
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(file))
         test = stack.enter_context(FeatureStore(test_file)) if test_file else None
@@ -96,10 +109,12 @@ def probe(
         )
         if save_path:
             keep_head(judge, surface.best.choice, save_path)
+        more = beside(judge, surface.best.choice)
     if as_json:
-        print_json(surface.to_dict())
+        print_json({**surface.to_dict(), **more})
     else:
-        _print(surface)
+        _print(surface, judge)
+        click.echo("\n".join(beside_lines(judge, more)))
     if judge.few:
         click.echo(f"warning: {judge.few}", err=True)
     if save_path:
@@ -107,20 +122,19 @@ def probe(
     if csv_path:
         surface.write_csv(csv_path)
     if png_path:
-        heat_map([surface.grid], png_path, title=f"linear probe, {file.name}")
+        rule = "linear probe" if surface.score == "logistic" else surface.score
+        heat_map([surface.grid], png_path, title=f"{rule}, {file.name}")
 
 
-def _print(surface) -> None:
+def _print(surface, judge) -> None:
     """What was found, for people."""
     from diffeat.noise import shown_t
 
-    train, held, _ = surface.counts
-    split = f", split class by class ({surface.how})" if surface.how else ""
-    click.echo(
-        f"{surface.name}: linear probe, validation accuracy in %, {surface.classes} classes, "
-        f"{train} training and {held} validation pictures{split}"
-    )
+    click.echo(judge.headline)
     click.echo(surface.table())
     best = surface.best
-    click.echo(f"best on validation: {best.block}{shown_t(best.t, ' at t=')}, C={best.C:g}; "
-               f"refitted on both, {surface.measure.say_test(best.test)}")  # fmt: skip
+    name = "C=" if surface.score == "logistic" else "setting "
+    setting = "" if best.C is None else f", {name}{best.C:g}"
+    tested = surface.measure.say_test(best.test, surface.interval)
+    click.echo(f"best on validation: {best.block}{shown_t(best.t, ' at t=')}{setting}; "
+               f"refitted on both, {tested}")  # fmt: skip

@@ -25,6 +25,8 @@ from diffeat.cli.options import (
     save_option,
     speed_options,
     split_shares,
+    target_choice,
+    targets_options,
     task_option,
     threads_option,
 )
@@ -37,7 +39,8 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
         "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
-          "agent", "selectors", "out", "csv_path", "png_path", "save_path", "test")  # fmt: skip
+          "agent", "selectors", "out", "csv_path", "png_path", "save_path", "test",
+          "test_labels", "groups")  # fmt: skip
 """Options that need scores, hence labels."""
 
 
@@ -48,9 +51,10 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
               "these, natively).")  # fmt: skip
 @option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
 @task_option
+@targets_options
 @option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
-@option("--score", type=click.Choice(("logistic", "ridge", "knn")), default="logistic",
-              show_default=True, help="What judges a cell.")  # fmt: skip
+@option("--score", type=click.Choice(("logistic", "ridge", "knn")), help="What judges a cell "
+              "(default: logistic; regression and multilabel: ridge).")  # fmt: skip
 @option("-C", "penalties", callback=positive_numbers, help="To"
               " choose from: C of logistic, alpha of ridge, k of knn.")  # fmt: skip
 @option("--split", default="0.6,0.2,0.2", show_default=True, callback=split_shares,
@@ -120,12 +124,13 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     """
     from tqdm import tqdm
 
+    from diffeat.search.beside import beside, beside_lines
     from diffeat.search.finding import cell_text
     from diffeat.search.judges import task_kind
     from diffeat.search.kept import keep_head
     from diffeat.search.run import SearchOptions, run_search
 
-    kind = task_kind(values["task"])
+    kind, values["targets"] = task_kind(values["task"]), target_choice(values)
     if abs(sum(values["split"]) - 1) > 1e-6:
         raise SpecError(f"--split {values['split']}; expected three shares that sum to 1")
     if values["score"] == "knn" and any(k % 1 for k in values["penalties"] or ()):
@@ -154,10 +159,12 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         )
         if values["save_path"]:
             keep_head(judge, report.choice, values["save_path"])
+        more = beside(judge, report.choice)
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), **more})
     else:
         _print(report, judge, options)
+        click.echo("\n".join(beside_lines(judge, more)))
     if values["save_path"]:
         chosen = ", ".join(map(cell_text, report.best_cells))
         click.echo(f"{values['save_path']}: {chosen}, fitted on both", err=as_json)
@@ -171,11 +178,16 @@ def _choices(values: dict, device: str, timesteps=None):
     from diffeat.backbones.devices import pick_device
     from diffeat.search.judges import Choices
 
-    names = ("split", "seed", "allow_conditioned", "duplicates", "score", "penalties")
+    names = ("split", "seed", "allow_conditioned", "duplicates", "score", "penalties", "targets")
     return Choices(
         **{name: values[name] for name in names}, blocks=values["blocks"] or None,
         timesteps=timesteps or None, device=str(pick_device(device)),
     )  # fmt: skip
+
+
+def _asks_labels(values: dict) -> bool:
+    """Whether labels are given that the pictures do not have by themselves."""
+    return bool(values["targets"].labels or values["targets"].columns)
 
 
 def _print(report, judge, options) -> None:
@@ -243,7 +255,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
     except ValueError:
         raise click.UsageError("-t of a file: expected native t's such as 20,60") from None
     store = stack.enter_context(FeatureStore(what))
-    if store.labels is None and values["frequency"]:
+    if store.labels is None and values["frequency"] and not _asks_labels(values):
         _check_guess(what)
         if second:
             raise click.UsageError(f"{second}: {what} has no labels, so there is nothing to test")
@@ -264,6 +276,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     from diffeat.extraction.conditions import embedding_rows
     from diffeat.search.live import LiveFeatures, live_frequency
     from diffeat.search.splits import TRAIN, VALIDATION
+    from diffeat.search.targeted import sources_with_targets
     from diffeat.vision.names import defaults_for
 
     if second is None:
@@ -281,9 +294,14 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
             raise SpecError("--pool none: maps are not kept in memory; choose 1x1, 2x2, …")
         spec = replace(spec, pool="1x1")
     sources = [open_pictures(name) for name in (second, values["test"]) if name]
-    if values["limit"]:
+    alone = values["frequency"] and sources[0].labels is None and not _asks_labels(values)
+    labels = None
+    if not alone:  # of pictures without a label no features are computed
+        sources, labels = sources_with_targets(
+            sources, kind.takes, values["targets"], values["limit"]
+        )
+    elif values["limit"]:
         sources = [source.limit(values["limit"]) for source in sources]
-    alone = values["frequency"] and sources[0].labels is None
     if alone:
         _check_guess(second)
     else:
@@ -297,7 +315,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
     if features.class_map:
         click.echo(f"classes of {what} {features.class_map.text}", err=True)
-    judge, ready = kind.from_model(features, _choices(values, values["device"])), []
+    judge, ready = kind.from_model(features, _choices(values, values["device"]), labels), []
     if values["frequency"]:
         seen = np.flatnonzero(np.isin(judge.part, (TRAIN, VALIDATION)))
         ready = [live_frequency(backbone, sources[0], spec, values["cutoff"], rows=seen, **run)]

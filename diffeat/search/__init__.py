@@ -25,6 +25,8 @@ from diffeat.search.kept import about_head, keep_head, load_head
 from diffeat.search.live import LiveFeatures, live_frequency, live_task
 from diffeat.search.measure import Measure
 from diffeat.search.mixing import Mixed, train_mixer
+from diffeat.search.multilabel import Multilabel
+from diffeat.search.regression import Regression
 from diffeat.search.repeats import Repeats, repeat_surface
 from diffeat.search.report import SearchReport
 from diffeat.search.run import SearchOptions, Strategy, run_search
@@ -47,8 +49,8 @@ __all__ = [
     "LEFT_OUT", "MEMORY", "PENALTIES", "SCORES", "TEST", "TRAIN", "VALIDATION",
     "Bandit", "Cell", "CellPairs", "CellSets", "Choice", "Classification", "Finding",
     "FrequencyGuess", "Grid", "Halving", "Journal", "Judge", "LiveFeatures", "Made", "Measure",
-    "Mix", "Mixed", "Outcome", "Repeats", "Score", "SearchOptions", "SearchReport", "Selection",
-    "Strategy", "Surface", "Task",
+    "Mix", "Mixed", "Multilabel", "Outcome", "Regression", "Repeats", "Score", "SearchOptions",
+    "SearchReport", "Selection", "Strategy", "Surface", "Task",
     "about_head", "ask", "ask_test", "best_pairs", "frequency_guess", "greedy_sets",
     "guess_frequency", "high_frequency_ratio", "keep_head", "live_frequency", "live_task",
     "load_head", "made_of", "probe_surface", "repeat_surface", "run_bandit", "run_search",

@@ -16,13 +16,26 @@ from diffeat.search.kept import HeadNote
 from diffeat.search.live import batches_of
 from diffeat.search.tasks import CellKey, cell_name
 from diffeat.store import FeatureStore
-from diffeat.work import Job, Worker
+from diffeat.work import Job, Worker, errors_of
 
 SLAB_BYTES = 32 << 20
 """Of features that are read of a file at a time, as float32."""
 Arrays = Mapping[CellKey, np.ndarray]
-Piece = tuple[Arrays, tuple[int, int]]
-"""(block, t) → (n, …) rows, and (start, stop) of these rows."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Features of some pictures that follow each other, and what could not be read of them.
+
+    Attributes:
+        arrays: (block, t) → (n, …) rows; empty where n is 0.
+        rows: (n,) int64 of the pictures, ascending.
+        errors: row → why it has no features.
+    """
+
+    arrays: Arrays
+    rows: np.ndarray
+    errors: Mapping[int, str] = field(default_factory=dict)
 
 
 def pieces_of_file(store: FeatureStore, cells: Sequence[CellKey], count: int) -> Iterator[Piece]:
@@ -31,21 +44,34 @@ def pieces_of_file(store: FeatureStore, cells: Sequence[CellKey], count: int) ->
     step = max(1, SLAB_BYTES // (4 * max(1, width)))
     for start in range(0, count, step):
         span = start, min(start + step, count)
-        yield {cell: np.asarray(store[cell][slice(*span)]) for cell in cells}, span
+        arrays = {cell: np.asarray(store[cell][slice(*span)]) for cell in cells}
+        yield Piece(arrays, np.arange(*span))
 
 
 def pieces_of_pictures(
-    backbone: Backbone, source: Source, note: HeadNote, batch_size: Any = None, workers: int = 2
+    backbone: Backbone,
+    source: Source,
+    note: HeadNote,
+    batch_size: Any = None,
+    workers: int = 2,
+    on_error: str = "fail",
 ) -> tuple[Worker, Iterator[Piece]]:
     """Features that are computed now; nothing is stored, and memory is that of a few batches.
+
+    Args:
+        on_error: "skip" notes pictures that cannot be read; "fail" ends there.
 
     Returns:
         The worker, whose request says what the features are, and the pieces.
     """
     spec = note.spec  # a job names its file; none is made
-    job = Job(backbone.request, source, spec, Path(f"{source.name}.predict"), batch_size, workers)
+    nowhere = Path(f"{source.name}.predict")
+    job = Job(backbone.request, source, spec, nowhere, batch_size, workers, on_error)
     worker = Worker(job, backbone)
-    return worker, batches_of(worker, source)
+    return worker, (
+        Piece(found, np.array(batch.indices, np.int64), dict(errors_of(batch)))
+        for found, batch in batches_of(worker, source)
+    )
 
 
 @dataclass
@@ -70,7 +96,7 @@ class Applied:
         note: what it takes.
         kind: "classes", "labels" or "numbers".
         names: of the classes, labels or numbers, by column.
-        unit: "probability", "score" where the head has none, or "number".
+        unit: "probability", "score" where the head has none, or "value" of numbers.
 
     Raises:
         SpecError: of many probes at once, which are no one head.
@@ -97,7 +123,7 @@ class Applied:
             return
         count = len(head.intercept_) if hasattr(head, "intercept_") else head.n_outputs_
         if self.kind == "numbers":
-            self.unit = "number"
+            self.unit = "value"
         self.names = list(known) if len(known) == count else [str(k) for k in range(count)]
 
     def predict(self, arrays: Arrays) -> Predicted:
@@ -148,48 +174,3 @@ def _named(label: Any, names: Sequence[str]) -> str:
     if isinstance(label, np.integer) and 0 <= label < len(names):
         return names[int(label)]
     return str(label)
-
-
-@dataclass
-class Tally:
-    """How many pictures of each class were predicted, and how many of these rightly.
-
-    Args:
-        names: of the head's classes.
-        labels: (N,) of the pictures, with their `class_names`; None where there are none.
-
-    Attributes:
-        counts: (K,) predictions.
-        right, known: right predictions, of pictures whose class the head knows.
-        compared: whether labels can be: every class that occurs is one of the head's.
-    """
-
-    names: Sequence[str]
-    labels: np.ndarray | None = None
-    class_names: Sequence[str] = ()
-    counts: np.ndarray = field(init=False)
-    right: int = 0
-    known: int = 0
-
-    def __post_init__(self) -> None:
-        self.counts = np.zeros(len(self.names), np.int64)
-        place = {name: k for k, name in enumerate(self.names)}
-        self.compared = False
-        if self.labels is not None and len(self.labels):
-            wanted = [place.get(name, -1) for name in self.class_names]
-            used = [label for label in np.unique(self.labels) if label >= 0]
-            self.compared = bool(used) and all(wanted[label] >= 0 for label in used)
-            self._truth = np.array([*wanted, -1])[self.labels]
-
-    def update(self, classes: np.ndarray, start: int) -> None:
-        """Take note of predictions of the rows from `start` on."""
-        self.counts += np.bincount(classes, minlength=len(self.counts))
-        if self.compared:
-            truth = self._truth[start : start + len(classes)]
-            self.right += int((truth == classes).sum())
-            self.known += int((truth >= 0).sum())
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of right ones; None where there is nothing to compare with."""
-        return self.right / self.known if self.known else None

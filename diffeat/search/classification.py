@@ -17,6 +17,7 @@ from diffeat.search.measure import SHARE, Measure
 from diffeat.search.reading import SLAB_BYTES, Sliced
 from diffeat.search.scores import Function, Score, score_of
 from diffeat.search.splits import TEST, TRAIN, VALIDATION
+from diffeat.search.targeted import other_kind
 from diffeat.search.tasks import CellKey, Task, check_parts, readable
 from probes.standardise import standardised
 
@@ -43,6 +44,8 @@ class Classification(Judge):
     name, unit, needs, bounds = "accuracy", SHARE, ("labels",), (0.0, 1.0)
 
     def __init__(self, task: Task, score: str | Score | Function = "logistic"):
+        if task.kind != "class":
+            raise other_kind(task.name, task.kind, "class")
         self.task, self.score = task, score_of(score)
         names = task.groups or task.ids or tuple(map(str, range(len(task.labels))))
         super().__init__({}, names, task.part, task.name, task.identity, task.conditioned)
@@ -76,7 +79,14 @@ class Classification(Judge):
         return (
             f"{self.source}: {self.score.name}, validation accuracy in %, {self.classes} classes, "
             f"{train} training, {held} validation and {tested} test pictures{split}"
+            f"{self.task.remarks}"
         )
+
+    @property
+    def floor(self) -> tuple[float, str] | None:
+        if not self.score.is_accuracy:
+            return None
+        return chance(self.task), "the most frequent class of training"
 
     @property
     def few(self) -> str | None:
@@ -255,6 +265,12 @@ class Classification(Judge):
                 f"while they are fitted; {readable(memory)} are allowed: allow more (--memory), "
                 "pool the features (--pool 1x1), or take fewer pictures"
             )
+
+
+def chance(task: Task) -> float:
+    """Accuracy on test of always saying the class that is most frequent in training."""
+    guess = np.bincount(task.labels[task.seen]).argmax()
+    return float((task.labels[task.part == TEST] == guess).mean())
 
 
 def _weights(mix: Mix) -> tuple[float | None, ...]:

@@ -44,7 +44,7 @@ def without_copies(
     Args:
         name: of the task, for messages.
         digests: (N, 16) uint8 of all rows.
-        labels: (N,) class indices.
+        labels: (N,) or (N, K) targets.
         part: (N,) parts.
         duplicates: "warn" or "drop".
 
@@ -78,7 +78,8 @@ def _warn(name, first, again, labels, part, duplicates) -> None:
         if len(lower):
             known = "training" if number == VALIDATION else "training or validation"
             text.append(f"{len(np.unique(first[lower]))} {what} pictures are in {known} too")
-    if contrary := int((labels[again] != labels[first[again]]).sum()):
+    differ = (labels[again] != labels[first[again]]).reshape(len(again), -1).any(1)
+    if contrary := int(differ.sum()):
         text.append(f"{contrary} bear another label than their copy, a contradiction")
     if duplicates == "drop":
         text.append("the copies were left out, those in test stay")

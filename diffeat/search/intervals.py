@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +11,8 @@ FEW, HANDFUL = 30, 10
 """Below FEW test pictures the 95 % interval is wider than a third; below HANDFUL a percentage
 says nothing, and counts are given."""
 RESAMPLES = 2000
+DRAWN_AT_ONCE = 1 << 21
+"""Numbers of pictures in draws that are held at a time."""
 
 
 def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
@@ -36,6 +38,31 @@ def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
     )
 
 
+def resampled(groups: Sequence[str], seed: int = 0, draws: int = RESAMPLES) -> Iterator[np.ndarray]:
+    """(B, n) int64 how often each of n pictures is there, of draws of whole groups, in pieces.
+
+    Args:
+        groups: n names of what each picture belongs to.
+        draws: sum of the B.
+    """
+    _, place = np.unique(np.asarray(groups), return_inverse=True)
+    count, rng = int(place.max()) + 1, np.random.default_rng(seed)
+    step = max(1, DRAWN_AT_ONCE // len(place))
+    for start in range(0, draws, step):
+        drawn = [np.bincount(rng.integers(0, count, count), minlength=count)
+                 for _ in range(min(step, draws - start))]  # fmt: skip
+        yield np.stack(drawn)[:, place]
+
+
+def percentile_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
+    """The middle 95 % of what was found in draws; None where all are nan."""
+    values = np.asarray(values, np.float64)
+    if np.isnan(values).all():
+        return None
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def group_interval(values: np.ndarray, groups: Sequence[str], seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean, with whole groups drawn.
 
@@ -52,8 +79,7 @@ def group_interval(values: np.ndarray, groups: Sequence[str], seed: int = 0) -> 
     for k in range(RESAMPLES):
         drawn = rng.integers(0, len(sums), len(sums))
         means[k] = sums[drawn].sum() / counts[drawn].sum()
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return percentile_interval(means)
 
 
 def accuracy_text(accuracy: float, count: int, groups: int | None = None) -> str:

@@ -14,7 +14,7 @@ from diffeat.noise import format_t, shown_t
 from diffeat.search.intervals import FEW, group_interval
 from diffeat.search.measure import Measure
 from diffeat.search.reading import numel, read_rows, side_by_side
-from diffeat.search.splits import TEST, TRAIN, VALIDATION, split_groups
+from diffeat.search.splits import LEFT_OUT, TEST, TRAIN, VALIDATION, split_groups
 from diffeat.search.tasks import CellKey, Made, cell_name, readable
 
 
@@ -215,7 +215,12 @@ class Judge:
     @property
     def classes(self) -> int:
         """Kinds that subsets keep in balance."""
-        return 1 if self.labels is None else len(np.unique(self.labels))
+        return 1 if self.labels is None else len(np.unique(self.labels[self.part != LEFT_OUT]))
+
+    @property
+    def told_apart(self) -> int:
+        """Classes or labels that are told apart; 1 where there are none."""
+        return self.classes
 
     @property
     def fewest(self) -> int:
@@ -258,6 +263,17 @@ class Judge:
     def no_mixes(self) -> str:
         """Why there are no sets, pairs and mixers, where `mixes` is false."""
         return f"{self.name} is of single cells, and standardised ones side by side mean nothing"
+
+    # what stands beside the number
+
+    @property
+    def floor(self) -> tuple[float, str] | None:
+        """What a constant scores on test, and which one; None where nothing is known."""
+        return None
+
+    def aside(self, cell: Candidate, setting: float | None) -> dict[str, float]:
+        """Further numbers of what was chosen, on test, by name; learnt as for `test`."""
+        return {}
 
     # what finished work depends on, and how people read of it
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from diffeat.errors import SpecError, nearest
+from diffeat.search.by_ridge import ByRidge
 from diffeat.search.classification import Classification
 from diffeat.search.judge import Judge
 from diffeat.search.live import LiveFeatures, live_task
+from diffeat.search.multilabel import Multilabel
+from diffeat.search.regression import Regression
 from diffeat.search.scores import score_of
 from diffeat.search.stored import task_from_store
+from diffeat.search.targeted import TASK_OF, TargetChoice, targets_of
+from diffeat.search.tasks import Task
 from diffeat.store import FeatureStore
+from diffeat.targets import Labelled
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,9 @@ class Choices:
         blocks, timesteps: only these; None means all.
         allow_conditioned: also features that were told their targets.
         duplicates: "warn" of copies of a picture, or "drop" them.
-        score, penalties, device: the probe, its settings, where it is fitted.
+        score, penalties, device: the probe, its settings, where it is fitted; None is that of the
+            task, and its own settings.
+        targets: where they come from.
     """
 
     split: tuple[float, float, float] = (0.6, 0.2, 0.2)
@@ -33,14 +41,10 @@ class Choices:
     timesteps: Sequence[float] | None = None
     allow_conditioned: bool = False
     duplicates: str = "warn"
-    score: str = "logistic"
+    score: str | None = None
     penalties: Sequence[float] | None = None
     device: str = "cpu"
-
-    @property
-    def probe(self):
-        """The `Score` of classification."""
-        return score_of(self.score, self.penalties, self.device)
+    targets: TargetChoice = field(default_factory=TargetChoice)
 
 
 @dataclass(frozen=True)
@@ -49,26 +53,59 @@ class TaskKind:
 
     Attributes:
         from_files: (store, test store or None, choices) → judge.
-        from_model: (features, choices) → judge.
+        from_model: (features, choices, their targets or None for the pictures' own) → judge.
+        takes: kind of the targets.
     """
 
     from_files: Callable[[FeatureStore, FeatureStore | None, Choices], Judge]
-    from_model: Callable[[LiveFeatures, Choices], Judge]
+    from_model: Callable[[LiveFeatures, Choices, Sequence[Labelled] | None], Judge]
+    takes: str = "class"
 
 
-def _classes_of_files(store: FeatureStore, test: FeatureStore | None, c: Choices) -> Judge:
-    task = task_from_store(
-        store, c.split, c.seed, test, c.blocks, c.timesteps, c.allow_conditioned, c.duplicates
-    )
-    return Classification(task, c.probe)
+def _task_kind(kind: str, judged: Callable[[Task, Choices], Judge]) -> TaskKind:
+    """A task whose features and targets lie row by row."""
+
+    def from_files(store: FeatureStore, test: FeatureStore | None, c: Choices) -> Judge:
+        stores = [store] if test is None else [store, test]
+        labels = targets_of(stores, kind, c.targets, c.duplicates)
+        task = task_from_store(
+            store, c.split, c.seed, test, c.blocks, c.timesteps, c.allow_conditioned, c.duplicates,
+            labels=labels,
+        )  # fmt: skip
+        return judged(task, c)
+
+    def from_model(
+        features: LiveFeatures, c: Choices, labels: Sequence[Labelled] | None = None
+    ) -> Judge:
+        labels = labels or targets_of(features.sources, kind, None, c.duplicates)
+        task = live_task(
+            features, c.split, c.seed, c.allow_conditioned, c.duplicates, labels=labels
+        )
+        return judged(task, c)
+
+    return TaskKind(from_files, from_model, kind)
 
 
-def _classes_of_model(features: LiveFeatures, c: Choices) -> Judge:
-    task = live_task(features, c.split, c.seed, c.allow_conditioned, c.duplicates)
-    return Classification(task, c.probe)
+def _classes(task: Task, c: Choices) -> Judge:
+    return Classification(task, score_of(c.score or "logistic", c.penalties, c.device))
 
 
-TASKS = {"classification": TaskKind(_classes_of_files, _classes_of_model)}
+def _by_ridge(kind: type[ByRidge]) -> Callable[[Task, Choices], Judge]:
+    def judged(task: Task, c: Choices) -> Judge:
+        if c.score not in (None, "ridge"):
+            raise SpecError(f"--score {c.score} is of classes; --task {kind.task_name} is scored "
+                            "by ridge, leave --score out")  # fmt: skip
+        return kind(task, c.penalties, c.device)
+
+    return judged
+
+
+JUDGES = {
+    "class": _classes,
+    "number": _by_ridge(Regression),
+    "labels": _by_ridge(Multilabel),
+}
+TASKS = {TASK_OF[kind]: _task_kind(kind, judged) for kind, judged in JUDGES.items()}
 
 
 def task_kind(name: str) -> TaskKind:

@@ -116,6 +116,20 @@ def _shares(count: int, fractions: Fractions) -> list[int]:
     return shares
 
 
+def balance_of(labels: np.ndarray) -> np.ndarray:
+    """(N,) classes that splits keep in balance.
+
+    Of (N, K) labels the rarest one of a picture, K where it has none; of numbers their quarters.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 1:
+        if labels.dtype.kind != "f":
+            return labels
+        return np.searchsorted(np.nanquantile(labels, [0.25, 0.5, 0.75]), labels)
+    rare = np.where(labels > 0, labels.clip(0).sum(0), len(labels) + 1)
+    return np.where((labels > 0).any(1), rare.argmin(1), labels.shape[1])
+
+
 def split_pairs(
     first: Sequence[str],
     second: Sequence[str],

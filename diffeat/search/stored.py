@@ -12,10 +12,12 @@ from diffeat.conditioned import check_targets, conditioned
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.search.duplicates import groups_of_copies, without_copies
-from diffeat.search.splits import SMALL, TEST, split_groups
-from diffeat.search.tasks import CellKey, Made, Task
+from diffeat.search.splits import LEFT_OUT, SMALL, TEST, balance_of, split_groups
+from diffeat.search.targeted import one_space, targets_of
+from diffeat.search.tasks import CellKey, Made, Task, known_targets
 from diffeat.specs import differences, without_cells
 from diffeat.store import FeatureStore
+from diffeat.targets import Labelled
 
 WAY_OUT = "leave them out of training with --drop-duplicates (duplicates='drop')"
 SAMPLE = 64
@@ -32,6 +34,7 @@ def task_from_store(
     allow_conditioned: bool = False,
     duplicates: str = "warn",
     groups: Sequence[Sequence[str]] | None = None,
+    labels: Sequence[Labelled] | None = None,
 ) -> Task:
     """A task from one file split by the hash of its ids, or from a training and a test file.
 
@@ -45,18 +48,17 @@ def task_from_store(
         duplicates: "warn" of pictures that stand there twice, or "drop" the copies (see
             `diffeat.search.duplicates`). Files from before 0.7 do not know.
         groups: for each file the name of what each picture belongs to (person, scene, …), which
-            is never in two parts; None is the picture's own id.
+            is never in two parts; None is that of `labels`, or the picture's own id.
+        labels: for each file its targets, such as those of a table
+            (`diffeat.targets.labels_for`); None takes the labels of the files. Pictures without
+            one are left out.
 
     Raises:
         SpecError: no labels, a block or t that the file lacks, or two files that do not fit
             together, or features that were told their targets (see `diffeat.conditioned`).
     """
     stores = [store] if test is None else [store, test]
-    for one in stores:
-        if one.labels is None:
-            raise SpecError(
-                f"{one.path} has no labels; extract from a folder with one subfolder per class"
-            )
+    labels = targets_of(stores) if labels is None else one_space(labels, [s.path for s in stores])
     why = [check_targets(str(one.path), conditioned(one.spec, one.pictures), allow_conditioned)
            for one in stores]  # fmt: skip
     if test is not None:
@@ -69,7 +71,7 @@ def task_from_store(
         return found[0] if test is None else Stacked(found)
 
     parts = parted(
-        store.model["name"], [one.ids for one in stores], [one.labels for one in stores],
+        store.model["name"], [one.ids for one in stores], labels,
         [one.digests for one in stores], fractions, seed, duplicates, groups,
     )  # fmt: skip
     whole = Task(
@@ -80,7 +82,7 @@ def task_from_store(
         identity=identity_of([(one.spec.to_dict(), one.model, one.pictures) for one in stores]),
         ids=tuple(name for one in stores for name in one.ids),
         conditioned=max(why, key=len),
-        made=made_of(store),
+        made=replace(made_of(store), class_names=tuple(labels[0].class_names)),
     )
     return replace(whole, cells=whole.choose(blocks, timesteps))
 
@@ -98,7 +100,7 @@ def cells_of(store: FeatureStore) -> tuple[CellKey, ...]:
 def parted(
     name: str,
     ids: Sequence[Sequence[str]],
-    labels: Sequence[np.ndarray],
+    labels: Sequence[Labelled],
     digests: Sequence[np.ndarray | None],
     fractions: tuple[float, float, float],
     seed: int,
@@ -109,17 +111,58 @@ def parted(
 
     One set is split by `fractions`; with a test set the first gives training and validation, 80
     to 20. In a set below `SMALL` copies of a picture belong together, whatever their names.
+    Pictures without a target are in no part, and nothing of them plays a role.
     """
-    known = all(one is not None for one in digests)
+    if groups is None and any(one.groups is not None for one in labels):
+        groups = [one.groups or own for one, own in zip(labels, ids, strict=True)]
     if groups is not None:
         _check_groups(groups, ids)
+    known = [known_targets(one.labels) for one in labels]
+    found = _parted_known(
+        name, *([_taken(one, rows) for one, rows in zip(values, known, strict=True)]
+                for values in (ids, [one.labels for one in labels], digests)),
+        fractions, seed, duplicates,
+        groups and [_taken(one, rows) for one, rows in zip(groups, known, strict=True)],
+    )  # fmt: skip
+    rows = np.flatnonzero(np.concatenate(known))
+    names = [one for part in ids for one in part]
+    part = np.full(len(names), LEFT_OUT, np.int64)
+    part[rows] = found["part"]
+    for row, owner in zip(rows.tolist(), found["groups"], strict=True):
+        names[row] = owner
+    together = np.concatenate([np.asarray(one.labels) for one in labels])
+    return {**found, "labels": together, "part": part, "groups": tuple(names)}
+
+
+def _taken(values: Any, rows: np.ndarray) -> Any:
+    """Those of some rows of an array or a list; None of None."""
+    if values is None or rows.all():
+        return values
+    if isinstance(values, np.ndarray):
+        return values[rows]
+    return [values[row] for row in np.flatnonzero(rows)]
+
+
+def _parted_known(
+    name: str,
+    ids: Sequence[Sequence[str]],
+    labels: Sequence[np.ndarray],
+    digests: Sequence[np.ndarray | None],
+    fractions: tuple[float, float, float],
+    seed: int,
+    duplicates: str,
+    groups: Sequence[Sequence[str]] | None,
+) -> dict[str, Any]:
+    """Parts and groups of pictures that all have a target."""
+    known = all(one is not None for one in digests)
+    if groups is not None:
         names = list(groups[0])
     elif known and len(ids[0]) < SMALL:
         names = groups_of_copies(ids[0], digests[0])
     else:
         names = list(ids[0])
     inner = fractions if len(ids) == 1 else (0.8, 0.2, 0.0)
-    part, how = split_groups(names, inner, seed, labels[0])
+    part, how = split_groups(names, inner, seed, balance_of(labels[0]))
     if len(ids) > 1:
         part = np.concatenate([part, np.full(len(ids[1]), TEST)])
         names += ids[1] if groups is None else groups[1]
@@ -131,7 +174,7 @@ def parted(
             f"{name}: copies cannot be found, since a file from before version 0.7 does not hold "
             "the digests of its pictures; extract it again, or leave duplicates='drop' out"
         )
-    return {"labels": together, "part": part, "groups": tuple(names), "how": how}
+    return {"part": part, "groups": names, "how": how}
 
 
 def _check_groups(groups: Sequence[Sequence[str]], ids: Sequence[Sequence[str]]) -> None:
@@ -159,8 +202,6 @@ def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:
 
 
 def _check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> None:
-    if train.class_names != test.class_names:
-        raise SpecError(f"{train.path} and {test.path} have different classes")
     if train.model["fingerprint"] != test.model["fingerprint"]:
         raise SpecError(f"{train.path} and {test.path} come from different models")
     if train.pictures["fingerprint"] == test.pictures["fingerprint"]:

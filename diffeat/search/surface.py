@@ -28,7 +28,7 @@ class Surface(Finding):
         name: what the features are of.
         cells: all cells, blocks in the order of execution.
         counts: pictures in training, validation and test.
-        classes: number of classes; 1 where there are none.
+        classes: number of classes or labels; 1 where there are none.
         score: what was fitted.
         how: why the parts were made class by class; "" for parts by a hash.
         intervals: 95 % interval of a cell's test score, where it is not that of counts.
@@ -54,7 +54,7 @@ class Surface(Finding):
         """The cells of a judge."""
         score = judge.describe().get("score", judge.name)
         return cls(
-            judge.source, cells, judge.counts, judge.classes, score, judge.how,
+            judge.source, cells, judge.counts, judge.told_apart, score, judge.how,
             measure=judge.number, conditioned=judge.conditioned,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A classification task: features that are read when they are needed, labels and parts."""
+"""A task: features that are read when they are needed, targets and parts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from diffeat.errors import SpecError, nearest
+from diffeat.hashing import fingerprint
 from diffeat.noise import format_t
 from diffeat.search.reading import numel, read_rows
-from diffeat.search.splits import PART_NAMES, TEST, TRAIN, VALIDATION
+from diffeat.search.splits import LEFT_OUT, PART_NAMES, TEST, TRAIN, VALIDATION
 from diffeat.specs import ExtractSpec
 
 CellKey = tuple[str, float]
@@ -37,7 +38,7 @@ class Made:
     Attributes:
         spec: of the extraction.
         model, pictures: what is known of them (see `diffeat.work.request_of`).
-        class_names: of the labels, by index.
+        class_names: of the classes or labels, by index; of numbers what they are, where known.
     """
 
     spec: ExtractSpec
@@ -52,7 +53,8 @@ class Task:
 
     Attributes:
         name: what the rows come from, for tables.
-        labels: (N,) class indices.
+        labels: (N,) class indices, (N,) float64 numbers, or (N, K) of 0 and 1, one column per
+            label; -1 or nan of pictures that are left out.
         part: (N,) TRAIN, VALIDATION or TEST; others are left out.
         cells: the (block, t) that there are, in table order.
         read: (block, t) → (N, …) array, or anything with `shape` whose slices are arrays, such
@@ -70,7 +72,7 @@ class Task:
             which marks whatever is made of the task; "" if they were not.
 
     Raises:
-        SpecError: an empty part, fewer than two classes in one, or a class that only test has.
+        SpecError: an empty part, or one whose targets are all alike, or a class that only test has.
     """
 
     name: str
@@ -100,12 +102,30 @@ class Task:
         return np.flatnonzero((self.part == TRAIN) | (self.part == VALIDATION))
 
     @property
+    def kind(self) -> str:
+        """Of the targets: "class", "number" or "labels"."""
+        return kind_of(self.labels)
+
+    @property
+    def remarks(self) -> str:
+        """What to say of the pictures: ", 30 groups, 3 without a label left out", or ""."""
+        known = known_targets(self.labels)
+        missing = int((~known).sum())
+        used = [self.groups[row] for row in np.flatnonzero(known)] if self.groups else []
+        count = len(set(used))
+        text = f", {count} groups" if count < len(used) else ""
+        return text + (f", {missing} without a label left out" if missing else "")
+
+    @property
     def classes(self) -> int:
-        return len(np.unique(self.labels))
+        return len(np.unique(self.labels[known_targets(self.labels)]))
 
     @cached_property
     def labels_fingerprint(self) -> str:
-        return bytes_fingerprint(np.asarray(self.labels, np.int64))
+        if self.kind == "labels":
+            return fingerprint(self.labels.shape[1], bytes_fingerprint(self.labels))
+        exact = np.float64 if self.kind == "number" else np.int64
+        return bytes_fingerprint(np.asarray(self.labels, exact))
 
     def shape(self, cell: CellKey) -> tuple[int, ...]:
         """(N, …) of a cell; nothing is read."""
@@ -185,24 +205,56 @@ def cell_name(cell: CellKey) -> str:
     return f"block {cell[0]!r} at t={format_t(cell[1])}"
 
 
+def kind_of(labels: np.ndarray) -> str:
+    """What an array of targets holds: "class", "number" or "labels"."""
+    labels = np.asarray(labels)
+    if labels.ndim == 2:
+        return "labels"
+    return "number" if labels.dtype.kind == "f" else "class"
+
+
+def known_targets(labels: np.ndarray) -> np.ndarray:
+    """(N,) bool: which pictures have a target."""
+    labels = np.asarray(labels)
+    if kind_of(labels) == "number":
+        return ~np.isnan(labels)
+    return (labels.reshape(len(labels), -1) >= 0).all(1)
+
+
 def check_parts(name: str, labels: np.ndarray, part: np.ndarray) -> None:
     """SpecError if a part cannot be fitted or scored."""
     if len(labels) != len(part):
         raise SpecError(f"{name}: {len(labels)} labels for {len(part)} pictures")
-    if len(labels) and np.min(labels) < 0:
-        raise SpecError(f"{name}: {int((labels < 0).sum())} pictures have no label; leave them out")
+    missing = ~known_targets(labels) & (np.asarray(part) != LEFT_OUT)
+    if missing.any():
+        raise SpecError(f"{name}: {int(missing.sum())} pictures have no label; leave them out")
     for number, what in enumerate(PART_NAMES):
         found = labels[part == number]
         if not len(found):
             raise SpecError(
                 f"{name}: the {what} part is empty; give more pictures or another split"
             )
-        if len(np.unique(found)) < 2:
-            raise SpecError(
-                f"{name}: fewer than two classes in the {what} part "
-                f"({len(found)} pictures); give more pictures"
-            )
-    # a class that only validation has counts as wrong there, and is fitted before the test
+        _check_varied(f"{what} part ({len(found)} pictures)", name, found)
+    if kind_of(labels) == "class":
+        _check_known(name, labels, part)
+
+
+def _check_varied(where: str, name: str, found: np.ndarray) -> None:
+    """SpecError where the targets of a part leave nothing to tell."""
+    kind = kind_of(found)
+    if kind == "labels":
+        lacking = "no picture with a label" if not found.any() else ""
+    elif len(np.unique(found)) < 2:
+        lacking = "fewer than two " + ("classes" if kind == "class" else "different numbers")
+    else:
+        lacking = ""
+    if lacking:
+        raise SpecError(f"{name}: {lacking} in the {where}; give more pictures")
+
+
+def _check_known(name: str, labels: np.ndarray, part: np.ndarray) -> None:
+    """SpecError for a class that only test has; one that only validation has counts as wrong
+    there, and is fitted before the test."""
     missing = np.setdiff1d(labels[part == TEST], labels[(part == TRAIN) | (part == VALIDATION)])
     if len(missing):
         raise SpecError(

@@ -136,7 +136,7 @@ def test_the_command_says_so_and_leaves_them_out(run, files):
     answer = run("probe", *files, "-C", 1)
     assert answer.code == 0, answer.err
     assert "10 test pictures are in training" in answer.err
-    assert "48 training and 12 validation" in answer.out
+    assert "48 training, 12 validation" in answer.out
     answer = run("search", *files, "-C", 1, "--drop-duplicates", "--json")
     assert answer.code == 0, answer.err
     assert "were left out" in answer.err

@@ -1,0 +1,36 @@
+"""What stands beside the score of what was chosen: what a constant scores, and further numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffeat.search.finding import Choice
+from diffeat.search.judge import Judge
+from diffeat.search.measure import short
+
+
+def beside(judge: Judge, choice: Choice) -> dict[str, Any]:
+    """Plain values: "floor" with its "of", and "aside", each where there is any.
+
+    What is aside is learnt once more, so it is left out where the features of one t drive out
+    those of another.
+    """
+    found: dict[str, Any] = {}
+    if (floor := judge.floor) is not None:
+        found["floor"] = {"value": floor[0], "of": floor[1]}
+    if choice.test is not None and len(judge.together) < 2:
+        found["aside"] = judge.aside(choice.candidate, choice.setting)
+    return {name: values for name, values in found.items() if values}
+
+
+def beside_lines(judge: Judge, found: Mapping[str, Any]) -> list[str]:
+    """The same for people."""
+    lines = []
+    if aside := found.get("aside"):
+        text = ", ".join(f"{name} {short(value)}" for name, value in aside.items())
+        lines.append(f"on test also: {text}")
+    if floor := found.get("floor"):
+        said = judge.number.say(floor["value"])
+        lines.append(f"a constant ({floor['of']}): {judge.name} {said} on test")
+    return lines
