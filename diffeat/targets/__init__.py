@@ -4,8 +4,9 @@ A reader gives one `Targets`, whatever the layout: the labels that a source or a
 itself, a table, or WebDataset tars. Masks, pairs, videos and depth are further readers and kinds.
 """
 
+from diffeat.images.columns import KINDS
 from diffeat.targets.base import Targets
-from diffeat.targets.keyed import KINDS, KeyedTargets, own_targets
+from diffeat.targets.keyed import KeyedTargets, own_targets
 from diffeat.targets.labels import Labelled, labelled, labels_for, open_targets
 from diffeat.targets.matching import Matching, match_ids
 

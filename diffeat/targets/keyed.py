@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffeat.errors import SourceError
+from diffeat.images.columns import TargetColumn
 from diffeat.targets.base import Targets
 from diffeat.targets.matching import Matching, match_ids
 
 if TYPE_CHECKING:
     from diffeat.images import Source
     from diffeat.store import FeatureStore
-
-KINDS = {"class": -1, "number": np.nan, "labels": -1}
-"""Kind → what stands for a target that is missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +44,10 @@ class KeyedTargets(Targets):
 
     def of(self, ids: Sequence[str]) -> np.ndarray:
         """(N,) or, of several labels, (N, K); -1 or nan for a picture without a target."""
-        rows = self.match(ids).rows
-        found = np.full((len(ids), *self.values.shape[1:]), KINDS[self.kind], self.values.dtype)
-        found[rows >= 0] = self.values[rows[rows >= 0]]
-        return found
+        return self._of(ids).values
+
+    def _of(self, ids: Sequence[str]) -> TargetColumn:
+        return TargetColumn(self.kind, self.names, self.values).take(self.match(ids).rows)
 
     def groups(self, ids: Sequence[str]) -> tuple[str, ...] | None:
         if self.owners is None:
@@ -61,9 +59,7 @@ class KeyedTargets(Targets):
         )
 
     def missing(self, ids: Sequence[str]) -> tuple[str, ...]:
-        values = self.of(ids)
-        lacking = np.isnan(values) if self.kind == "number" else values < 0
-        lacking = lacking.reshape(len(ids), -1).any(1)
+        lacking = self._of(ids).missing
         return tuple(name for name, none in zip(ids, lacking, strict=True) if none)
 
 
