@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from diffeat.errors import SourceError
-from diffeat.images.classes import WHOLE, sort_classes
+from diffeat.images.classes import WHOLE, numbered, sort_classes
+from diffeat.images.folders import are_splits
 from diffeat.images.tables import GROUPS, NUMBER, TARGETS, Table
 from diffeat.images.walk import nfc
 
@@ -19,6 +20,8 @@ KINDS = {"class": -1, "number": np.nan, "labels": -1}
 """Kind → what stands for a target that is missing."""
 SEPARATORS = re.compile("[|;]")
 """Between several labels in one field."""
+LONGEST = 200
+"""Bytes of a column's name."""
 FEW = 10
 """A column of texts with as many classes as pictures, and more than these, has no classes."""
 
@@ -78,43 +81,56 @@ def column_of(table: Table, chosen: Sequence[str], kind: str | None = None) -> T
         raise SourceError(f"{table.name}: {len(chosen)} columns for kind {kind!r}; expected one")
     if kind == "number":
         return TargetColumn(kind, (), np.array(list(map(_number, fields, where)), np.float64))
-    values, names = _classes([text_in(one) for [one] in fields])
+    values, names = numbered([nfc(text_in(one)) for [one] in fields])
     return TargetColumn(kind, names, values)
 
 
-def columns_of(table: Table, chosen: Sequence[str] = ()) -> dict[str, TargetColumn]:
-    """Every column of a table but that of the ids.
-
-    Columns without any value are left out, and so are those that describe each picture in words
-    of its own, such as notes and addresses.
+def columns_of(
+    table: Table, names: Sequence[str] = (), all_of: bool = True
+) -> dict[str, TargetColumn]:
+    """Columns of a table, each as one target.
 
     Args:
-        chosen: only these, and whatever they say.
+        names: which.
+        all_of: False leaves out those without any value, and those that describe each picture
+            in words of its own, such as notes and addresses.
     """
     found = {}
-    for name in chosen or table.columns[1:]:
+    for name in names:
         column = column_of(table, [name])
-        told = chosen or name.casefold() in TARGETS
-        if told or not (column.missing.all() or _in_words(column, table, name)):
+        told = all_of or name.casefold() in TARGETS
+        if told or not (column.missing.all() or _in_words(column)):
             found[name] = column
     return found
 
 
-def _in_words(column: TargetColumn, table: Table, name: str) -> bool:
+def unfit(name: str) -> str:
+    """Why a column cannot be kept in a feature file by its name; "" if it can."""
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        return "has a name that a feature file cannot hold (a slash, or what cannot be printed)"
+    return "" if len(name.encode(errors="replace")) <= LONGEST else "has a very long name"
+
+
+def _in_words(column: TargetColumn) -> bool:
     """Whether a column has a text of its own for every picture."""
     if column.kind != "class" or all(map(WHOLE.fullmatch, column.names)):
         return False
-    return FEW < len(column.names) == len(table.rows) - int(column.missing.sum())
+    return FEW < len(column.names) == len(column.values) - int(column.missing.sum())
 
 
 def class_column(columns: Mapping[str, TargetColumn]) -> str | None:
     """Which column has the class of each picture: the one with a name of `TARGETS`, else the only
-    one of classes that is none of groups; None if that is not to be told."""
+    one of classes that is none of groups
+    or of parts of a data set; None if that is not to be told."""
     classes = {name.casefold(): name for name, one in columns.items() if one.kind == "class"}
     for known in TARGETS:
         if known in classes:
             return classes[known]
-    others = [name for folded, name in classes.items() if folded not in GROUPS]
+    others = [
+        name
+        for folded, name in classes.items()
+        if folded not in GROUPS and not are_splits(columns[name].names)
+    ]
     return others[0] if len(others) == 1 else None
 
 
@@ -175,14 +191,6 @@ def _number(fields: Sequence[Any], where: str) -> float:
     if not math.isfinite(float(text)):
         raise SourceError(f"{where}: {text[:40]!r}; expected a finite number")
     return float(text)
-
-
-def _classes(texts: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(R,) indices, -1 for an empty field, and the names in order."""
-    texts = [nfc(text) for text in texts]
-    names = sort_classes(text for text in texts if text)
-    index = {name: k for k, name in enumerate(names)}
-    return np.array([index.get(text, -1) for text in texts], np.int64), names
 
 
 def _labels(

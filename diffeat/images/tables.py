@@ -89,6 +89,15 @@ def table_rows(
         ) from error
 
 
+def separator(path: Path, first: str) -> str:
+    """What parts the fields of a .csv or .tsv, by its ending and first line.
+
+    In a .csv it may be the semicolon that spreadsheets write where the comma is in numbers.
+    """
+    usual = SEPARATORS[path.suffix.lower()]
+    return ";" if usual == "," and "," not in first and ";" in first else usual
+
+
 def same_length(path: Path, line: int, row: Sequence[str], count: int) -> None:
     """SourceError for a row with more or fewer fields than the header."""
     if len(row) != count:
@@ -157,7 +166,8 @@ def read_table(path: Path, columns: Sequence[str] = (), header: bool | None = No
         columns: that the caller will ask for.
         header: whether there is one; None goes by the rule of `as_table`.
     """
-    rows = list(table_rows(path, text_of(path, "a table of labels")))
+    text = text_of(path, "a table of labels")
+    rows = list(table_rows(path, text, separator(path, text.partition("\n")[0])))
     return as_table(path, rows, columns, header)
 
 
@@ -188,7 +198,7 @@ def as_table(
         raise SourceError(f"{path}: no rows; expected a picture id and its label a line")
     if _has_header(rows, columns) if header is None else header:
         names = tuple(name.strip() for name in rows.pop(0)[1])
-    elif len(rows[0][1]) in (2, 3):
+    elif len(rows[0][1]) in ((1, 2, 3) if ids else (2, 3)):
         names = ("id", "label", "group")[: len(rows[0][1])]
     else:
         raise SourceError(
