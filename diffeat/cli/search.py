@@ -280,7 +280,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
         if values["pool"]:
             raise SpecError("--pool none: maps are not kept in memory; choose 1x1, 2x2, …")
         spec = replace(spec, pool="1x1")
-    sources = [open_pictures(name) for name in (second, values["test"]) if name]
+    sources = [open_pictures(name, True) for name in (second, values["test"]) if name]
     if values["limit"]:
         sources = [source.limit(values["limit"]) for source in sources]
     alone = values["frequency"] and sources[0].labels is None

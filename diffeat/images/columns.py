@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from diffeat.errors import SourceError
+from diffeat.errors import SourceError, nearest
 from diffeat.images.classes import WHOLE, numbered, sort_classes
 from diffeat.images.folders import are_splits
 from diffeat.images.tables import GROUPS, NUMBER, TARGETS, Table
@@ -23,7 +23,7 @@ SEPARATORS = re.compile("[|;]")
 LONGEST = 200
 """Bytes of a column's name."""
 FEW = 10
-"""A column of texts with as many classes as pictures, and more than these, has no classes."""
+"""A column with as many classes as pictures, and more than these, has no classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class TargetColumn:
     def missing(self) -> np.ndarray:
         """(N,) bool: which pictures have no target."""
         lacking = np.isnan(self.values) if self.kind == "number" else self.values < 0
-        return lacking.reshape(len(self.values), -1).any(1)
+        return lacking if lacking.ndim == 1 else lacking.any(1)
 
 
 def column_of(table: Table, chosen: Sequence[str], kind: str | None = None) -> TargetColumn:
@@ -98,10 +98,22 @@ def columns_of(
     found = {}
     for name in names:
         column = column_of(table, [name])
+        if column.kind == "labels" and not column.names:
+            continue
         told = all_of or name.casefold() in TARGETS
         if told or not (column.missing.all() or _in_words(column)):
             found[name] = column
     return found
+
+
+def check_columns(where: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """SourceError for columns that are not there."""
+    for name in names:
+        if name not in known:
+            have = ", ".join(known) or "none beside the ids"
+            raise SourceError(
+                f"{where} has no column {name!r}{nearest(name, known)}; it has {have}"
+            )
 
 
 def unfit(name: str) -> str:
@@ -113,9 +125,12 @@ def unfit(name: str) -> str:
 
 def _in_words(column: TargetColumn) -> bool:
     """Whether a column has a text of its own for every picture."""
-    if column.kind != "class" or all(map(WHOLE.fullmatch, column.names)):
-        return False
-    return FEW < len(column.names) == len(column.values) - int(column.missing.sum())
+    return _all_different(column) and not all(map(WHOLE.fullmatch, column.names))
+
+
+def _all_different(column: TargetColumn) -> bool:
+    known = len(column.values) - int(column.missing.sum())
+    return column.kind == "class" and FEW < len(column.names) == known
 
 
 def class_column(columns: Mapping[str, TargetColumn]) -> str | None:
@@ -129,7 +144,9 @@ def class_column(columns: Mapping[str, TargetColumn]) -> str | None:
     others = [
         name
         for folded, name in classes.items()
-        if folded not in GROUPS and not are_splits(columns[name].names)
+        if folded not in GROUPS
+        and not are_splits(columns[name].names)
+        and not _all_different(columns[name])
     ]
     return others[0] if len(others) == 1 else None
 

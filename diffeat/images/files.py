@@ -16,12 +16,19 @@ import numpy as np
 from diffeat.errors import SourceError
 from diffeat.images.captions import CAPTION_COLUMNS
 from diffeat.images.classes import numbered
-from diffeat.images.columns import TargetColumn, class_column, columns_of, text_in, unfit
+from diffeat.images.columns import (
+    TargetColumn,
+    check_columns,
+    class_column,
+    columns_of,
+    text_in,
+    unfit,
+)
 from diffeat.images.folders import classes_alike, classes_below
 from diffeat.images.lists import read_list
 from diffeat.images.reading import READING, glob_1, pictures_1
 from diffeat.images.sources import FileSource, Source
-from diffeat.images.tables import Table
+from diffeat.images.tables import IDS, Table
 from diffeat.images.walk import escaped, nfc, walk, walk_glob
 
 
@@ -84,11 +91,14 @@ def from_glob(pattern: str, reading: int = READING) -> FileSource:
     return by_folders(_with_earlier(found, partial(from_glob, pattern, 1)))
 
 
-def from_list(path: Path) -> FileSource:
+def from_list(path: Path, columns: Sequence[str] = ()) -> FileSource:
     """A text file with one path a line, a path and a label, or a table; see `read_list`.
 
     Ids are paths relative to the list's folder, whatever form the lines have. Labels are those of
     the list's column of classes; of a list without one, the folders that look like classes.
+
+    Args:
+        columns: only these, as labels and targets.
     """
     table = read_list(path)
     names = [text_in(row[0]) for _, row in table.rows]
@@ -97,31 +107,48 @@ def from_list(path: Path) -> FileSource:
             raise SourceError(f"{where}: no path; expected that of a picture")
     paths = tuple(path.parent / name for name in names)
     ids = tuple(Path(os.path.relpath(target, path.parent)).as_posix() for target in paths)
-    return with_table(FileSource(name=str(path), ids=ids, paths=paths), table)
+    return with_table(FileSource(name=str(path), ids=ids, paths=paths), table, columns)
 
 
-def with_table(source: Source, table: Table) -> Source:
-    """Pictures with the labels, targets and captions of a table that has a row for each."""
+def with_table(source: Source, table: Table, columns: Sequence[str] = ()) -> Source:
+    """Pictures with the labels, targets and captions of a table that has a row for each.
+
+    Args:
+        columns: only these, as labels and targets; () takes all that are no ids or captions.
+    """
     texts = next((name for name in table.columns[1:] if name in CAPTION_COLUMNS), None)
     if texts is not None:
         place = table.columns.index(texts)
         captions = tuple(text_in(row[place]) for _, row in table.rows)
         source = replace(source, captions=captions if all(captions) else None)
-    others = [name for name in table.columns[1:] if name not in CAPTION_COLUMNS]
-    return with_columns(source, columns_of(table, others, all_of=False))
+    return with_columns(source, table_columns(table, columns), columns)
 
 
-def with_columns(source: Source, columns: Mapping[str, TargetColumn]) -> Source:
-    """Pictures with the column of their classes as labels (`class_column`), and all others as
-    targets; where no column has classes, folders that look like such are the labels."""
+def table_columns(table: Table, columns: Sequence[str] = ()) -> dict[str, TargetColumn]:
+    """The columns of a table that say something of its pictures; see `with_table`."""
+    check_columns(table.name, columns, table.columns[1:])
+    known = (*CAPTION_COLUMNS, *IDS)  # a second column of ids says nothing of a picture
+    others = [name for name in table.columns[1:] if name.casefold() not in known]
+    return columns_of(table, columns or others, all_of=bool(columns))
+
+
+def with_columns(
+    source: Source, columns: Mapping[str, TargetColumn], asked: Sequence[str] = ()
+) -> Source:
+    """Pictures with the column of their classes as labels, and all others as targets.
+
+    Labels are the column that `class_column` tells, else the first one of classes that is asked
+    for. Where no column has classes, folders that look like such are the labels.
+    """
     for name in columns:
         if bad := unfit(name):
             raise SourceError(f"{source.name}: column {name!r:.80} {bad}; rename it")
-    chosen = class_column(columns)
+    classes = [name for name, one in columns.items() if one.kind == "class"]
+    chosen = class_column(columns) or next((name for name in asked if name in classes), None)
     others = {name: column for name, column in columns.items() if name != chosen}
     if chosen is not None:
         return source.labelled(columns[chosen].values, columns[chosen].names, others)
-    if source.labels is None and all(one.kind != "class" for one in others.values()):
+    if source.labels is None and not classes:
         source = by_folders(source)
     return source.labelled(source.labels, source.class_names, others) if others else source
 

@@ -40,7 +40,7 @@ def classes_below(where: str, ids: Sequence[str]) -> list[str] | None:
         One name per picture; None where some picture lies in no folder.
     """
     parents = parents_of(ids)
-    return _level(where, parents) if all(parents) else None
+    return _level(where, parents, where) if all(parents) else None
 
 
 def classes_alike(where: str, ids: Sequence[str], strict: bool = False) -> list[str] | None:
@@ -79,34 +79,46 @@ def parents_of(ids: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(part for part in name.split("/")[:-1] if part) for name in ids]
 
 
-def _level(where: str, parents: Parents) -> list[str] | None:
-    """The first folder of each picture, or the second where the first is a part of a data set."""
+def _level(where: str, parents: Parents, folder: str = "") -> list[str] | None:
+    """The first folder of each picture, or the second where the first is a part of a data set.
+
+    Args:
+        folder: that the first ones lie in, where the user named one.
+    """
     first = {names[0] for names in parents}
     folded = {name.casefold() for name in first}
     if folded & PHOTOS and folded & ANSWERS and folded <= PHOTOS | ANSWERS:
-        told = _listed(first)
-        photos = next(name for name in sorted(first) if name.casefold() in PHOTOS)
-        _say(f"{where} holds {told}: pictures beside what answers a question of them, and no "
-             f"classes, so no labels are taken; probably {where}/{photos} is meant")  # fmt: skip
+        photos = {name for name in first if name.casefold() in PHOTOS}
+        _say(f"{where} holds {_listed(first)}: pictures beside what answers a question of them, "
+             f"and no classes, so no labels are taken; {_meant(folder, photos)}")  # fmt: skip
         return None
     parts = {name for name in first if name.casefold() in SPLITS}
     deep = all(len(names) > 1 for names in parents if names[0] in parts)
     if not parts or (parts < first and not deep):
         return [names[0] for names in parents]
-    each = " and ".join(f"{where}/{name}" for name in sorted(parts)[:3])
-    apart = f"to keep them apart, name {each}" + (" one at a time" if len(parts) > 1 else "")
     if parts == first and deep:
         _say(f"{where} holds {_listed(parts)}, parts of a data set and no classes: classes are "
-             f"the folders below them, and all parts are taken together; {apart}")  # fmt: skip
+             "the folders below them, and all parts are taken together; to keep them apart, "
+             f"{_meant(folder, parts)}")  # fmt: skip
         return [names[1] for names in parents]
-    _say(f"{where} holds {_listed(first)}, of which {_listed(parts)} look like parts of a data set "
-         f"and no classes, so no labels are taken; {apart}")  # fmt: skip
+    others = f" beside {_listed(first - parts)}" if parts < first else ""
+    _say(f"{where} holds {_listed(parts)}{others}, which look like parts of a data set and no "
+         f"classes, so no labels are taken; {_meant(folder, parts)}")  # fmt: skip
     return None
+
+
+def _meant(folder: str, names: set[str]) -> str:
+    """What to name instead."""
+    if not folder:
+        return f"name the pictures of {_listed(names)} alone"
+    return "name " + " or ".join(f"{folder}/{name}" for name in sorted(names)[:3])
 
 
 def _listed(names: set[str]) -> str:
     shown = [f"{name}/" for name in sorted(names)]
-    return ", ".join(shown[:4]) + ", …" * (len(shown) > 4)
+    if len(shown) > 4:
+        return ", ".join(shown[:4]) + ", …"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)
 
 
 def _say(text: str) -> None:

@@ -63,7 +63,10 @@ def read_list(path: Path) -> Table:
         unknown = [line for (_, line), found in zip(seen, there, strict=True) if not found]
         if delimiter := _delimiter(path, lines[0][1], unknown):
             rows = [(k, row) for k, row in table_rows(path, text, delimiter) if row[0][:1] != "#"]
-            return as_table(path, rows, ids=PATHS)
+            table = as_table(path, rows, ids=PATHS)
+            if not table.rows:
+                raise SourceError(f"{path}: a header and no rows; expected a picture a line")
+            return table
         if path.suffix.lower() in SEPARATORS and lines[0][1].casefold() in IDS:
             return _of_paths(path, lines[1:])  # a table of one column
     if all(there) or (all(map(is_picture, (line for _, line in lines))) and not _pairs(path, seen)):

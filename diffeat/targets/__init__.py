@@ -7,7 +7,7 @@ itself, a table, or WebDataset tars. Masks, pairs, videos and depth are further 
 from diffeat.images.columns import KINDS
 from diffeat.targets.base import Targets
 from diffeat.targets.keyed import KeyedTargets, own_targets
-from diffeat.targets.labels import Labelled, labelled, labels_for, open_targets
+from diffeat.targets.labels import Labelled, labelled, labels_for, open_targets, with_labels
 from diffeat.targets.matching import Matching, match_ids
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "match_ids",
     "open_targets",
     "own_targets",
+    "with_labels",
 ]

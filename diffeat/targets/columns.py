@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from diffeat.errors import SourceError, nearest
+from diffeat.errors import SourceError
 from diffeat.images.captions import CAPTION_COLUMNS
-from diffeat.images.columns import KINDS, column_of, is_flag, text_in
+from diffeat.images.columns import KINDS, check_columns, column_of, is_flag, text_in
 from diffeat.images.tables import GROUPS, TARGETS, Table
 from diffeat.images.walk import nfc
 from diffeat.targets.keyed import KeyedTargets
@@ -69,16 +69,6 @@ def _target_columns(table: Table, columns: Sequence[str], owner: str | None) -> 
         f"label (called {', '.join(TARGETS)}), and perhaps one with the group, or one column of 0 "
         "and 1 per label: say which by their names"
     )
-
-
-def check_columns(where: str, names: Iterable[str], known: Sequence[str]) -> None:
-    """SourceError for columns that are not there."""
-    for name in names:
-        if name not in known:
-            have = ", ".join(known) or "none beside the ids"
-            raise SourceError(
-                f"{where} has no column {name!r}{nearest(name, known)}; it has {have}"
-            )
 
 
 def merged_rows(table: Table, chosen: Sequence[str]) -> tuple[Table, tuple[str, ...]]:

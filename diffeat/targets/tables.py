@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffeat.errors import SourceError
+from diffeat.images.lists import read_list
 from diffeat.images.tables import (
     JSON_LINES,
     Table,
@@ -16,6 +17,9 @@ from diffeat.images.tables import (
     text_of,
 )
 from diffeat.images.webdataset import sample_records
+
+LISTS = (".txt", ".lst")
+"""Of paths, with a label after each."""
 
 
 def read_json(path: Path) -> Table:
@@ -66,4 +70,4 @@ def read_any(path: str | Path, columns: Sequence[str] = (), header: bool | None 
         return read_json_lines(Path(path))
     if suffix == ".json":
         return read_json(Path(path))
-    return read_tars(text)
+    return read_list(Path(path)) if suffix in LISTS else read_tars(text)
