@@ -50,8 +50,13 @@ class TargetColumn:
     @property
     def missing(self) -> np.ndarray:
         """(N,) bool: which pictures have no target."""
-        lacking = np.isnan(self.values) if self.kind == "number" else self.values < 0
-        return lacking if lacking.ndim == 1 else lacking.any(1)
+        return lacks(self.kind, self.values)
+
+
+def lacks(kind: str, values: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of N values, or rows of labels, are none; see `TargetColumn`."""
+    lacking = np.isnan(values) if kind == "number" else values < 0
+    return lacking if lacking.ndim == 1 else lacking.any(1)
 
 
 def column_of(table: Table, chosen: Sequence[str], kind: str | None = None) -> TargetColumn:

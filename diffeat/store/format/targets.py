@@ -62,6 +62,8 @@ def shape_of(one: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
 
 def create_targets(file: h5py.File, columns: Described, count: int) -> None:
     """Empty data sets of `count` rows."""
+    if columns:
+        file.create_group(GROUP, track_order=True)
     for name, one in columns.items():
         shape, dtype = shape_of(one)
         data = file.create_dataset(f"{GROUP}/{name}", shape=(count, *shape), dtype=dtype)
