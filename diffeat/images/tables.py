@@ -233,7 +233,7 @@ def read_json_lines(path: Path, ids: Sequence[str] = IDS) -> Table:
             raise SourceError(
                 f"{path}, line {line}: expected a JSON object with an id ({', '.join(IDS)})"
             )
-        others = {key: value for key, value in record.items() if key != name}
+        others = {key: value for key, value in record.items() if key not in (name, "id")}
         rows.append((f"{path}, line {line}", {"id": record[name], **others}))
     return of_records(str(path), rows)
 

@@ -36,8 +36,8 @@ def match_ids(ids: Sequence[str], keys: Sequence[str]) -> Matching:
     """Find the row of every picture: exactly, else by file name, else by that without its ending.
 
     Where no row is a picture's exactly, folders that all rows, or all pictures, begin with are
-    left out first, as far as rows then are. All is compared in NFC. A name counts only where one picture and one row have it; of names
-    that several have, none is taken.
+    left out first, as far as rows then are. All is compared in NFC. A name counts only where one
+    picture and one row have it; of names that several have, none is taken.
 
     Args:
         ids: N picture ids.
