@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from diffeat.backbones import Backbone, ModelRequest
+from diffeat.conditioned import conditioned
 from diffeat.engines import JobResult, run_job
 from diffeat.images import Source, check_on_error, rule_of
 from diffeat.specs import ExtractSpec
-from diffeat.store import noted_pictures
+from diffeat.store import noted_labels, noted_pictures
 from diffeat.work import Job, request_of
 
 __all__ = ["JobResult", "as_noted", "extract_to_file", "request_of"]
 
 
-def as_noted(source: Source, path: str | Path) -> Source:
-    """A source by the rule of reading of what lies at `path`, whole or in parts; says so.
+def as_noted(source: Source, path: str | Path, told: bool = False) -> Source:
+    """A source as what lies at `path`, whole or in parts, has it; says so.
 
-    What was made before version 0.7 is compared and gone on with by the rule of that time.
+    What was made without labels, or without some of the targets, of the same pictures is compared
+    and gone on with as it is; so is what was made before version 0.7, by its rule of reading.
+
+    Args:
+        told: whether the model is told the labels, which must then be these.
     """
     pictures = noted_pictures(path)
+    if pictures is not None and not told:
+        source = _labelled_alike(source, path)
     if pictures is None or (rule := rule_of(pictures)) == source.reading:
         return source
     warnings.warn(
@@ -30,6 +38,34 @@ def as_noted(source: Source, path: str | Path) -> Source:
         stacklevel=3,
     )
     return source.by_rule(rule)
+
+
+def _labelled_alike(source: Source, path: str | Path) -> Source:
+    """A source with the labels and targets that a feature file was made with, if it could be
+    that source's at all."""
+    names, columns = noted_labels(path)
+    found = source
+    if names != (None if source.labels is None else source.class_names):
+        other = None if source.before is None else source.before()
+        if other is not None and names == (None if other.labels is None else other.class_names):
+            found = replace(other, targets=source.targets)
+        elif names is None:
+            found = replace(source, labels=None, class_names=())
+    if lacking := set(found.targets) - set(columns):
+        kept = {name: one for name, one in found.targets.items() if name not in lacking}
+        found = replace(found, targets=kept)
+    if found is source:
+        return source
+    what = [] if found.class_names == source.class_names else [
+        "without labels" if names is None else f"with other classes ({', '.join(names[:3])})"
+    ]  # fmt: skip
+    what += [f"without {', '.join(sorted(lacking))}"] if lacking else []
+    warnings.warn(
+        f"{path} was made {' and '.join(what)}, and is compared and gone on with as it is; "
+        "--overwrite makes it anew, with them",
+        stacklevel=4,
+    )
+    return found
 
 
 def extract_to_file(
@@ -79,7 +115,8 @@ def extract_to_file(
     """
     check_on_error(on_error)
     if not overwrite:
-        source = as_noted(source, path)
+        source = as_noted(source, path, bool(conditioned(spec)))
+    source = replace(source, before=None)  # no worker needs it
     if on_error == "fail":
         source.check_readable()  # before hours of work
     loaded = isinstance(backbone, Backbone)

@@ -10,6 +10,7 @@ import click
 
 from diffeat.cli.options import (
     batch_rows,
+    comma_list,
     json_option,
     model_fields,
     model_options,
@@ -44,6 +45,12 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @recipe_option
 @spec_file_option
 @spec_options()
+@option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="A table with the "
+              "pictures' labels and targets, by id or file name: .csv, .tsv, .json, .jsonl, a list "
+              "or tars (docs/targets.md).")  # fmt: skip
+@option("--column", "columns", callback=comma_list, metavar="NAME,…", help="Of the table or list "
+              "only these: the first of classes becomes the labels, others targets.")  # fmt: skip
+@option("--no-labels", is_flag=True, help="Take no labels or targets, whatever is there.")
 @option("--limit", type=click.IntRange(1),
               help="Only so many pictures, class-balanced, by a stable hash.")  # fmt: skip
 @option("--batch-size", callback=batch_rows, help="Rows of one forward, or auto: measured "
@@ -64,7 +71,9 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
 @speed_options
 @json_option
 @threads_option
-def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values) -> None:
+def extract(
+    model, pictures, output, recipe, spec_file, labels, columns, no_labels, limit, as_json, **values
+) -> None:
     """Extract features of PICTURES with MODEL into an HDF5 file.
 
     All blocks of one (picture, t) come from one forward, which stops after the last of them.
@@ -75,8 +84,9 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
     from diffeat.vision.names import defaults_for
 
     spec = spec_of(recipe, spec_file, values, defaults_for(model))
-    source = open_pictures(pictures)
-    source = source.limit(limit) if limit else source
+    if no_labels and (labels or columns):
+        raise click.UsageError("--no-labels with --labels or --column; expected one of them")
+    source = open_pictures(pictures, True, labels, columns or (), no_labels, limit)
     _note_targets(spec)
     request = ModelRequest(model, **model_fields(values))
     options = {name: values[name] for name in JOB_OPTIONS}

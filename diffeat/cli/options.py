@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -153,14 +153,40 @@ option = partial(click.option, cls=Option)
 """`click.option` for every command of the project."""
 
 
-def open_pictures(name: str):
-    """The source that PICTURES stands for; says what lies there and is not taken."""
-    from diffeat.images import left_out_text, open_source
+def open_pictures(
+    name: str,
+    tell: bool = False,
+    labels: Path | None = None,
+    columns: Sequence[str] = (),
+    no_labels: bool = False,
+    limit: int | None = None,
+):
+    """The source that PICTURES stands for; says what lies there and is not taken.
 
-    source = open_source(name)
-    if source.left_out and os.environ.get("RANK", "0") == "0":  # of torchrun
-        text = left_out_text(source.left_out)
-        click.echo(f"{name}: {len(source):,} pictures; left out: {text}", err=True)
+    Args:
+        tell: say which labels and targets were found, too.
+        labels: a table of them (`diffeat.targets.with_labels`).
+        columns: of that table, or of a list, only these.
+        no_labels: take none.
+        limit: only so many pictures.
+    """
+    from diffeat.images import found_text, left_out_text, open_source
+
+    source = open_source(name, () if labels else columns)
+    left_out, whole = source.left_out, len(source)
+    if labels is not None:
+        from diffeat.targets import with_labels
+
+        source = with_labels(source, labels, columns)
+    if no_labels:
+        source = source.labelled(None, (), {})
+    source = source.limit(limit) if limit else source
+    if os.environ.get("RANK", "0") == "0":  # of torchrun
+        if left_out:
+            text = left_out_text(left_out)
+            click.echo(f"{name}: {whole:,} pictures; left out: {text}", err=True)
+        if tell:
+            click.echo(found_text(source, whole), err=True)
     return source
 
 

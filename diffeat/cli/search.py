@@ -293,7 +293,11 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
         if values["pool"]:
             raise SpecError("--pool none: maps are not kept in memory; choose 1x1, 2x2, …")
         spec = replace(spec, pool="1x1")
-    sources = [open_pictures(name) for name in (second, values["test"]) if name]
+    sources = [
+        open_pictures(name, not values["targets"].labels)
+        for name in (second, values["test"])
+        if name
+    ]
     alone = values["frequency"] and sources[0].labels is None and not _asks_labels(values)
     labels = None
     if not alone:  # of pictures without a label no features are computed

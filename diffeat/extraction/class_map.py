@@ -34,7 +34,7 @@ class ClassMap:
         names: classes of the pictures.
         indices: the model's class of each; None for one that no picture has and nothing maps.
         titles: names of these, "" where the model's classes have none.
-        by: how they were found: "name", "number", "table", or "table and name".
+        by: how they were found: "name", "number", "table", "table and name" or "table and number".
         unused: what the user's table names and no class of the pictures is.
     """
 
@@ -165,8 +165,8 @@ def map_classes(
     rest = [name for name in names if name not in given]
     found = {name: known.find(name) for name in rest}
     whole = bool(rest) and all(WHOLE.fullmatch(n) and int(n) < count for n in rest)
-    if whole and not given and not all(found.values()):
-        found, by = {name: {int(name)} for name in rest}, "number"
+    if whole and not all(found.values()):
+        found, by = {name: {int(name)} for name in rest}, "table and " * bool(given) + "number"
     else:
         by = " and ".join(["table"] * bool(given) + ["name"] * any(found.values())) or "name"
     unused = tuple(name for name in table if name not in {nfc(n) for n in names})

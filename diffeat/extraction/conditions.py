@@ -209,6 +209,11 @@ class Conditions:
                         "expected one subfolder per class, prompts= with one text per picture, or "
                         "a prompt without {class}"
                     )
+                if without := sum(int(k) < 0 for k in labels):
+                    raise SpecError(
+                        f"prompt {spec.prompt!r} names the class, and {without} of {count} "
+                        "pictures have none; leave these out, or label them"
+                    )
                 prompts = [fill_template(spec.prompt, class_names[int(k)]) for k in labels]
         label, chosen = spec.label, None
         if label == CLASS_LABEL:

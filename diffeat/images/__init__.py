@@ -3,6 +3,7 @@
 from diffeat.coords import FITS, content_box, native_size, real_mask
 from diffeat.images.ahead import ahead
 from diffeat.images.captions import captions_for, read_captions
+from diffeat.images.columns import TargetColumn
 from diffeat.images.decode import (
     RESAMPLING,
     decode,
@@ -11,6 +12,7 @@ from diffeat.images.decode import (
     to_rgb,
 )
 from diffeat.images.digests import STAT, Seen, look
+from diffeat.images.found import found_text
 from diffeat.images.huggingface import HubSource
 from diffeat.images.loader import PictureBatch, check_on_error, load_batches
 from diffeat.images.masks import move_mask, stored_size, upright_mask
@@ -32,6 +34,7 @@ __all__ = [
     "Seen",
     "Source",
     "TarSource",
+    "TargetColumn",
     "ahead",
     "captions_for",
     "check_on_error",
@@ -39,6 +42,7 @@ __all__ = [
     "decode",
     "fit_and_place",
     "fit_picture",
+    "found_text",
     "left_out_text",
     "load_batches",
     "look",

@@ -7,7 +7,6 @@ number theirs, in every split alike.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,9 @@ from diffeat.images.walk import PathParts, walk
 WORDS = ("words.txt", "LOC_synset_mapping.txt")
 """Lines "wnid, white space, names between commas"; the second is Kaggle's."""
 ANNOTATIONS = "val_annotations.txt"
+
+Found = tuple[list[tuple[str, str]], Counter[str]]
+"""(wnid, path below the split) of each picture, and how much of what sort is left out."""
 
 
 def open_imagenet(name: str, folder: Path, split: str) -> FileSource:
@@ -42,7 +44,7 @@ def open_imagenet(name: str, folder: Path, split: str) -> FileSource:
                           "and so on (the labelled test pictures are those of val)")  # fmt: skip
     wnids = _classes(folder, root)
     listed = part == "val" and (root / "images").is_dir()
-    found = list(_annotated(root) if listed else _in_folders(root))
+    found, left_out = _annotated(root) if listed else _in_folders(root)
     if not found:
         raise SourceError(f"{root}: no pictures in folders per class; expected <wnid>/*.JPEG in "
                           "it (loose pictures have to be sorted by class)")  # fmt: skip
@@ -57,6 +59,7 @@ def open_imagenet(name: str, folder: Path, split: str) -> FileSource:
         labels=np.array([index[wnid] for wnid, _ in found], np.int64),
         class_names=_names(folder, wnids),
         paths=tuple(root / path for _, path in found),
+        left_out=left_out,
     )
 
 
@@ -69,22 +72,27 @@ def _classes(folder: Path, root: Path) -> list[str]:
     return folders
 
 
-def _in_folders(root: Path) -> Iterator[tuple[str, str]]:
-    """(wnid, path below root) of <wnid>/* or <wnid>/images/*, in order."""
+def _in_folders(root: Path) -> Found:
+    """Those of <wnid>/* or <wnid>/images/*, in order."""
 
     def enter(parts: PathParts) -> bool:
         return len(parts) == 1 or parts[1:] == ("images",)
 
-    pictures, folders, _ = walk(root, enter)
+    pictures, folders, left_out = walk(root, enter)
     inner = {name.partition("/")[0] for name in folders if "/" in name}
-    for path in pictures:
-        wnid, slash, rest = path.partition("/")
-        if slash and ("/" in rest) == (wnid in inner):
-            yield wnid, path
+    parts = [path.partition("/") for path in pictures]
+    found = [
+        (wnid, f"{wnid}/{rest}")
+        for wnid, slash, rest in parts
+        if slash and ("/" in rest) == (wnid in inner)
+    ]
+    if loose := len(pictures) - len(found):
+        left_out["loose picture"] += loose
+    return found, left_out
 
 
-def _annotated(root: Path) -> Iterator[tuple[str, str]]:
-    """(wnid, path below root) of images/*; a line of the list is file, wnid and a box."""
+def _annotated(root: Path) -> Found:
+    """Those of images/*; a line of the list is file, wnid and a box."""
     path = root / ANNOTATIONS
     fields = [line.split() for line in _lines(path)]
     short = next((k for k, line in enumerate(fields, 1) if len(line) < 2), None)
@@ -92,13 +100,12 @@ def _annotated(root: Path) -> Iterator[tuple[str, str]]:
         raise SourceError(f"{path}: line {short} of the list has no class; expected a file's "
                           "name and its WordNet id")  # fmt: skip
     labels = {line[0]: line[1] for line in fields}
-    names, _, _ = walk(root / "images", depth=1, enter=lambda _parts: False)
+    names, _, left_out = walk(root / "images", depth=1, enter=lambda _parts: False)
     odd = sorted(set(names).symmetric_difference(labels))
     if odd:
         raise SourceError(f"{path} and {root / 'images'} differ in {len(odd)} files, first "
                           f"{odd[0]}; expected a line per picture: unpack them again")  # fmt: skip
-    for name in names:
-        yield labels[name], f"images/{name}"
+    return [(labels[name], f"images/{name}") for name in names], left_out
 
 
 def _names(folder: Path, wnids: list[str]) -> tuple[str, ...]:

@@ -15,24 +15,31 @@ from diffeat.images.walk import is_picture
 from diffeat.images.webdataset import from_tars, is_tar_name
 
 
-def open_source(name: str | Path | Sequence[str | Path]) -> Source:
-    """Find the pictures that `name` stands for.
+def open_source(name: str | Path | Sequence[str | Path], columns: Sequence[str] = ()) -> Source:
+    """Find the pictures that `name` stands for, with what is known of them (docs/pictures.md).
 
     Args:
-        name: a folder (class subfolders become labels), a glob, a text file with one path a
-            line (relative to that file), one picture, a sequence of paths, or a named data
-            set with an optional split, such as "digits" or "cifar10:test". Also a WebDataset
-            tar, a glob of them or a range such as "train-{000..003}.tar"; and a Hugging Face
-            data set, a folder made by `save_to_disk` or "hf:NAME", "hf:NAME:split",
-            "hf:NAME:split#column", where NAME is such a folder or "owner/name" on the hub.
+        name: a folder, a glob (folders that look like classes become labels), a list file with
+            one path a line (relative to that file), a path and a label, or a table; one picture,
+            a sequence of paths, or a named data set with an optional split, such as "digits" or
+            "cifar10:test". Also a tar, a glob of them or a range such as
+            "train-{000..003}.tar"; and a Hugging Face data set, a folder made by `save_to_disk`
+            or "hf:NAME", "hf:NAME:split", "hf:NAME:split#column", where NAME is such a folder or
+            "owner/name" on the hub.
+        columns: of a list that is a table: take these alone as labels and targets.
 
     Returns:
         The pictures, whose `left_out` counts what lies among them and is not taken: other kinds
         of files, hidden ones, thumbnails of file servers, links to what is there already.
 
     Raises:
-        SourceError: nothing is there, or it holds no pictures.
+        SourceError: nothing is there, or it holds no pictures; or columns of what is no table.
     """
+    path = Path(str(name))
+    if columns and (not path.is_file() or is_picture(path.name) or is_tar_name(path.name)):
+        raise SourceError(
+            f"{name}: columns {', '.join(columns)} of what is no list; give a table of labels"
+        )
     if not isinstance(name, (str, Path)):
         return from_paths(name)
     text = str(name)
@@ -46,7 +53,7 @@ def open_source(name: str | Path | Sequence[str | Path]) -> Source:
     if is_tar_name(text):
         return from_tars(text)
     if path.is_file():
-        return from_list(path)
+        return from_list(path, columns)
     if glob.has_magic(text):
         return from_glob(text)
     if text.partition(":")[0] in DATASETS:

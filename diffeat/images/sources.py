@@ -18,6 +18,7 @@ from PIL import Image
 
 from diffeat.errors import PictureError, SourceError
 from diffeat.hashing import fingerprint, unit_interval
+from diffeat.images.columns import TargetColumn
 from diffeat.images.decode import decode
 from diffeat.images.digests import (
     check_regular,
@@ -41,12 +42,15 @@ class Source(ABC):
         labels: (N,) int64 class indices, or None.
         class_names: names of the classes, by index.
         captions: one text per picture, or None.
+        targets: what else is to be predicted of the pictures, by name.
         left_out: how many files and folders of each sort were found and not taken.
         faults: reasons for which pictures cannot be read, by id, as far as they are known.
         reading: by which rule pictures are read (see `diffeat.images.reading`). By rule 2, ids
             and class names are NFC, so that copies of a folder on other systems have equal ids.
         earlier: gives the same source as rule 1 reads it, where that is more than the same
             pictures with the ids that they have.
+        before: gives the same pictures with the labels, or without, that they had before
+            somebody told them others; files that were made so go on so.
     """
 
     name: str
@@ -54,10 +58,12 @@ class Source(ABC):
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     captions: tuple[str, ...] | None = field(default=None, kw_only=True)
+    targets: Mapping[str, TargetColumn] = field(default_factory=dict, kw_only=True)
     left_out: Counter[str] = field(default_factory=Counter, kw_only=True, compare=False)
     faults: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     reading: int = field(default=READING, kw_only=True)
     earlier: Callable[[], Source] | None = field(default=None, kw_only=True, compare=False)
+    before: Callable[[], Source] | None = field(default=None, kw_only=True, compare=False)
 
     def __post_init__(self) -> None:
         if self.reading >= 2:
@@ -122,13 +128,15 @@ class Source(ABC):
         """The pictures at `indices`, in that order."""
 
     def fingerprint(self, digests: np.ndarray | None = None) -> str:
-        """Hash of the ids, the labels and the contents, in order; captions need not be used.
+        """Hash of ids, labels, targets and contents, in order; captions need not be used.
 
         Args:
             digests: of `digests`, where they are known already.
         """
         labels = None if self.labels is None else self.labels.tolist()
-        return fingerprint(self.ids, labels, self.class_names, self.content(digests))
+        targets = [(n, c.kind, c.names, c.values.tolist()) for n, c in self.targets.items()]
+        others = (targets,) if targets else ()
+        return fingerprint(self.ids, labels, self.class_names, self.content(digests), *others)
 
     def content(self, digests: np.ndarray | None = None) -> str:
         """Hash of what the pictures hold, every byte; changes when a picture is replaced."""
@@ -196,9 +204,35 @@ class Source(ABC):
 
     def _limited(self, indices: Sequence[int], count: int, seed: int) -> Source:
         taken = self.take(sorted(indices))
-        if self.earlier is None:
-            return taken
-        return replace(taken, earlier=partial(_limited, self.earlier, count, seed))
+        for name in ("earlier", "before"):
+            if (other := getattr(self, name)) is not None:
+                taken = replace(taken, **{name: partial(_limited, other, count, seed)})
+        return taken
+
+    def labelled(
+        self,
+        labels: np.ndarray | None,
+        class_names: Sequence[str] = (),
+        targets: Mapping[str, TargetColumn] | None = None,
+        instead: bool = False,
+    ) -> Source:
+        """The same pictures with other labels.
+
+        Where there were none, or `instead`, a feature file that was made without them, or with
+        those so far, goes on as it is (`before`).
+
+        Args:
+            labels: (N,) int64, -1 where there is none; None for no labels.
+            class_names: of the classes.
+            targets: further ones; None leaves them as they are.
+            instead: whether the labels so far were taken wrongly.
+        """
+        before = self.before
+        if before is None and (instead or self.labels is None):
+            before = partial(_itself, self)
+        targets = self.targets if targets is None else targets
+        return replace(self, labels=labels, class_names=tuple(class_names), targets=targets,
+                       before=before)  # fmt: skip
 
     def check_readable(self, index: int | None = None) -> None:
         """PictureError if a picture, or None for any, is known to be unreadable."""
@@ -216,10 +250,12 @@ class Source(ABC):
             "labels": None if self.labels is None else self.labels[picked],
             "class_names": self.class_names,
             "captions": None if self.captions is None else tuple(self.captions[i] for i in picked),
+            "targets": {name: column.take(picked) for name, column in self.targets.items()},
             "faults": {self.ids[i]: self.faults[self.ids[i]] for i in picked
                        if self.ids[i] in self.faults},
             "reading": self.reading,
             "earlier": self.earlier and partial(_taken, self.earlier, ids),
+            "before": self.before and partial(_taken, self.before, ids),
         }  # fmt: skip
 
 
@@ -284,6 +320,10 @@ def _taken(earlier: Callable[[], Source], ids: Sequence[str]) -> Source:
     if lacking is not None:
         raise SourceError(f"{source.name}: versions before 0.7 took no picture {lacking!r}")
     return source.take([place[name] for name in ids])
+
+
+def _itself(source: Source) -> Source:
+    return source
 
 
 def _limited(earlier: Callable[[], Source], count: int, seed: int) -> Source:

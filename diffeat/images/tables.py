@@ -5,25 +5,58 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffeat.errors import SourceError
+from diffeat.images.walk import is_picture
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (*SEPARATORS, *JSON_LINES)
 ID_COLUMNS = ("id", "file_name", "path")
+IDS = (*ID_COLUMNS, "filename", "file", "image", "picture")
+PATHS = (*IDS[1:], "id")
+"""The same where the pictures' files are wanted: of several that are there, the first."""
+TARGETS = ("label", "labels", "class", "target", "value")
+GROUPS = ("group", "person", "subject", "scene", "drive", "clip")
+"""Names of columns that are known without being told."""
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+MOST_BYTES = 1 << 30
+"""No table or list is longer."""
+
+Rows = list[tuple[int, list[str]]]
+"""(line, fields) of a table."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it was read.
+
+    Attributes:
+        name: the file, for messages.
+        columns: their names, the one with the ids first.
+        rows: (where, fields); a field is a text, or what JSON has: numbers, lists, None.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, Sequence[Any]]]
 
 
 def text_of(path: Path, expected: str = "a table") -> str:
     """The text of a file in UTF-8, without a byte order mark.
 
     Raises:
-        SourceError: no such file, or other bytes; names the line.
+        SourceError: no such file, one that is too long, or other bytes; names the line.
     """
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise SourceError(f"{path}: {size:,} bytes; expected {expected}, of at most "
+                              f"{MOST_BYTES:,} bytes: cut it into several")  # fmt: skip
         raw = path.read_bytes()
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -33,12 +66,17 @@ def text_of(path: Path, expected: str = "a table") -> str:
         raise SourceError(f"{path}: {error.strerror}; expected {expected}") from error
 
 
-def table_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+def table_rows(
+    path: Path, text: str, delimiter: str | None = None
+) -> Iterator[tuple[int, list[str]]]:
     """(line, fields) of a .csv or .tsv without its empty lines.
 
     The line is the last one of a row that spans several.
+
+    Args:
+        delimiter: between fields; None goes by the file's ending.
     """
-    delimiter = SEPARATORS[path.suffix.lower()]
+    delimiter = delimiter or SEPARATORS[path.suffix.lower()]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
@@ -49,6 +87,15 @@ def table_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             f"{path}, line {reader.line_num}: {error}; expected fields separated by "
             f"{delimiter!r}, in closed double quotes where needed"
         ) from error
+
+
+def separator(path: Path, first: str) -> str:
+    """What parts the fields of a .csv or .tsv, by its ending and first line.
+
+    In a .csv it may be the semicolon that spreadsheets write where the comma is in numbers.
+    """
+    usual = SEPARATORS[path.suffix.lower()]
+    return ";" if usual == "," and "," not in first and ";" in first else usual
 
 
 def same_length(path: Path, line: int, row: Sequence[str], count: int) -> None:
@@ -110,3 +157,109 @@ def read_columns(
 
 def _first(names: Sequence[str], known: Any) -> str | None:
     return next((name for name in names if name in known), None)
+
+
+def read_table(path: Path, columns: Sequence[str] = (), header: bool | None = None) -> Table:
+    """A .csv or .tsv, with a header or without; see `as_table`.
+
+    Args:
+        columns: that the caller will ask for.
+        header: whether there is one; None goes by the rule of `as_table`.
+    """
+    text = text_of(path, "a table of labels")
+    rows = list(table_rows(path, text, separator(path, text.partition("\n")[0])))
+    return as_table(path, rows, columns, header)
+
+
+def as_table(
+    path: Path,
+    rows: Rows,
+    columns: Sequence[str] = (),
+    header: bool | None = None,
+    ids: Sequence[str] = (),
+) -> Table:
+    """Rows with names for their columns.
+
+    Without a header the columns are the id, the label and, if there is a third, the group. A
+    first line is a header if it names the ids (`IDS`), the label (`TARGETS`) or one of
+    `columns`, or if it has no number where all others have one; a line with the name of a
+    picture's file is none. Where no column is called as ids are, the first one has them.
+
+    Args:
+        path: for messages.
+        columns, header: of `read_table`.
+        ids: names of the column with the ids, the best first; () takes the first of `IDS`.
+
+    Raises:
+        SourceError: no rows, rows of several lengths, columns without names or of one name.
+    """
+    rows = [(line, row) for line, row in rows if any(field.strip() for field in row)]
+    if not rows:
+        raise SourceError(f"{path}: no rows; expected a picture id and its label a line")
+    if _has_header(rows, columns) if header is None else header:
+        names = tuple(name.strip() for name in rows.pop(0)[1])
+    elif len(rows[0][1]) in ((1, 2, 3) if ids else (2, 3)):
+        names = ("id", "label", "group")[: len(rows[0][1])]
+    else:
+        raise SourceError(
+            f"{path}: {len(rows[0][1])} columns and no header; expected a first line that names "
+            f"the column of the ids ({', '.join(IDS)}) and the others"
+        )
+    if len(set(names)) < len(names) or "" in names:
+        raise SourceError(f"{path}: two columns of one name, or one without; it has {names}")
+    for line, row in rows:
+        same_length(path, line, row, len(names))
+    places = [(f"{path}, line {line}", row) for line, row in rows]
+    return _ids_first(str(path), names, places, ids)
+
+
+def _has_header(rows: Rows, columns: Sequence[str]) -> bool:
+    names = [name.strip() for name in rows[0][1]]
+    if any(map(is_picture, names)):
+        return False
+    folded = [name.casefold() for name in names]
+    if set(names) & set(columns) or set(folded) & set(IDS) or set(folded[1:]) & set(TARGETS):
+        return True
+    numbers = [bool(NUMBER.fullmatch(row[1].strip())) for _, row in rows if len(row) > 1]
+    return len(numbers) > 1 and not numbers[0] and all(numbers[1:])
+
+
+def read_json_lines(path: Path, ids: Sequence[str] = IDS) -> Table:
+    """A .jsonl or .ndjson; every object has an id under one of `ids`, the best first."""
+    rows = []
+    for line, record in json_rows(path, text_of(path, "a table of labels")):
+        name = next((name for name in ids if isinstance(record, dict) and name in record), None)
+        if name is None:
+            raise SourceError(
+                f"{path}, line {line}: expected a JSON object with an id ({', '.join(IDS)})"
+            )
+        others = {key: value for key, value in record.items() if key not in (name, "id")}
+        rows.append((f"{path}, line {line}", {"id": record[name], **others}))
+    return of_records(str(path), rows)
+
+
+def of_records(name: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    """Objects as rows of all columns that any of them has; what one lacks is None."""
+    if not rows:
+        raise SourceError(f"{name}: no rows; expected a picture id and its label in each")
+    columns = tuple(dict.fromkeys(key for _, record in rows for key in record))
+    return Table(
+        name, columns, [(where, [record.get(key) for key in columns]) for where, record in rows]
+    )
+
+
+def _ids_first(
+    name: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, list[str]]],
+    ids: Sequence[str] = (),
+) -> Table:
+    """The column of the ids before the others."""
+    folded = [one.casefold() for one in columns]
+    first = next((k for k, one in enumerate(folded) if one in IDS), 0)
+    place = next((folded.index(one) for one in ids if one in folded), first)
+    order = [place, *(k for k in range(len(columns)) if k != place)]
+    return Table(
+        name, tuple(columns[k] for k in order),
+        [(where, [row[k] for k in order]) for where, row in rows],
+    )  # fmt: skip

@@ -25,10 +25,10 @@ import numpy as np
 from PIL import Image
 
 from diffeat.errors import SourceError
-from diffeat.images.classes import sort_classes
+from diffeat.images.classes import numbered
 from diffeat.images.decode import decode
 from diffeat.images.digests import digest_of_file, digest_of_nothing, stats_of
-from diffeat.images.files import names_as_text
+from diffeat.images.files import by_folders, names_as_text
 from diffeat.images.reading import READING, SUFFIXES_1
 from diffeat.images.sources import Source
 from diffeat.images.walk import SUFFIXES
@@ -93,7 +93,8 @@ def from_tars(text: str, reading: int = READING) -> TarSource:
     The picture of a sample is its member with a picture suffix; its label stands in `.cls` (a
     whole number) or under `label` or `cls` in `.json` (a whole number or a class name); its
     caption in `.txt` or under `caption` in `.json`. Samples without a picture, and hidden
-    files, are left out. Labels and captions are taken if every sample has one. Ids are
+    files, are left out. Labels and captions are taken if every sample has one; where no sample
+    has a label, folders inside that look like classes are the labels. Ids are
     "<tar's name without .tar>/<key>", in the order of the archives.
 
     Raises:
@@ -112,7 +113,7 @@ def from_tars(text: str, reading: int = READING) -> TarSource:
     ids, faults = tuple(sample.id for sample in samples), {}
     if reading > 1:
         ids, faults = names_as_text(ids)
-    return TarSource(
+    found = TarSource(
         name=text,
         ids=ids,
         labels=labels,
@@ -123,6 +124,9 @@ def from_tars(text: str, reading: int = READING) -> TarSource:
         reading=reading,
         earlier=partial(from_tars, text, 1) if reading > 1 else None,
     )
+    if reading == 1 or any(sample.label is not None for sample in samples):
+        return found
+    return by_folders(found, [name.partition("/")[2] for name in found.ids])
 
 
 # from what was typed to tars
@@ -361,9 +365,7 @@ def _labels(
     if isinstance(known[0], int):
         class_names = tuple(str(k) for k in range(max(known) + 1))
         return np.array(known, dtype=np.int64), class_names
-    class_names = sort_classes(known, reading)
-    index = {label: k for k, label in enumerate(class_names)}
-    return np.array([index[label] for label in known], dtype=np.int64), class_names
+    return numbered(known, reading)
 
 
 def _complete(name: str, what: str, values: list) -> list | None:

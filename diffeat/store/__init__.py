@@ -3,7 +3,10 @@
 /                     attrs: format, diffeat_version, spec, model, pictures, how, fingerprint,
                       complete
 /ids                  (N,) utf-8
-/labels               (N,) int64, attrs names; absent when there are none
+/labels               (N,) int64, attrs names; -1 of single pictures without; absent when there
+                      are none
+/targets/<column>     (N,) or (N, K) int64, attrs kind, names; or (N,) float64, attrs kind: what
+                      else is to be predicted; absent when there is nothing
 /features/<block>/t<timestep>   (N, …), attrs: block, t, alpha, sigma, log_snr, layout, …
 /scales/<block>/t<timestep>     (N, K) float32, of features in int8
 /sizes                (N, 2) int32, H, W in pixels of each picture as decoded and upright
@@ -15,7 +18,13 @@
 
 from diffeat.store.format.columns import PICTURE_COLUMNS, Column, picture_column
 from diffeat.store.format.layout import shard_folder
-from diffeat.store.format.manifest import Manifest, begun_columns, noted_pictures, read_how
+from diffeat.store.format.manifest import (
+    Manifest,
+    begun_columns,
+    noted_labels,
+    noted_pictures,
+    read_how,
+)
 from diffeat.store.join.files import merge_files
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.seen import seen_by, seen_in
@@ -36,6 +45,7 @@ __all__ = [
     "look_at_parts",
     "merge_files",
     "merge_parts",
+    "noted_labels",
     "noted_pictures",
     "picture_column",
     "read_how",

@@ -4,9 +4,10 @@ A reader gives one `Targets`, whatever the layout: the labels that a source or a
 itself, a table, or WebDataset tars. Masks, pairs, videos and depth are further readers and kinds.
 """
 
+from diffeat.images.columns import KINDS
 from diffeat.targets.base import Targets
-from diffeat.targets.keyed import KINDS, KeyedTargets, own_targets
-from diffeat.targets.labels import Labelled, labelled, labels_for, open_targets
+from diffeat.targets.keyed import KeyedTargets, own_targets
+from diffeat.targets.labels import Labelled, labelled, labels_for, open_targets, with_labels
 from diffeat.targets.matching import Matching, match_ids
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "match_ids",
     "open_targets",
     "own_targets",
+    "with_labels",
 ]

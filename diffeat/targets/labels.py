@@ -12,11 +12,14 @@ import numpy as np
 
 from diffeat.errors import SourceError
 from diffeat.images.captions import nearest_id
+from diffeat.images.columns import columns_of
+from diffeat.images.files import table_columns, with_columns
 from diffeat.images.tables import TABLES
 from diffeat.images.webdataset import is_tar_name
-from diffeat.targets.columns import targets_of
+from diffeat.targets.columns import merged_rows, targets_of
 from diffeat.targets.keyed import KeyedTargets, own_targets
-from diffeat.targets.tables import read_any
+from diffeat.targets.matching import Matching, match_ids
+from diffeat.targets.tables import LISTS, read_any
 
 if TYPE_CHECKING:
     from diffeat.images import Source
@@ -59,13 +62,17 @@ def open_targets(
     Raises:
         SourceError: another format, a damaged file, or what `targets_of` refuses.
     """
-    known = (*TABLES, ".json")
+    _check_name(path)
+    asked = (*columns, *([groups] if groups else []))
+    return targets_of(read_any(path, asked, header), columns, groups, kind)
+
+
+def _check_name(path: str | Path) -> None:
+    known = (*TABLES, ".json", *LISTS)
     if Path(path).suffix.lower() not in known and not is_tar_name(str(path)):
         raise SourceError(
             f"{path}: no table of labels; expected a file that ends in {', '.join(known)} or .tar"
         )
-    asked = (*columns, *([groups] if groups else []))
-    return targets_of(read_any(path, asked, header), columns, groups, kind)
 
 
 def labels_for(
@@ -81,18 +88,49 @@ def labels_for(
     Pictures without a row, and rows without a picture, are warned of.
 
     Args:
-        what: its own labels are taken where there is no path.
+        what: its own labels and targets are taken where there is no path (`own_targets`).
         path, columns, groups, kind, header: of `open_targets`.
 
     Raises:
         SourceError: no labels, a table that cannot be read, or one that has no picture of these.
     """
     if path is None:
-        targets = own_targets(what)
+        targets = own_targets(what, columns, groups, kind)
     else:
         targets = open_targets(path, columns, groups, kind, header)
-        _tell(targets, what.ids)
+        _tell(targets.name, targets.keys, targets.match(what.ids), targets.missing(what.ids),
+              what.ids)  # fmt: skip
     return Labelled(targets.of(what.ids), targets.names, targets.groups(what.ids))
+
+
+def with_labels(
+    source: Source, path: str | Path, columns: Sequence[str] = (), header: bool | None = None
+) -> Source:
+    """All pictures of a source with the labels and targets of a table, by id or file name.
+
+    One column of classes becomes the labels (`diffeat.images.files.with_columns`), the others are
+    targets. A picture without a row has label -1, or nan; that, and rows without a picture, are
+    warned of.
+
+    Args:
+        path, header: of `open_targets`.
+        columns: only these; () takes all that are no ids or captions.
+
+    Raises:
+        SourceError: a table that cannot be read, that contradicts itself, that says nothing of
+            pictures, or that has none of these.
+    """
+    _check_name(path)
+    table = read_any(path, columns, header)
+    names = tuple(table_columns(table, columns))
+    if not names:
+        raise SourceError(f"{path}: no column but the ids; expected one with labels or numbers")
+    table, keys = merged_rows(table, names)
+    matching = match_ids(source.ids, keys)
+    found = {name: one.take(matching.rows) for name, one in columns_of(table, names).items()}
+    lacking = tuple(source.ids[k] for k in np.flatnonzero(matching.rows < 0))
+    _tell(table.name, keys, matching, lacking, source.ids)
+    return with_columns(source, found, columns)
 
 
 def labelled(source: Source, targets: KeyedTargets) -> tuple[Source, tuple[str, ...] | None]:
@@ -103,21 +141,24 @@ def labelled(source: Source, targets: KeyedTargets) -> tuple[Source, tuple[str, 
     """
     if targets.kind != "class":
         raise SourceError(f"{targets.name}: targets of kind {targets.kind!r}; expected classes")
-    _tell(targets, source.ids)
+    matching, missing = targets.match(source.ids), targets.missing(source.ids)
+    _tell(targets.name, targets.keys, matching, missing, source.ids)
     kept = np.flatnonzero(targets.of(source.ids) >= 0)
     taken = source if len(kept) == len(source) else source.take(kept)
     labels = targets.of(taken.ids)
-    found = replace(taken, labels=labels, class_names=targets.names, earlier=None)
+    found = replace(taken, labels=labels, class_names=targets.names, earlier=None,
+                    before=None)  # fmt: skip
     return found, targets.groups(taken.ids)
 
 
-def _tell(targets: KeyedTargets, ids: Sequence[str]) -> None:
+def _tell(
+    where: str, keys: Sequence[str], matching: Matching, missing: Sequence[str], ids: Sequence[str]
+) -> None:
     """Warn of pictures without a target and of rows without a picture."""
-    matching, missing = targets.match(ids), targets.missing(ids)
     if (matching.rows < 0).all():
         raise SourceError(
-            f"{targets.name}: none of its {len(targets.keys)} rows is of these {len(ids)} "
-            f"pictures, whose first is {ids[0]!r}{nearest_id(ids[0], targets.keys)}; expected "
+            f"{where}: none of its {len(keys)} rows is of these {len(ids)} "
+            f"pictures, whose first is {ids[0]!r}{nearest_id(ids[0], keys)}; expected "
             "their ids, or their files' names"
         )
     parts = []
@@ -130,10 +171,10 @@ def _tell(targets: KeyedTargets, ids: Sequence[str]) -> None:
             f"{name!r} ({_some(rows)}): write their ids"
         )
     if matching.unused:
-        names = [targets.keys[row] for row in matching.unused]
+        names = [keys[row] for row in matching.unused]
         parts.append(f"{len(names)} rows are of no picture here: {_some(names)}")
     if parts:
-        warnings.warn(f"{targets.name}: {'; '.join(parts)}", stacklevel=3)
+        warnings.warn(f"{where}: {'; '.join(parts)}", stacklevel=3)
 
 
 def _some(names: Sequence[str]) -> str:

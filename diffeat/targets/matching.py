@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from diffeat.images.walk import is_picture, nfc
+
+DEEPEST = 8
+"""So many folders are left out at most."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,19 @@ class Matching:
 def match_ids(ids: Sequence[str], keys: Sequence[str]) -> Matching:
     """Find the row of every picture: exactly, else by file name, else by that without its ending.
 
-    All is compared in NFC. A name counts only where one picture and one row have it; of names
-    that several have, none is taken.
+    Where no row is a picture's exactly, folders that all rows, or all pictures, begin with are
+    left out first, as far as rows then are. All is compared in NFC. A name counts only where one
+    picture and one row have it; of names that several have, none is taken.
 
     Args:
         ids: N picture ids.
         keys: what the rows call their pictures, each once in NFC.
     """
-    known = {nfc(key): row for row, key in enumerate(keys)}
-    rows = np.array([known.get(nfc(name), -1) for name in ids], np.int64)
+    rows = _exact(ids, keys)
+    if (rows < 0).all():
+        tries = [_exact(ids, shorter) for shorter in _below(keys)]
+        tries += [_exact(shorter, keys) for shorter in _below(ids)]
+        rows = max([rows, *tries], key=lambda found: int((found >= 0).sum()))
     exact, by_id = int((rows >= 0).sum()), set(rows.tolist())
     ambiguous: dict[str, tuple[str, ...]] = {}
     for short in (_file_name, _stem):
@@ -57,6 +65,20 @@ def match_ids(ids: Sequence[str], keys: Sequence[str]) -> Matching:
     used = set(rows.tolist())
     unused = tuple(row for row in range(len(keys)) if row not in used)
     return Matching(rows, unused, ambiguous, int((rows >= 0).sum()) - exact)
+
+
+def _exact(ids: Sequence[str], keys: Sequence[str]) -> np.ndarray:
+    """(N,) int64 row whose key is a picture's id; -1 where there is none."""
+    known = {nfc(key): row for row, key in enumerate(keys)}
+    return np.array([known.get(nfc(name), -1) for name in ids], np.int64)
+
+
+def _below(names: Sequence[str]) -> Iterator[list[str]]:
+    """Paths without one, two, … of the folders that all of them begin with."""
+    parts = [name.replace("\\", "/").split("/") for name in names]
+    shared = os.path.commonprefix([one[:-1] for one in parts])  # noqa: RUF071 - of lists
+    for depth in range(1, min(len(shared), DEEPEST) + 1):
+        yield ["/".join(one[depth:]) for one in parts]
 
 
 def _by(short: Callable[[str], str], names: Sequence[str]) -> dict[str, list[int]]:

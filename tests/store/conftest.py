@@ -37,6 +37,7 @@ class Job:
     ids: tuple[str, ...] | None = None
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
+    targets: dict = field(default_factory=dict)
     seed: int = 0
     model: str = "m0"
     fit: str = "squash"
@@ -57,7 +58,8 @@ class Job:
     def source(self) -> ArraySource:
         ids = self.ids or tuple(f"class/{k:03d}.png" for k in range(self.count))
         pixels = np.zeros((self.count, 2, 2), np.uint8)
-        return ArraySource("made-up", ids, self.labels, self.class_names, pixels)
+        known = self.labels, self.class_names
+        return ArraySource("made-up", ids, *known, pixels, targets=self.targets)
 
     @property
     def manifest(self) -> Manifest:

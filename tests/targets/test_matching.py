@@ -24,6 +24,9 @@ from diffeat.targets import match_ids
         (["x.png"], ["y.png"], [-1], (0,)),
         (["a\\1.png"], ["1.png"], [0], ()),
         ([], ["y.png"], [], (0,)),
+        (["a/1.png", "b/1.png"], ["p/q/b/1.png", "p/q/a/1.png"], [1, 0], ()),  # from further up
+        (["p/a/1.png", "p/b/1.png"], ["b/1.png", "a/1.png"], [1, 0], ()),  # from further down
+        (["a/1.png", "b/1.png"], ["p/b/1.png", "q/a/1.png"], [-1, -1], (0, 1)),  # no one folder
     ],
 )
 def test_rows_of_pictures(ids, keys, rows, unused):

@@ -213,7 +213,7 @@ class TestTars:
         ("t.json", '["a"]', "expected one JSON object, picture id → label"),
         ("t.jsonl", '{"id": "a", "label": {"x": 1}}', "line 1: .*; expected a text or a number"),
         ("t.json", "{", r"t\.json: .*expected one JSON object"),
-        ("t.xlsx", "", "ends in .csv, .tsv, .jsonl, .ndjson, .json or .tar"),
+        ("t.xlsx", "", "ends in .csv, .tsv, .jsonl, .ndjson, .json, .txt, .lst or .tar"),
     ],
 )  # fmt: skip
 def test_what_is_refused(write, name, text, message):

@@ -83,9 +83,14 @@ def list_differs(data: h5py.Dataset) -> bool:
     return differs(data, checksum(data[:]))
 
 
+def lists_in(file: h5py.File) -> tuple[str, ...]:
+    """`LISTS`, and those of the further targets of a feature file that has been checked."""
+    return (*LISTS, *(f"targets/{name}" for name in file.get("targets", ())))
+
+
 def check_lists(file: h5py.File) -> None:
-    """StoreError if ids, labels or skipped pictures of a feature file are damaged."""
-    for name in LISTS:
+    """StoreError if ids, labels, targets or skipped pictures of a feature file are damaged."""
+    for name in lists_in(file):
         if name in file and list_differs(file[name]):
             raise _damaged(file[name])
 

@@ -24,6 +24,7 @@ from diffeat.store.format.safety import (
     read_attr,
     read_text,
 )
+from diffeat.store.format.targets import check_targets, create_targets
 
 SKIPPED = ("ids", "reasons")
 """Lists in /skipped."""
@@ -36,7 +37,7 @@ def create_header(
     class_names: Sequence[str] | None,
     timesteps: Sequence[float],
 ) -> None:
-    """All but the values: attributes, and empty ids and labels of `count` rows.
+    """All but the values: attributes, and empty ids, labels and targets of `count` rows.
 
     Args:
         class_names: None where there are no labels.
@@ -50,6 +51,7 @@ def create_header(
     if class_names is not None:
         labels = file.create_dataset("labels", shape=(count,), dtype=np.int64)
         labels.attrs.create("names", list(class_names), dtype=TEXT)
+    create_targets(file, manifest.targets, count)
     file.require_group("features").attrs["timesteps"] = [float(t) for t in timesteps]
 
 
@@ -92,6 +94,7 @@ def check_header(file: h5py.File) -> int:
     if "labels" in file:
         check_numbers(file["labels"], "labels", "i", (count,))
         list(map(as_text, read_attr(file["labels"], "names")))
+    check_targets(file, count)
     _count_skipped(file)
     if not isinstance(file["features"], h5py.Group):
         raise TypeError("features is no group")

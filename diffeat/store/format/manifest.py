@@ -18,7 +18,14 @@ from diffeat.specs import ExtractSpec, differences
 from diffeat.store.format.atomic import read_small, write_synced
 from diffeat.store.format.columns import PICTURE_COLUMNS, Column, check_column, storable, table
 from diffeat.store.format.layout import shard_folder
-from diffeat.store.format.safety import damage_explained, open_checked, read_text
+from diffeat.store.format.safety import (
+    as_text,
+    damage_explained,
+    open_checked,
+    read_attr,
+    read_text,
+)
+from diffeat.store.format.targets import Described, check_described, described, target_names
 
 MODEL_CLASSES = "model classes"
 """Key among what is said of pictures: the model's class of each class, where each has its own."""
@@ -47,6 +54,7 @@ class Manifest:
             before version 0.3, and where a finished file is described.
         class_names: names of the classes, by index.
         labelled: whether the pictures have labels.
+        targets: kind and names of each further target, by name.
     """
 
     spec: dict[str, Any]
@@ -56,6 +64,7 @@ class Manifest:
     columns: tuple[Column, ...] | None = None
     class_names: tuple[str, ...] = ()
     labelled: bool = False
+    targets: Described = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -144,6 +153,7 @@ class Manifest:
             columns=None if columns is None else tuple(Column(**table(c)) for c in columns),
             class_names=tuple(names),
             labelled=bool(values.get("labelled", False)),
+            targets=check_described(values.get("targets", {})),
         )
         found._check()
         return found
@@ -168,7 +178,8 @@ class Manifest:
         It is as it reads back from JSON, so that every merge writes equal attributes.
         """
         labelled, names = source.labels is not None, tuple(source.class_names)
-        full = replace(self, columns=tuple(columns), class_names=names, labelled=labelled)
+        full = replace(self, columns=tuple(columns), class_names=names, labelled=labelled,
+                       targets=described(source.targets))  # fmt: skip
         return Manifest.from_json(full.to_json())
 
     def write(self, folder: Path) -> None:
@@ -248,6 +259,24 @@ def noted_pictures(path: str | Path) -> dict[str, Any] | None:
     except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
         return None
     return None if found is None else found.pictures
+
+
+def noted_labels(path: str | Path) -> tuple[tuple[str, ...] | None, list[str]]:
+    """The classes with which the finished or unfinished feature file `path` was made, None without
+    labels, and the names of its further targets; (None, []) where it does not say."""
+    path = Path(path)
+    try:
+        if path.is_file():
+            with open_checked(path) as file, damage_explained(path, "its labels"):
+                names = read_attr(file["labels"], "names") if "labels" in file else None
+                classes = None if names is None else tuple(map(as_text, names))
+                return classes, target_names(file)
+        found = Manifest.read(shard_folder(path))
+    except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
+        found = None
+    if found is None:
+        return None, []
+    return (found.class_names if found.labelled else None), list(found.targets)
 
 
 def _plain(value: Any) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from diffeat.errors import SpecMismatch, StoreError
 from diffeat.images import rule_of
+from diffeat.images.columns import TargetColumn
 from diffeat.specs import differences
 from diffeat.store.format.columns import PICTURE_COLUMNS, feature_name
 from diffeat.store.format.manifest import MODEL_CLASSES, Manifest
@@ -33,6 +34,7 @@ class Joined:
         labels: (N,) int64, or None.
         class_names: names of the labels.
         skipped: id → reason.
+        targets: further ones, by name.
         sources: data set → files that hold its rows, in their order.
     """
 
@@ -42,6 +44,7 @@ class Joined:
     class_names: list[str]
     skipped: dict[str, str]
     sources: dict[str, list[FeatureStore]]
+    targets: dict[str, TargetColumn] = field(default_factory=dict)
 
 
 def manifest_of(store: FeatureStore) -> Manifest:

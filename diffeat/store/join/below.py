@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from diffeat.conditioned import EMBEDDING_ROWS
 from diffeat.errors import SpecMismatch
 from diffeat.hashing import fingerprint
 from diffeat.images import rule_of
+from diffeat.images.columns import TargetColumn
 from diffeat.store.format.manifest import MODEL_CLASSES
 from diffeat.store.join.alike import (
     OPTIONAL,
@@ -22,6 +21,7 @@ from diffeat.store.join.alike import (
     model_classes,
     warn_of_rules,
 )
+from diffeat.store.join.targets import renumbered, targets_below
 from diffeat.store.read.reader import FeatureStore
 
 
@@ -36,9 +36,8 @@ def below(stores: list[FeatureStore]) -> Joined:
     names = list(dict.fromkeys(name for store in stores for name in store.class_names))
     labels = None
     if first.labels is not None:
-        index = {name: k for k, name in enumerate(names)}
-        labels = np.concatenate(
-            [np.array([index[n] for n in s.class_names], np.int64)[s.labels] for s in stores]
+        labels = renumbered(
+            [TargetColumn("class", tuple(s.class_names), s.labels) for s in stores], names
         )
     warn_of_rules(stores)
     pictures = _pictures(stores, names)
@@ -46,7 +45,8 @@ def below(stores: list[FeatureStore]) -> Joined:
     skipped = {name: why for s in stores for name, why in s.skipped.items() if name not in owner}
     left_out = dropped(stores)
     sources = {name: stores for name in columns_in(first) if name not in left_out}
-    return Joined(manifest, list(owner), labels, names, skipped, sources)
+    targets = targets_below(stores)
+    return Joined(manifest, list(owner), labels, names, skipped, sources, targets)
 
 
 def _owners(stores: list[FeatureStore]) -> dict[str, FeatureStore]:

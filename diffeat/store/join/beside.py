@@ -22,6 +22,7 @@ from diffeat.store.join.alike import (
     warn_of_rules,
 )
 from diffeat.store.join.order import united
+from diffeat.store.join.targets import targets_beside
 from diffeat.store.read.reader import FeatureStore
 
 COMPARED = tuple(name for name, known in PICTURE_COLUMNS.items() if known["compared"])
@@ -53,7 +54,8 @@ def beside(stores: list[FeatureStore]) -> Joined:
     spec = {**first.spec.to_dict(), "blocks": blocks, "timesteps": _levels(stores, steps)}
     manifest = replace(manifest_of(first), spec=spec, how=joined_how(stores))
     skipped = {name: why for s in reversed(stores) for name, why in s.skipped.items()}
-    return Joined(manifest, first.ids, first.labels, first.class_names, skipped, sources)
+    known = first.ids, first.labels, first.class_names, skipped
+    return Joined(manifest, *known, sources, targets_beside(stores))
 
 
 def _check_pictures(first: FeatureStore, other: FeatureStore) -> None:

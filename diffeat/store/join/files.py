@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from diffeat.errors import SpecMismatch, StoreError
@@ -22,6 +23,8 @@ from diffeat.store.format.compress import check_compression
 from diffeat.store.format.header import create_header, write_skipped
 from diffeat.store.format.layout import Progress, create_column, room_for
 from diffeat.store.format.quantize import quantization_attrs, scale_name
+from diffeat.store.format.targets import GROUP as TARGETS
+from diffeat.store.format.targets import described
 from diffeat.store.join.alike import Joined, check_alike, columns_in, manifest_of
 from diffeat.store.join.below import below
 from diffeat.store.join.beside import beside
@@ -86,7 +89,7 @@ def _joined(stores: list[FeatureStore]) -> Joined:
     if len(stores) == 1:
         sources = {name: [first] for name in columns_in(first)}
         known = first.ids, first.labels, first.class_names, first.skipped
-        return Joined(manifest_of(first), *known, sources)
+        return Joined(manifest_of(first), *known, sources, dict(first.targets))
     same = [store.ids == first.ids for store in stores[1:]]
     if all(same):
         return beside(stores)
@@ -144,10 +147,13 @@ def _write(whole: Joined, out: Path, compression: str, progress: Progress) -> No
     partial = out.with_name(f"{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
     names = None if whole.labels is None else whole.class_names
     with new_file(partial, out, reserved=room) as (file, disk):
-        create_header(file, whole.manifest, count, names, _steps(whole))
+        manifest = replace(whole.manifest, targets=described(whole.targets))
+        create_header(file, manifest, count, names, _steps(whole))
         write_list(file, "ids", whole.ids)
         if whole.labels is not None:
             write_list(file, "labels", whole.labels)
+        for name, column in whole.targets.items():
+            write_list(file, f"{TARGETS}/{name}", column.values)
         write_skipped(file, list(whole.skipped), list(whole.skipped.values()))
         with Checksums() as checksums:
             for found, column in progress(columns):

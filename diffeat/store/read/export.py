@@ -39,9 +39,9 @@ def export(
 ) -> Path:
     """Write features as .npz or .zarr; what is in memory does not grow with them.
 
-    Both hold features/<block>/t<t>, ids, labels with class_names, boxes, sizes,
-    placements, digests, skipped ids and reasons (where there are any) and spec, model and
-    pictures as JSON.
+    Both hold features/<block>/t<t>, ids, labels with class_names, targets/<column> with
+    target_names/<column>, boxes, sizes, placements, digests, skipped ids and reasons (where there
+    are any) and spec, model and pictures as JSON.
 
     Args:
         store: the feature file.
@@ -126,6 +126,7 @@ def _small(store: FeatureStore) -> dict[str, Any]:
     """Arrays of numbers beside the features; texts are apart."""
     kept = [name for name, known in PICTURE_COLUMNS.items() if known["exported"]]
     found = {"labels": store.labels, **{name: store.picture_column(name) for name in kept}}
+    found |= {f"targets/{name}": one.values for name, one in store.targets.items()}
     return {name: values for name, values in found.items() if values is not None}
 
 
@@ -133,6 +134,9 @@ def _texts(store: FeatureStore) -> dict[str, list[str]]:
     found = {"ids": store.ids}
     if store.labels is not None:
         found["class_names"] = store.class_names
+    for name, one in store.targets.items():
+        if one.kind != "number":
+            found[f"target_names/{name}"] = list(one.names)
     if store.skipped:
         found["skipped/ids"] = list(store.skipped)
         found["skipped/reasons"] = list(store.skipped.values())

@@ -26,6 +26,7 @@ from diffeat.store.format.safety import (
     read_attr,
     read_text,
 )
+from diffeat.store.format.targets import StoredTargets
 from diffeat.store.read.export import export
 from diffeat.store.read.features import feature_set
 from diffeat.store.read.view import QuantizedView
@@ -82,7 +83,7 @@ class FeatureStore:
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """(N,) int64 class indices, or None."""
+        """(N,) int64 class indices, -1 where a picture has none; or None."""
         with damage_explained(self.path, "labels"):
             return self.file["labels"][:] if "labels" in self.file else None
 
@@ -92,6 +93,12 @@ class FeatureStore:
         if "labels" not in self.file:
             return []
         return [as_text(name) for name in self.file["labels"].attrs["names"]]
+
+    @cached_property
+    def targets(self) -> StoredTargets:
+        """Further targets by name (`TargetColumn`: kind, names, values); none in older files."""
+        with damage_explained(self.path, "targets"):
+            return StoredTargets(self.file, self.path)
 
     @property
     def boxes(self) -> np.ndarray | None:

@@ -13,11 +13,11 @@ from diffeat.errors import StoreError
 from diffeat.specs import ExtractSpec
 from diffeat.store.format.checksums import (
     BLOCK_BYTES,
-    LISTS,
     checksum,
     differs,
     feed,
     list_differs,
+    lists_in,
     new_hash,
 )
 from diffeat.store.format.columns import PICTURE_COLUMNS, feature_name
@@ -45,18 +45,28 @@ def verify(path: str | Path) -> list[str]:
         count = len(store)
         if len(set(store.ids)) != count:
             problems.append("ids are not unique")
-        for name in LISTS:
+        for name in lists_in(store.file):
             if name in store.file and list_differs(store.file[name]):
                 problems.append(f"{name}: {CHANGED}")
         if store.labels is not None and count:
             names = len(store.class_names)
-            if not 0 <= store.labels.min() <= store.labels.max() < names:
+            if not -1 <= store.labels.min() <= store.labels.max() < names:
                 problems.append("labels lie outside their names")
+        problems += _verify_targets(store)
         problems += _verify_pictures(store)
         for block in store.blocks:
             for t in store.timesteps:
                 problems += _verify_features(store, block, t)
     return problems
+
+
+def _verify_targets(store: FeatureStore) -> Iterator[str]:
+    """What is wrong with the further targets, where there are any."""
+    for name in store.targets:
+        try:
+            store.targets[name]
+        except StoreError as error:
+            yield str(error).removeprefix(f"{store.path}: ")
 
 
 def _verify_pictures(store: FeatureStore) -> Iterator[str]:

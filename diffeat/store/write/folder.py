@@ -14,12 +14,15 @@ import h5py
 import numpy as np
 
 from diffeat.errors import DiffeatError, StoreError
+from diffeat.images.columns import TargetColumn
 from diffeat.store.format.atomic import is_regular, locked
 from diffeat.store.format.checksums import file_checksum
 from diffeat.store.format.columns import Column
 from diffeat.store.format.layout import shard_folder, stored
 from diffeat.store.format.manifest import Manifest
 from diffeat.store.format.safety import check_links, check_texts, open_part, read_attr, read_text
+from diffeat.store.format.targets import GROUP as TARGETS
+from diffeat.store.format.targets import check_values, shape_of
 from diffeat.store.write.shards import SHARD_SPANS, Span, columns_hash, union
 
 SHARD_ROWS = 1 << 24
@@ -176,6 +179,9 @@ def check_shard(file: h5py.File, spans: Spans, manifest: Manifest) -> None:
     lists = [Column("index", (), "int64", {})] + [
         Column("labels", (), "int64", {}) for _ in range(manifest.labelled)
     ]
+    lists += [
+        Column(f"{TARGETS}/{name}", *shape_of(one), {}) for name, one in manifest.targets.items()
+    ]
     for column in (*lists, *stored(manifest.columns)):
         _check_plain(file[column.name], column.name, (rows, *column.shape), column.dtype)
     _check_plain(file["skipped_index"], "skipped_index", (skipped,), "int64")
@@ -184,8 +190,11 @@ def check_shard(file: h5py.File, spans: Spans, manifest: Manifest) -> None:
         raise ValueError("it does not hold the pictures that it claims")
     if manifest.labelled and rows:
         labels = file["labels"][:]
-        if labels.min() < 0 or labels.max() >= len(manifest.class_names):
+        if labels.min() < -1 or labels.max() >= len(manifest.class_names):
             raise ValueError("labels lie outside their names")
+    for name, one in manifest.targets.items():
+        values = file[f"{TARGETS}/{name}"][:]
+        check_values(TargetColumn(one["kind"], tuple(one["names"]), values), name)
 
 
 def _check_plain(data, name: str, shape: tuple[int, ...], dtype: str) -> None:

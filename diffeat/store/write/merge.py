@@ -20,6 +20,7 @@ from diffeat.store.format.header import create_header, write_skipped
 from diffeat.store.format.layout import Progress, create_column, room_for, stored
 from diffeat.store.format.manifest import Manifest
 from diffeat.store.format.safety import open_part
+from diffeat.store.format.targets import GROUP as TARGETS
 from diffeat.store.write.folder import ShardFolder, damage, missing_spans
 
 DIGESTS_AHEAD = 2
@@ -207,6 +208,7 @@ def _blocks(
     """
     columns = stored(opened.manifest.columns)
     lists = ("ids", "labels") if opened.manifest.labelled else ("ids",)
+    lists += tuple(f"{TARGETS}/{name}" for name in opened.manifest.targets)
     step = max(1, BLOCK_BYTES // max(column.row_bytes for column in columns))
     ends = np.bincount(places[0], minlength=len(opened)).cumsum().tolist()
     for _, begin, end in zip(progress(opened.paths), [0, *ends], ends, strict=False):

@@ -26,6 +26,7 @@ from diffeat.store.format.checksums import new_hash
 from diffeat.store.format.columns import Column
 from diffeat.store.format.layout import TEXT, shard_folder, stored, stored_values
 from diffeat.store.format.manifest import Manifest
+from diffeat.store.format.targets import GROUP as TARGETS
 
 SHARD_BYTES = 32 << 20
 SHARD_SECONDS = 20.0
@@ -218,6 +219,8 @@ class ShardWriter:
             file.create_dataset(name, data=texts, dtype=TEXT)
         if labels is not None:
             file["labels"] = np.asarray(labels)[indices].astype(np.int64)
+        for name, column in self.source.targets.items():
+            file[f"{TARGETS}/{name}"] = column.take(indices).values
         in_order = bool((order[:-1] < order[1:]).all())
         for column in self.columns:
             for name, values in _column_values(column, batches).items():

@@ -307,7 +307,8 @@ class StoreWriter:
 
 
 def _check_encodable(source: Source) -> None:
-    for text in (*source.ids, *source.class_names):
+    targets = (text for name, one in source.targets.items() for text in (name, *one.names))
+    for text in (*source.ids, *source.class_names, *targets):
         try:
             bad = "\0" in text or not text.encode()
         except UnicodeEncodeError:
