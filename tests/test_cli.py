@@ -449,7 +449,7 @@ class TestMain:
 
         monkeypatch.setattr("diffeat.jobs.extract_to_file", interrupted, raising=False)
         answer = diffeat(*EXTRACT, "-o", tmp_path / "a.h5", *POOLED)
-        assert answer.code == 1
+        assert answer.code == 130
         assert "interrupted" in answer.err
         assert "run the same command again" in answer.err
 
@@ -466,7 +466,7 @@ class TestMain:
         with monkeypatch.context() as patch:
             patch.setattr(Extractor, "start", terminated)
             stopped = diffeat(*command)
-        assert stopped.code == 1
+        assert stopped.code == 143
         assert "interrupted" in stopped.err
         resumed = json.loads(diffeat(*command, "--json").out)
         assert (resumed["status"], resumed["pictures"]) == ("resumed", 40)

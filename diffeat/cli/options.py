@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from diffeat.cli.ending import note, warn
 from diffeat.cli.outputs import OutputPath
 from diffeat.errors import SpecError
 
@@ -142,10 +143,7 @@ class Option(click.Option):
             return ",".join(given)
         if any(value != given[-1] for value in given):
             values = " and ".join(map(str, dict.fromkeys(given)))
-            click.echo(
-                f"warning: {self.opts[-1]} is given with different values, {values}; the last "
-                "one counts", err=True,
-            )  # fmt: skip
+            warn(f"{self.opts[-1]} is given with different values, {values}; the last one counts")
         return given[-1]
 
 
@@ -160,7 +158,7 @@ def open_pictures(name: str):
     source = open_source(name)
     if source.left_out and os.environ.get("RANK", "0") == "0":  # of torchrun
         text = left_out_text(source.left_out)
-        click.echo(f"{name}: {len(source):,} pictures; left out: {text}", err=True)
+        note(f"{name}: {len(source):,} pictures; left out: {text}")
     return source
 
 

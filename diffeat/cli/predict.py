@@ -12,6 +12,7 @@ from typing import Any
 import click
 import numpy as np
 
+from diffeat.cli.ending import warn
 from diffeat.cli.options import (
     allow_conditioned_option,
     batch_rows,
@@ -101,7 +102,7 @@ def _from_file(stack: ExitStack, what: str, note, values: dict) -> tuple:
     check_targets(what, conditioned(store.spec, store.pictures), values["allow_conditioned"])
     made = made_of(store)
     for text in check_features(note, made, cells_of(store), what):
-        click.echo(f"warning: {what}: {text}", err=True)
+        warn(f"{what}: {text}")
     count = min(len(store), values["limit"] or len(store))
     labels = None if store.labels is None else store.labels[:count]
     pieces = pieces_of_file(store, note.cells, count)
@@ -136,7 +137,7 @@ def _from_pictures(stack: ExitStack, what: str, note, values: dict) -> tuple:
     request = worker.job.request
     made = Made(ExtractSpec.from_dict(request.spec), request.model, request.pictures)
     for text in check_features(note, made, note.cells, what):
-        click.echo(f"warning: {what}: {text}", err=True)
+        warn(f"{what}: {text}")
     return made, source.ids, source.labels, source.class_names, pieces
 
 
@@ -145,8 +146,7 @@ def _run(
     why: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Predict, write and count."""
-    from tqdm import tqdm
-
+    from diffeat.progress import counted
     from diffeat.search.applied import Tally
 
     classes = applied.kind == "classes"
@@ -154,7 +154,7 @@ def _run(
     first, columns = [], _columns(applied, every, why)
     with (
         _table(output, columns) as add,
-        tqdm(total=len(ids), desc="predict", unit="img", disable=None) as bar,
+        counted(len(ids), desc="predict", unit="pictures") as bar,
     ):
         for arrays, (start, stop) in pieces:
             found = applied.predict(arrays)

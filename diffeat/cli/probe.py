@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from diffeat.cli.ending import warn
 from diffeat.cli.options import (
     allow_conditioned_option,
     duplicates_option,
@@ -72,9 +73,8 @@ def probe(
     """
     from contextlib import ExitStack
 
-    from tqdm import tqdm
-
     from diffeat.backbones.devices import pick_device
+    from diffeat.progress import track
     from diffeat.search import search_surface
     from diffeat.search.judges import Choices, task_kind
     from diffeat.search.kept import keep_head
@@ -92,7 +92,7 @@ def probe(
         if save_path:
             judge.check_head()
         surface = search_surface(
-            judge, progress=lambda cells: tqdm(cells, desc="probe", disable=None)
+            judge, progress=lambda cells: track(cells, desc="probe", unit="cells")
         )
         if save_path:
             keep_head(judge, surface.best.choice, save_path)
@@ -101,7 +101,7 @@ def probe(
     else:
         _print(surface)
     if judge.few:
-        click.echo(f"warning: {judge.few}", err=True)
+        warn(judge.few)
     if save_path:
         click.echo(f"{save_path}: {surface.best}, fitted on both", err=as_json)
     if csv_path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from diffeat.cli.ending import note, resumable, warn
 from diffeat.cli.options import (
     allow_conditioned_option,
     batch_rows,
@@ -39,6 +40,10 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
           "agent", "selectors", "out", "csv_path", "png_path", "save_path", "test")  # fmt: skip
 """Options that need scores, hence labels."""
+NOT_KEPT = "nothing is kept; with --out FOLDER finished cells are, and a second run goes on"
+UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pulls",
+         "mixer": "steps"}  # fmt: skip
+"""What a strategy goes through, other than cells."""
 
 
 @command()
@@ -118,8 +123,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     encoder then run once per picture and group). Every choice is made on validation; the chosen
     cells are refitted on training and validation and scored on test once.
     """
-    from tqdm import tqdm
-
+    from diffeat.progress import track
     from diffeat.search.finding import cell_text
     from diffeat.search.judges import task_kind
     from diffeat.search.kept import keep_head
@@ -142,7 +146,8 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
             name: values[name] for name in ("pairs", "halving", "agent", "selectors", "seed", "out")
         },
     )
-    with ExitStack() as stack:
+    left = f"finished cells are kept in {options.out}; run the same command again"
+    with ExitStack() as stack, resumable(left if options.out else NOT_KEPT):
         parts = _from_file if from_file else _from_model
         judge, spec, ready = parts(stack, what, second, values, kind)
         if judge is None:  # without labels the guess is all there is
@@ -150,7 +155,10 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         if values["save_path"]:
             judge.check_head()
         report = run_search(
-            judge, options, ready, lambda label, items: tqdm(items, desc=label, disable=None)
+            judge,
+            options,
+            ready,
+            lambda name, items: track(items, desc=name, unit=UNITS.get(name, "cells")),
         )
         if values["save_path"]:
             keep_head(judge, report.choice, values["save_path"])
@@ -162,7 +170,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         chosen = ", ".join(map(cell_text, report.best_cells))
         click.echo(f"{values['save_path']}: {chosen}, fitted on both", err=as_json)
     if judge.few:
-        click.echo(f"warning: {judge.few}", err=True)
+        warn(judge.few)
     _write(report, spec, judge, csv_path, png_path, spec_path)
 
 
@@ -229,6 +237,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
     Without labels there is no judge, and the finding is a guess by frequency of all pictures.
     """
     from diffeat.noise import plain_t
+    from diffeat.progress import track
     from diffeat.search.frequency import frequency_guess
     from diffeat.search.stored import cells_of
     from diffeat.search.tasks import choose_cells
@@ -248,6 +257,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
         if second:
             raise click.UsageError(f"{second}: {what} has no labels, so there is nothing to test")
         cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps or None)
+        cells = track(cells, desc="frequency", unit="cells")
         return None, store.spec, [frequency_guess(store, cells, values["cutoff"])]
     test = stack.enter_context(FeatureStore(second)) if second else None
     device = "cpu" if values["device"] == "auto" else values["device"]
@@ -296,7 +306,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
         return None, Plan(backbone, spec).spec, [guess]
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
     if features.class_map:
-        click.echo(f"classes of {what} {features.class_map.text}", err=True)
+        note(f"classes of {what} {features.class_map.text}")
     judge, ready = kind.from_model(features, _choices(values, values["device"])), []
     if values["frequency"]:
         seen = np.flatnonzero(np.isin(judge.part, (TRAIN, VALIDATION)))

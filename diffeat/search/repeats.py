@@ -133,11 +133,11 @@ def repeat_surface(
     for part in parts:
         judge.check(part)
     steps, found = iter(progress(list(judge.cells))), {}
+    next(steps, None)  # from here on the next one says that a cell is done
     for group in judge.together or (judge.cells,):
         for cell, outcomes in ask(judge, group, parts, memory, journal):
             found[cell] = outcomes
             next(steps, None)
-    next(steps, None)
     rows = [found[cell] for cell in judge.cells]
     scores = np.array([[one.validation for one in row] for row in rows])
     settings = np.array([[_number(one.setting) for one in row] for row in rows])

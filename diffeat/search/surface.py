@@ -185,6 +185,7 @@ def search_surface(
     journal = journal or Journal()
     surface = Surface.of(judge, [])
     steps = iter(progress(list(judge.cells)))
+    next(steps, None)  # from here on the next one says that a cell is done
     place = {cell: index for index, cell in enumerate(judge.cells)}
     for group in judge.together or (judge.cells,):
         cells = []
@@ -199,7 +200,6 @@ def search_surface(
                 chosen.test, interval = ask_test(judge, chosen.key, chosen.C, memory, journal)
                 if interval is not None:
                     surface.intervals[chosen.key] = interval
-    next(steps, None)  # lets a progress bar end
     return surface
 
 
