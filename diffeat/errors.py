@@ -66,6 +66,10 @@ class SpecMismatch(StoreError):
     """An existing output that was made with another spec."""
 
 
+class NameTaken(DiffeatError, ImportError):
+    """Another module is imported under the name of a package that comes with diffeat."""
+
+
 class NumericsError(DiffeatError, ArithmeticError):
     """inf or nan where finite numbers are required."""
 

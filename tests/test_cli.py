@@ -355,7 +355,8 @@ class TestProbe:
         found = json.loads(diffeat("probe", pooled, *self.split, "-C", "0.01", "--json").out)
         assert sum(found["counts"]) == 40
         assert found["classes"] == 10
-        assert {cell["C"] for cell in found["cells"]} == {0.01}
+        assert {cell["setting"] for cell in found["cells"]} == {0.01}
+        assert {cell["C"] for cell in found["cells"]} == {0.01}  # its name before
         assert found["best"] in found["cells"]
 
     def test_a_test_file(self, diffeat, pooled, tmp_path):

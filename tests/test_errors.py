@@ -18,6 +18,7 @@ from diffeat.errors import DiffeatError, HookError, PictureError, SpecError, nea
         ("HookError", KeyError, 1),
         ("StoreError", OSError, 1),
         ("SpecMismatch", OSError, 1),
+        ("NameTaken", ImportError, 1),
         ("NumericsError", ArithmeticError, 1),
     ],
 )
@@ -34,7 +35,7 @@ def test_every_error_is_covered_above():
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, Exception) and kind is not DiffeatError
     }
-    assert len(kinds) == 9
+    assert len(kinds) == 10
 
 
 def test_spec_mismatch_is_a_store_error():

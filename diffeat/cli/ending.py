@@ -77,6 +77,8 @@ def interruptible(function: Callable) -> Callable:
 def run(group: click.Command) -> None:
     """Run a command as the program that this process is; ends it where it fails."""
     warnings.showwarning = lambda message, *_, **__: warn(str(message))
+    # of `diffeat.companions`: here no code of the user's would import the other one
+    warnings.filterwarnings("ignore", ".* is called like diffeat's package")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         group(standalone_mode=False)

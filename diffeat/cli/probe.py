@@ -122,5 +122,6 @@ def _print(surface) -> None:
     )
     click.echo(surface.table())
     best = surface.best
-    click.echo(f"best on validation: {best.block}{shown_t(best.t, ' at t=')}, C={best.C:g}; "
+    setting = "" if best.setting is None else f" (setting {best.setting:g})"
+    click.echo(f"best on validation: {best.block}{shown_t(best.t, ' at t=')}{setting}; "
                f"refitted on both, {surface.measure.say_test(best.test)}")  # fmt: skip

@@ -145,7 +145,7 @@ def repeat_surface(
     surface = Surface.of(judge, [Cell(*key, float(m), _middle(row)) for key, m, row in means])
     surface.counts = tuple(int((parts[0] == part).sum()) for part in (TRAIN, VALIDATION, TEST))
     best = surface.best
-    best.test, interval = ask_test(judge, best.key, best.C, memory, journal)
+    best.test, interval = ask_test(judge, best.key, best.setting, memory, journal)
     if interval is not None:
         surface.intervals[best.key] = interval
     return Repeats(surface, scores, settings, measure=judge.number)
