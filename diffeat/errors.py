@@ -74,6 +74,11 @@ class NumericsError(DiffeatError, ArithmeticError):
     """inf or nan where finite numbers are required."""
 
 
+def reason_of(error: Exception) -> str:
+    """What an error says; of the system's without its number and the path, which is told anyway."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
     """Say which known names look like `word`: " (did you mean 'up.1'?)", or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)

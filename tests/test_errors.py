@@ -4,7 +4,7 @@ import pickle
 import pytest
 
 from diffeat import errors
-from diffeat.errors import DiffeatError, HookError, PictureError, SpecError, nearest
+from diffeat.errors import DiffeatError, HookError, PictureError, SpecError, nearest, reason_of
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,11 @@ def test_nearest_says_what_was_probably_meant():
 def test_nearest_is_silent_where_nothing_is_like_it():
     assert nearest("qqq", ["up.1", "mid"]) == ""
     assert nearest("up", []) == ""
+
+
+def test_errors_of_the_system_say_their_reason_alone():
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - whichever it is
+        open("/nowhere/at-all")
+    assert reason_of(caught.value) == "No such file or directory"
+    assert reason_of(ValueError("no JSON")) == "no JSON"
+    assert reason_of(OSError("a broken file")) == "a broken file"

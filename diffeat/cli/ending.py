@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from diffeat.errors import DiffeatError
+from diffeat.errors import DiffeatError, reason_of
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
@@ -100,10 +100,8 @@ def run(group: click.Command) -> None:
 
 def os_error_text(error: OSError) -> str:
     """ "f.h5: No such file or directory" for "[Errno 2] No such file or directory: 'f.h5'"."""
-    if error.strerror is None:
-        return str(error)
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-    return ": ".join([" → ".join(names), error.strerror] if names else [error.strerror])
+    return ": ".join([*([" → ".join(names)] if names else []), reason_of(error)])
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -20,7 +20,6 @@ from diffeat.cli.options import (
     threads_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
-from diffeat.errors import SpecError
 
 
 @command()
@@ -82,8 +81,6 @@ def probe(
     from diffeat.viz import heat_map
 
     kind = task_kind(task)
-    if abs(sum(split) - 1) > 1e-6:
-        raise SpecError(f"--split {split}; expected three shares that sum to 1")
     asked = Choices(split, seed, penalties=penalties, device=str(pick_device(device)), **choices)
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(file))

@@ -130,8 +130,6 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     from diffeat.search.run import SearchOptions, run_search
 
     kind = task_kind(values["task"])
-    if abs(sum(values["split"]) - 1) > 1e-6:
-        raise SpecError(f"--split {values['split']}; expected three shares that sum to 1")
     if values["score"] == "knn" and any(k % 1 for k in values["penalties"] or ()):
         raise click.UsageError("-C of knn: expected whole numbers such as 5,10")
     if png_path and values["halving"]:
