@@ -1,5 +1,6 @@
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -75,8 +76,8 @@ def test_nearest_is_silent_where_nothing_is_like_it():
 
 
 def test_errors_of_the_system_say_their_reason_alone():
-    with pytest.raises(OSError) as caught:  # noqa: PT011 - whichever it is
-        open("/nowhere/at-all")
+    with pytest.raises(FileNotFoundError) as caught:
+        Path("/nowhere/at-all").read_text()
     assert reason_of(caught.value) == "No such file or directory"
     assert reason_of(ValueError("no JSON")) == "no JSON"
     assert reason_of(OSError("a broken file")) == "a broken file"

@@ -261,6 +261,7 @@ def explained(path: Path, then: str = "run the same command again") -> Iterator[
         what = (
             "the disk is full; free space"
             if full
-            else f"cannot be written ({reason_of(error)}); check that the folder is there and writable"
+            else f"cannot be written ({reason_of(error)}); check that the folder is there and "
+            "writable"
         )
         raise StoreError(f"{path}: {what} and {then}. Finished pictures are kept") from error
