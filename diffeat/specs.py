@@ -254,9 +254,7 @@ def read_spec_file(path: str | Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
-        raise SpecError(
-            f"spec file {path}: {reason_of(error)}; expected a file of TOML or JSON"
-        ) from error
+        raise SpecError(f"spec file {path}: {reason_of(error)}; expected TOML or JSON") from error
     if not isinstance(values, dict):
         raise SpecError(f"spec file {path}: expected a table of fields, not {values!r}")
     return values

@@ -64,6 +64,12 @@ class Cell:
         """Plain values; the setting also by its name before 0.9, which programs may ask for."""
         return {**asdict(self), "C": self.setting}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Cell:
+        """The cell that `to_dict` wrote, also before 0.9."""
+        known = {("setting" if name == "C" else name): value for name, value in values.items()}
+        return cls(**known)
+
 
 def cell_text(cell: CellKey) -> str:
     """ "up.1 t=20"."""
