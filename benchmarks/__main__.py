@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from diffeat.cli import ending
 from diffeat.cli.options import byte_count, comma_list, option, pixel_size, threads_option
 from diffeat.cli.outputs import OutputPath, outputs_ready
-from diffeat.errors import DiffeatError
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,6 +32,8 @@ def list_() -> None:
 
 
 @cli.command()
+@ending.interruptible
+@ending.resumable("run the same command again to continue")
 @outputs_ready
 @click.argument("name")
 @option("--out", type=OutputPath(folder=True), help="Folder for features and tables "
@@ -161,6 +162,7 @@ def _run_faults(out: Path, device: str, record: bool, kills: int | None, quick: 
 
 
 @cli.command()
+@ending.interruptible
 @outputs_ready
 @option("--results", type=click.Path(path_type=Path, exists=True), default=RESULTS,
               help="Folder with the JSON files of earlier runs.")  # fmt: skip
@@ -178,17 +180,8 @@ def report(results: Path, html: Path | None) -> None:
 
 
 def main() -> None:
-    try:
-        cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (DiffeatError, OSError) as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(getattr(error, "exit_code", 1))
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: run the same command again to continue", err=True)
-        sys.exit(1)
+    """Run the command; see `diffeat.cli.ending` for its exit codes."""
+    ending.run(cli)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 import diffeat
 from benchmarks.files import FeatureBenchmark
-from benchmarks.machine import say
 from benchmarks.searching import CellKey, CellTask, changed
 from diffeat.backbones import Backbone
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source, fit_picture
 from diffeat.noise import format_t
+from diffeat.progress import say
 from diffeat.store import FeatureStore
 from diffeat.targets import labelled, open_targets
 from diffeat.viz import feature_sheet

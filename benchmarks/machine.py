@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import diffeat
 from diffeat.store.format.atomic import write_synced
 from diffeat.threads import usable_cpus
@@ -41,11 +39,6 @@ def environment() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "gpus": gpus,
     }
-
-
-def say(line: str) -> None:
-    """Tell how far the work is: at once, above progress bars, and apart from the result."""
-    tqdm.write(line, file=sys.stderr)
 
 
 def peak_memory_mb() -> float:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from diffeat.progress import track
 from diffeat.search import (
     MEMORY,
     PENALTIES,
@@ -93,7 +93,7 @@ def surface_of(task: CellTask, score: Logistic, memory: int, journal: Journal) -
     """A linear probe of every cell; the best is scored on test."""
     judge = Classification(task, score)
     return search_surface(
-        judge, journal, memory, lambda cells: tqdm(cells, desc="probe", disable=None)
+        judge, journal, memory, lambda cells: track(cells, desc="probe", unit="cells")
     )
 
 

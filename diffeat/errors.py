@@ -66,8 +66,17 @@ class SpecMismatch(StoreError):
     """An existing output that was made with another spec."""
 
 
+class NameTaken(DiffeatError, ImportError):
+    """Another module is imported under the name of a package that comes with diffeat."""
+
+
 class NumericsError(DiffeatError, ArithmeticError):
     """inf or nan where finite numbers are required."""
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says; of the system's without its number and the path, which is told anyway."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:

@@ -100,7 +100,7 @@ def extract_to_file(
         on_error: "fail" stops at the first unreadable picture; "skip" leaves it out and
             records its id and the reason in the file.
         overwrite: replace what lies at `path`, once the new file is whole.
-        progress: show a bar; None shows it where the output is a terminal.
+        progress: show a bar; None shows one on a terminal, and a line a minute elsewhere.
         compression: of the file: "none", "lzf", "gzip" or "zstd".
         engine: "local", "torchrun", "ray", or "auto" (see `diffeat.engines`).
         processes: copies of the model, each in a process of its own; in a script, call this

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffeat.errors import SpecError, nearest
+from diffeat.errors import SpecError, nearest, reason_of
 from diffeat.hashing import fingerprint
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def read_spec_file(path: str | Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
-        raise SpecError(f"spec file {path}: {error}; expected TOML or JSON") from error
+        raise SpecError(f"spec file {path}: {reason_of(error)}; expected TOML or JSON") from error
     if not isinstance(values, dict):
         raise SpecError(f"spec file {path}: expected a table of fields, not {values!r}")
     return values

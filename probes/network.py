@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,8 @@ class NetworkHead(BaseEstimator):
         random_state: for initial weights, order of rows, dropout and augmentation.
         device: "cpu", "cuda", …; "auto" is where X lies, if it is a torch tensor, else the
             CPU.
-        progress: True or False for a progress bar; None: where the output is a terminal.
+        progress: True or False for a progress bar; None: where the output is a terminal; or what
+            makes one, see `probes.training.Training`.
         augment: None, or a function (list of batches, numpy Generator) → list of batches,
             such as `probes.training.mirror`.
         checkpoint: a folder, or a .safetensors file: written after every epoch; a fit that was
@@ -110,7 +111,7 @@ class NetworkHead(BaseEstimator):
     patience: int | None = None
     random_state: Any = None
     device: str = "auto"
-    progress: bool | None = None
+    progress: bool | Callable[..., Any] | None = None
     augment: Augment | None = None
     checkpoint: str | Path | None = None
     memory_mb: float = 512

@@ -67,7 +67,8 @@ class Training:
         patience: training ends after so many epochs without a better validation number, and the
             best epoch's weights come back.
         augment: what is done to the inputs of a step.
-        progress: whether there is a bar; None: where the output is a terminal.
+        progress: whether there is a bar; None: where the output is a terminal. Or what makes one,
+            as a context: (total, initial=…, desc=…, unit=…), the unit in the plural.
         checkpoint: a folder, or a .safetensors file, that is written after every epoch, and from
             which a training that was interrupted goes on.
         keep_best: the best epoch's weights come back also without `patience`.
@@ -82,7 +83,7 @@ class Training:
     batch_size: int
     patience: int | None = None
     augment: Augment | None = None
-    progress: bool | None = None
+    progress: bool | Callable[..., Any] | None = None
     checkpoint: str | Path | None = None
     keep_best: bool = False
 
@@ -161,9 +162,8 @@ def train(
     path = None if how.checkpoint is None else checkpoint_path(how.checkpoint)
     at = _resumed(path, about, module, optimizer, randomness)
     loop = _Loop(module, objective, data, how, randomness, optimizer, name)
-    hide = None if how.progress is None else not how.progress
     total, done = how.epochs * len(data), at.epoch * len(data)
-    with tqdm(total=total, initial=done, desc=name, unit=unit, disable=hide) as bar:
+    with _bar(how, total, done, name, unit) as bar:
         while at.epoch < how.epochs and not _given_up(at, how, validation):
             seen = loop.epoch(at.epoch, bar)
             if settle is not None:
@@ -178,6 +178,14 @@ def train(
         module.load_state_dict(at.best_weights)
     module.eval()
     return at.history, at.best_epoch
+
+
+def _bar(how: Training, total: int, done: int, name: str, unit: str) -> Any:
+    """Counts the rows of all epochs."""
+    if callable(how.progress):
+        return how.progress(total, initial=done, desc=name, unit=f"{unit}s")
+    hide = None if how.progress is None else not how.progress
+    return tqdm(total=total, initial=done, desc=name, unit=unit, disable=hide)
 
 
 @dataclass
@@ -195,7 +203,7 @@ class _Loop:
     def __post_init__(self) -> None:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
-    def epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
+    def epoch(self, epoch: int, bar: Any) -> dict[str, float]:
         """One pass over the data; its entry of the learning curve."""
         objective, data, optimizer, rng = (
             self.objective, self.data, self.optimizer, self.randomness.numpy
@@ -231,7 +239,7 @@ class _Loop:
             group["lr"] = rate * factor
         return factor
 
-    def _look(self, total, count, epoch: int, factor: float, bar: tqdm) -> float:
+    def _look(self, total, count, epoch: int, factor: float, bar: Any) -> float:
         mean = float(total) / max(1, int(count))
         if not math.isfinite(mean):
             raise Diverged(

@@ -25,6 +25,7 @@ from convert_files import Converted, check_output, read_checkpoint, write_pipeli
 from convert_transformers import convert_dit, convert_sit
 from safetensors import SafetensorError
 
+from diffeat.cli.ending import note, run, warn
 from diffeat.errors import DiffeatError
 
 
@@ -191,18 +192,17 @@ def _write(converted: Converted, output: Path, vae: Path | None, overwrite: bool
     write_pipeline(converted, output, vae, overwrite)
     channels = converted.config["in_channels"]
     if vae is None and channels not in (1, 3):
-        click.echo(
-            f"warning: the model works on latents of {channels} channels; without a VAE (--vae) "
-            "its features cannot be computed from pictures",
-            err=True,
+        warn(
+            f"the model works on latents of {channels} channels; without a VAE (--vae) its "
+            "features cannot be computed from pictures"
         )
     for key in (key for key in converted.config if key.startswith("_")):
-        click.echo(
-            f"note: {converted.component}/config.json says {key} = {converted.config[key]}, which "
+        note(
+            f"{converted.component}/config.json says {key} = {converted.config[key]}, which "
             "diffeat heeds and diffusers alone does not"
         )
     click.echo(f"wrote {output}: {converted.parameters / 1e6:.2f} M parameters")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

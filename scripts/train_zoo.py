@@ -29,15 +29,16 @@ from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm import tqdm
 from zoo_card import write_card
 from zoo_config import Budget, RunConfig, check_config
 from zoo_data import append_row, load_pixels, training_batch, write_rows
 from zoo_models import OBJECTIVES, pipeline_of, predict, sample_grid
 
+from diffeat.cli.ending import run
 from diffeat.cli.options import option
 from diffeat.errors import DiffeatError
 from diffeat.images import open_source
+from diffeat.progress import counted
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -114,15 +115,15 @@ class Run:
 
     def train(self, save_every: float, sample_every: float, log_every: int) -> bool:
         """Train until the budget is used; False when a signal asked for an earlier stop."""
-        with _signals_noted(self):
-            return self._train(save_every, sample_every, log_every)
+        shown = None if self.accelerator.is_main_process else False
+        bar = counted(
+            self.budget.steps, initial=self.step, desc=self.config.arch, unit="steps", show=shown
+        )
+        with _signals_noted(self), bar as steps:
+            return self._train(steps, save_every, sample_every, log_every)
 
-    def _train(self, save_every: float, sample_every: float, log_every: int) -> bool:
+    def _train(self, bar, save_every: float, sample_every: float, log_every: int) -> bool:
         saved = sampled = time.monotonic()
-        bar = tqdm(
-            initial=self.step, total=self.budget.steps, desc=self.config.arch, unit="step",
-            disable=None if self.accelerator.is_main_process else True,
-        )  # fmt: skip
         while (progress := self.agreed_progress()) < 1.0:
             began = time.monotonic()
             row = self.one_step(progress)
@@ -342,4 +343,4 @@ def main(folder: Path, steps, epochs, minutes, save_every, sample_every, log_eve
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

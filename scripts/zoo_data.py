@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from zoo_config import RunConfig
 
 from diffeat.images import load_batches
+from diffeat.progress import counted
 
 
 def load_pixels(source, size: int, folder: Path, workers: int) -> np.ndarray:
@@ -27,8 +27,10 @@ def load_pixels(source, size: int, folder: Path, workers: int) -> np.ndarray:
         shape = (len(source), 3, size, size)
         pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
         batches = load_batches(source, spans, (size, size), fit="crop", workers=workers)
-        for batch in tqdm(batches, total=len(spans), desc="decode", disable=None):
-            pixels[slice(*batch.span)] = batch.pixels
+        with counted(len(source), desc="decode", unit="pictures") as bar:
+            for batch in batches:
+                pixels[slice(*batch.span)] = batch.pixels
+                bar.update(len(batch.pixels))
         pixels.flush()
         os.replace(partial, path)
     return np.load(path, mmap_mode="r")

@@ -355,7 +355,8 @@ class TestProbe:
         found = json.loads(diffeat("probe", pooled, *self.split, "-C", "0.01", "--json").out)
         assert sum(found["counts"]) == 40
         assert found["classes"] == 10
-        assert {cell["C"] for cell in found["cells"]} == {0.01}
+        assert {cell["setting"] for cell in found["cells"]} == {0.01}
+        assert {cell["C"] for cell in found["cells"]} == {0.01}  # its name before
         assert found["best"] in found["cells"]
 
     def test_a_test_file(self, diffeat, pooled, tmp_path):
@@ -449,7 +450,7 @@ class TestMain:
 
         monkeypatch.setattr("diffeat.jobs.extract_to_file", interrupted, raising=False)
         answer = diffeat(*EXTRACT, "-o", tmp_path / "a.h5", *POOLED)
-        assert answer.code == 1
+        assert answer.code == 130
         assert "interrupted" in answer.err
         assert "run the same command again" in answer.err
 
@@ -466,7 +467,7 @@ class TestMain:
         with monkeypatch.context() as patch:
             patch.setattr(Extractor, "start", terminated)
             stopped = diffeat(*command)
-        assert stopped.code == 1
+        assert stopped.code == 143
         assert "interrupted" in stopped.err
         resumed = json.loads(diffeat(*command, "--json").out)
         assert (resumed["status"], resumed["pictures"]) == ("resumed", 40)

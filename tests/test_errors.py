@@ -1,10 +1,11 @@
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
 from diffeat import errors
-from diffeat.errors import DiffeatError, HookError, PictureError, SpecError, nearest
+from diffeat.errors import DiffeatError, HookError, PictureError, SpecError, nearest, reason_of
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,7 @@ from diffeat.errors import DiffeatError, HookError, PictureError, SpecError, nea
         ("HookError", KeyError, 1),
         ("StoreError", OSError, 1),
         ("SpecMismatch", OSError, 1),
+        ("NameTaken", ImportError, 1),
         ("NumericsError", ArithmeticError, 1),
     ],
 )
@@ -34,7 +36,7 @@ def test_every_error_is_covered_above():
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, Exception) and kind is not DiffeatError
     }
-    assert len(kinds) == 9
+    assert len(kinds) == 10
 
 
 def test_spec_mismatch_is_a_store_error():
@@ -71,3 +73,11 @@ def test_nearest_says_what_was_probably_meant():
 def test_nearest_is_silent_where_nothing_is_like_it():
     assert nearest("qqq", ["up.1", "mid"]) == ""
     assert nearest("up", []) == ""
+
+
+def test_errors_of_the_system_say_their_reason_alone():
+    with pytest.raises(FileNotFoundError) as caught:
+        Path("/nowhere/at-all").read_text()
+    assert reason_of(caught.value) == "No such file or directory"
+    assert reason_of(ValueError("no JSON")) == "no JSON"
+    assert reason_of(OSError("a broken file")) == "a broken file"

@@ -244,7 +244,7 @@ def stopped(lab: Lab, number: int, how: tuple[str, ...], name: str) -> Scenario:
     command.send(number, everybody=number == signal.SIGINT)
     code = command.wait()
     words = "interrupted: finished batches are kept"
-    if code != 1 or words not in command.text or "Traceback" in command.text:
+    if code != 128 + number or words not in command.text or "Traceback" in command.text:
         raise StoreError(f"{name}: exit code {code}, and it said: {command.text}")
     to = "the command" if number == signal.SIGTERM else "all its processes"
     return lab.finish(name, f"{signal.Signals(number).name} to {to}", path, [command], how)

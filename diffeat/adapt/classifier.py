@@ -18,6 +18,7 @@ from diffeat.backbones.base import Backbone
 from diffeat.conditioned import conditioned
 from diffeat.errors import NumericsError, SpecError
 from diffeat.images import Source, load_batches
+from diffeat.progress import counted
 from diffeat.specs import ExtractSpec
 from probes.batches import Batch
 from probes.objectives import CROSS_ENTROPY
@@ -152,7 +153,7 @@ class BackboneClassifier(ABC):
         patience: epochs without a better validation accuracy; None goes through all.
         random_state: seed of order, noise, augmentation and weights.
         workers: decoding threads.
-        progress: None shows a bar where the output is a terminal.
+        progress: None shows a bar on a terminal, a line a minute elsewhere.
         checkpoint: a folder, or a .safetensors file: written after every epoch; a fit that was
             interrupted goes on from it, to the same bits.
 
@@ -289,15 +290,16 @@ class BackboneClassifier(ABC):
         training = Pictures(self, source)
         how = Training(
             self.optimizer, self.learning_rate, self.weight_decay, 0.0, SCHEDULES[self.schedule],
-            self.epochs, self.batch_size, self.patience, progress=self.progress,
-            checkpoint=self.checkpoint, keep_best=True,
+            self.epochs, self.batch_size, self.patience,
+            progress=partial(counted, show=self.progress), checkpoint=self.checkpoint,
+            keep_best=True,
         )  # fmt: skip
         try:
             self.history_, self.best_epoch_ = train(
                 self.module_, CROSS_ENTROPY, training, how, randomness,
                 validation=None if validation is None else Pictures(self, validation),
                 groups=groups, settle=partial(self._settle, training),
-                about=self._about(source, validation), name=type(self).__name__, unit="img",
+                about=self._about(source, validation), name=type(self).__name__, unit="picture",
             )  # fmt: skip
         except Diverged as error:
             raise NumericsError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.backbones.request import ModelRequest
-from diffeat.errors import ModelError, nearest
+from diffeat.errors import ModelError, nearest, reason_of
 
 ZOO = Path(__file__).parent / "zoo"
 KNOWN = Path(__file__).parent / "known"
@@ -108,7 +108,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; expected a diffusers pipeline folder") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}); restore the file") from error
+        raise ModelError(f"{path} cannot be read ({reason_of(error)}); restore the file") from error
     if not isinstance(values, dict):
         raise ModelError(f"{path}: expected a JSON object")
     return values

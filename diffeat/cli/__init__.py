@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import warnings
-
 import click
 
 from diffeat._version import __version__
 from diffeat.cli.align import align
+from diffeat.cli.ending import run
 from diffeat.cli.export import export
 from diffeat.cli.extract import extract
 from diffeat.cli.info import info
@@ -21,7 +18,6 @@ from diffeat.cli.recipes import channels, recipes
 from diffeat.cli.search import search
 from diffeat.cli.verify import verify
 from diffeat.cli.view import view
-from diffeat.errors import DiffeatError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +35,8 @@ def cli() -> None:
     PICTURES is a folder (class subfolders become labels), a glob, a list file, WebDataset
     tars, a Hugging Face data set (hf:NAME[:split]), or a named data set: digits, photos,
     fashion-mnist[:test], cifar10[:test], tiny-imagenet[:test], imagenet[:test].
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 ended by SIGTERM.
     """
 
 
@@ -62,30 +60,5 @@ for command in (
 
 
 def main() -> None:
-    """Run the command; exit codes: 0 done, 1 failed or interrupted, 2 wrong usage."""
-    warnings.showwarning = _show_warning
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except DiffeatError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has seen enough
-        sys.exit(1)
-    except OSError as error:  # a table or picture that cannot be written
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped", err=True)
-        sys.exit(1)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    click.echo(f"warning: {message}", err=True)
+    """Run the command; see `diffeat.cli.ending` for its exit codes."""
+    run(cli)

@@ -69,8 +69,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     A vision model sees the PICTURES that FILE was made from. Maps are averaged over places.
     Without all these: uniformity alone.
     """
-    from tqdm import tqdm
-
+    from diffeat.progress import track
     from diffeat.search.analysis import (
         align_features,
         cell_of,
@@ -111,7 +110,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
             partner = _seen(other, source, values)
         table = align_features(
             store, partner, other_name=other or "",
-            progress=lambda cells: tqdm(cells, desc="align", disable=None), **options,
+            progress=lambda cells: track(cells, desc="align", unit="cells"), **options,
         )  # fmt: skip
     if as_json:
         print_json(table.to_dict())

@@ -26,9 +26,8 @@ def export(file: Path, output: Path, timesteps, blocks, keep_int8, overwrite, as
     The arrays are features/BLOCK/tT, ids, labels and class_names; spec, model and pictures are
     JSON: texts in .npz, attributes in .zarr. The output appears only when it is whole.
     """
-    from tqdm import tqdm
-
     from diffeat.noise import format_t
+    from diffeat.progress import track
     from diffeat.store import FeatureStore
 
     with FeatureStore(file) as store:
@@ -43,7 +42,7 @@ def export(file: Path, output: Path, timesteps, blocks, keep_int8, overwrite, as
             timesteps=steps,
             keep_int8=keep_int8,
             overwrite=overwrite,
-            progress=lambda items: tqdm(items, desc="export", disable=None),
+            progress=lambda items: track(items, desc="export", unit="arrays"),
         )
         arrays = len(blocks or store.blocks) * len(steps or store.timesteps)
         facts = {"path": str(output), "pictures": len(store), "features": arrays}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import click
 
+from diffeat.cli.ending import note, resumable
 from diffeat.cli.options import (
     batch_rows,
     comma_list,
@@ -91,12 +91,10 @@ def extract(
     request = ModelRequest(model, **model_fields(values))
     options = {name: values[name] for name in JOB_OPTIONS}
     try:
-        result = extract_to_file(request, source, spec, output, **options)
+        with resumable("finished batches are kept; run the same command again"):
+            result = extract_to_file(request, source, spec, output, **options)
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
-    except KeyboardInterrupt:
-        click.echo("interrupted: finished batches are kept; run the same command again", err=True)
-        sys.exit(1)
     if result is not None:  # else a rank of torchrun; the first tells
         _tell(result, model, output, as_json)
 
@@ -107,9 +105,9 @@ def _tell(result, model: str, output: Path, as_json: bool) -> None:
         text = "picture had an ICC profile and was" if result.converted == 1 else (
             "pictures had an ICC profile and were"
         )  # fmt: skip
-        click.echo(f"{result.converted:,} {text} converted to sRGB", err=True)
+        note(f"{result.converted:,} {text} converted to sRGB")
     if result.classes:
-        click.echo(f"classes of {model} {result.classes}", err=True)
+        note(f"classes of {model} {result.classes}")
     if as_json:
         print_json({**vars(result), "path": str(result.path)})
     elif result.status == "already complete":
@@ -132,8 +130,7 @@ def _note_targets(spec) -> None:
         return  # which the extraction will say
     rows = spec.embeddings and {EMBEDDING_ROWS: embedding_rows(spec.embeddings)}
     if (why := conditioned(spec, rows)) and os.environ.get("RANK", "0") == "0":  # of torchrun
-        click.echo(
-            f"note: these features are conditioned on their own targets ({why}): good for "
-            "matching, but they cannot be probed or searched for these classes",
-            err=True,
+        note(
+            f"these features are conditioned on their own targets ({why}): good for "
+            "matching, but they cannot be probed or searched for these classes"
         )

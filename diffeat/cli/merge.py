@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from diffeat.cli.ending import resumable
 from diffeat.cli.options import json_option, option, print_json
 from diffeat.cli.outputs import OutputPath, command
 
@@ -30,17 +31,17 @@ def merge(file: Path, inputs: tuple[Path, ...], compression: str, overwrite: boo
     different pictures are put below each other, in the order given, and their class names are
     united; those of the same pictures side by side. FILE appears only when it is whole.
     """
-    from tqdm import tqdm
-
+    from diffeat.progress import track
     from diffeat.store import merge_files, merge_parts
 
     def shown(items):
-        return tqdm(items, desc="merge", disable=None)
+        return track(items, desc="merge", unit="data sets" if inputs else "shards")
 
-    if inputs:
-        merge_files(inputs, file, compression, overwrite, shown)
-    else:
-        merge_parts(file, compression, overwrite, shown)
+    with resumable("what is merged is as it was; run the same command again"):
+        if inputs:
+            merge_files(inputs, file, compression, overwrite, shown)
+        else:
+            merge_parts(file, compression, overwrite, shown)
     _tell(file, compression, as_json)
 
 

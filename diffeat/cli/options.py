@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from diffeat.cli.ending import note, warn
 from diffeat.cli.outputs import OutputPath
 from diffeat.errors import SpecError
 
@@ -67,8 +68,9 @@ def _numbers(value: str) -> tuple[float, ...]:
 def split_shares(_context: click.Context, _option: click.Parameter, value: str):
     """Callback: "0.6,0.2,0.2" → three shares."""
     shares = _numbers(value)
-    if len(shares) != 3:
-        raise click.BadParameter("expected three shares such as 0.6,0.2,0.2")
+    if len(shares) != 3 or abs(sum(shares) - 1) > 1e-6:
+        raise click.BadParameter(f"{value!r}; expected three shares that sum to 1, such as "
+                                 "0.6,0.2,0.2")  # fmt: skip
     return shares
 
 
@@ -78,7 +80,7 @@ def positive_numbers(_context: click.Context, _option: click.Parameter, value: s
         return None
     values = _numbers(value)
     if not values or not all(0 < value < math.inf for value in values):
-        raise click.BadParameter("expected positive numbers such as 0.001,0.01")
+        raise click.BadParameter(f"{value!r}; expected positive numbers such as 0.001,0.01")
     return values
 
 
@@ -88,7 +90,7 @@ def byte_count(_context: click.Context, _option: click.Parameter, value: str) ->
     try:
         return int(float(match[1]) * UNITS[match[2]])
     except (TypeError, ValueError):
-        raise click.BadParameter("expected a size such as 2GiB or 512MiB") from None
+        raise click.BadParameter(f"{value!r}; expected a size such as 2GiB or 512MiB") from None
 
 
 def pixel_size(_context: click.Context, _option: click.Parameter, value: str | None):
@@ -97,7 +99,9 @@ def pixel_size(_context: click.Context, _option: click.Parameter, value: str | N
         return value and NONE
     parts = value.lower().split("x")
     if len(parts) not in (1, 2) or not all(part.isdecimal() for part in parts):
-        raise click.BadParameter("expected pixels such as 512, or height x width such as 480x640")
+        raise click.BadParameter(
+            f"{value!r}; expected pixels such as 512, or height x width such as 480x640"
+        )
     return tuple(int(part) for part in (parts * 2)[:2])
 
 
@@ -109,7 +113,7 @@ def index_list(context: click.Context, option: click.Parameter, value: str | Non
     if parts is None:
         return None
     if not all(part.isdecimal() for part in parts):
-        raise click.BadParameter("expected indices such as 0,5")
+        raise click.BadParameter(f"{value!r}; expected indices such as 0,5")
     return tuple(map(int, parts))
 
 
@@ -142,10 +146,7 @@ class Option(click.Option):
             return ",".join(given)
         if any(value != given[-1] for value in given):
             values = " and ".join(map(str, dict.fromkeys(given)))
-            click.echo(
-                f"warning: {self.opts[-1]} is given with different values, {values}; the last "
-                "one counts", err=True,
-            )  # fmt: skip
+            warn(f"{self.opts[-1]} is given with different values, {values}; the last one counts")
         return given[-1]
 
 
@@ -184,9 +185,9 @@ def open_pictures(
     if os.environ.get("RANK", "0") == "0":  # of torchrun
         if left_out:
             text = left_out_text(left_out)
-            click.echo(f"{name}: {whole:,} pictures; left out: {text}", err=True)
+            note(f"{name}: {whole:,} pictures; left out: {text}")
         if tell:
-            click.echo(found_text(source, whole), err=True)
+            note(found_text(source, whole))
     return source
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
+
+from diffeat.cli.ending import interruptible
 
 FORMATS = {
     ".h5": "HDF5", ".hdf5": "HDF5", ".npz": "NumPy", ".npy": "NumPy", ".zarr": "Zarr",
@@ -57,13 +60,17 @@ class OutputPath(click.Path):
         return path
 
 
-def make_ready(path: Path, folder: bool = False) -> None:
+def make_ready(path: Path, folder: bool = False) -> list[Path]:
     """Make the folder of an output, and see that something can be written there.
+
+    Returns:
+        The folders that were not there before, the innermost first.
 
     Raises:
         click.UsageError: it cannot.
     """
-    place = path if folder else path.absolute().parent
+    place = path.absolute() if folder else path.absolute().parent
+    made = [one for one in (place, *place.parents) if not one.exists()]
     try:
         place.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() and not folder:
@@ -78,22 +85,35 @@ def make_ready(path: Path, folder: bool = False) -> None:
             f"{path}: nothing can be written there ({error.strerror}: {error.filename or place}); "
             "choose another place"
         ) from error
+    return made
 
 
 def outputs_ready(function: Callable) -> Callable:
-    """The function of a command, which makes the outputs ready before it begins."""
+    """The function of a command, which makes the outputs ready before it begins.
+
+    What cannot be written is told before a missing input is, and either before any work; folders
+    that were made for nothing are taken away again.
+    """
 
     @wraps(function)
     def ready(**values: Any) -> Any:
-        for parameter in click.get_current_context().command.params:
-            path = values.get(parameter.name)
-            if path is not None and isinstance(parameter.type, OutputPath):
-                make_ready(path, parameter.type.folder)
-        return function(**values)
+        made: list[Path] = []
+        try:
+            for parameter in click.get_current_context().command.params:
+                path = values.get(parameter.name)
+                if path is not None and isinstance(parameter.type, OutputPath):
+                    made = [*make_ready(path, parameter.type.folder), *made]
+            return function(**values)
+        except BaseException:
+            for folder in made:
+                with suppress(OSError):  # something lies in it
+                    folder.rmdir()
+            raise
 
     return ready
 
 
 def command(**how: Any) -> Callable:
-    """`click.command` for every command of the project: its outputs are made ready first."""
-    return lambda function: click.command(**how)(outputs_ready(function))
+    """`click.command` for every command of diffeat: its outputs are made ready first, and it ends
+    without a traceback when it is stopped."""
+    return lambda function: click.command(**how)(interruptible(outputs_ready(function)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from diffeat.cli.ending import warn
 from diffeat.cli.options import (
     allow_conditioned_option,
     batch_rows,
@@ -92,10 +93,9 @@ def predict(head, what, output, every, as_json, **values) -> None:
     found["fitted_on_these"] = made.pictures.get("fingerprint") == note.pictures
     summary = {"head": str(head), "of": what, "output": output and str(output), **found}
     for name, reason in list(found["skipped"].items())[:SHOWN]:
-        click.echo(f"{name}: {reason}", err=True)
+        warn(f"{name}: {reason}")
     if left := len(found["skipped"]):
-        click.echo(f"warning: {what}: {left:,} of {count:,} pictures could not be read and have no "
-                   "prediction", err=True)  # fmt: skip
+        warn(f"{what}: {left:,} of {count:,} pictures could not be read and have no prediction")
     if as_json:
         print_json({name: value for name, value in summary.items() if name not in PRINTED})
     else:
@@ -129,7 +129,7 @@ def _from_file(stack: ExitStack, what: str, note, values: dict) -> tuple:
     check_targets(what, conditioned(store.spec, store.pictures), values["allow_conditioned"])
     made = made_of(store)
     for text in check_features(note, made, cells_of(store), what):
-        click.echo(f"warning: {what}: {text}", err=True)
+        warn(f"{what}: {text}")
     count = min(len(store), values["limit"] or len(store))
     return made, store, count, pieces_of_file(store, note.cells, count)
 
@@ -163,18 +163,18 @@ def _from_pictures(stack: ExitStack, what: str, note, values: dict) -> tuple:
     request = worker.job.request
     made = Made(ExtractSpec.from_dict(request.spec), request.model, request.pictures)
     for text in check_features(note, made, note.cells, what):
-        click.echo(f"warning: {what}: {text}", err=True)
+        warn(f"{what}: {text}")
     return made, source, len(source), pieces
 
 
 def _run(writing: Rows, tally, count: int, pieces, output: Path | None) -> dict[str, Any]:
     """Predict, write and count."""
-    from tqdm import tqdm
+    from diffeat.progress import counted
 
     first, skipped = [], {}
     with (
         _table(output, writing.columns) as add,
-        tqdm(total=count, desc="predict", unit="img", disable=None) as bar,
+        counted(count, desc="predict", unit="pictures") as bar,
     ):
         for piece in pieces:
             found = writing.applied.predict(piece.arrays) if len(piece.rows) else None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from diffeat.cli.ending import warn
 from diffeat.cli.options import (
     allow_conditioned_option,
     duplicates_option,
@@ -21,7 +22,6 @@ from diffeat.cli.options import (
     threads_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
-from diffeat.errors import SpecError
 
 
 @command()
@@ -81,9 +81,8 @@ def probe(
     """
     from contextlib import ExitStack
 
-    from tqdm import tqdm
-
     from diffeat.backbones.devices import pick_device
+    from diffeat.progress import track
     from diffeat.search import search_surface
     from diffeat.search.beside import beside, beside_lines
     from diffeat.search.judges import Choices, task_kind
@@ -92,8 +91,6 @@ def probe(
     from diffeat.viz import heat_map
 
     kind = task_kind(task)
-    if abs(sum(split) - 1) > 1e-6:
-        raise SpecError(f"--split {split}; expected three shares that sum to 1")
     asked = Choices(
         split, seed, penalties=penalties, device=str(pick_device(device)),
         targets=target_choice(choices), **choices,
@@ -105,7 +102,7 @@ def probe(
         if save_path:
             judge.check_head()
         surface = search_surface(
-            judge, progress=lambda cells: tqdm(cells, desc="probe", disable=None)
+            judge, progress=lambda cells: track(cells, desc="probe", unit="cells")
         )
         if save_path:
             keep_head(judge, surface.best.choice, save_path)
@@ -116,7 +113,7 @@ def probe(
         _print(surface, judge)
         click.echo("\n".join(beside_lines(judge, more)))
     if judge.few:
-        click.echo(f"warning: {judge.few}", err=True)
+        warn(judge.few)
     if save_path:
         click.echo(f"{save_path}: {surface.best}, fitted on both", err=as_json)
     if csv_path:
@@ -133,8 +130,7 @@ def _print(surface, judge) -> None:
     click.echo(judge.headline)
     click.echo(surface.table())
     best = surface.best
-    name = "C=" if surface.score == "logistic" else "setting "
-    setting = "" if best.C is None else f", {name}{best.C:g}"
+    setting = "" if best.setting is None else f" (setting {best.setting:g})"
     tested = surface.measure.say_test(best.test, surface.interval)
     click.echo(f"best on validation: {best.block}{shown_t(best.t, ' at t=')}{setting}; "
                f"refitted on both, {tested}")  # fmt: skip

@@ -75,13 +75,17 @@ def channels(model, pictures, ratio, limit, as_json, **values) -> None:
     from diffeat.backbones import ModelRequest
     from diffeat.extraction import load_for, massive_channels
     from diffeat.noise import format_t
+    from diffeat.progress import track
 
     source = open_pictures(pictures)
     source = source.limit(min(limit, len(source)))
     spec = spec_of(None, None, values)
     backbone = load_for(ModelRequest(model, **model_fields(values)), spec)
     images = [source.load(index) for index in range(len(source))]
-    found = massive_channels(backbone, images, spec, ratio)
+    found = massive_channels(
+        backbone, images, spec, ratio,
+        lambda numbers: track(numbers, desc="channels", unit="pictures"),
+    )  # fmt: skip
     if as_json:
         print_json([asdict(each) for each in found])
         return

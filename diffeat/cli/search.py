@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from diffeat.cli.ending import note, resumable, warn
 from diffeat.cli.options import (
     allow_conditioned_option,
     batch_rows,
@@ -42,6 +43,10 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
           "agent", "selectors", "out", "csv_path", "png_path", "save_path", "test",
           "test_labels", "groups")  # fmt: skip
 """Options that need scores, hence labels."""
+NOT_KEPT = "nothing is kept; with --out FOLDER finished cells are, and a second run goes on"
+UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pulls",
+         "mixer": "steps"}  # fmt: skip
+"""What a strategy goes through, other than cells."""
 
 
 @command()
@@ -122,8 +127,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     encoder then run once per picture and group). Every choice is made on validation; the chosen
     cells are refitted on training and validation and scored on test once.
     """
-    from tqdm import tqdm
-
+    from diffeat.progress import track
     from diffeat.search.beside import beside, beside_lines
     from diffeat.search.finding import cell_text
     from diffeat.search.judges import task_kind
@@ -131,8 +135,6 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     from diffeat.search.run import SearchOptions, run_search
 
     kind, values["targets"] = task_kind(values["task"]), target_choice(values)
-    if abs(sum(values["split"]) - 1) > 1e-6:
-        raise SpecError(f"--split {values['split']}; expected three shares that sum to 1")
     if values["score"] == "knn" and any(k % 1 for k in values["penalties"] or ()):
         raise click.UsageError("-C of knn: expected whole numbers such as 5,10")
     if png_path and values["halving"]:
@@ -147,7 +149,8 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
             name: values[name] for name in ("pairs", "halving", "agent", "selectors", "seed", "out")
         },
     )
-    with ExitStack() as stack:
+    left = f"finished cells are kept in {options.out}; run the same command again"
+    with ExitStack() as stack, resumable(left if options.out else NOT_KEPT):
         parts = _from_file if from_file else _from_model
         judge, spec, ready = parts(stack, what, second, values, kind)
         if judge is None:  # without labels the guess is all there is
@@ -155,7 +158,10 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         if values["save_path"]:
             judge.check_head()
         report = run_search(
-            judge, options, ready, lambda label, items: tqdm(items, desc=label, disable=None)
+            judge,
+            options,
+            ready,
+            lambda name, items: track(items, desc=name, unit=UNITS.get(name, "cells")),
         )
         if values["save_path"]:
             keep_head(judge, report.choice, values["save_path"])
@@ -169,7 +175,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         chosen = ", ".join(map(cell_text, report.best_cells))
         click.echo(f"{values['save_path']}: {chosen}, fitted on both", err=as_json)
     if judge.few:
-        click.echo(f"warning: {judge.few}", err=True)
+        warn(judge.few)
     _write(report, spec, judge, csv_path, png_path, spec_path)
 
 
@@ -241,6 +247,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
     Without labels there is no judge, and the finding is a guess by frequency of all pictures.
     """
     from diffeat.noise import plain_t
+    from diffeat.progress import track
     from diffeat.search.frequency import frequency_guess
     from diffeat.search.stored import cells_of
     from diffeat.search.tasks import choose_cells
@@ -260,6 +267,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
         if second:
             raise click.UsageError(f"{second}: {what} has no labels, so there is nothing to test")
         cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps or None)
+        cells = track(cells, desc="frequency", unit="cells")
         return None, store.spec, [frequency_guess(store, cells, values["cutoff"])]
     test = stack.enter_context(FeatureStore(second)) if second else None
     device = "cpu" if values["device"] == "auto" else values["device"]
@@ -318,7 +326,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
         return None, Plan(backbone, spec).spec, [guess]
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
     if features.class_map:
-        click.echo(f"classes of {what} {features.class_map.text}", err=True)
+        note(f"classes of {what} {features.class_map.text}")
     judge, ready = kind.from_model(features, _choices(values, values["device"]), labels), []
     if values["frequency"]:
         seen = np.flatnonzero(np.isin(judge.part, (TRAIN, VALIDATION)))

@@ -21,12 +21,13 @@ def verify(file: Path, as_json: bool) -> None:
     Exit code 0 if it is sound, 1 if it is not, or not finished. Where only FILE.parts is
     there, the checksums of its shards are compared, and the exit code is 1.
     """
+    from diffeat.progress import track
     from diffeat.store import verify as check
 
     if is_unfinished(file):
         show_progress(file, as_json, thorough=True)
         sys.exit(1)
-    problems = check(file)
+    problems = check(file, lambda cells: track(cells, desc="verify", unit="feature sets"))
     if as_json:
         print_json({"file": str(file), "sound": not problems, "problems": problems})
     else:

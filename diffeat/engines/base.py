@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import Any
 
 from diffeat.errors import StoreError
+from diffeat.progress import counted, track
 from diffeat.store import StoreWriter
 from diffeat.store.format.manifest import CLASSES
 from diffeat.work import Job, Span
@@ -49,8 +50,9 @@ class JobResult:
 
 
 def drive(
-    job: Job, work: Callable[[StoreWriter, tqdm], int], where: str, alone: bool = True
-) -> JobResult:
+    job: Job, work: Callable[[StoreWriter, Any], int], where: str, alone: bool = True,
+    shown: bool = True,
+) -> JobResult:  # fmt: skip
     """Open the output, have the work done, merge the shards.
 
     Args:
@@ -59,19 +61,19 @@ def drive(
             of them, and returns how many went through the model.
         where: who works, for the result.
         alone: whether this process writes all shards itself.
+        shown: whether the bar is the one that the user sees; else `work` has its own.
 
     Raises:
         DiffeatError: see the parts; finished pictures are kept whatever happens.
     """
     began = time.monotonic()
-    hide = hidden(job)
     with _writer(job, alone) as writer:
         if writer.complete:
             return _already_complete(job, writer)
         status = "resumed" if writer.done else "done"
-        with progress_bar(job, len(job.source), writer.done) as bar:
+        with picture_bar(job, len(job.source), writer.done, shown=shown) as bar:
             computed = work(writer, bar)
-        writer.finish(lambda shards: tqdm(shards, desc="merge", unit="shard", disable=hide))
+        writer.finish(lambda it: track(it, desc="merge", unit="shards", show=job.progress))
     return _result(writer, status, computed, time.monotonic() - began, where)
 
 
@@ -94,14 +96,12 @@ def _writer(job: Job, alone: bool) -> StoreWriter:
     )  # fmt: skip
 
 
-def hidden(job: Job) -> bool | None:
-    """What tqdm calls `disable`: None hides the bar where the output is no terminal."""
-    return None if job.progress is None else not job.progress
-
-
-def progress_bar(job: Job, total: int, done: int = 0, desc: str = "extract") -> tqdm:
-    """A bar that counts pictures."""
-    return tqdm(total=total, initial=done, desc=desc, unit="img", disable=hidden(job))
+def picture_bar(
+    job: Job, total: int, done: int = 0, desc: str = "extract", shown: bool = True
+) -> AbstractContextManager[Any]:
+    """Counts pictures, for the user or for nobody."""
+    show = job.progress if shown else False
+    return counted(total, initial=done, desc=desc, unit="pictures", show=show)
 
 
 def tasks_of(spans: Sequence[Span], bytes_per_picture: int, workers: int) -> list[list[Span]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-
-from tqdm import tqdm
+from typing import Any
 
 from diffeat.backbones import Backbone
 from diffeat.engines.base import JobResult, complete, drive
@@ -21,7 +20,7 @@ def run_local(job: Job, backbone: Backbone | None = None) -> JobResult:
     # an impossible request fails here, before --overwrite would discard anything
     job = worker.settled
 
-    def work(writer: StoreWriter, bar: tqdm) -> int:
+    def work(writer: StoreWriter, bar: Any) -> int:
         computed = 0
         for batch, rows in worker.batches(writer.remaining(job.pictures)):
             writer.add(batch.span, batch.indices, rows, errors_of(batch))

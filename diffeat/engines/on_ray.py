@@ -26,8 +26,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from tqdm import tqdm
-
 from diffeat.engines.base import TASK_BYTES, JobResult, complete, drive, tasks_of
 from diffeat.errors import DeviceError, DiffeatError, SpecError, StoreError
 from diffeat.extraction import Batch
@@ -174,7 +172,7 @@ class _Crew:
                 self._warned.add(text)
                 warnings.warn(text, stacklevel=2)
 
-    def work(self, writer: StoreWriter, bar: tqdm) -> int:
+    def work(self, writer: StoreWriter, bar: Any) -> int:
         """Have all remaining batches computed; returns the number of pictures."""
         done = 0
         for _ in range(ROUNDS):

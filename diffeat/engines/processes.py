@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import traceback
 import warnings
@@ -22,8 +21,6 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tqdm import tqdm
-
 from diffeat.engines.base import (
     JobResult,
     complete,
@@ -33,6 +30,7 @@ from diffeat.engines.base import (
     without,
 )
 from diffeat.errors import DiffeatError, SourceError, StoreError
+from diffeat.progress import say
 from diffeat.store import ShardWriter, StoreWriter
 from diffeat.threads import set_threads
 from diffeat.work import Job, Span, Worker, errors_of
@@ -82,7 +80,7 @@ class _Pool:
         self._context = multiprocessing.get_context("spawn")
         self._hands: list[_Hand] = []
         self._losses = self._computed = self.converted = 0
-        self._bar: tqdm | None = None
+        self._bar: Any = None
 
     def settle(self) -> Job:
         """The job with what the first worker made of it; the others use its batch size."""
@@ -111,7 +109,7 @@ class _Pool:
         hand = _Hand(number, process, ours)
         self._hands = [other for other in self._hands if other.number != number] + [hand]
 
-    def work(self, writer: StoreWriter, bar: tqdm) -> int:
+    def work(self, writer: StoreWriter, bar: Any) -> int:
         """Have all remaining batches computed; returns the number of pictures."""
         self._bar, done = bar, False
         try:
@@ -206,7 +204,7 @@ class _Pool:
                 "pictures are kept. Choose fewer processes or a smaller batch, and run the "
                 "command again"
             )
-        tqdm.write(f"worker {hand.number} was lost ({why}); it is replaced", file=sys.stderr)
+        say(f"warning: worker {hand.number} was lost ({why}); it is replaced")
         hand.pipe.close()
         self._start(hand.number)
 

@@ -17,9 +17,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
-from tqdm import tqdm
-
-from diffeat.engines.base import JobResult, drive, progress_bar, sharing
+from diffeat.engines.base import JobResult, drive, picture_bar, sharing
 from diffeat.errors import DiffeatError, SourceError, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.store import ShardWriter, StoreWriter
@@ -96,7 +94,7 @@ def _lead(worker: Worker, world: int) -> JobResult:
     """Rank 0: say who does what, do the first share, merge."""
     job, told, converted = worker.settled, False, 0
 
-    def work(writer: StoreWriter, bar: tqdm) -> int:
+    def work(writer: StoreWriter, bar: Any) -> int:
         nonlocal told, converted
         spans = writer.remaining(job.pictures)
         shares = _shares(spans, world)
@@ -107,7 +105,7 @@ def _lead(worker: Worker, world: int) -> JobResult:
         return computed
 
     try:
-        result = drive(replace(job, progress=False), work, f"{world} ranks", alone=False)
+        result = drive(job, work, f"{world} ranks", alone=False, shown=False)
         return replace(result, converted=converted)
     finally:
         if not told:  # nothing to do, or the output cannot be written
@@ -128,9 +126,8 @@ def _share(worker: Worker, spans: Sequence[Span], rank: int, world: int) -> int:
     """
     job, total = worker.job, sum(stop - start for start, stop in spans)
     computed = 0
-    shown = job if rank == 0 else replace(job, progress=False)
     with (
-        progress_bar(shown, total, desc=f"extract, rank {rank} of {world}") as bar,
+        picture_bar(job, total, desc=f"extract, rank {rank} of {world}", shown=rank == 0) as bar,
         ShardWriter(job.path, job.columns, job.source) as shards,
     ):
         for batch, rows in worker.batches(spans):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,8 +33,9 @@ class MassiveChannels:
 
 
 def massive_channels(
-    backbone: Backbone, images, spec: ExtractSpec, ratio: float = 10.0
-) -> list[MassiveChannels]:
+    backbone: Backbone, images, spec: ExtractSpec, ratio: float = 10.0,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> list[MassiveChannels]:  # fmt: skip
     """Find the channels whose magnitude is far above that of the others.
 
     A channel c is massive where mean |x_c| > ratio · median over channels of mean |x_c|, the
@@ -45,6 +47,7 @@ def massive_channels(
         images: as for `extract`.
         spec: which tensors: those that enter blocks, such as "block.9:in".
         ratio: how far above the median.
+        progress: wraps the numbers of the pictures, such as a progress bar.
 
     Returns:
         One entry per (block, t).
@@ -59,7 +62,7 @@ def massive_channels(
     spec = replace(spec, pool="none", dtype="float32")
     images = images if isinstance(images, (torch.Tensor, np.ndarray)) else list(images)
     sums: dict[tuple[str, float], torch.Tensor] = {}
-    for index in range(len(images)):  # one picture's maps at a time
+    for index in progress(range(len(images))):  # one picture's maps at a time
         one = images[index : index + 1]
         features = extract(backbone, one, spec, ids=None if _named(one) else [str(index)])
         for key, maps in features.items():

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+
+from diffeat.progress import counted
 
 if TYPE_CHECKING:
     from diffeat.images.sources import Source
@@ -97,10 +98,8 @@ def _hash(source: Source, indices: np.ndarray, digests: np.ndarray) -> None:
 
     threads = min(THREADS, len(os.sched_getaffinity(0)), len(runs))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="diffeat-digest")
-    # a bar only where it takes seconds
-    bar = tqdm(total=len(indices), desc="read", unit="img", disable=None, delay=3)
-    try:
-        with bar:
+    try:  # a bar only where it takes seconds
+        with counted(len(indices), desc="read", unit="pictures", delay=3) as bar:
             for done in pool.map(hash_run, runs):
                 bar.update(done)
     finally:

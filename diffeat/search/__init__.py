@@ -6,6 +6,7 @@ the test part is touched once per reported choice, after learning from training 
 together.
 """
 
+import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.search.asking import MEMORY, ask, ask_test
 from diffeat.search.bandit import Bandit, run_bandit
 from diffeat.search.best_spec import spec_of_cells, write_best_spec

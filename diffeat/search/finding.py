@@ -34,14 +34,14 @@ class Choice:
 class Cell:
     """One (block, t): its score on validation; `test` only where the cell was chosen.
 
-    `C` is the setting that validation chose: C of the logistic probe, alpha of ridge, k of
-    k-NN; None for a judge that has none.
+    `setting` is what validation chose: C of the logistic probe, alpha of ridge, k of k-NN; None
+    for a judge that has none.
     """
 
     block: str
     t: int | float
     validation: float
-    C: float | None = None
+    setting: float | None = None
     test: float | None = None
 
     @property
@@ -53,10 +53,22 @@ class Cell:
 
     @property
     def choice(self) -> Choice:
-        return Choice(self.key, self.C, self.validation, self.test)
+        return Choice(self.key, self.setting, self.validation, self.test)
+
+    @property
+    def C(self) -> float | None:
+        """The name of `setting` before 0.9."""
+        return self.setting
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values; the setting also by its name before 0.9, which programs may ask for."""
+        return {**asdict(self), "C": self.setting}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Cell:
+        """The cell that `to_dict` wrote, also before 0.9."""
+        known = {("setting" if name == "C" else name): value for name, value in values.items()}
+        return cls(**known)
 
 
 def cell_text(cell: CellKey) -> str:

@@ -149,7 +149,7 @@ def guess_frequency(
 ) -> FrequencyGuess:
     """`frequency_guess` of a judge's cells, over training and validation pictures."""
     rows = np.flatnonzero((judge.part == TRAIN) | (judge.part == VALIDATION))
-    return frequency_guess(_Cells(judge), judge.cells, cutoff, pictures, rows)
+    return frequency_guess(_Cells(judge), progress(judge.cells), cutoff, pictures, rows)
 
 
 class _Cells:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from diffeat.backbones import Backbone
 from diffeat.conditioned import check_targets, conditioned
@@ -17,6 +16,7 @@ from diffeat.errors import SpecError
 from diffeat.extraction import Plan
 from diffeat.images import PictureBatch, Source
 from diffeat.noise import format_t, plain_t
+from diffeat.progress import counted
 from diffeat.search.asking import MEMORY
 from diffeat.search.frequency import (
     CUTOFF,
@@ -58,7 +58,7 @@ class LiveFeatures:
         batch_size: rows of one forward; None chooses by the size of the latent, "auto" by
             measuring, which is remembered.
         workers: decoding threads.
-        progress: show bars; None shows them where the output is a terminal.
+        progress: show bars; None shows them on a terminal, and a line a minute elsewhere.
 
     Attributes:
         plan: the spec worked out.
@@ -146,9 +146,8 @@ class LiveFeatures:
         # the dtype of the arrays is that of the batches, and known from the first
         held: dict[tuple[str, float], np.ndarray] = {}
         spec = replace(self.plan.spec, timesteps=tuple(self._spelled[t] for t in group))
-        hide = None if self._options["progress"] is None else not self._options["progress"]
-        label = ", ".join(map(format_t, group))
-        with tqdm(total=len(self), desc=f"t={label}", unit="img", disable=hide) as bar:
+        label, show = ", ".join(map(format_t, group)), self._options["progress"]
+        with counted(len(self), desc=f"t={label}", unit="pictures", show=show) as bar:
             first = 0
             for source in self.sources:
                 worker = self._worker(source, spec)
@@ -263,9 +262,11 @@ def live_frequency(
         backbone.request, some, replace(spec, pool="none"), Path("search"), batch_size, workers
     )
     worker, found = Worker(job, backbone), {}
-    for cells, _ in batches_of(worker, some):
-        for key, values in cells.items():
-            found.setdefault(key, []).append(high_frequency_ratio(values, cutoff))
+    with counted(len(some), desc="frequency", unit="pictures") as bar:
+        for cells, (start, stop) in batches_of(worker, some):
+            for key, values in cells.items():
+                found.setdefault(key, []).append(high_frequency_ratio(values, cutoff))
+            bar.update(stop - start)
     blocks = {block.name: place for place, block in enumerate(worker.plan.blocks)}
     ordered = sorted(found, key=lambda cell: (blocks[cell[0]], cell[1]))
     ratios = {cell: mean_ratio(cell, found[cell]) for cell in ordered}

@@ -131,16 +131,17 @@ def _searched(judge: Judge, journal: Journal, memory: int, progress: Progress) -
     def scored(scalars: np.ndarray) -> tuple[Mix, Outcome]:
         nonlocal cost
         mix, cost = Mix(cells, _softmax(scalars)), cost + len(cells)
+        [found] = ask_all(judge, [mix], memory, journal)
         next(steps, None)
-        return mix, ask_all(judge, [mix], memory, journal)[0]
+        return mix, found
 
+    next(steps, None)  # from here on the next one says that a mix is judged
     scalars = np.zeros(len(cells))
     best, outcome = scored(scalars)
     for moved in _moves(len(cells)):
         mix, found = scored(scalars + moved)
         if number.gain(found.validation, outcome.validation) > 0:
             scalars, best, outcome = scalars + moved, mix, found
-    next(steps, None)
     test, interval = ask_test(judge, best, outcome.setting, memory, journal)
     weights = {**dict.fromkeys(judge.cells, 0.0), **dict(zip(cells, best.weights, strict=True))}
     text = f"{len(alone)} cells, then {1 + 2 * len(STEPS) * len(cells)} mixes of {len(cells)}"

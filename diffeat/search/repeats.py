@@ -133,11 +133,11 @@ def repeat_surface(
     for part in parts:
         judge.check(part)
     steps, found = iter(progress(list(judge.cells))), {}
+    next(steps, None)  # from here on the next one says that a cell is done
     for group in judge.together or (judge.cells,):
         for cell, outcomes in ask(judge, group, parts, memory, journal):
             found[cell] = outcomes
             next(steps, None)
-    next(steps, None)
     rows = [found[cell] for cell in judge.cells]
     scores = np.array([[one.validation for one in row] for row in rows])
     settings = np.array([[_number(one.setting) for one in row] for row in rows])
@@ -145,7 +145,7 @@ def repeat_surface(
     surface = Surface.of(judge, [Cell(*key, float(m), _middle(row)) for key, m, row in means])
     surface.counts = tuple(int((parts[0] == part).sum()) for part in (TRAIN, VALIDATION, TEST))
     best = surface.best
-    best.test, interval = ask_test(judge, best.key, best.C, memory, journal)
+    best.test, interval = ask_test(judge, best.key, best.setting, memory, journal)
     if interval is not None:
         surface.intervals[best.key] = interval
     return Repeats(surface, scores, settings, measure=judge.number)

@@ -110,7 +110,7 @@ class SearchReport:
             table = selector_table(self.selections, self.measure, self.seconds)
             lines += [*table.splitlines(), *([self.left_out] if self.left_out else [])]
         best, number = self.best, self.measure
-        setting = "" if best.C is None else f" (setting {best.C:g})"
+        setting = "" if best.setting is None else f" (setting {best.setting:g})"
         tested = (
             ""
             if best.test is None

@@ -149,7 +149,7 @@ class Surface(Finding):
             "t": shown_t(cell.t),
             "validation": round(cell.validation, 4),
             "test": "" if cell.test is None else round(cell.test, 4),
-            "setting": cell.C,
+            "setting": cell.setting,
         }
 
     def selection(self) -> Selection:
@@ -185,6 +185,7 @@ def search_surface(
     journal = journal or Journal()
     surface = Surface.of(judge, [])
     steps = iter(progress(list(judge.cells)))
+    next(steps, None)  # from here on the next one says that a cell is done
     place = {cell: index for index, cell in enumerate(judge.cells)}
     for group in judge.together or (judge.cells,):
         cells = []
@@ -196,10 +197,9 @@ def search_surface(
         for t in {cell.t: None for cell in cells}:  # while their features are at hand
             if all(key in done for key in judge.cells if key[1] == t):
                 chosen = surface.best_at(t)
-                chosen.test, interval = ask_test(judge, chosen.key, chosen.C, memory, journal)
+                chosen.test, interval = ask_test(judge, chosen.key, chosen.setting, memory, journal)
                 if interval is not None:
                     surface.intervals[chosen.key] = interval
-    next(steps, None)  # lets a progress bar end
     return surface
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from diffeat.backbones.devices import pick_device, pick_dtype, upload
 from diffeat.errors import DeviceError, NumericsError, SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Seen, Source, ahead, look
+from diffeat.progress import counted
 from diffeat.vision.hub_networks import load_from_hub
 from diffeat.vision.kept import kept_rule, kept_seen, read_kept, write_kept
 from diffeat.vision.names import VisionName
@@ -79,7 +79,8 @@ class VisionModel:
             source: N pictures, such as `diffeat.open_source(...)` gives.
             batch_size: pictures of one forward.
             workers: threads that decode and resize.
-            progress: whether to show a bar; None shows it where the output is a terminal.
+            progress: whether to show a bar; None shows one on a terminal, and a line a minute
+                elsewhere.
             keep: a .safetensors file; if it is there the features are read from it, else
                 they are written to it.
 
@@ -111,9 +112,8 @@ class VisionModel:
     ) -> np.ndarray:
         found = []
         batches = _batches(self.network, source, batch_size, workers)
-        hide = None if progress is None else not progress
-        bar = tqdm(total=len(source), desc="vision model", unit="img", disable=hide)
-        with bar, closing(batches):
+        count = counted(len(source), desc="vision model", unit="pictures", show=progress)
+        with count as bar, closing(batches):
             for pixels in batches:
                 found.append(self.encode(pixels).numpy())
                 bar.update(len(pixels))

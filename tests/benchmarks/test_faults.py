@@ -23,7 +23,7 @@ from benchmarks.faults.table import markdown
 from benchmarks.report import markdown as report
 from diffeat.errors import StoreError
 
-ENDS = {"SIGTERM": [1, 0], "Ctrl-C": [1, 0]}
+ENDS = {"SIGTERM": [143, 0], "Ctrl-C": [130, 0]}
 
 pytestmark = pytest.mark.slow
 

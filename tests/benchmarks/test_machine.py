@@ -6,7 +6,8 @@ import numpy
 import torch
 
 import diffeat
-from benchmarks.machine import PACKAGES, environment, say
+from benchmarks.machine import PACKAGES, environment
+from diffeat.progress import say
 
 
 def test_progress_is_told_apart_from_results(capsys):

@@ -191,10 +191,10 @@ class TestOutput:
     def test_json(self, surface, tmp_path):
         surface.write_json(tmp_path / "s.json")
         stored = json.loads((tmp_path / "s.json").read_text("utf-8"))
-        cells = [Cell(**cell) for cell in stored["cells"]]
+        cells = [Cell.from_dict(cell) for cell in stored["cells"]]
         again = Surface(stored["name"], cells, tuple(stored["counts"]), stored["classes"])
         assert again == surface
-        assert Cell(**stored["best"]) == surface.best
+        assert Cell.from_dict(stored["best"]) == surface.best
 
     def test_csv(self, surface, tmp_path):
         surface.write_csv(tmp_path / "s.csv")
@@ -356,3 +356,11 @@ class TestStores:
             SpecError, match=r"(fewer than two classes in|is empty).*give more pictures"
         ):
             task_from_store(store_of("a.h5", rows))
+
+
+def test_a_cell_of_before_has_its_setting_by_another_name():
+    stored = {"block": "mid", "t": 20, "validation": 0.5, "C": 0.1, "test": None}
+    cell = Cell.from_dict(stored)
+    assert (cell.setting, cell.C) == (0.1, 0.1)
+    assert cell.to_dict() == {**stored, "setting": 0.1}
+    assert Cell.from_dict(cell.to_dict()) == cell

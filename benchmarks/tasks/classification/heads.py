@@ -18,6 +18,7 @@ from benchmarks.tasks.classification.bench import Bench, Trained, only
 from benchmarks.tasks.classification.file import System
 from diffeat.adapt import DifFeed, FineTuning
 from diffeat.errors import SpecError
+from diffeat.progress import counted
 from probes.aggregate import MixerProbe
 from probes.training import mirror
 
@@ -184,6 +185,8 @@ def _made(make: Callable[..., Any], arguments: Arguments, device: str, seed: int
     head = make(**_estimator_arguments(arguments))
     if "random_state" in head.get_params():
         head.set_params(random_state=seed)
+    if "progress" in head.get_params():
+        head.set_params(progress=counted)
     return head.set_params(device=device)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import diffeat
 from benchmarks.features import Pictures, averaged_task, feature_files, show_maps
-from benchmarks.machine import say
 from benchmarks.searching import (
     CellTask,
     Journal,
@@ -29,6 +28,7 @@ from benchmarks.tasks.classification.file import ClassificationBenchmark
 from benchmarks.tasks.classification.systems import run_systems
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Plan
+from diffeat.progress import say
 from diffeat.store import FeatureStore
 
 WIDE = 8 << 30

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import h5py
 
-from diffeat.errors import DiffeatError, StoreError
+from diffeat.errors import DiffeatError, StoreError, reason_of
 
 KEEP_SIZE = 1
 """FALLOC_FL_KEEP_SIZE: blocks are set aside, the file stays as long as it is."""
@@ -261,6 +261,7 @@ def explained(path: Path, then: str = "run the same command again") -> Iterator[
         what = (
             "the disk is full; free space"
             if full
-            else f"cannot be written ({error}); check that the folder is there and writable"
+            else f"cannot be written ({reason_of(error)}); check that the folder is there and "
+            "writable"
         )
         raise StoreError(f"{path}: {what} and {then}. Finished pictures are kept") from error

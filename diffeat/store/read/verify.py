@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,7 @@ from diffeat.store.format.checksums import (
     new_hash,
 )
 from diffeat.store.format.columns import PICTURE_COLUMNS, feature_name
+from diffeat.store.format.layout import Progress
 from diffeat.store.format.safety import damage_explained
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.view import QuantizedView
@@ -29,10 +31,13 @@ ATTRIBUTES = ("block", "t", "alpha", "sigma", "log_snr", "layout", "stride", "ch
 CHANGED = "another checksum than when they were written"
 
 
-def verify(path: str | Path) -> list[str]:
+def verify(path: str | Path, progress: Progress = iter) -> list[str]:
     """Read a whole feature file and compare it with the contract.
 
     Every data set carries a checksum, so flipped bits are found too.
+
+    Args:
+        progress: wraps the list of feature sets, such as a progress bar.
 
     Returns:
         What is wrong, one sentence each; empty if the file is sound.
@@ -54,9 +59,8 @@ def verify(path: str | Path) -> list[str]:
                 problems.append("labels lie outside their names")
         problems += _verify_targets(store)
         problems += _verify_pictures(store)
-        for block in store.blocks:
-            for t in store.timesteps:
-                problems += _verify_features(store, block, t)
+        for block, t in progress(list(product(store.blocks, store.timesteps))):
+            problems += _verify_features(store, block, t)
     return problems
 
 
