@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class DiffeatError(Exception):
@@ -68,6 +69,19 @@ class SpecMismatch(StoreError):
 
 class NumericsError(DiffeatError, ArithmeticError):
     """inf or nan where finite numbers are required."""
+
+
+def brief(value: Any) -> str:
+    """A value as messages show it: arrays by type, shape and dtype, never by what they hold."""
+    kind = type(value).__name__
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{kind} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, (list, tuple, set, dict)) and len(value) > 8:
+        return f"{kind} of {len(value)}"
+    text = " ".join(repr(value).split())
+    if "tensor(" in text or "array(" in text:
+        return f"{kind} of {len(value)}" if hasattr(value, "__len__") else kind
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:

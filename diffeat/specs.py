@@ -38,7 +38,8 @@ HELP = {
     "pool": "{default} (maps, the default), 1x1, 2x2, …",
     "ensemble": "Noise samples averaged per picture (default {default}).",
     "seed": "Seed of the noise (default {default}).",
-    "noise": "{default} (default), shared, uniform, none, inversion or generation.",
+    "noise": "{default} (default: seeded by the picture's id), per-content (by its bytes, "
+    "whatever it is called), shared, uniform, none, inversion or generation.",
     "steps": "Steps of an inversion or generation (default {default}).",
     "prompt": "For text-conditional models (default empty); {class} is the picture's class.",
     "captions": "CSV, TSV or JSONL file with a prompt per picture, or 'pictures' for those that "
@@ -81,9 +82,10 @@ class ExtractSpec:
             (N, C·K·K), channel-major; "1x1" is global average pooling.
         ensemble: noise samples per picture whose features are averaged, in fp32.
         seed: seeds the noise, together with the picture's id and the ensemble member.
-        noise: "per-image"; "shared", the same noise for every picture; "uniform", per picture
-            but uniform on [0, 1) in place of Gaussian; "none", the clean latent with only the
-            label t (which may then lie between a schedule's steps); "inversion", the latents
+        noise: "per-image", seeded by the picture's id; "per-content", by the digest of its bytes
+            in place of the id (see docs/ids.md); "shared", the same noise for every picture;
+            "uniform", per picture but uniform on [0, 1) in place of Gaussian; "none", the clean
+            latent with only the label t (which may then lie between a schedule's steps); "inversion", the latents
             of a DDIM inversion (for flow and EDM models, of the same ODE by Euler's method);
             "generation", the latents of a picture painted from the seeded noise, whatever the
             picture shows.

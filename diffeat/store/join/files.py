@@ -26,7 +26,7 @@ from diffeat.store.join.alike import Joined, check_alike, columns_in, manifest_o
 from diffeat.store.join.below import below
 from diffeat.store.join.beside import beside
 from diffeat.store.read.reader import FeatureStore
-from diffeat.store.read.view import QuantizedView
+from diffeat.store.read.view import FeatureView
 
 
 def merge_files(
@@ -120,20 +120,21 @@ def _columns(stores: list[FeatureStore], name: str) -> list[tuple[list, Column]]
     attrs = {key: data.attrs[key] for key in data.attrs if key != ATTRIBUTE}
     if WHEN in attrs:
         attrs[WHEN] = min(int(other.attrs.get(WHEN, 0)) for other in found)
-    if not isinstance(data, QuantizedView):
+    if name in PICTURE_COLUMNS or data.scales is None:
+        found = [getattr(one, "stored", one) for one in found]
         return [(found, Column(name, data.shape[1:], str(data.dtype), attrs))]
     attrs |= {**quantization_attrs(name, data.shape[1:]), "group": data.group}
     if any(other.group != data.group for other in found):
         raise SpecMismatch(f"{name} was quantised in groups of other sizes")
     numbers = Column(name, data.shape[1:], "int8", attrs)
     scales = Column(scale_name(name), data.scales.shape[1:], "float32", {})
-    return [([o.quantized for o in found], numbers), ([o.scales for o in found], scales)]
+    return [([o.stored for o in found], numbers), ([o.scales for o in found], scales)]
 
 
 def _stored(data) -> str:
     """The dtype in the file, and whether it is that of quantised numbers."""
-    quantized = isinstance(data, QuantizedView)
-    return f"quantised {data.quantized.dtype}" if quantized else str(data.dtype)
+    quantized = isinstance(data, FeatureView) and data.scales is not None
+    return f"quantised {data.stored.dtype}" if quantized else str(data.dtype)
 
 
 def _write(whole: Joined, out: Path, compression: str, progress: Progress) -> None:
