@@ -85,10 +85,10 @@ class ExtractSpec:
         noise: "per-image", seeded by the picture's id; "per-content", by the digest of its bytes
             in place of the id (see docs/ids.md); "shared", the same noise for every picture;
             "uniform", per picture but uniform on [0, 1) in place of Gaussian; "none", the clean
-            latent with only the label t (which may then lie between a schedule's steps); "inversion", the latents
-            of a DDIM inversion (for flow and EDM models, of the same ODE by Euler's method);
-            "generation", the latents of a picture painted from the seeded noise, whatever the
-            picture shows.
+            latent with only the label t (which may then lie between a schedule's steps);
+            "inversion", the latents of a DDIM inversion (for flow and EDM models, of the same ODE
+            by Euler's method); "generation", the latents of a picture painted from the seeded
+            noise, whatever the picture shows.
         steps: number of steps of an inversion or generation; its levels are the t's to choose
             from.
         prompt: text for text-conditional models; "{class}" or "{category}" in it becomes the

@@ -45,7 +45,7 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
 @click.argument("what", metavar="FILE|MODEL")
 @click.argument("second", metavar="[TEST_FILE|PICTURES]", required=False)
 @option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only "
-              "these, natively).")  # fmt: skip
+              "these).")  # fmt: skip
 @option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
 @task_option
 @option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
@@ -228,7 +228,6 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
 
     Without labels there is no judge, and the finding is a guess by frequency of all pictures.
     """
-    from diffeat.noise import plain_t
     from diffeat.search.frequency import frequency_guess
     from diffeat.search.stored import cells_of
     from diffeat.search.tasks import choose_cells
@@ -238,16 +237,13 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
     if given:
         raise click.UsageError(f"{', '.join(given)}: for a search straight from a model; the "
                                f"features of {what} are made already")  # fmt: skip
-    try:
-        timesteps = values["timesteps"] and [plain_t(float(t)) for t in values["timesteps"]]
-    except ValueError:
-        raise click.UsageError("-t of a file: expected native t's such as 20,60") from None
     store = stack.enter_context(FeatureStore(what))
+    timesteps = store.native(values["timesteps"])
     if store.labels is None and values["frequency"]:
         _check_guess(what)
         if second:
             raise click.UsageError(f"{second}: {what} has no labels, so there is nothing to test")
-        cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps or None)
+        cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps)
         return None, store.spec, [frequency_guess(store, cells, values["cutoff"])]
     test = stack.enter_context(FeatureStore(second)) if second else None
     device = "cpu" if values["device"] == "auto" else values["device"]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from diffeat.errors import SpecMismatch, StoreError
+from diffeat.errors import SpecError, SpecMismatch, StoreError
+from diffeat.images import nfc
 from diffeat.store.format.atomic import explained, new_file
 from diffeat.store.format.checksums import (
     ATTRIBUTE,
@@ -23,7 +24,7 @@ from diffeat.store.format.header import create_header, write_skipped
 from diffeat.store.format.layout import Progress, create_column, room_for
 from diffeat.store.format.quantize import quantization_attrs, scale_name
 from diffeat.store.join.alike import Joined, check_alike, columns_in, manifest_of
-from diffeat.store.join.below import below
+from diffeat.store.join.below import APART, below
 from diffeat.store.join.beside import beside
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.view import FeatureView
@@ -35,6 +36,7 @@ def merge_files(
     compression: str = "none",
     overwrite: bool = False,
     progress: Progress = iter,
+    prefixes: Sequence[str] | None = None,
 ) -> Path:
     """Join feature files of one model and one way of extraction into one file.
 
@@ -49,6 +51,9 @@ def merge_files(
         compression: "none", "lzf", "gzip" or "zstd".
         overwrite: replace what lies at `out`.
         progress: wraps the list of data sets.
+        prefixes: one for each file: "train" makes ids train/<id>, so that pictures of several
+            sources are told apart, whatever their names. The file notes them; noise stays what
+            the ids without them seeded.
 
     Returns:
         `out`.
@@ -59,6 +64,7 @@ def merge_files(
     """
     out = Path(out)
     check_compression(compression)
+    prefixes = _checked(prefixes, len(paths))
     if not paths:
         raise StoreError("no feature files to merge were given")
     if out.exists() and (out.is_dir() or not overwrite):
@@ -67,14 +73,27 @@ def merge_files(
         stores = [stack.enter_context(FeatureStore(path)) for path in paths]
         for store in stores:
             check_lists(store.file)
-        whole = _joined(stores)
+        whole = _joined(stores, prefixes)
         with explained(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             _write(whole, out, compression, progress)
     return out
 
 
-def _joined(stores: list[FeatureStore]) -> Joined:
+def _checked(prefixes: Sequence[str] | None, count: int) -> list[str] | None:
+    """One plain prefix for each file, or None; SpecError for others."""
+    if not prefixes:
+        return None
+    found = [nfc(prefix).strip("/") for prefix in prefixes]
+    if len(found) != count or not all(found) or any("\0" in prefix for prefix in found):
+        raise SpecError(
+            f"prefixes {', '.join(map(repr, prefixes))} for {count} files; expected one for each, "
+            "such as train and test, in the order of the files"
+        )
+    return found
+
+
+def _joined(stores: list[FeatureStore], prefixes: list[str] | None = None) -> Joined:
     """What some files give together.
 
     Raises:
@@ -83,6 +102,8 @@ def _joined(stores: list[FeatureStore]) -> Joined:
     first = stores[0]
     for store in stores[1:]:
         check_alike(first, store)
+    if prefixes is not None:
+        return below(stores, prefixes)
     if len(stores) == 1:
         sources = {name: [first] for name in columns_in(first)}
         known = first.ids, first.labels, first.class_names, first.skipped
@@ -93,7 +114,7 @@ def _joined(stores: list[FeatureStore]) -> Joined:
     if any(same):
         raise SpecMismatch(
             "some files hold the same pictures and others do not; join those with the same "
-            "pictures first"
+            f"pictures first, {APART}"
         )
     return below(stores)
 

@@ -43,9 +43,10 @@ def find_level(name: str, levels: Sequence[StoredLevel], wanted: Any) -> NoiseLe
     for one in levels:
         if _means(one, kind, value):
             return one.level
+    asked = f"t={format_t(value)}" if kind is None else wanted.strip()
     if isinstance(levels[0].level.t, NoLevel):
-        raise SpecError(f"{name} has no t={wanted}: a vision model's features have no noise levels")
-    raise SpecError(f"{name} has no t={wanted}; {_instead(levels, kind, value)}")
+        raise SpecError(f"{name} has no {asked}: a vision model's features have no noise levels")
+    raise SpecError(f"{name} has no {asked}; {_instead(levels, kind, value)}")
 
 
 def _means(one: StoredLevel, kind: str | None, value: float) -> bool:
@@ -70,4 +71,4 @@ def _instead(levels: Sequence[StoredLevel], kind: str | None, value: float) -> s
         f"t={format_t(level.t)} ({level_text(level)}" + (f", asked as {asked})" if asked else ")")
         for level, asked in near
     ]
-    return f"it was not asked for that; nearest: {', '.join(named)}"
+    return f"it was not asked for that; nearest are {', '.join(named)}"

@@ -90,12 +90,12 @@ class FeatureStore:
         first = self.timesteps[0]
         shown = [(b, self[b, first].shape, int(self[b, first].attrs["stride"]))
                  for b in self.blocks]  # fmt: skip
-        asked = {one.level.t: one.asked for one in self._levels if one.asked}
+        asked = {one.level.t: one.asked for one in self.levels if one.asked}
         return [
             f"  {pictures_text(len(self), self.class_names)} of {self.pictures['name']}",
             f"  {self.model['name']} ({self.model['family']}, {self.model['dtype']})",
             f"  {spec_text(self.spec.to_dict())}",
-            *cell_lines(shown, [one.level for one in self._levels], asked),
+            *cell_lines(shown, [one.level for one in self.levels], asked),
         ]
 
     @cached_property
@@ -235,15 +235,15 @@ class FeatureStore:
         Raises:
             SpecError: the file was not asked for it; names the nearest that it has.
         """
-        return find_level(str(self.path), self._levels, t)
+        return find_level(str(self.path), self.levels, t)
 
     def native(self, timesteps: Sequence[int | float | str] | None) -> list[float] | None:
         """The native t of several levels (see `level`); None, for all, of None and of none."""
         return [self.level(t).t for t in timesteps] if timesteps else None
 
     @cached_property
-    def _levels(self) -> list[StoredLevel]:
-        """Every level, by native t, and what was written for it."""
+    def levels(self) -> list[StoredLevel]:
+        """(NoiseLevel, what was written for it or None) of every t, ascending."""
         found = []
         for t in self.timesteps:
             cells = [self[block, t].stored for block in self.blocks]
