@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffeat.errors import SpecError, nearest
+from diffeat.errors import SpecError, brief, nearest
 from diffeat.hashing import fingerprint
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class ExtractSpec:
             set_field(name, _size(name, getattr(self, name)))
         for name in ("scale_latent", "flip", "mirror"):
             if not isinstance(getattr(self, name), bool):
-                raise SpecError(f"{name}={getattr(self, name)!r}; expected true or false")
+                raise SpecError(f"{name}={brief(getattr(self, name))}; expected true or false")
         if self.latent == "mode":  # of a Gaussian: its mean
             set_field("latent", "mean")
         pool = "none" if self.pool in (None, "") else self.pool
@@ -268,7 +268,9 @@ def pool_size(pool: str) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"([1-9][0-9]*)[xX]([1-9][0-9]*)", pool) if isinstance(pool, str) else None
     if match is None:
-        raise SpecError(f"pool={pool!r}; expected 'none' or rows×columns such as '1x1' or '2x2'")
+        raise SpecError(
+            f"pool={brief(pool)}; expected 'none' or rows×columns such as '1x1' or '2x2'"
+        )
     return int(match[1]), int(match[2])
 
 
@@ -319,7 +321,7 @@ def _whole(name: str, value: Any, least: int | None = None) -> int | str | None:
         return value
     if not isinstance(value, int) or isinstance(value, bool):
         raise SpecError(
-            f"{name}={value!r}; expected a whole number"
+            f"{name}={brief(value)}; expected a whole number"
             + (f", or {CLASS_LABEL!r}" if name == "label" else "")
         )
     if least is not None and value < least:
@@ -332,7 +334,7 @@ def _text(name: str, value: Any) -> str | None:
     if isinstance(value, Path) and name != "prompt":
         value = str(value)
     if not isinstance(value, str) and (name == "prompt" or value is not None):
-        raise SpecError(f"{name}={value!r}; expected a text")
+        raise SpecError(f"{name}={brief(value)}; expected a text")
     return value
 
 
@@ -342,11 +344,11 @@ def _tuple_of(name: str, value: Any, kinds: tuple[type, ...]) -> tuple:
     try:
         items = (_plain(value),) if single else tuple(_plain(item) for item in value)
     except TypeError:
-        raise SpecError(f"{name}={value!r}; expected a list") from None
+        raise SpecError(f"{name}={brief(value)}; expected a list") from None
     for item in items:
         if not isinstance(item, kinds) or isinstance(item, bool):
             words = " or ".join(kind.__name__ for kind in kinds)
-            raise SpecError(f"{name}: {item!r} is no {words}")
+            raise SpecError(f"{name}: {brief(item)} is no {words}")
     return items
 
 
@@ -354,7 +356,7 @@ def _indices(name: str, value: Any) -> tuple[int, ...]:
     """Distinct indices from 0."""
     items = _tuple_of(name, value, (int,))
     if any(item < 0 for item in items) or len(set(items)) < len(items):
-        raise SpecError(f"{name}={value!r}; expected different indices from 0")
+        raise SpecError(f"{name}={brief(value)}; expected different indices from 0")
     if not items and name != "discard":
         raise SpecError(f"{name} is empty; expected at least one index, or null for all")
     return items
@@ -370,13 +372,13 @@ def _size(name: str, value: Any) -> tuple[int, int] | None:
     pair = tuple(_plain(side) for side in pair)
     whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
     if len(pair) != 2 or not whole or min(pair) < 1:
-        raise SpecError(f"{name}={value!r}; expected height and width in whole pixels")
+        raise SpecError(f"{name}={brief(value)}; expected height and width in whole pixels")
     return pair
 
 
 def _one_of(name: str, value: Any, allowed) -> None:
     if not isinstance(value, str) or value not in allowed:
         raise SpecError(
-            f"{name}={value!r} is unknown; expected {' or '.join(map(repr, allowed))}"
-            f"{nearest(str(value), allowed)}"
+            f"{name}={brief(value)} is unknown; expected {' or '.join(map(repr, allowed))}"
+            f"{nearest(brief(value), allowed)}"
         )

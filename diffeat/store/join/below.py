@@ -53,14 +53,11 @@ def below(stores: list[FeatureStore], prefixes: Sequence[str] | None = None) -> 
     warn_of_rules(stores)
     pictures = _pictures(stores, names, prefixes)
     manifest = replace(manifest_of(first), pictures=pictures, how=joined_how(stores))
-    skipped = {
-        name: why
-        for k, store in enumerate(stores)
-        for name, why in zip(
-            _prefixed(store.skipped, prefixes, k), store.skipped.values(), strict=True
-        )
-        if name not in owner
-    }
+    skipped: dict[str, str] = {}
+    for k, store in enumerate(stores):
+        there = _prefixed(store.skipped, prefixes, k)
+        skipped |= dict(zip(there, store.skipped.values(), strict=True))
+    skipped = {name: why for name, why in skipped.items() if name not in owner}
     left_out = dropped(stores)
     sources = {name: stores for name in columns_in(first) if name not in left_out}
     return Joined(manifest, list(owner), labels, names, skipped, sources)
