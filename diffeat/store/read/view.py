@@ -68,6 +68,8 @@ class FeatureView:
         return np.asarray(self[:], dtype)
 
     def __getitem__(self, key: Any) -> np.ndarray:
+        if self.scales is None and isinstance(key, (int, slice)):
+            return self.stored[key]
         parts = key if isinstance(key, tuple) else (key,)
         if self.scales is None and not any(map(_picks, parts)):
             return self.stored[key]

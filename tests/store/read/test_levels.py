@@ -118,7 +118,7 @@ def test_every_verb_takes_it(made, run, tmp_path):
     assert answer.code == 0, answer.err
     for verb in ("export", "search", "align"):
         more = ("-o", tmp_path / "g.npz") if verb == "export" else ()
-        answer = run(verb, file, "-t", "sigma=0.31", *more)
+        answer = run(verb, file, "-t", "sigma=0.29", *more)
         assert answer.code == 2
         assert f"nearest are t={t}" in answer.err
     told = run("info", file).out
