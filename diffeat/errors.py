@@ -73,6 +73,8 @@ class NumericsError(DiffeatError, ArithmeticError):
 
 def brief(value: Any) -> str:
     """A value as messages show it: arrays by type, shape and dtype, never by what they hold."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
     kind = type(value).__name__
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{kind} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"

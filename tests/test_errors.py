@@ -1,10 +1,12 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
+import torch
 
 from diffeat import errors
-from diffeat.errors import DiffeatError, HookError, PictureError, SpecError, nearest
+from diffeat.errors import DiffeatError, HookError, PictureError, SpecError, brief, nearest
 
 
 @pytest.mark.parametrize(
@@ -71,3 +73,22 @@ def test_nearest_says_what_was_probably_meant():
 def test_nearest_is_silent_where_nothing_is_like_it():
     assert nearest("qqq", ["up.1", "mid"]) == ""
     assert nearest("up", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (torch.rand(2, 3), "Tensor (2, 3) float32"),
+        (np.zeros((4, 1), np.uint8), "ndarray (4, 1) uint8"),
+        (np.float64(0.5), "0.5"),
+        (torch.tensor(7), "7"),
+        ("up.1", "'up.1'"),
+        ([1, 2], "[1, 2]"),
+        (list(range(9)), "list of 9"),
+        ([torch.rand(2)], "list of 1"),
+        ({"a": (np.zeros(3),)}, "dict of 1"),
+        ("x" * 200, "'" + "x" * 76 + "…"),
+    ],
+)
+def test_values_in_messages_are_short(value, shown):
+    assert brief(value) == shown

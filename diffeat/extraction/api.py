@@ -128,6 +128,8 @@ def _conditions(backbone, spec, names, prompts, labels, embeddings, source=None)
     for name, value in (("prompts", prompts), ("embeddings", embeddings)):
         if value is not None and fixed:
             raise SpecError(f"{name}= is given and the spec has a prompt too; expected one of them")
+    if embeddings is not None and not isinstance(embeddings, Mapping):
+        raise SpecError(f"embeddings are {brief(embeddings)}; expected name → tensor")
     if prompts is not None and embeddings is not None:
         raise SpecError("prompts and embeddings are given; expected one of them")
     if prompts is not None and (isinstance(prompts, str) or len(prompts) != len(names)):

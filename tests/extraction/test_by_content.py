@@ -7,6 +7,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 import diffeat
+from diffeat.adapt.classifier import Pictures
 from diffeat.errors import PictureError, SpecError
 from diffeat.extraction import noise_names
 from diffeat.images import ArraySource, open_source
@@ -162,6 +164,19 @@ def test_files_and_searches_have_the_same(folder, backbone_of, tmp_path):
     # a run that goes on computes the rest as the whole would have been
     [(_, rest)] = Worker(told, backbone).batches([(1, 3)])
     same(torch.from_numpy(rest[f"features/up.1/t{T}"]), expected[1:])
+
+
+def test_validation_of_training_too(folder):
+    """Pictures of a training loop are named by their digests where their own noise is drawn."""
+    source = open_source(folder)
+    plan = SimpleNamespace(spec=asked())
+    classifier = SimpleNamespace(
+        noisy=SimpleNamespace(plan=plan), backbone=SimpleNamespace(device="cpu"), batch_size=2
+    )
+    names = Pictures(classifier, source)._names
+    assert names == [blake2b(p.read_bytes(), digest_size=16).hexdigest() for p in paths(folder)]
+    plan.spec = asked(noise="per-image")
+    assert Pictures(classifier, source)._names == list(source.ids)
 
 
 def test_where_it_cannot_be(folder):

@@ -176,6 +176,10 @@ def test_no_message_shows_values(pixels, backbone_of):
             backbone, [pixels[0], np.array([[None] * 2] * 2)], pooled()),
         "timesteps: Tensor (3, 32, 32) float32 is no": lambda: diffeat.ExtractSpec(
             floats, "up.1"),
+        "label Tensor (3, 32, 32)": lambda: diffeat.extract(
+            backbone, floats, pooled(), labels=list(floats)),
+        "embeddings are Tensor": lambda: diffeat.extract(
+            backbone, floats, pooled(), embeddings=floats),
         "size=": lambda: diffeat.ExtractSpec(20, "up.1", size=floats),
         "seed=": lambda: diffeat.ExtractSpec(20, "up.1", seed=floats),
         "flip=": lambda: diffeat.ExtractSpec(20, "up.1", flip=floats),

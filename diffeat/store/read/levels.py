@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,14 @@ class StoredLevel(NamedTuple):
 
     level: NoiseLevel
     asked: str | None
+
+
+def readable(asked: str | None) -> str | None:
+    """What a file says was asked for; None where that is no way to ask, as in a damaged file."""
+    with suppress(SpecError):
+        if asked is not None and parse_level(asked):
+            return asked
+    return None
 
 
 def find_level(name: str, levels: Sequence[StoredLevel], wanted: Any) -> NoiseLevel:

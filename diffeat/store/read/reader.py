@@ -29,7 +29,7 @@ from diffeat.store.format.safety import (
 )
 from diffeat.store.read.export import export
 from diffeat.store.read.features import feature_set
-from diffeat.store.read.levels import StoredLevel, find_level
+from diffeat.store.read.levels import StoredLevel, find_level, readable
 from diffeat.store.read.view import FeatureView
 
 
@@ -250,7 +250,7 @@ class FeatureStore:
             with damage_explained(self.path, f"the attributes of t={t}"):
                 asked = next((read_text(one, ASKED) for one in cells if ASKED in one.attrs), None)
                 alpha, sigma = (float(cells[0].attrs[name]) for name in ("alpha", "sigma"))
-            found.append(StoredLevel(NoiseLevel(t, alpha, sigma), asked))
+            found.append(StoredLevel(NoiseLevel(t, alpha, sigma), readable(asked)))
         return found
 
     def __getitem__(self, key: tuple[str, int | float | str] | str) -> FeatureView | Levels:

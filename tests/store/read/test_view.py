@@ -120,6 +120,20 @@ def test_all_t_of_a_block(store):
         assert "array(" not in str(found.value)
 
 
+def test_a_note_that_is_none(job):
+    """Whatever a stranger's file says was asked for, native t are found."""
+    path = job().write()
+    with h5py.File(path, "r+") as file:
+        file["features/mid/t20"].attrs["asked"] = "\x1b[31m"
+        file["features/up.1/t60"].attrs["asked"] = "snr=8"
+    with FeatureStore(path) as store:
+        assert store.level(20).t == 20
+        assert store.level("snr=8").t == 60
+        assert [one.asked for one in store.levels] == [
+            {60: "snr=8"}.get(t) for t in store.timesteps
+        ]
+
+
 def test_a_store_shows_itself(store):
     text = repr(store)
     for part in (str(store.path), "10 pictures, 2 classes (cat, dog)", store.model["name"], "pool=",
