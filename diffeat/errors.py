@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class DiffeatError(Exception):
@@ -77,6 +78,21 @@ class NumericsError(DiffeatError, ArithmeticError):
 def reason_of(error: Exception) -> str:
     """What an error says; of the system's without its number and the path, which is told anyway."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def brief(value: Any) -> str:
+    """A value as messages show it: arrays by type, shape and dtype, never by what they hold."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    kind = type(value).__name__
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{kind} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, (list, tuple, set, dict)) and len(value) > 8:
+        return f"{kind} of {len(value)}"
+    text = " ".join(repr(value).split())
+    if "tensor(" in text or "array(" in text:
+        return f"{kind} of {len(value)}" if hasattr(value, "__len__") else kind
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:

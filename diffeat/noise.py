@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from diffeat.errors import SpecError, brief
 from diffeat.hashing import digest
 
-NOISES = ("per-image", "shared", "uniform", "none", "inversion", "generation")
+NOISES = ("per-image", "per-content", "shared", "uniform", "none", "inversion", "generation")
 TRAJECTORIES = ("inversion", "generation")
 """Policies that walk through the noise levels one after the other."""
+ASKED = "asked"
+"""Attribute of stored features: what was written for their t, where it was not native t."""
 Level = int | float | str
 """What a user may write for a t: 261, 0.26 (flow time), "sigma=0.3", "snr=10"."""
 
@@ -74,6 +78,36 @@ def shown_t(t: float, before: str = "") -> str:
     return "" if isinstance(t, NoLevel) else before + format_t(t)
 
 
+def parse_level(text: str) -> tuple[str | None, int | float]:
+    """("sigma" or "snr" or None, number) of what a user wrote; SpecError for nonsense."""
+    match = re.fullmatch(r"\s*(?:(sigma|snr)\s*=\s*)?([-+0-9.eE]+)\s*", text)
+    try:
+        kind, number = match.groups() if match else (None, "")
+        whole = kind is None and re.fullmatch(r"-?\d+", number)
+        return kind, int(number) if whole else float(number)
+    except ValueError:
+        raise SpecError(
+            f"t={brief(text)} is not understood; expected a native timestep such as 20, "
+            "a flow time such as 0.25, sigma=0.3 or snr=10"
+        ) from None
+
+
+def snr_of(kind: str, value: float) -> float:
+    """alpha²/sigma² of a ratio; SpecError unless it is positive and finite."""
+    snr = value if kind == "snr" else 1 / value**2 if 1e-100 < value < 1e100 else math.nan
+    if not (math.isfinite(snr) and snr > 0):
+        raise SpecError(f"t='{kind}={value:g}': expected a positive, finite number")
+    return snr
+
+
+def asked_as(written: Level, t: float) -> str | None:
+    """What a user wrote for a level, in its plain form; None where it is native t itself."""
+    kind, value = parse_level(written) if isinstance(written, str) else (None, written)
+    if kind is None:
+        return None if value == t else format_t(value)
+    return f"{kind}={format_t(value)}"
+
+
 def picture_noise(
     seed: int, picture: str, member: int, shape: Sequence[int], uniform: bool = False
 ) -> np.ndarray:
@@ -84,7 +118,8 @@ def picture_noise(
 
     Args:
         seed: the extraction's seed.
-        picture: id of the picture; "" for noise that all pictures share.
+        picture: id of the picture, or the digest of what it holds in its place; "" for noise that
+            all pictures share.
         member: index in the ensemble, from 0.
         shape: shape of one latent, (C, H, W).
         uniform: uniform on [0, 1) instead, as Hedlin et al. (2023) add it.

@@ -8,7 +8,6 @@ alphas, whatever the model's precision.
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from diffeat.errors import ModelError, SpecError
-from diffeat.noise import Level, NoiseLevel, format_t
+from diffeat.noise import Level, NoiseLevel, format_t, parse_level, snr_of
 
 BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
          "rescale_betas_zero_snr")  # fmt: skip
@@ -130,10 +129,10 @@ class Schedule(ABC):
             SpecError: not of that form, or outside the schedule.
         """
         if isinstance(level, str):
-            kind, value = _parsed(level)
+            kind, value = parse_level(level)
             if kind is None:
                 return self.resolve(value, clean)
-            return self.of_snr(level, _snr(kind, value))
+            return self.of_snr(level, snr_of(kind, value))
         numbers = (int, float, np.integer, np.floating)
         if isinstance(level, bool) or not isinstance(level, numbers) or not math.isfinite(level):
             raise SpecError(f"t={level!r} is not a number; expected a native timestep such as 20")
@@ -173,10 +172,10 @@ class Schedule(ABC):
 
     def _among(self, asked: Level, grid: tuple[NoiseLevel, ...]) -> NoiseLevel:
         """The level of a grid that is meant; a ratio means the nearest in log-SNR."""
-        kind, value = _parsed(asked) if isinstance(asked, str) else (None, asked)
+        kind, value = parse_level(asked) if isinstance(asked, str) else (None, asked)
         if kind is not None:
             self.resolve(asked)  # refuses what lies outside the schedule
-            wanted = math.log(_snr(kind, value))
+            wanted = math.log(snr_of(kind, value))
             return min(grid, key=lambda level: abs(level.log_snr - wanted))
         if value == grid[0].t:  # the clean picture has no t elsewhere
             return grid[0]
@@ -189,28 +188,6 @@ class Schedule(ABC):
             f"levels, such as {' or '.join(format_t(level.t) for level in near)}, or another "
             "number of steps"
         )
-
-
-def _parsed(text: str) -> tuple[str | None, int | float]:
-    """("sigma" or "snr" or None, number) of what a user wrote; SpecError for nonsense."""
-    match = re.fullmatch(r"\s*(?:(sigma|snr)\s*=\s*)?([-+0-9.eE]+)\s*", text)
-    try:
-        kind, number = match.groups() if match else (None, "")
-        whole = kind is None and re.fullmatch(r"-?\d+", number)
-        return kind, int(number) if whole else float(number)
-    except ValueError:
-        raise SpecError(
-            f"t={text!r} is not understood; expected a native timestep such as 20, "
-            "a flow time such as 0.25, sigma=0.3 or snr=10"
-        ) from None
-
-
-def _snr(kind: str, value: float) -> float:
-    """alpha²/sigma² of a ratio; SpecError unless it is positive and finite."""
-    snr = value if kind == "snr" else 1 / value**2 if 1e-100 < value < 1e100 else math.nan
-    if not (math.isfinite(snr) and snr > 0):
-        raise SpecError(f"t='{kind}={value:g}': expected a positive, finite number")
-    return snr
 
 
 @dataclass(frozen=True)

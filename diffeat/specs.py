@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffeat.errors import SpecError, nearest, reason_of
+from diffeat.errors import SpecError, brief, nearest, reason_of
 from diffeat.hashing import fingerprint
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ HELP = {
     "pool": "{default} (maps, the default), 1x1, 2x2, …",
     "ensemble": "Noise samples averaged per picture (default {default}).",
     "seed": "Seed of the noise (default {default}).",
-    "noise": "{default} (default), shared, uniform, none, inversion or generation.",
+    "noise": "{default} (default: seeded by the picture's id), per-content (by its bytes, "
+    "whatever it is called), shared, uniform, none, inversion or generation.",
     "steps": "Steps of an inversion or generation (default {default}).",
     "prompt": "For text-conditional models (default empty); {class} is the picture's class.",
     "captions": "CSV, TSV or JSONL file with a prompt per picture, or 'pictures' for those that "
@@ -81,12 +82,13 @@ class ExtractSpec:
             (N, C·K·K), channel-major; "1x1" is global average pooling.
         ensemble: noise samples per picture whose features are averaged, in fp32.
         seed: seeds the noise, together with the picture's id and the ensemble member.
-        noise: "per-image"; "shared", the same noise for every picture; "uniform", per picture
-            but uniform on [0, 1) in place of Gaussian; "none", the clean latent with only the
-            label t (which may then lie between a schedule's steps); "inversion", the latents
-            of a DDIM inversion (for flow and EDM models, of the same ODE by Euler's method);
-            "generation", the latents of a picture painted from the seeded noise, whatever the
-            picture shows.
+        noise: "per-image", seeded by the picture's id; "per-content", by the digest of its bytes
+            in place of the id (see docs/ids.md); "shared", the same noise for every picture;
+            "uniform", per picture but uniform on [0, 1) in place of Gaussian; "none", the clean
+            latent with only the label t (which may then lie between a schedule's steps);
+            "inversion", the latents of a DDIM inversion (for flow and EDM models, of the same ODE
+            by Euler's method); "generation", the latents of a picture painted from the seeded
+            noise, whatever the picture shows.
         steps: number of steps of an inversion or generation; its levels are the t's to choose
             from.
         prompt: text for text-conditional models; "{class}" or "{category}" in it becomes the
@@ -175,7 +177,7 @@ class ExtractSpec:
             set_field(name, _size(name, getattr(self, name)))
         for name in ("scale_latent", "flip", "mirror"):
             if not isinstance(getattr(self, name), bool):
-                raise SpecError(f"{name}={getattr(self, name)!r}; expected true or false")
+                raise SpecError(f"{name}={brief(getattr(self, name))}; expected true or false")
         if self.latent == "mode":  # of a Gaussian: its mean
             set_field("latent", "mean")
         pool = "none" if self.pool in (None, "") else self.pool
@@ -266,7 +268,9 @@ def pool_size(pool: str) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"([1-9][0-9]*)[xX]([1-9][0-9]*)", pool) if isinstance(pool, str) else None
     if match is None:
-        raise SpecError(f"pool={pool!r}; expected 'none' or rows×columns such as '1x1' or '2x2'")
+        raise SpecError(
+            f"pool={brief(pool)}; expected 'none' or rows×columns such as '1x1' or '2x2'"
+        )
     return int(match[1]), int(match[2])
 
 
@@ -317,7 +321,7 @@ def _whole(name: str, value: Any, least: int | None = None) -> int | str | None:
         return value
     if not isinstance(value, int) or isinstance(value, bool):
         raise SpecError(
-            f"{name}={value!r}; expected a whole number"
+            f"{name}={brief(value)}; expected a whole number"
             + (f", or {CLASS_LABEL!r}" if name == "label" else "")
         )
     if least is not None and value < least:
@@ -330,7 +334,7 @@ def _text(name: str, value: Any) -> str | None:
     if isinstance(value, Path) and name != "prompt":
         value = str(value)
     if not isinstance(value, str) and (name == "prompt" or value is not None):
-        raise SpecError(f"{name}={value!r}; expected a text")
+        raise SpecError(f"{name}={brief(value)}; expected a text")
     return value
 
 
@@ -340,11 +344,11 @@ def _tuple_of(name: str, value: Any, kinds: tuple[type, ...]) -> tuple:
     try:
         items = (_plain(value),) if single else tuple(_plain(item) for item in value)
     except TypeError:
-        raise SpecError(f"{name}={value!r}; expected a list") from None
+        raise SpecError(f"{name}={brief(value)}; expected a list") from None
     for item in items:
         if not isinstance(item, kinds) or isinstance(item, bool):
             words = " or ".join(kind.__name__ for kind in kinds)
-            raise SpecError(f"{name}: {item!r} is no {words}")
+            raise SpecError(f"{name}: {brief(item)} is no {words}")
     return items
 
 
@@ -352,7 +356,7 @@ def _indices(name: str, value: Any) -> tuple[int, ...]:
     """Distinct indices from 0."""
     items = _tuple_of(name, value, (int,))
     if any(item < 0 for item in items) or len(set(items)) < len(items):
-        raise SpecError(f"{name}={value!r}; expected different indices from 0")
+        raise SpecError(f"{name}={brief(value)}; expected different indices from 0")
     if not items and name != "discard":
         raise SpecError(f"{name} is empty; expected at least one index, or null for all")
     return items
@@ -368,13 +372,13 @@ def _size(name: str, value: Any) -> tuple[int, int] | None:
     pair = tuple(_plain(side) for side in pair)
     whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
     if len(pair) != 2 or not whole or min(pair) < 1:
-        raise SpecError(f"{name}={value!r}; expected height and width in whole pixels")
+        raise SpecError(f"{name}={brief(value)}; expected height and width in whole pixels")
     return pair
 
 
 def _one_of(name: str, value: Any, allowed) -> None:
     if not isinstance(value, str) or value not in allowed:
         raise SpecError(
-            f"{name}={value!r} is unknown; expected {' or '.join(map(repr, allowed))}"
-            f"{nearest(str(value), allowed)}"
+            f"{name}={brief(value)} is unknown; expected {' or '.join(map(repr, allowed))}"
+            f"{nearest(brief(value), allowed)}"
         )

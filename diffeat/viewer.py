@@ -11,7 +11,7 @@ from diffeat.errors import SpecError, StoreError
 from diffeat.images import fit_picture, open_source, rule_of
 from diffeat.images.datasets import DATASETS
 from diffeat.images.huggingface import PREFIX
-from diffeat.noise import format_t, shown_t
+from diffeat.noise import shown_t
 from diffeat.store import FeatureStore
 from diffeat.viz import feature_sheet
 
@@ -31,7 +31,7 @@ def view_maps(
         path: the picture; its suffix says the format.
         pictures: how many of the first, or which, by id.
         blocks: only these.
-        timesteps: only these t, as they are printed.
+        timesteps: only these t, in any form that `FeatureStore.level` takes.
         where: where the originals lie; by default where the file says, if that is a named data
             set or below the current folder.
 
@@ -68,9 +68,10 @@ def read_maps(
     timesteps: Sequence[str] | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Heading → (n, C, h, w) maps of n rows, and the blocks that hold text tokens."""
-    steps = [t for t in store.timesteps if not timesteps or format_t(t) in timesteps]
+    chosen = store.native(timesteps) or store.timesteps
+    steps = [t for t in store.timesteps if t in chosen]
     wanted = [block for block in store.blocks if not blocks or block in blocks]
-    missing = {*(blocks or ())} - {*wanted} | {*(timesteps or ())} - {*map(format_t, steps)}
+    missing = {*(blocks or ())} - {*wanted}
     if missing:
         raise SpecError(
             f"{store.path} has no {', '.join(sorted(missing))}; see `diffeat info {store.path}`"

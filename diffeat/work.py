@@ -28,6 +28,7 @@ from diffeat.extraction import (
     Plan,
     extractor_for,
     load_for,
+    noise_names,
     start_batch,
 )
 from diffeat.extraction.class_map import ClassMap
@@ -115,7 +116,7 @@ class Job:
             self.source, spans, self.size, spec.fit, spec.resample, self.workers, self.on_error,
             self.multiple, spec.mirror, kind=Batch,
         ):  # fmt: skip
-            yield replace(batch, ids=[ids[index] for index in batch.indices])
+            yield replace(batch, ids=noise_names(spec, ids, self.digests, batch.indices))
 
 
 class Worker:

@@ -308,7 +308,7 @@ class TestView:
         ("options", "words"),
         [
             (("-b", "up.7"), ["up.7", "diffeat info"]),
-            (("-t", "33"), ["33", "diffeat info"]),
+            (("-t", "33"), ["has no t=33; it has 20"]),
             (("--ids", "nobody"), ["'nobody'", "digit-"]),
             (("-n", "0"), ["0"]),
         ],

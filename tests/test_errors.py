@@ -2,10 +2,20 @@ import copy
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from diffeat import errors
-from diffeat.errors import DiffeatError, HookError, PictureError, SpecError, nearest, reason_of
+from diffeat.errors import (
+    DiffeatError,
+    HookError,
+    PictureError,
+    SpecError,
+    brief,
+    nearest,
+    reason_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +91,22 @@ def test_errors_of_the_system_say_their_reason_alone():
     assert reason_of(caught.value) == "No such file or directory"
     assert reason_of(ValueError("no JSON")) == "no JSON"
     assert reason_of(OSError("a broken file")) == "a broken file"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (torch.rand(2, 3), "Tensor (2, 3) float32"),
+        (np.zeros((4, 1), np.uint8), "ndarray (4, 1) uint8"),
+        (np.float64(0.5), "0.5"),
+        (torch.tensor(7), "7"),
+        ("up.1", "'up.1'"),
+        ([1, 2], "[1, 2]"),
+        (list(range(9)), "list of 9"),
+        ([torch.rand(2)], "list of 1"),
+        ({"a": (np.zeros(3),)}, "dict of 1"),
+        ("x" * 200, "'" + "x" * 76 + "…"),
+    ],
+)
+def test_values_in_messages_are_short(value, shown):
+    assert brief(value) == shown

@@ -590,17 +590,31 @@ def test_the_longest_prompt_is_taken(backbone_of):
     [
         (torch.zeros(0, 3, 32, 32), "no pictures given"),
         ([], "no pictures given"),
-        (torch.zeros(3, 32, 32), "expected a float tensor"),
-        (torch.zeros(1, 1, 32, 32), "expected a float tensor"),
-        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "expected a float tensor"),
-        (torch.full((1, 3, 32, 32), 255.0), r"range from 255 to 255; expected \[0, 1\]"),
+        (torch.zeros(32, 32, 3), r"\(32, 32, 3\).*channels first"),
+        (np.zeros((1, 32, 32, 3)), r"\(1, 32, 32, 3\) float64.*channels first"),
+        ([np.zeros((32, 32, 3))], "picture 0 is.*channels first"),
+        (np.zeros((2, 3, 32, 32), np.int64), r"\(2, 3, 32, 32\) int64; expected floats"),
+        (np.array([None, None]), r"\(2,\) object; .*into a list"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "no pictures given"),
+        (np.zeros((1, 0, 32, 3), np.uint8), "without a pixel"),
+        ([torch.zeros(3, 32, 32), torch.zeros(3, 40, 40)], "fit one array; .*native"),
+        ([torch.zeros(3, 32, 32), np.zeros((32, 32), np.uint8)], "beside.*one kind"),
+        ({"a": torch.zeros(3, 32, 32)}, "of type dict"),
+        ("nowhere", "is no file; .*open_source"),
+        (torch.zeros(1, 1, 32, 32), "expected floats"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "expected floats.*channels last"),
+        (torch.full((1, 3, 32, 32), 255.0), r"ranges from 255 to 255; expected \[0, 1\]"),
         (torch.full((1, 3, 32, 32), -1.0), r"expected \[0, 1\]"),
         (torch.full((1, 3, 32, 32), float("nan")), r"nan.*expected \[0, 1\]"),
     ],
 )
 def test_pictures_that_cannot_be_meant(images, message, backbone_of):
-    with pytest.raises(SpecError, match=message):
+    with pytest.raises(SpecError, match=message) as found:
         diffeat.extract(backbone_of("pixel"), images, spec("pixel"))
+    said = str(found.value)
+    assert len(said) < 600
+    assert "tensor(" not in said
+    assert "array(" not in said
 
 
 def test_a_missing_picture_is_named(backbone_of, tmp_path):

@@ -242,7 +242,7 @@ def test_numpy_timesteps_round_trip():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("noise", "per-picture", "noise='per-picture' is unknown.*did you mean 'per-image'"),
+        ("noise", "per-picture", "noise='per-picture' is unknown.*did you mean .*'per-image'"),
         ("noise", None, "noise=None is unknown"),
         ("noise", "inverted", "noise='inverted' is unknown.*did you mean 'inversion'"),
         ("latent", "median", "latent='median' is unknown; expected 'mean' or 'sample'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from diffeat.adapt.forward import NoisyFeatures
 from diffeat.backbones.base import Backbone
 from diffeat.conditioned import conditioned
 from diffeat.errors import NumericsError, SpecError
+from diffeat.extraction.noising import noise_names, seeded_by_content
 from diffeat.images import Source, load_batches
 from diffeat.progress import counted
 from diffeat.specs import ExtractSpec
@@ -89,6 +90,13 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.source)
 
+    @cached_property
+    def _names(self) -> list[str]:
+        """What seeds each picture's own noise."""
+        spec = self.classifier.noisy.plan.spec
+        digests = self.source.digests() if seeded_by_content(spec) else None
+        return noise_names(spec, self.source.ids, digests, range(len(self.source)))
+
     def shuffled(self, rng: np.random.Generator, most: int | None = None) -> Iterator[Batch]:
         """One epoch in a new order, augmented, with fresh noise; or only its first `most`."""
         some = self.source.take(rng.permutation(len(self.source))[:most])
@@ -114,7 +122,9 @@ class Pictures:
         )  # fmt: skip
         for batch in loaded:
             targets = source.labels[batch.indices] if source.labels is not None else []
-            ids = [source.ids[index] for index in batch.indices]
+            # fresh noise has no seeds
+            names = source.ids if training else self._names
+            ids = [names[index] for index in batch.indices]
             targets = torch.as_tensor(np.asarray(targets, np.int64))
             yield ids, torch.from_numpy(batch.pixels), targets.to(self.device)
 

@@ -35,7 +35,12 @@ CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>[^@]+)(?:@(?P<t>[^@]+
               "uniformity, alignment; by default all that can be had.")  # fmt: skip
 @option("-k", "neighbours", type=click.IntRange(1), default=10, show_default=True,
               help="Neighbours.")  # fmt: skip
-@option("-t", "--timesteps", callback=comma_list, help="Only these native t.")
+@option(
+    "-t",
+    "--timesteps",
+    callback=comma_list,
+    help="Only these t: native, or as they were asked for (sigma=0.3, snr=10).",
+)
 @option("-b", "--blocks", callback=comma_list, help="Only these blocks.")
 @option("--limit", type=click.IntRange(1), default=2000, show_default=True,
               help="Most pictures, class-balanced by a hash of their ids.")  # fmt: skip
@@ -69,6 +74,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     A vision model sees the PICTURES that FILE was made from. Maps are averaged over places.
     Without all these: uniformity alone.
     """
+    from diffeat.noise import parse_level
     from diffeat.progress import track
     from diffeat.search.analysis import (
         align_features,
@@ -85,7 +91,8 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
         other = DEFAULT
     cell = CELL.fullmatch(other or "")
     _check_usage(pictures, other, cell, values)
-    t_of_cell = _native(cell["t"]) if cell and cell["t"] else None
+    if cell and cell["t"]:
+        parse_level(cell["t"])  # before anything is opened
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(file))
         options = {
@@ -93,7 +100,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
             "k": values["neighbours"],
             "rows": choose_rows(store, values["limit"], values["seed"], values["duplicates"]),
             "blocks": values["blocks"],
-            "timesteps": values["timesteps"] and [_native(t) for t in values["timesteps"]],
+            "timesteps": store.native(values["timesteps"]),
             "again": stack.enter_context(FeatureStore(again)) if again else None,
         }
         # what cannot be computed is told before a model runs
@@ -103,7 +110,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
         partner = None
         if cell:
             with FeatureStore(cell["file"]) as second:
-                t = _only_t(second, other) if t_of_cell is None else t_of_cell
+                t = second.level(cell["t"]).t if cell["t"] else _only_t(second, other)
                 partner = cell_of(second, cell["block"], t, store, options["rows"])
         elif other:
             source = pictures_of(store, options["rows"], open_pictures(pictures))
@@ -144,15 +151,6 @@ def _only_t(second, name: str) -> int | float:
         steps = ", ".join(map(str, second.timesteps))
         raise click.UsageError(f"--with {name}: say which t ({steps}): {name}@T")
     return second.timesteps[0]
-
-
-def _native(t: str) -> int | float:
-    from diffeat.noise import plain_t
-
-    try:
-        return plain_t(float(t))
-    except ValueError:
-        raise click.UsageError(f"t={t!r} of a file: expected a native t such as 20") from None
 
 
 def _seen(name: str, source, values: dict):

@@ -8,7 +8,6 @@ import click
 
 from diffeat.cli.options import cell_options, feature_file, json_option, option, print_json
 from diffeat.cli.outputs import OutputPath, command
-from diffeat.errors import SpecError
 
 
 @command()
@@ -26,16 +25,11 @@ def export(file: Path, output: Path, timesteps, blocks, keep_int8, overwrite, as
     The arrays are features/BLOCK/tT, ids, labels and class_names; spec, model and pictures are
     JSON: texts in .npz, attributes in .zarr. The output appears only when it is whole.
     """
-    from diffeat.noise import format_t
     from diffeat.progress import track
     from diffeat.store import FeatureStore
 
     with FeatureStore(file) as store:
-        known = {format_t(t): t for t in store.timesteps}
-        missing = [t for t in timesteps or () if t not in known]
-        if missing:
-            raise SpecError(f"{file} has no t={missing[0]}; it has {', '.join(known)}")
-        steps = [known[t] for t in timesteps] if timesteps else None
+        steps = store.native(timesteps)
         store.export(
             output,
             blocks=blocks or None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -11,9 +10,6 @@ import click
 from diffeat.cli.options import feature_file, json_option, print_json
 from diffeat.cli.outputs import command
 from diffeat.cli.progress import NOT_PLACED, is_unfinished, show_progress
-
-ALWAYS = ("pool", "size", "fit", "resample", "noise", "ensemble", "seed", "latent", "dtype")
-"""Fields of a spec that are shown; others only where they are not the default."""
 
 
 @command()
@@ -27,16 +23,22 @@ def info(file: Path, as_json: bool) -> None:
     if is_unfinished(file):
         show_progress(file, as_json, thorough=False)
         return
+
     facts = _facts(file)
     if as_json:
         print_json(facts)
         return
+    from diffeat.cells import spec_text
+
     model, pictures = facts["model"], facts["pictures"]
     click.echo(f"{file}: {len(facts['features'])} feature sets of {pictures['rows']} pictures")
     click.echo(f"  pictures  {pictures['name']}, {len(pictures['classes'])} classes")
+    if prefixes := pictures.get("prefixes"):
+        click.echo(f"  ids       begin with {'/, '.join(prefixes)}/, put there by merge, after "
+                   "the noise was seeded")  # fmt: skip
     changes = "".join(f" with {change}" for change in model.get("changes", ()))
     click.echo(f"  model     {model['name']} ({model['family']}, {model['dtype']}){changes}")
-    click.echo(f"  spec      {_spec_text(facts['spec'])}")
+    click.echo(f"  spec      {spec_text(facts['spec'])}")
     made = {name: value for name, value in facts["how"].items() if not isinstance(value, list)}
     if made:
         click.echo("  made by   " + ", ".join(f"{k}={v}" for k, v in made.items()))
@@ -45,11 +47,15 @@ def info(file: Path, as_json: bool) -> None:
         click.echo(f"  placed    {NOT_PLACED}")
     for name, reason in list(facts["skipped"].items())[:10]:
         click.echo(f"  skipped   {name}: {reason}")
+    for asked in facts["asked"].values():
+        click.echo(f"  asked     {asked}")
     _tell_cells(facts["features"])
 
 
 def _facts(file: Path) -> dict:
     """What the file says, as plain values."""
+    from diffeat.cells import asked_text
+    from diffeat.noise import format_t
     from diffeat.store import FeatureStore
 
     shown = ("alpha", "sigma", "log_snr", "stride")
@@ -69,20 +75,14 @@ def _facts(file: Path) -> dict:
             "compression": store.compression,
             "fingerprint": store.fingerprint,
             "skipped": store.skipped,
+            "asked": {
+                format_t(one.level.t): asked_text(one.asked, one.level)
+                for one in store.levels
+                if one.asked
+            },
             "placements": store.sizes is not None and store.placements is not None,
             "features": cells,
         }
-
-
-def _spec_text(spec: dict) -> str:
-    """The fields that say how a cell was made."""
-    from diffeat.specs import ExtractSpec
-
-    defaults = {field.name: field.default for field in fields(ExtractSpec)}
-    defaults["discard"] = []  # as JSON has it
-    apart = ("blocks", "timesteps", *ALWAYS)
-    further = [name for name in spec if name not in apart and spec[name] != defaults[name]]
-    return ", ".join(f"{name}={spec[name]}" for name in (*ALWAYS, *further))
 
 
 def _tell_cells(cells: list[dict]) -> None:

@@ -298,7 +298,12 @@ def cell_options(command: Callable) -> Callable:
     """-t and -b, of a file: only these."""
     for each in (
         option("-b", "--blocks", callback=comma_list, help="Only these blocks."),
-        option("-t", "--timesteps", callback=comma_list, help="Only these t."),
+        option(
+            "-t",
+            "--timesteps",
+            callback=comma_list,
+            help="Only these t: native, or as they were asked for (sigma=0.3, snr=10).",
+        ),
     ):
         command = each(command)
     return command

@@ -53,7 +53,7 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
 @click.argument("what", metavar="FILE|MODEL")
 @click.argument("second", metavar="[TEST_FILE|PICTURES]", required=False)
 @option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only "
-              "these, natively).")  # fmt: skip
+              "these).")  # fmt: skip
 @option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
 @task_option
 @targets_options
@@ -246,7 +246,6 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
 
     Without labels there is no judge, and the finding is a guess by frequency of all pictures.
     """
-    from diffeat.noise import plain_t
     from diffeat.progress import track
     from diffeat.search.frequency import frequency_guess
     from diffeat.search.stored import cells_of
@@ -257,16 +256,13 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
     if given:
         raise click.UsageError(f"{', '.join(given)}: for a search straight from a model; the "
                                f"features of {what} are made already")  # fmt: skip
-    try:
-        timesteps = values["timesteps"] and [plain_t(float(t)) for t in values["timesteps"]]
-    except ValueError:
-        raise click.UsageError("-t of a file: expected native t's such as 20,60") from None
     store = stack.enter_context(FeatureStore(what))
+    timesteps = store.native(values["timesteps"])
     if store.labels is None and values["frequency"] and not _asks_labels(values):
         _check_guess(what)
         if second:
             raise click.UsageError(f"{second}: {what} has no labels, so there is nothing to test")
-        cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps or None)
+        cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps)
         cells = track(cells, desc="frequency", unit="cells")
         return None, store.spec, [frequency_guess(store, cells, values["cutoff"])]
     test = stack.enter_context(FeatureStore(second)) if second else None

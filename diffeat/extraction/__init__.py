@@ -9,7 +9,7 @@ from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.features import Features, Key
 from diffeat.extraction.forward import PREDICTION, Forward
 from diffeat.extraction.massive import massive_channels
-from diffeat.extraction.noising import draw_noise
+from diffeat.extraction.noising import draw_noise, noise_names
 from diffeat.extraction.pending import Pending
 from diffeat.extraction.plan import Plan, load_for
 from diffeat.extraction.views import extractor_for
@@ -29,6 +29,7 @@ __all__ = [
     "extractor_for",
     "load_for",
     "massive_channels",
+    "noise_names",
     "resolve_batch",
     "run_batch",
     "start_batch",

@@ -27,7 +27,7 @@ class Batch(PictureBatch):
             each has its own size.
         indices: P places in the source, which say whose conditions the pictures have; None
             where all have the same.
-        ids: P picture ids, which seed the noise.
+        ids: P names that seed the noise: picture ids, or digests (see `noise_names`).
         noise: eps; (P, …) in place of (P, 1, …) for one member. None: by the spec's policy.
         sample: noise of the posterior's samples, likewise.
         others: see `PictureBatch`.

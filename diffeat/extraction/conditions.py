@@ -11,7 +11,7 @@ import torch
 
 from diffeat.backbones.base import Backbone
 from diffeat.backbones.devices import upload
-from diffeat.errors import SpecError
+from diffeat.errors import SpecError, brief
 from diffeat.extraction.class_map import ClassMap, class_map_of
 from diffeat.images import Source, captions_for, read_captions
 from diffeat.specs import CLASS_LABEL, PLACEHOLDERS, ExtractSpec
@@ -256,7 +256,9 @@ def _index(label: int | None) -> int | None:
     if label is None:
         return None
     if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
-        raise SpecError(f"label {label!r}; expected a whole number, or None for the null class")
+        raise SpecError(
+            f"label {brief(label)}; expected a whole number, or None for the null class"
+        )
     return int(label)
 
 

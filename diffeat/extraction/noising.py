@@ -48,6 +48,35 @@ def clean_latents(
     return z + std[:, None] * upload_noise(sample, z.device)
 
 
+def noise_names(
+    spec: ExtractSpec, ids: Sequence[str], digests: np.ndarray | None, rows: Sequence[int]
+) -> list[str]:
+    """What seeds the noise of some pictures: their ids, or by content the hex of their digests.
+
+    Args:
+        spec: whose `noise` says which.
+        ids: N picture ids.
+        digests: (N, 16) uint8 (see `Source.digests`); None where they are not known.
+        rows: places of the pictures among the N.
+
+    Raises:
+        SpecError: noise by content of pictures whose digests are not known.
+    """
+    if not seeded_by_content(spec):
+        return [ids[row] for row in rows]
+    if digests is None:
+        raise SpecError(
+            f"noise={spec.noise} needs the digests of the pictures, which the rule of reading from "
+            "before 0.7 does not take; make the file anew (--overwrite)"
+        )
+    return [digests[row].tobytes().hex() for row in rows]
+
+
+def seeded_by_content(spec: ExtractSpec) -> bool:
+    """Whether the noise of a picture follows from what it holds, and not from its id."""
+    return spec.noise == "per-content"
+
+
 def draw_noise(
     plan: Plan,
     ids: Sequence[str],
@@ -59,7 +88,7 @@ def draw_noise(
 
     Args:
         plan: what is extracted.
-        ids: P picture ids.
+        ids: P names that seed the noise (see `noise_names`).
         size: (H, W) of the pictures in pixels.
         noise, sample: explicit ones, which take the place of the seeded.
 

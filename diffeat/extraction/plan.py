@@ -17,7 +17,7 @@ from diffeat.blocks import BlockInfo, resolve_blocks
 from diffeat.errors import SpecError
 from diffeat.hooks import Tap
 from diffeat.loading import load_model
-from diffeat.noise import TRAJECTORIES, Level, NoiseLevel, plain_t
+from diffeat.noise import ASKED, TRAJECTORIES, Level, NoiseLevel, asked_as, plain_t
 from diffeat.specs import ExtractSpec, pool_size
 
 MAX_MAP_BYTES = 1 << 30
@@ -33,6 +33,7 @@ class Plan:
         spec: the spec with its blocks, timesteps and size spelled out.
         blocks: the tensors, in the order of execution.
         levels: the noise levels, in the order of the spec.
+        asked: what was written for each of them.
         size: (H, W) of the pictures in pixels; None where each keeps its own.
         grid: the levels of an inversion or generation, from clean to noisy; else ().
         clean: whether nothing is noised.
@@ -54,7 +55,7 @@ class Plan:
         walks = spec.noise in TRAJECTORIES
         self.grid = backbone.schedule.grid(spec.steps) if walks else ()
         self.clean, self.generates = spec.noise == "none", spec.noise == "generation"
-        self.levels = self._levels(spec.timesteps)
+        self.asked, self.levels = spec.timesteps, self._levels(spec.timesteps)
         self.pool = pool_size(spec.pool)
         self.size = self._size(spec)
         self.spec = replace(
@@ -130,7 +131,7 @@ class Plan:
     def _check_members(self) -> None:
         """Members that are all the same cost time and change nothing."""
         spec = self.spec
-        noisy = spec.noise in ("per-image", "shared", "uniform", "generation")
+        noisy = spec.noise in ("per-image", "per-content", "shared", "uniform", "generation")
         sampled = spec.latent == "sample" and self.backbone.vae is not None
         if spec.ensemble > 1 and not noisy and not sampled:
             warnings.warn(
@@ -241,6 +242,7 @@ class Plan:
             "alpha": level.alpha,
             "sigma": level.sigma,
             "log_snr": level.log_snr,
+            **self._asked(level),
             "layout": block.stored_layout(self.pool is not None),
             "stride": block.stride,
             "channels": block.channels if text else self.map_shape(
@@ -248,6 +250,13 @@ class Plan:
             )[0],
             **({"grid": list(self.pool)} if self.pool and not text else {}),
         }  # fmt: skip
+
+    def _asked(self, level: NoiseLevel) -> dict[str, str]:
+        """How the level was asked for, where that was not by native t, to be found by it again."""
+        for written, found in zip(self.asked, self.levels, strict=True):
+            if found == level and (text := asked_as(written, level.t)) is not None:
+                return {ASKED: text}
+        return {}
 
     @property
     def dtype(self) -> torch.dtype:

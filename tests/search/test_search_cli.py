@@ -92,7 +92,7 @@ class TestFile:
         [
             (("-b", "c"), ["no block 'c'", "it has a, b"]),
             (("-t", "11"), ["no t=11"]),
-            (("-t", "sigma=1"), ["native"]),
+            (("-t", "sigma=1"), ["no sigma=1", "nearest are t=10"]),
             (("--pool", "1x1", "--noise-seed", 1), ["--pool, --noise-seed", "straight from"]),
             (("--split", "0.7,0.3,0"), ["test part is empty"]),
             (("--split", "1,1,1"), ["sum to 1"]),

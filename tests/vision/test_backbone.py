@@ -118,6 +118,7 @@ def test_an_architecture_without_weights_has_the_same_blocks(vit):
         ({"timesteps": "sigma=0.3"}, "t='sigma=0.3': a vision model sees clean"),
         ({"timesteps": (0, 1)}, "t=1: a vision model"),
         ({"noise": "shared"}, "noise=shared: a vision model"),
+        ({"noise": "per-content"}, "noise=per-content: a vision model"),
         ({"noise": "inversion"}, "noise=inversion: a vision model"),
         ({"noise": "generation"}, "noise=generation: a vision model"),
         ({"ensemble": 2}, "ensemble=2: .* is a vision model"),

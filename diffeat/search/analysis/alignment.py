@@ -226,7 +226,7 @@ def _check_again(store: FeatureStore, again: FeatureStore) -> None:
     if specs[0]["noise"] in ("none", "inversion"):
         raise SpecError(
             f"{store.path} has noise {specs[0]['noise']!r}, which no seed changes; expected files "
-            "with noise per-image or shared"
+            "with noise per-image, per-content or shared"
         )
     if seeds[0] == seeds[1]:
         raise SpecError(

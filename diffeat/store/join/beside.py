@@ -21,6 +21,7 @@ from diffeat.store.join.alike import (
     model_classes,
     warn_of_rules,
 )
+from diffeat.store.join.below import APART
 from diffeat.store.join.order import united
 from diffeat.store.join.targets import targets_beside
 from diffeat.store.read.reader import FeatureStore
@@ -73,7 +74,8 @@ def _check_pictures(first: FeatureStore, other: FeatureStore) -> None:
     for what, agree in same.items():
         if not agree:
             raise SpecMismatch(
-                f"{other.path} and {first.path} hold the same ids, but {what} differ"
+                f"{other.path} and {first.path} hold the same ids, but {what} differ; expected one "
+                f"set of pictures: extract both from it, {APART}"
             )
 
 

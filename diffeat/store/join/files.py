@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from diffeat.errors import SpecMismatch, StoreError
+from diffeat.errors import SpecError, SpecMismatch, StoreError
+from diffeat.images import nfc
 from diffeat.store.format.atomic import explained, new_file
 from diffeat.store.format.checksums import (
     ATTRIBUTE,
@@ -26,10 +27,10 @@ from diffeat.store.format.quantize import quantization_attrs, scale_name
 from diffeat.store.format.targets import GROUP as TARGETS
 from diffeat.store.format.targets import described
 from diffeat.store.join.alike import Joined, check_alike, columns_in, manifest_of
-from diffeat.store.join.below import below
+from diffeat.store.join.below import APART, below
 from diffeat.store.join.beside import beside
 from diffeat.store.read.reader import FeatureStore
-from diffeat.store.read.view import QuantizedView
+from diffeat.store.read.view import FeatureView
 
 
 def merge_files(
@@ -38,6 +39,7 @@ def merge_files(
     compression: str = "none",
     overwrite: bool = False,
     progress: Progress = iter,
+    prefixes: Sequence[str] | None = None,
 ) -> Path:
     """Join feature files of one model and one way of extraction into one file.
 
@@ -52,6 +54,9 @@ def merge_files(
         compression: "none", "lzf", "gzip" or "zstd".
         overwrite: replace what lies at `out`.
         progress: wraps the list of data sets.
+        prefixes: one for each file: "train" makes ids train/<id>, so that pictures of several
+            sources are told apart, whatever their names. The file notes them; noise stays what
+            the ids without them seeded.
 
     Returns:
         `out`.
@@ -62,6 +67,7 @@ def merge_files(
     """
     out = Path(out)
     check_compression(compression)
+    prefixes = _checked(prefixes, len(paths))
     if not paths:
         raise StoreError("no feature files to merge were given")
     if out.exists() and (out.is_dir() or not overwrite):
@@ -70,14 +76,27 @@ def merge_files(
         stores = [stack.enter_context(FeatureStore(path)) for path in paths]
         for store in stores:
             check_lists(store.file)
-        whole = _joined(stores)
+        whole = _joined(stores, prefixes)
         with explained(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             _write(whole, out, compression, progress)
     return out
 
 
-def _joined(stores: list[FeatureStore]) -> Joined:
+def _checked(prefixes: Sequence[str] | None, count: int) -> list[str] | None:
+    """One plain prefix for each file, or None; SpecError for others."""
+    if not prefixes:
+        return None
+    found = [nfc(prefix).strip("/") for prefix in prefixes]
+    if len(found) != count or not all(found) or any("\0" in prefix for prefix in found):
+        raise SpecError(
+            f"prefixes {', '.join(map(repr, prefixes))} for {count} files; expected one for each, "
+            "such as train and test, in the order of the files"
+        )
+    return found
+
+
+def _joined(stores: list[FeatureStore], prefixes: list[str] | None = None) -> Joined:
     """What some files give together.
 
     Raises:
@@ -86,6 +105,8 @@ def _joined(stores: list[FeatureStore]) -> Joined:
     first = stores[0]
     for store in stores[1:]:
         check_alike(first, store)
+    if prefixes is not None:
+        return below(stores, prefixes)
     if len(stores) == 1:
         sources = {name: [first] for name in columns_in(first)}
         known = first.ids, first.labels, first.class_names, first.skipped
@@ -96,7 +117,7 @@ def _joined(stores: list[FeatureStore]) -> Joined:
     if any(same):
         raise SpecMismatch(
             "some files hold the same pictures and others do not; join those with the same "
-            "pictures first"
+            f"pictures first, {APART}"
         )
     return below(stores)
 
@@ -123,20 +144,21 @@ def _columns(stores: list[FeatureStore], name: str) -> list[tuple[list, Column]]
     attrs = {key: data.attrs[key] for key in data.attrs if key != ATTRIBUTE}
     if WHEN in attrs:
         attrs[WHEN] = min(int(other.attrs.get(WHEN, 0)) for other in found)
-    if not isinstance(data, QuantizedView):
+    if name in PICTURE_COLUMNS or data.scales is None:
+        found = [getattr(one, "stored", one) for one in found]
         return [(found, Column(name, data.shape[1:], str(data.dtype), attrs))]
     attrs |= {**quantization_attrs(name, data.shape[1:]), "group": data.group}
     if any(other.group != data.group for other in found):
         raise SpecMismatch(f"{name} was quantised in groups of other sizes")
     numbers = Column(name, data.shape[1:], "int8", attrs)
     scales = Column(scale_name(name), data.scales.shape[1:], "float32", {})
-    return [([o.quantized for o in found], numbers), ([o.scales for o in found], scales)]
+    return [([o.stored for o in found], numbers), ([o.scales for o in found], scales)]
 
 
 def _stored(data) -> str:
     """The dtype in the file, and whether it is that of quantised numbers."""
-    quantized = isinstance(data, QuantizedView)
-    return f"quantised {data.quantized.dtype}" if quantized else str(data.dtype)
+    quantized = isinstance(data, FeatureView) and data.scales is not None
+    return f"quantised {data.stored.dtype}" if quantized else str(data.dtype)
 
 
 def _write(whole: Joined, out: Path, compression: str, progress: Progress) -> None:

@@ -19,7 +19,7 @@ from diffeat.store.format.atomic import explained, sync_folder
 from diffeat.store.format.checksums import ATTRIBUTE, checked_blocks
 from diffeat.store.format.columns import PICTURE_COLUMNS, feature_name
 from diffeat.store.format.layout import Progress
-from diffeat.store.read.view import QuantizedView
+from diffeat.store.read.view import FeatureView
 
 if TYPE_CHECKING:
     from diffeat.store.read.reader import FeatureStore
@@ -97,8 +97,10 @@ def _appears_whole(path: Path) -> Iterator[Path]:
 def _arrays(store: FeatureStore, key, keep_int8: bool) -> list[tuple[str, Any]]:
     """Names and data sets of one (block, t)."""
     name, data = feature_name(*key), store[key]
-    if keep_int8 and isinstance(data, QuantizedView):
-        return [(name, data.quantized), (data.scales.name.lstrip("/"), data.scales)]
+    if data.scales is None:
+        return [(name, data.stored)]
+    if keep_int8:
+        return [(name, data.stored), (data.scales.name.lstrip("/"), data.scales)]
     return [(name, data)]
 
 
@@ -113,7 +115,7 @@ def _facts(store: FeatureStore) -> dict[str, Any]:
 def _attrs(data) -> dict[str, Any]:
     """Attributes of a data set as plain values, without those of its storage."""
     kept = {key: np.asarray(data.attrs[key]).tolist() for key in data.attrs if key != ATTRIBUTE}
-    if isinstance(data, QuantizedView):
+    if isinstance(data, FeatureView):  # its numbers are no int8 any more
         for name in ("quantization", "group", "scale"):
             kept.pop(name, None)
     # JSON has no inf

@@ -10,10 +10,10 @@ import numpy as np
 from diffeat.errors import StoreError
 from diffeat.store.format.quantize import groups, scale_name
 from diffeat.store.format.safety import check_numbers, damage_explained, read_attr, read_text
-from diffeat.store.read.view import QuantizedView
+from diffeat.store.read.view import FeatureView
 
 
-def feature_set(file: h5py.File, path: Path, name: str, count: int) -> h5py.Dataset | QuantizedView:
+def feature_set(file: h5py.File, path: Path, name: str, count: int) -> FeatureView:
     """The features that lie at `name`: floats as they are, int8 seen as float32.
 
     Args:
@@ -31,7 +31,7 @@ def feature_set(file: h5py.File, path: Path, name: str, count: int) -> h5py.Data
         data = file[name]
         if not isinstance(data, h5py.Dataset) or data.dtype != np.int8:
             check_numbers(data, name, "f", (count, ...))
-            return data
+            return FeatureView(data)
         if read_attr(data, "quantization", 1) != "absmax":
             raise StoreError(f"{path}: {name} holds int8 without saying how; make the file again")
         check_numbers(data, name, "i", (count, None, ...))
@@ -47,4 +47,4 @@ def feature_set(file: h5py.File, path: Path, name: str, count: int) -> h5py.Data
         check_numbers(scales, where, "f", (count, groups(data.shape[1:], int(group))))
         if scales.dtype != np.float32:
             raise TypeError(f"{where} has type {scales.dtype}; expected float32")
-        return QuantizedView(data, scales, int(group))
+        return FeatureView(data, scales, int(group))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
+from diffeat.cells import Levels, cell_lines, pictures_text, spec_text
 from diffeat.coords import Placement
-from diffeat.errors import SpecError, StoreError, nearest
-from diffeat.noise import CLEAN_FAMILIES, NO_T, format_t
+from diffeat.errors import DiffeatError, SpecError, StoreError, brief, nearest
+from diffeat.noise import ASKED, CLEAN_FAMILIES, NO_T, NoiseLevel
 from diffeat.specs import ExtractSpec
 from diffeat.store.format.columns import PICTURE_COLUMNS, feature_name
 from diffeat.store.format.compress import compression_of
@@ -29,15 +30,17 @@ from diffeat.store.format.safety import (
 from diffeat.store.format.targets import StoredTargets
 from diffeat.store.read.export import export
 from diffeat.store.read.features import feature_set
-from diffeat.store.read.view import QuantizedView
+from diffeat.store.read.levels import StoredLevel, find_level, readable
+from diffeat.store.read.view import FeatureView
 
 
 class FeatureStore:
     """A finished feature file.
 
-    `store["up.1", 20]` is an h5py data set of shape (N, …), or for features in int8 a view with
-    the same manners: nothing is read before it is sliced. Use it as a context manager, or call
-    `close`.
+    `store["up.1", 20]` is a view of shape (N, …) with the manners of an h5py data set (see
+    `FeatureView`): nothing is read before it is sliced, and rows may be picked in any order. t may
+    be written as it was asked for ("sigma=0.3"); `store["up.1"]` is a mapping of all t of a
+    block. Use it as a context manager, or call `close`.
 
     Args:
         path: a file written by `diffeat extract`.
@@ -49,7 +52,7 @@ class FeatureStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.file = open_checked(path)
-        self._found: dict[str, h5py.Dataset | QuantizedView] = {}
+        self._found: dict[str, FeatureView] = {}
         self._pictures: dict[str, np.ndarray | None] = {}
         try:
             with damage_explained(path, "the header"):
@@ -74,6 +77,27 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return self._count
+
+    def __repr__(self) -> str:
+        if not self.file:
+            return f"FeatureStore({str(self.path)!r}, closed)"
+        try:
+            return "\n".join([f"FeatureStore({str(self.path)!r})", *self._shown()])
+        except DiffeatError as error:  # damaged; whoever reads it is told so
+            return f"FeatureStore({str(self.path)!r}: {error})"
+
+    def _shown(self) -> list[str]:
+        """Pictures, model, spec and cells as lines of text."""
+        first = self.timesteps[0]
+        shown = [(b, self[b, first].shape, int(self[b, first].attrs["stride"]))
+                 for b in self.blocks]  # fmt: skip
+        asked = {one.level.t: one.asked for one in self.levels if one.asked}
+        return [
+            f"  {pictures_text(len(self), self.class_names)} of {self.pictures['name']}",
+            f"  {self.model['name']} ({self.model['family']}, {self.model['dtype']})",
+            f"  {spec_text(self.spec.to_dict())}",
+            *cell_lines(shown, [one.level for one in self.levels], asked),
+        ]
 
     @cached_property
     def ids(self) -> list[str]:
@@ -205,16 +229,41 @@ class FeatureStore:
 
     def stored_dtype(self, block: str, t: int | float) -> str:
         """Precision in the file: "float16", "float32" or "int8"."""
-        data = self[block, t]
-        return str(data.quantized.dtype if isinstance(data, QuantizedView) else data.dtype)
+        return str(self[block, t].stored.dtype)
 
     @property
     def compression(self) -> str:
         """Of the features: "none", "lzf", "gzip" or "zstd"."""
-        data = self[self.blocks[0], self.timesteps[0]]
-        return compression_of(data.quantized if isinstance(data, QuantizedView) else data)
+        return compression_of(self[self.blocks[0], self.timesteps[0]].stored)
 
-    def __getitem__(self, key: tuple[str, int | float]) -> h5py.Dataset | QuantizedView:
+    def level(self, t: int | float | str) -> NoiseLevel:
+        """The level that `t` means: native t, or as it was asked for, "sigma=0.3", "snr=10", …
+
+        Raises:
+            SpecError: the file was not asked for it; names the nearest that it has.
+        """
+        return find_level(str(self.path), self.levels, t)
+
+    def native(self, timesteps: Sequence[int | float | str] | None) -> list[float] | None:
+        """The native t of several levels (see `level`); None, for all, of None and of none."""
+        return [self.level(t).t for t in timesteps] if timesteps else None
+
+    @cached_property
+    def levels(self) -> list[StoredLevel]:
+        """(NoiseLevel, what was written for it or None) of every t, ascending."""
+        found = []
+        for t in self.timesteps:
+            cells = [self[block, t].stored for block in self.blocks]
+            with damage_explained(self.path, f"the attributes of t={t}"):
+                asked = next((read_text(one, ASKED) for one in cells if ASKED in one.attrs), None)
+                alpha, sigma = (float(cells[0].attrs[name]) for name in ("alpha", "sigma"))
+            found.append(StoredLevel(NoiseLevel(t, alpha, sigma), readable(asked)))
+        return found
+
+    def __getitem__(self, key: tuple[str, int | float | str] | str) -> FeatureView | Levels:
+        if isinstance(key, str):
+            self._check_block(key)
+            return Levels(key, self.timesteps, lambda t: self[key, t])
         name = self._name(key)
         if name not in self._found:
             self._found[name] = feature_set(self.file, self.path, name, len(self))
@@ -223,17 +272,19 @@ class FeatureStore:
     def _name(self, key: tuple[str, int | float]) -> str:
         """Name of the data set of (block, t); SpecError if the spec has no such thing."""
         if not isinstance(key, tuple) or len(key) != 2:
-            raise SpecError(f"{key!r} is no (block, t); write store['up.1', 20]")
+            raise SpecError(f"{brief(key)} is no (block, t); write store['up.1', 20]")
         block, t = key
-        if block not in self.blocks:
+        self._check_block(block)
+        known = isinstance(t, (int, float)) and t in self.timesteps
+        return feature_name(block, t if known else self.level(t).t)
+
+    def _check_block(self, block: Any) -> None:
+        """SpecError if the file has no such block."""
+        if not isinstance(block, str) or block not in self.blocks:
             raise SpecError(
-                f"{self.path} has no block {block!r}{nearest(str(block), self.blocks)}; it has "
-                f"{', '.join(self.blocks)}"
+                f"{self.path} has no block {brief(block)}{nearest(brief(block), self.blocks)}; it "
+                f"has {', '.join(self.blocks)}"
             )
-        if t not in self.timesteps:
-            have = ", ".join(format_t(step) for step in self.timesteps)
-            raise SpecError(f"{self.path} has no t={t}; it has {have}")
-        return feature_name(block, t)
 
     def torch_dataset(self, block: str, t: int | float):
         """A map-style torch dataset of (feature (…) float32, label int64 or -1).

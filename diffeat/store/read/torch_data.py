@@ -15,7 +15,6 @@ from diffeat.store.format.quantize import dequantize
 from diffeat.store.format.safety import damage_explained, open_checked
 from diffeat.store.read.features import feature_set
 from diffeat.store.read.rows import RowReader
-from diffeat.store.read.view import QuantizedView
 
 CACHE_BYTES = 64 << 20
 """Unpacked chunks that every process keeps, of compressed files."""
@@ -69,9 +68,8 @@ class FeatureDataset(Dataset):
         if self._readers is None or self._process != os.getpid():
             file = open_checked(self.path, CACHE_BYTES)
             data = feature_set(file, self.path, self.name, self.count)
-            parts = [data]
-            if isinstance(data, QuantizedView):
-                parts, self._group = [data.quantized, data.scales], data.group
+            parts = [data.stored] if data.scales is None else [data.stored, data.scales]
+            self._group = data.group
             self._readers, self._process = [RowReader(part) for part in parts], os.getpid()
         return self._readers
 

@@ -25,7 +25,6 @@ from diffeat.store.format.columns import PICTURE_COLUMNS, feature_name
 from diffeat.store.format.layout import Progress
 from diffeat.store.format.safety import damage_explained
 from diffeat.store.read.reader import FeatureStore
-from diffeat.store.read.view import QuantizedView
 
 ATTRIBUTES = ("block", "t", "alpha", "sigma", "log_snr", "layout", "stride", "channels")
 CHANGED = "another checksum than when they were written"
@@ -125,10 +124,9 @@ def _verify_features(store: FeatureStore, block: str, t: int | float) -> list[st
     except StoreError as error:
         return [str(error).removeprefix(f"{store.path}: ")]
     problems = [f"{where} lacks the attribute {name!r}" for name in lacking]
-    parts = [data]
-    if isinstance(data, QuantizedView):
-        parts = [data.quantized, data.scales]
-    for part in parts:
+    for part in (data.stored, data.scales):
+        if part is None:
+            continue
         found = _verify_values(part)
         if found:
             return [*problems, f"{part.name.lstrip('/')}, {found}"]

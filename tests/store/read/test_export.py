@@ -80,7 +80,7 @@ def test_int8_as_it_is(job, tmp_path, suffix):
         out = store.export(tmp_path / f"x{suffix}", keep_int8=True)
         found = np.load(out) if suffix == ".npz" else zarr.open_group(str(out), mode="r")
         view = store["mid", 20]
-        np.testing.assert_array_equal(found["features/mid/t20"][:], view.quantized[:])
+        np.testing.assert_array_equal(found["features/mid/t20"][:], view.stored[:])
         np.testing.assert_array_equal(found["scales/mid/t20"][:], view.scales[:])
         assert found["features/mid/t20"].dtype == np.int8
 

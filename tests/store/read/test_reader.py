@@ -114,7 +114,7 @@ def test_an_unknown_t_names_those_there_are(sound):
         store["mid", 30]
 
 
-@pytest.mark.parametrize("key", [("mid", "often"), ("mid", None), "mid", ("mid", 20, 1), (7, 20)])
+@pytest.mark.parametrize("key", [("mid", "often"), ("mid", None), "often", ("mid", 20, 1), (7, 20)])
 def test_keys_that_make_no_sense(sound, key):
     with FeatureStore(sound) as store, pytest.raises(SpecError):
         store[key]
