@@ -46,6 +46,7 @@ from diffeat.store import (
 )
 from diffeat.store.format.columns import WHEN
 from diffeat.store.format.manifest import CLASSES, MODEL_CLASSES
+from diffeat.store.write.growth import Growth, check_told, growth_of
 
 BOXES = "boxes"
 """Data set that says which part of each padded input shows the picture."""
@@ -54,7 +55,7 @@ SIZES, PLACEMENTS = "sizes", "placements"
 DIGESTS, STATS = "digests", "file_stats"
 """Data sets that say what each picture holds, and by which stat its file is known again."""
 FINDINGS = ("request", "columns", "seen", "size", "multiple", "batch_size", "pictures",
-            "bytes_per_picture")  # fmt: skip
+            "bytes_per_picture", "growth")  # fmt: skip
 """Fields of a job that a worker with the model works out."""
 Span = tuple[int, int]
 """(start, stop) of a run of pictures of the source."""
@@ -77,6 +78,8 @@ class Job:
         pictures: pictures of one batch. Spans are cut from multiples of it, so that every
             engine and every resumed run computes the same batches.
         bytes_per_picture: size of one row of the file.
+        growth: how the finished file at `path` becomes one of these pictures, whose order is
+            then another; None where there is none to go on from.
     """
 
     model: ModelRequest
@@ -97,6 +100,14 @@ class Job:
     multiple: int = 1
     pictures: int = 0
     bytes_per_picture: int = 0
+    growth: Growth | None = None
+
+    def told(self, findings: dict[str, Any]) -> Job:
+        """The same with what a worker found elsewhere; pictures in the order of that worker."""
+        job = replace(self, **findings)
+        if job.growth is None:
+            return job
+        return replace(job, source=self.source.take(job.growth.first))
 
     @property
     def settled(self) -> bool:
@@ -143,6 +154,8 @@ class Worker:
         if backbone is None:  # whoever settled the job has checked it
             backbone = load_model(job.model) if job.settled else load_for(job.model, job.spec)
         self.backbone = backbone
+        if not job.settled:
+            job = _looked_at(job)
         prompts, source = prompts_of(job.spec, job.source), job.source
         self._conditions = Conditions.of_spec(
             backbone, job.spec, len(source), prompts, source.labels, source.class_names
@@ -157,21 +170,20 @@ class Worker:
         if job.settled:
             _check_same(backbone, job)
         else:
-            seen = look(source, seen_by(job.path, source.ids)) if source.reading > 1 else None
-            request = request_of(plan, source, prompts, seen, self.class_map)
+            request = request_of(plan, source, prompts, job.seen, self.class_map)
             job = replace(
                 job,
                 request=request,
-                columns=self._columns(job, request, seen),
-                seen=seen,
+                growth=_grown(job, request, prompts),
+                columns=self._columns(job, request),
                 size=plan.size,
                 multiple=backbone.step,
                 bytes_per_picture=plan.bytes_per_picture,
             )
         self.job = job
 
-    def _columns(self, job: Job, request: Manifest, seen: Seen | None) -> tuple[Column, ...]:
-        """The data sets of the file; of the pictures, those that unfinished parts have."""
+    def _columns(self, job: Job, request: Manifest) -> tuple[Column, ...]:
+        """The data sets of the file; of the pictures, those that are begun."""
         plan = self.plan
         features = [
             Column(self._cells[block.name, level.t], plan.shape(block), plan.spec.dtype,
@@ -181,15 +193,18 @@ class Worker:
         ]  # fmt: skip
         names = [BOXES] if plan.spec.fit == "pad" else []
         begun = None if job.overwrite else begun_columns(job.path, request)
+        if job.growth is not None:
+            begun = job.growth.columns
         if begun is None or {SIZES, PLACEMENTS} <= begun:
             names += [SIZES, PLACEMENTS]
         else:
+            which = "its unfinished parts lack" if job.growth is None else "it lacks so far"
             warnings.warn(
-                f"{job.path} goes on without /{SIZES} and /{PLACEMENTS}, which its unfinished "
-                "parts lack; --overwrite makes it anew, with them",
+                f"{job.path} goes on without /{SIZES} and /{PLACEMENTS}, which {which}; "
+                "--overwrite makes it anew, with them",
                 stacklevel=4,
             )
-        return (*features, *map(picture_column, names), *_seen_columns(seen))
+        return (*features, *map(picture_column, names), *_seen_columns(job.seen))
 
     @cached_property
     def extractor(self):
@@ -269,6 +284,41 @@ class Worker:
                 known[STATS] = seen.stats[batch.indices]
         wanted = {column.name for column in self.job.columns}
         return found | {name: rows for name, rows in known.items() if name in wanted}
+
+
+def _looked_at(job: Job) -> Job:
+    """The job with the digests of its pictures; where its output is finished and only lacks some
+    of them, these come first."""
+    source, spec = job.source, job.spec
+    if source.reading == 1:
+        return job
+    seen = look(source, seen_by(job.path, source.ids))
+    by_row = spec.embeddings is not None and embedding_rows(spec.embeddings) > 1
+    growth = None if job.overwrite or by_row else growth_of(job.path, source, seen)
+    if growth is None:
+        return replace(job, seen=seen)
+    first = growth.first
+    source = source.take(first)
+    stats = None if seen.stats is None else seen.stats[first]
+    seen = Seen(source.ids, seen.digests[first], stats, seen.when)
+    return replace(job, source=source, seen=seen, growth=growth)
+
+
+def _grown(job: Job, request: Manifest, prompts: Sequence[str] | None) -> Growth | None:
+    """How the finished file of a job grows, with what it must say of its pictures now and in the
+    end; SpecMismatch if its features were told other classes."""
+    growth = job.growth
+    if growth is None:
+        return None
+    order = growth.order
+    now, before = request.pictures["conditions"], request.pictures["conditions"]
+    if prompts is not None:
+        now, before = (fingerprint([prompts[k] for k in one]) for one in (order, growth.known))
+    print_ = job.source.take(order).fingerprint(job.seen.digests[order])
+    pictures = {**request.pictures, "fingerprint": print_, "conditions": now}
+    growth = replace(growth, pictures=pictures, conditions=before)
+    check_told(growth, job.spec, job.source)
+    return growth
 
 
 def _seen_columns(seen: Seen | None) -> tuple[Column, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -26,7 +27,9 @@ class JobResult:
 
     Attributes:
         path: the feature file.
-        status: "done", "resumed" (finished what an earlier run began) or "already complete".
+        status: "done", "resumed" (finished what an earlier run began), "grown" (added pictures to
+            a finished file), "relabelled" (gave one other labels or another order, without any
+            forward) or "already complete".
         pictures: rows in the file.
         computed: pictures that went through the model in this run.
         skipped: pictures left out because they could not be read.
@@ -69,10 +72,19 @@ def drive(
         if writer.complete:
             return _already_complete(job, writer)
         status = "resumed" if writer.done else "done"
+        if job.growth is not None:
+            status = "grown" if job.growth.count else "relabelled"
+            tell_growth(job)
         with progress_bar(job, len(job.source), writer.done) as bar:
             computed = work(writer, bar)
         writer.finish(lambda shards: tqdm(shards, desc="merge", unit="shard", disable=hide))
     return _result(writer, status, computed, time.monotonic() - began, where)
+
+
+def tell_growth(job: Job) -> None:
+    """Say what becomes of the finished file, where it grows."""
+    if job.growth is not None and job.progress is not False:
+        tqdm.write(f"{job.path}: {job.growth.told}", file=sys.stderr)
 
 
 def complete(job: Job) -> JobResult | None:
@@ -83,14 +95,14 @@ def complete(job: Job) -> JobResult | None:
     """
     if job.overwrite or not job.path.exists():
         return None
-    with _writer(replace(job, seen=None), alone=False) as writer:
+    with _writer(job, alone=False, noted=False) as writer:
         return _already_complete(job, writer) if writer.complete else None
 
 
-def _writer(job: Job, alone: bool) -> StoreWriter:
+def _writer(job: Job, alone: bool, noted: bool = True) -> StoreWriter:
     return StoreWriter(
         job.path, job.request, job.source, job.columns, job.overwrite, job.compression, alone,
-        job.seen,
+        job.seen, job.growth, noted,
     )  # fmt: skip
 
 

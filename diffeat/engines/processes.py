@@ -176,7 +176,7 @@ class _Pool:
         if what == "warning":
             warnings.warn(value, stacklevel=2)
         elif what == "ready":
-            self.job, hand.ready = replace(self.job, **value), True
+            self.job, hand.ready = self.job.told(value), True
         elif what == "batch":
             span, computed = value
             hand.finished[span] = computed

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diffeat.engines.base import JobResult, drive, progress_bar, sharing
+from diffeat.engines.base import JobResult, drive, progress_bar, sharing, tell_growth
 from diffeat.errors import DiffeatError, SourceError, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.store import ShardWriter, StoreWriter
@@ -89,7 +89,7 @@ def _agreed(job: Job, rank: int) -> Worker:
             f"rank {rank} found other pictures in {job.source.name} than rank 0; expected the same "
             "files on every node"
         )
-    return worker or Worker(replace(job, **findings))
+    return worker or Worker(job.told(findings))
 
 
 def _lead(worker: Worker, world: int) -> JobResult:
@@ -98,6 +98,7 @@ def _lead(worker: Worker, world: int) -> JobResult:
 
     def work(writer: StoreWriter, bar: tqdm) -> int:
         nonlocal told, converted
+        tell_growth(job)  # the driver's bar is hidden, and what it says with it
         spans = writer.remaining(job.pictures)
         shares = _shares(spans, world)
         told = True
