@@ -46,6 +46,7 @@ from diffeat.store import (
 )
 from diffeat.store.format.columns import WHEN
 from diffeat.store.format.manifest import CLASSES, MODEL_CLASSES
+from diffeat.store.read.originals import beside
 from diffeat.store.write.growth import Growth, check_told, growth_of
 
 BOXES = "boxes"
@@ -170,7 +171,7 @@ class Worker:
         if job.settled:
             _check_same(backbone, job)
         else:
-            request = request_of(plan, source, prompts, job.seen, self.class_map)
+            request = request_of(plan, source, prompts, job.seen, self.class_map, job.path)
             job = replace(
                 job,
                 request=request,
@@ -351,12 +352,14 @@ def request_of(
     prompts: Sequence[str] | None = None,
     seen: Seen | None = None,
     class_map: ClassMap | None = None,
+    path: Path | None = None,
 ) -> Manifest:
     """What the feature file of a plan, a source and its captions is made of.
 
     Args:
         seen: the source's digests, where they are known already.
         class_map: the model's class of each class of the pictures, where each has its own.
+        path: the feature file, which says where the pictures lie, seen from it.
     """
     backbone, spec = plan.backbone, plan.spec
     conditions = None if prompts is None else fingerprint(list(prompts))
@@ -380,6 +383,7 @@ def request_of(
             "conditions": conditions,
             **({"reading": source.reading} if source.reading > 1 else {}),
             **further,
+            **({} if path is None else beside(source.name, path)),
         },
     )
 

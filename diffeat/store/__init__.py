@@ -17,6 +17,7 @@ from diffeat.store.format.columns import PICTURE_COLUMNS, Column, picture_column
 from diffeat.store.format.layout import shard_folder
 from diffeat.store.format.manifest import Manifest, begun_columns, noted_pictures, read_how
 from diffeat.store.join.files import merge_files
+from diffeat.store.read.originals import find_originals
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.seen import seen_by, seen_in
 from diffeat.store.read.verify import verify
@@ -33,6 +34,7 @@ __all__ = [
     "ShardWriter",
     "StoreWriter",
     "begun_columns",
+    "find_originals",
     "look_at_parts",
     "merge_files",
     "merge_parts",

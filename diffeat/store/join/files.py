@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from diffeat.errors import SpecMismatch, StoreError
@@ -25,6 +26,7 @@ from diffeat.store.format.quantize import quantization_attrs, scale_name
 from diffeat.store.join.alike import Joined, check_alike, columns_in, manifest_of
 from diffeat.store.join.below import below
 from diffeat.store.join.beside import beside
+from diffeat.store.read.originals import moved
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.view import QuantizedView
 
@@ -68,6 +70,8 @@ def merge_files(
         for store in stores:
             check_lists(store.file)
         whole = _joined(stores)
+        pictures = moved(whole.manifest.pictures, stores[0].path, out)
+        whole = replace(whole, manifest=replace(whole.manifest, pictures=pictures))
         with explained(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             _write(whole, out, compression, progress)
