@@ -32,22 +32,24 @@ from diffeat.extraction import (
 )
 from diffeat.extraction.class_map import ClassMap
 from diffeat.extraction.conditions import embedding_rows, prompts_of
+from diffeat.growing import described, finished_rows
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import PictureBatch, Seen, Source, ahead, load_batches, look
 from diffeat.loading import load_model
 from diffeat.specs import ExtractSpec
 from diffeat.store import (
     Column,
+    Growth,
     Manifest,
     begun_columns,
+    beside,
     picture_column,
     read_how,
+    seal_parts,
     seen_by,
 )
 from diffeat.store.format.columns import WHEN
 from diffeat.store.format.manifest import CLASSES, MODEL_CLASSES
-from diffeat.store.read.originals import beside
-from diffeat.store.write.growth import Growth, check_told, growth_of
 
 BOXES = "boxes"
 """Data set that says which part of each padded input shows the picture."""
@@ -155,33 +157,54 @@ class Worker:
         if backbone is None:  # whoever settled the job has checked it
             backbone = load_model(job.model) if job.settled else load_for(job.model, job.spec)
         self.backbone = backbone
-        if not job.settled:
-            job = _looked_at(job)
+        self.job = job
+        if job.settled:
+            self._take_up(job)
+            _check_same(backbone, job)
+        else:
+            self.job = self._made_out(job)
+
+    def _take_up(self, job: Job) -> tuple[str, ...] | list[str] | None:
+        """What is made of the model and the pictures' conditions; returns their captions."""
         prompts, source = prompts_of(job.spec, job.source), job.source
         self._conditions = Conditions.of_spec(
-            backbone, job.spec, len(source), prompts, source.labels, source.class_names
+            self.backbone, job.spec, len(source), prompts, source.labels, source.class_names
         )
         self.class_map = self._conditions.class_map
-        self.plan = plan = Plan(backbone, job.spec, self._conditions.text_length)
+        self.plan = plan = Plan(self.backbone, job.spec, self._conditions.text_length)
         self._cells = {
             (block.name, level.t): f"features/{block.name}/{level.label}"
             for block in plan.blocks
             for level in plan.levels
         }
-        if job.settled:
-            _check_same(backbone, job)
-        else:
-            request = request_of(plan, source, prompts, job.seen, self.class_map, job.path)
+        return prompts
+
+    def _made_out(self, given: Job) -> Job:
+        """The job with what its pictures are, which are finished, and what the model tells."""
+        reads = given.source.reading > 1
+        seen = look(given.source, seen_by(given.path, given.source.ids)) if reads else None
+
+        def request() -> Manifest:
+            prompts = self._take_up(job)
+            return request_of(self.plan, job.source, prompts, job.seen, self.class_map, job.path)
+
+        job = _in_order(given, seen)
+        made_of = request()
+        if seen is not None and not given.overwrite and seal_parts(given.path, made_of, seen):
+            job = _in_order(given, seen)
+            made_of = request()
+        if job.growth is not None:
             job = replace(
-                job,
-                request=request,
-                growth=_grown(job, request, prompts),
-                columns=self._columns(job, request),
-                size=plan.size,
-                multiple=backbone.step,
-                bytes_per_picture=plan.bytes_per_picture,
+                job, growth=described(job.growth, job.spec, job.source, job.seen, made_of)
             )
-        self.job = job
+        return replace(
+            job,
+            request=made_of,
+            columns=self._columns(job, made_of),
+            size=self.plan.size,
+            multiple=self.backbone.step,
+            bytes_per_picture=self.plan.bytes_per_picture,
+        )
 
     def _columns(self, job: Job, request: Manifest) -> tuple[Column, ...]:
         """The data sets of the file; of the pictures, those that are begun."""
@@ -232,7 +255,7 @@ class Worker:
     @property
     def findings(self) -> dict[str, Any]:
         """The fields that the model tells, to travel without the pictures' names: with them,
-        replace(job, **findings) is settled in another process."""
+        job.told(findings) is settled in another process."""
         return {name: getattr(self.settled, name) for name in FINDINGS}
 
     def _how(self) -> dict[str, Any]:
@@ -287,39 +310,16 @@ class Worker:
         return found | {name: rows for name, rows in known.items() if name in wanted}
 
 
-def _looked_at(job: Job) -> Job:
-    """The job with the digests of its pictures; where its output is finished and only lacks some
-    of them, these come first."""
-    source, spec = job.source, job.spec
-    if source.reading == 1:
-        return job
-    seen = look(source, seen_by(job.path, source.ids))
-    by_row = spec.embeddings is not None and embedding_rows(spec.embeddings) > 1
-    growth = None if job.overwrite or by_row else growth_of(job.path, source, seen)
+def _in_order(job: Job, seen: Seen | None) -> Job:
+    """The job with what is seen of its pictures, of which those come first that are not finished
+    where its output is there and grows."""
+    growth = None
+    if seen is not None and not job.overwrite:
+        growth = finished_rows(job.path, job.source, job.spec, seen)
     if growth is None:
         return replace(job, seen=seen)
-    first = growth.first
-    source = source.take(first)
-    stats = None if seen.stats is None else seen.stats[first]
-    seen = Seen(source.ids, seen.digests[first], stats, seen.when)
+    source, seen = job.source.take(growth.first), seen.take(growth.first)
     return replace(job, source=source, seen=seen, growth=growth)
-
-
-def _grown(job: Job, request: Manifest, prompts: Sequence[str] | None) -> Growth | None:
-    """How the finished file of a job grows, with what it must say of its pictures now and in the
-    end; SpecMismatch if its features were told other classes."""
-    growth = job.growth
-    if growth is None:
-        return None
-    order = growth.order
-    now, before = request.pictures["conditions"], request.pictures["conditions"]
-    if prompts is not None:
-        now, before = (fingerprint([prompts[k] for k in one]) for one in (order, growth.known))
-    print_ = job.source.take(order).fingerprint(job.seen.digests[order])
-    pictures = {**request.pictures, "fingerprint": print_, "conditions": now}
-    growth = replace(growth, pictures=pictures, conditions=before)
-    check_told(growth, job.spec, job.source)
-    return growth
 
 
 def _seen_columns(seen: Seen | None) -> tuple[Column, ...]:

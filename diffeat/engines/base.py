@@ -73,7 +73,7 @@ def drive(
             return _already_complete(job, writer)
         status = "resumed" if writer.done else "done"
         if job.growth is not None:
-            status = "grown" if job.growth.count else "relabelled"
+            status = job.growth.status
             tell_growth(job)
         with progress_bar(job, len(job.source), writer.done) as bar:
             computed = work(writer, bar)

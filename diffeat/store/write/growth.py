@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffeat.errors import DiffeatError, SpecMismatch
+from diffeat.errors import DiffeatError, SpecMismatch, StoreError
 from diffeat.images import Seen, Source, rule_of
 from diffeat.specs import CLASS_LABEL, PLACEHOLDERS, ExtractSpec, differences
 from diffeat.store.format.columns import PICTURE_COLUMNS
+from diffeat.store.format.layout import shard_folder
 from diffeat.store.format.manifest import MODEL_CLASSES, OF_PICTURES, Manifest
 from diffeat.store.read.reader import FeatureStore
 
@@ -25,6 +26,8 @@ ADDED = "added"
 """Key of `how`: what each growth added to the pictures before it, and how."""
 GROWS = "grows"
 """Key among what is said of the pictures of unfinished parts: into which file they grow."""
+HELD = "held-{}.h5"
+"""What an interrupted run had finished of other pictures, in the folder of shards."""
 NAMED = 3
 """Pictures that a message names."""
 MAY_CHANGE = (*OF_PICTURES, "captions or embeddings", MODEL_CLASSES)
@@ -96,87 +99,121 @@ def difference_text(store: FeatureStore, seen: Seen) -> str:
     return f"{found}; {contents}" if found else contents
 
 
-@dataclass(frozen=True)
-class Growth:
-    """How a finished file becomes one of other pictures.
-
-    The job's source has the N pictures in another order than the file in the end: first the n
-    that must be computed, then those that the finished file has.
+class Base(NamedTuple):
+    """A feature file whose rows serve again.
 
     Attributes:
-        path: the finished file.
+        path: where it is: the user's, or what an interrupted run had finished.
         fingerprint: its own.
-        first: (N,) the place in the user's source of each picture of the job's source.
-        rows: (N - n,) rows of the finished file of the job's pictures from n on.
-        known: (m,) the pictures of the job that it had met, those without a row included, in
-            the order of the user's source.
+        places: (M,) the place in the job's source of each of its rows.
+        known: (m,) the places of the pictures that it had met, those without a row included,
+            in the order of the user's source; None of an interrupted run, which is of more
+            pictures than it knows.
         columns: names of its data sets that have a row per picture, beside the features.
-        told: what is done, for people.
-        pictures: what the file in the end says of its pictures.
-        conditions: hash of the captions or embeddings of the finished file's pictures, as far
-            as that is known.
+        conditions: hash of captions or embeddings that it must name.
     """
 
     path: Path
     fingerprint: str
-    first: np.ndarray
-    rows: np.ndarray
-    known: np.ndarray
+    places: np.ndarray
+    known: np.ndarray | None
     columns: frozenset[str]
-    told: str
-    pictures: dict[str, Any]
     conditions: str | None = None
 
-    @property
-    def count(self) -> int:
-        """n, the pictures that must be computed."""
-        return len(self.first) - len(self.rows)
+
+@dataclass(frozen=True)
+class Growth:
+    """How finished rows become those of a file of other pictures.
+
+    The job's source has the N pictures in another order than the file in the end: first the n
+    that must be computed, then those that are finished.
+
+    Attributes:
+        bases: where these are.
+        first: (N,) the place in the user's source of each picture of the job's source.
+        count: n.
+        told: what is done, for people.
+        pictures: what the file in the end says of its pictures.
+    """
+
+    bases: tuple[Base, ...]
+    first: np.ndarray
+    count: int
+    told: str
+    pictures: dict[str, Any]
 
     @property
     def order(self) -> np.ndarray:
         """(N,) the place in the job's source of each picture of the user's."""
         return np.argsort(self.first)
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """Data sets with a row per picture that all finished rows have."""
+        return frozenset.intersection(*(base.columns for base in self.bases))
+
+    @property
+    def status(self) -> str:
+        """What it is called in the end."""
+        if all(base.known is None for base in self.bases):
+            return "resumed"
+        return "grown" if self.count else "relabelled"
+
     def noted(self, manifest: Manifest) -> Manifest:
         """The manifest of the parts, with a note of what they become."""
-        note = {"held": len(self.rows), "into": self.whole(manifest).fingerprint}
+        note = {"held": len(self.first) - self.count, "into": self.whole(manifest).fingerprint}
         return replace(manifest, pictures={**manifest.pictures, GROWS: note})
 
-    def whole(self, manifest: Manifest, found: Manifest | None = None) -> Manifest:
+    def whole(self, manifest: Manifest, found: Sequence[Manifest] = ()) -> Manifest:
         """The manifest of the file in the end.
 
         Args:
             manifest: of the parts.
-            found: of the finished file.
+            found: of the bases, for how they were made.
         """
         how = manifest.how
-        if found is not None and self.count:
-            added = [*found.how.get(ADDED, ()), {"pictures": self.count, **manifest.how}]
-            how = {**found.how, ADDED: added}
-        elif found is not None:
-            how = found.how
+        if found:
+            counts = [len(base.places) for base in self.bases[1:]] + [self.count]
+            later = [m.how for m in found[1:]] + [manifest.how]
+            added = [{"pictures": n, **made} for n, made in zip(counts, later, strict=True) if n]
+            how, added = found[0].how, [*found[0].how.get(ADDED, ()), *added]
+            how = {**how, ADDED: added} if added else how
         return replace(manifest, pictures=self.pictures, how=how)
 
-    def check(self, found: Manifest, manifest: Manifest) -> None:
-        """SpecMismatch, naming the fields, if the finished file was made in another way.
+    def check(self, manifest: Manifest) -> None:
+        """See that the finished rows were made in the same way.
 
         Args:
-            found: of the finished file.
             manifest: of the parts.
+
+        Raises:
+            SpecMismatch: they were not; names the fields.
+            StoreError: a file is not the one that was looked at.
         """
-        one, two = (
-            {name: value for name, value in m.identity().items() if name not in MAY_CHANGE}
-            for m in (found, manifest)
-        )
-        differ = differences(one, two)
-        if found.pictures.get("conditions") != self.conditions:
-            differ.append("captions or embeddings of pictures that it holds")
-        if differ:
-            raise SpecMismatch(
-                f"{self.path} was made with another spec ({'; '.join(differ)}), and its pictures "
-                f"have changed, too; choose another output, ask for the same, or pass "
-                "--overwrite to replace it"
-            )
+        for base in self.bases:
+            with FeatureStore(base.path) as store:
+                if store.fingerprint != base.fingerprint:
+                    raise StoreError(
+                        f"{base.path} was replaced meanwhile; run the same command again"
+                    )
+                differ = fields_that_differ(Manifest.from_attrs(store.file), manifest)
+                if store.pictures.get("conditions") != base.conditions:
+                    differ.append("captions or embeddings of pictures that it holds")
+            if differ:
+                raise SpecMismatch(
+                    f"{base.path} was made with another spec ({'; '.join(differ)}) and of other "
+                    "pictures; choose another output, ask for the same, or pass --overwrite to "
+                    "replace it"
+                )
+
+
+def fields_that_differ(found: Manifest, wanted: Manifest) -> list[str]:
+    """In which fields two manifests differ, but for those that say which pictures they are of."""
+    one, two = (
+        {name: value for name, value in manifest.identity().items() if name not in MAY_CHANGE}
+        for manifest in (found, wanted)
+    )
+    return differences(one, two)
 
 
 def becomes(parts: Manifest) -> str | None:
@@ -186,62 +223,87 @@ def becomes(parts: Manifest) -> str | None:
 
 
 def growth_of(path: Path, source: Source, seen: Seen) -> Growth | None:
-    """How the finished file at `path` becomes one of a source, without computing again what it
-    has; None if there is no such file, if it is of this source already, or if something in it has
-    changed or is gone.
+    """How what is finished of `path` becomes a file of a source; nothing is computed again.
 
     Args:
         path: the file that the user named.
         source: the pictures of today.
         seen: their digests.
+
+    Returns:
+        None where nothing is finished, where the file is of this source already, or where a
+        picture of it has changed or is gone.
     """
-    if not path.is_file():
-        return None
+    held = sorted(shard_folder(path).glob(HELD.format("*")))
+    bases, row = [], {name: k for k, name in enumerate(source.ids)}
+    finished, skipped = np.zeros(len(source), bool), set()
     try:
-        with FeatureStore(path) as store:
-            if store.digests is None or rule_of(store.pictures) != source.reading:
-                return None
-            if store.pictures["fingerprint"] == source.fingerprint(seen.digests):
-                return None
-            changes = changes_of(store.ids, store.digests, seen)
-            if changes.changed or changes.gone:
-                return None
-            return _growth(path, store, source, changes.new)
+        for file in [*([path] if path.is_file() else []), *held]:
+            with FeatureStore(file) as store:
+                if file == path and _is_of(store, source, seen):
+                    return None
+                changes = changes_of(store.ids, store.digests, seen)
+                if store.digests is None or changes.changed or changes.gone:
+                    return None
+                places = np.array([row[name] for name in store.ids], np.int64)
+                finished[places] = True
+                met = np.isin(np.arange(len(source)), places)
+                met |= [name in store.skipped for name in source.ids]
+                skipped |= store.skipped.keys()
+                known = None if file in held else np.flatnonzero(met)
+                columns = frozenset(name for name in PICTURE_COLUMNS if name in store.file)
+                bases.append(Base(file, store.fingerprint, places, known, columns))
     except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
         return None
-
-
-def _growth(path: Path, store: FeatureStore, source: Source, new: Sequence[str]) -> Growth:
-    row = {name: k for k, name in enumerate(store.ids)}
-    rows = np.array([row.get(name, -1) for name in source.ids], np.int64)
-    first = np.concatenate([np.flatnonzero(rows < 0), np.flatnonzero(rows >= 0)])
+    if not bases:
+        return None
+    first = np.concatenate([np.flatnonzero(~finished), np.flatnonzero(finished)])
     order = np.argsort(first)
-    return Growth(
-        path=path,
-        fingerprint=store.fingerprint,
-        first=first,
-        rows=rows[rows >= 0],
-        known=order[[name in row or name in store.skipped for name in source.ids]],
-        columns=frozenset(name for name in PICTURE_COLUMNS if name in store.file),
-        told=_told(store, source, rows[rows >= 0], new),
-        pictures={},
+    bases = [
+        base._replace(
+            places=order[base.places], known=None if base.known is None else order[base.known]
+        )
+        for base in bases
+    ]
+    missing = [source.ids[k] for k in np.flatnonzero(~finished)]
+    told = _told(missing, skipped, bases, source)
+    return Growth(tuple(bases), first, len(missing), told, {})
+
+
+def _is_of(store: FeatureStore, source: Source, seen: Seen) -> bool:
+    """Whether a file is of the very pictures of a source, or read by another rule."""
+    same = store.pictures["fingerprint"] == source.fingerprint(seen.digests)
+    return same or rule_of(store.pictures) != source.reading
+
+
+def _told(missing: Sequence[str], skipped: set[str], bases: Sequence[Base], source: Source) -> str:
+    """What is done, and why."""
+    again = [name for name in missing if name in skipped]
+    fresh, parts = len(missing) - len(again), []
+    if fresh and bases[0].known is None:
+        have = len(source) - len(missing)
+        return (
+            f"{have} of {len(source)} pictures {_are(have)} finished, by a run that was begun with "
+            f"other pictures; extracting the other {len(missing)}"
+        )
+    if fresh:
+        parts.append(f"{fresh} of {len(source)} pictures {_are(fresh)} new")
+        if begun := sum(len(base.places) for base in bases[1:]):
+            parts.append(f"{begun} that an interrupted run added {_are(begun)} kept")
+    if again:
+        parts.append(f"{len(again)} that could not be read {_are(len(again))} tried again "
+                     f"({some(again)})")  # fmt: skip
+    if parts:
+        return f"{'; '.join(parts)}; extracting {'it' if len(missing) == 1 else 'them'}"
+    moved = (np.diff(bases[0].places) < 0).any()
+    return (
+        f"the pictures are the same {'in another order' if moved else 'with other labels'}, which "
+        "it takes on without any forward"
     )
 
 
-def _told(store: FeatureStore, source: Source, rows: np.ndarray, new: Sequence[str]) -> str:
-    """What is done, and why."""
-    again = [name for name in new if name in store.skipped]
-    fresh = len(new) - len(again)
-    if new:
-        parts = [f"{fresh} of {len(source)} pictures {'is' if fresh == 1 else 'are'} new"]
-        parts = parts if fresh else []
-        if again:
-            parts.append(f"{len(again)} that could not be read {'is' if len(again) == 1 else 'are'}"
-                         f" tried again ({some(again)})")  # fmt: skip
-        return f"{'; '.join(parts)}; extracting {'it' if len(new) == 1 else 'them'}"
-    if (rows[:-1] > rows[1:]).any():
-        return "the pictures are the same in another order, which it takes on without any forward"
-    return "the pictures are the same with other labels, which it takes on without any forward"
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def check_told(growth: Growth, spec: ExtractSpec, source: Source) -> None:
@@ -255,18 +317,18 @@ def check_told(growth: Growth, spec: ExtractSpec, source: Source) -> None:
     by_name = any(word in spec.prompt for word in PLACEHOLDERS)
     if spec.label != CLASS_LABEL and not by_name:
         return
-    with FeatureStore(growth.path) as store:
-        ids = [store.ids[row] for row in growth.rows]
-        before = _classes(store.labels, store.class_names, store.pictures, by_name)
-        before = [before[row] for row in growth.rows]
-    now = _classes(source.labels, source.class_names, growth.pictures, by_name)[growth.count :]
-    other = [name for name, one, two in zip(ids, before, now, strict=True) if one != two]
-    if other:
-        pictures = "picture has" if len(other) == 1 else "pictures have"
-        raise SpecMismatch(
-            f"{growth.path}: {len(other)} {pictures} another class than the features were told "
-            f"({some(other)}); choose another output, or pass --overwrite to make all anew"
-        )
+    now = _classes(source.labels, source.class_names, growth.pictures, by_name)
+    for base in growth.bases:
+        with FeatureStore(base.path) as store:
+            before = _classes(store.labels, store.class_names, store.pictures, by_name)
+            pairs = zip(store.ids, before, base.places, strict=True)
+            other = [name for name, one, place in pairs if one != now[place]]
+        if other:
+            pictures = "picture has" if len(other) == 1 else "pictures have"
+            raise SpecMismatch(
+                f"{base.path}: {len(other)} {pictures} another class than the features were told "
+                f"({some(other)}); choose another output, or pass --overwrite to make all anew"
+            )
 
 
 def _classes(labels, names: Sequence[str], pictures: dict[str, Any], by_name: bool) -> list:

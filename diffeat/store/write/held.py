@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import h5py
 import numpy as np
 
-from diffeat.errors import StoreError
 from diffeat.images import Seen, Source
 from diffeat.store.format.checksums import check_lists, checked_blocks
 from diffeat.store.format.columns import Column
@@ -15,7 +14,7 @@ from diffeat.store.format.layout import stored
 from diffeat.store.format.manifest import Manifest
 from diffeat.store.format.safety import damage_explained
 from diffeat.store.read.reader import FeatureStore
-from diffeat.store.write.growth import Growth
+from diffeat.store.write.growth import Base
 
 OF_TODAY = "file_stats"
 """Of pictures whose bytes are the same, what is known of their files is what was seen last."""
@@ -28,27 +27,23 @@ class HeldRows:
     the labels are those of today.
 
     Args:
-        growth: what becomes of the file.
+        base: which file, and where its rows go.
         source: the job's.
         columns: the data sets of the file in the end.
         seen: the job's.
 
     Attributes:
         path: the finished file.
-        growth: what becomes of it.
         manifest: what it is made of.
 
     Raises:
-        StoreError: it is damaged, or another than was looked at.
+        StoreError: it is damaged.
     """
 
-    def __init__(
-        self, growth: Growth, source: Source, columns: Sequence[Column], seen: Seen | None
-    ):
-        self.path, self.growth, self.columns = growth.path, growth, list(columns)
+    def __init__(self, base: Base, source: Source, columns: Sequence[Column], seen: Seen | None):
+        self.path, self.columns = base.path, list(columns)
         self._store = FeatureStore(self.path)
-        place = np.empty(len(growth.rows), np.int64)
-        place[growth.rows] = np.arange(growth.count, len(growth.first))
+        place = base.places
         self._known: dict[str, np.ndarray] = {
             "index": place,
             "skipped_index": np.empty(0, np.int64),
@@ -58,9 +53,6 @@ class HeldRows:
         if seen is not None and seen.stats is not None:
             self._known[OF_TODAY] = seen.stats[place]
         self.manifest = Manifest.from_attrs(self._store.file)
-        if self._store.fingerprint != growth.fingerprint:
-            self._store.close()
-            raise StoreError(f"{self.path} was replaced meanwhile; run the same command again")
 
     def __enter__(self) -> HeldRows:
         with damage_explained(self.path, "its rows"):

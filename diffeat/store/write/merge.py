@@ -21,6 +21,7 @@ from diffeat.store.format.layout import Progress, create_column, room_for, store
 from diffeat.store.format.manifest import Manifest
 from diffeat.store.format.safety import open_part
 from diffeat.store.write.folder import ShardFolder, damage, missing_spans
+from diffeat.store.write.growth import GROWS, Growth
 from diffeat.store.write.held import HeldRows
 
 DIGESTS_AHEAD = 2
@@ -36,7 +37,9 @@ def merge_shards(
     manifest: Manifest,
     compression: str,
     progress: Progress = iter,
-    held: HeldRows | None = None,
+    held: Sequence[HeldRows] = (),
+    growth: Growth | None = None,
+    out: Path | None = None,
 ) -> tuple[int, dict[str, str]]:
     """Merge shards that cover all pictures into the user's file; the shards stay.
 
@@ -49,7 +52,9 @@ def merge_shards(
         manifest: what is being made.
         compression: of the merged file.
         progress: wraps the list of shards, such as a progress bar.
-        held: rows of a finished file that grows, for pictures that shards lack.
+        held: rows of finished files, for pictures that shards lack.
+        growth: what becomes of these, and so the order of the rows.
+        out: the merged file, where it is not the user's.
 
     Returns:
         Rows of the file, and id → reason of the pictures that were left out.
@@ -58,15 +63,17 @@ def merge_shards(
         StoreError: a shard is damaged (it is removed), or every picture was skipped.
         OSError: there is no room.
     """
-    whole = manifest if held is None else held.growth.whole(manifest, held.manifest)
+    whole = manifest
+    if growth is not None:
+        whole = growth.whole(manifest, [one.manifest for one in held])
     with OpenShards(folder, manifest, held) as opened:
-        places, left_out = _places(opened, None if held is None else held.growth.first)
+        places, left_out = _places(opened, None if growth is None else growth.first)
         ids, reasons = _skipped_text(opened, left_out)
         count = len(places[0])
         if not count:
             _refuse_nothing(opened, reasons)
         with new_file(
-            folder.path / "merged.h5", folder.output, _room(opened, count, compression)
+            folder.path / "merged.h5", out or folder.output, _room(opened, count, compression)
         ) as (file, disk):
             names = manifest.class_names if manifest.labelled else None
             create_header(file, whole, count, names, manifest.timesteps)
@@ -88,14 +95,14 @@ class OpenShards:
 
     The checksums of the next ones are taken in threads while one is in use. A context manager;
     `self[k]` is the open file of shard k, of which at most OPEN_SHARDS are open. Rows of a
-    finished file stand behind them as one shard more.
+    finished files stand behind them as shards of their own.
 
     Attributes:
         paths: of all shards, ascending.
-        named: the same with the finished file.
+        named: the same with the finished files.
     """
 
-    def __init__(self, folder: ShardFolder, manifest: Manifest, held: HeldRows | None = None):
+    def __init__(self, folder: ShardFolder, manifest: Manifest, held: Sequence[HeldRows] = ()):
         self.folder, self.manifest, self.held = folder, manifest, held
         self._spans = folder.shards(manifest)
         self.paths = list(self._spans)
@@ -118,11 +125,11 @@ class OpenShards:
 
     @property
     def named(self) -> list[Path]:
-        return self.paths if self.held is None else [*self.paths, self.held.path]
+        return [*self.paths, *(one.path for one in self.held)]
 
     def __getitem__(self, number: int) -> h5py.File | HeldRows:
-        if number == len(self.paths) and self.held is not None:
-            return self.held
+        if number >= len(self.paths):
+            return self.held[number - len(self.paths)]
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
@@ -303,6 +310,11 @@ def merge_parts(
             raise StoreError(f"{path} is already there; pass --overwrite to replace it")
         with folder.lock():
             manifest = folder.manifest()
+            if GROWS in manifest.pictures:
+                raise StoreError(
+                    f"{folder.path} adds to what was finished before; run the same `diffeat "
+                    "extract` again, which joins them"
+                )
             missing = missing_spans(folder.covered(manifest), manifest.count)
             if missing:
                 lacking = sum(stop - start for start, stop in missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from diffeat.store.format.safety import (
 from diffeat.store.format.seen import write_seen
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.write.folder import ShardFolder, missing_spans
-from diffeat.store.write.growth import Growth, becomes, changes_of, difference_text
+from diffeat.store.write.growth import HELD, Growth, becomes, changes_of, difference_text
 from diffeat.store.write.held import HeldRows
 from diffeat.store.write.merge import merge_shards
 from diffeat.store.write.shards import SHARD_BYTES, SHARD_SECONDS, ShardWriter, Span, union
@@ -136,6 +136,8 @@ class StoreWriter:
         if self._finished():
             self._clear_up()
             return
+        if self.growth is not None:
+            self.growth.check(self.manifest)
         self.folder.exists()
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self._lock = self.folder.lock()
@@ -177,7 +179,6 @@ class StoreWriter:
         with file, damage_explained(self.path, "its description"):
             found, whole = Manifest.from_attrs(file), self._whole()
             if self.growth is not None and found.fingerprint != whole.fingerprint:
-                self.growth.check(found, self.manifest)
                 return False
             whole.check_same(found, self.path, self._differing)
             self.complete = bool(read_attr(file, "complete", 1))
@@ -207,8 +208,10 @@ class StoreWriter:
         return f"{of}; of these {found}" if any(found) else f"{of}, all of which are here"
 
     def _begun(self) -> bool:
-        """Whether there are shards to go on from."""
-        return bool(self.folder.covered(self.manifest))
+        """Whether there is something in the folder to go on from."""
+        return bool(self.folder.covered(self.manifest)) or any(
+            self.folder.path.glob(HELD.format("*"))
+        )
 
     def _compare_compression(self, file: h5py.File) -> None:
         found = [file[c.name] for c in self.columns if c.name in file]
@@ -341,18 +344,16 @@ class StoreWriter:
                     f"{self.folder.path}: shards are missing, with {missing} of {len(self.source)} "
                     "pictures; run the same command again"
                 )
-            with self._held() as held:
+            with ExitStack() as stack:
+                bases = () if self.growth is None else self.growth.bases
+                held = [HeldRows(b, self.source, self.columns, self.seen) for b in bases]
+                for one in held:
+                    stack.enter_context(one)
                 self.rows, self.skipped = merge_shards(
-                    self.folder, self.manifest, self.compression, progress, held
+                    self.folder, self.manifest, self.compression, progress, held, self.growth
                 )
             self.folder.remove()
             self.complete = True
-
-    def _held(self) -> AbstractContextManager[HeldRows | None]:
-        """The rows of the finished file that grows."""
-        if self.growth is None:
-            return nullcontext()
-        return HeldRows(self.growth, self.source, self.columns, self.seen)
 
 
 def _check_encodable(source: Source) -> None:
