@@ -216,6 +216,13 @@ def fields_that_differ(found: Manifest, wanted: Manifest) -> list[str]:
     return differences(one, two)
 
 
+def held(parts: Manifest) -> int:
+    """How many pictures of parts were finished before these were begun."""
+    note = parts.pictures.get(GROWS)
+    count = note.get("held") if isinstance(note, dict) else 0
+    return count if type(count) is int else 0
+
+
 def becomes(parts: Manifest) -> str | None:
     """Fingerprint of the file into which parts of a growing one are merged."""
     note = parts.pictures.get(GROWS)
@@ -234,11 +241,11 @@ def growth_of(path: Path, source: Source, seen: Seen) -> Growth | None:
         None where nothing is finished, where the file is of this source already, or where a
         picture of it has changed or is gone.
     """
-    held = sorted(shard_folder(path).glob(HELD.format("*")))
+    begun = sorted(shard_folder(path).glob(HELD.format("*")))
     bases, row = [], {name: k for k, name in enumerate(source.ids)}
     finished, skipped = np.zeros(len(source), bool), set()
     try:
-        for file in [*([path] if path.is_file() else []), *held]:
+        for file in [*([path] if path.is_file() else []), *begun]:
             with FeatureStore(file) as store:
                 if file == path and _is_of(store, source, seen):
                     return None
@@ -250,7 +257,7 @@ def growth_of(path: Path, source: Source, seen: Seen) -> Growth | None:
                 met = np.isin(np.arange(len(source)), places)
                 met |= [name in store.skipped for name in source.ids]
                 skipped |= store.skipped.keys()
-                known = None if file in held else np.flatnonzero(met)
+                known = None if file in begun else np.flatnonzero(met)
                 columns = frozenset(name for name in PICTURE_COLUMNS if name in store.file)
                 bases.append(Base(file, store.fingerprint, places, known, columns))
     except DiffeatError:  # whoever writes or reads the file will say what is wrong with it
