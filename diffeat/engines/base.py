@@ -93,6 +93,9 @@ def complete(job: Job) -> JobResult | None:
     Raises:
         StoreError: something else lies there.
     """
+    if job.growth is not None:  # then it is not, and what it has is compared before any work
+        job.growth.check(job.request)
+        return None
     if job.overwrite or not job.path.exists():
         return None
     with _writer(job, alone=False, noted=False) as writer:
