@@ -108,7 +108,7 @@ class Job:
     def told(self, findings: dict[str, Any]) -> Job:
         """The same with what a worker found elsewhere; pictures in the order of that worker."""
         job = replace(self, **findings)
-        if job.growth is None:
+        if job.growth is None or self.settled:  # and so in that order already
             return job
         return replace(job, source=self.source.take(job.growth.first))
 
