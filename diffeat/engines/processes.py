@@ -273,7 +273,7 @@ def _work(job: Job, pipe: Connection, number: int, processes: int) -> None:
         worker = Worker(job)
         say("ready", worker.findings)
         while (task := pipe.recv()) is not None:
-            with ShardWriter(job.path, worker.job.columns, job.source) as shards:
+            with ShardWriter(job.path, worker.job.columns, worker.job.source) as shards:
                 for batch, rows in worker.batches(task):
                     shards.add(batch.span, batch.indices, rows, errors_of(batch))
                     say("batch", (batch.span, len(batch.indices)))
