@@ -24,7 +24,7 @@ class HeldRows:
     """All rows of a finished file; a context manager that first compares all its checksums.
 
     `self[name]` is a data set as shards have it, the features' own ones as they lie in the file;
-    the labels are those of today.
+    labels and targets are those of today.
 
     Args:
         base: which file, and where its rows go.
@@ -50,6 +50,8 @@ class HeldRows:
         }
         if source.labels is not None:
             self._known["labels"] = np.asarray(source.labels)[place].astype(np.int64)
+        for name, column in getattr(source, "targets", {}).items():
+            self._known[f"targets/{name}"] = column.take(place).values
         if seen is not None and seen.stats is not None:
             self._known[OF_TODAY] = seen.stats[place]
         self.manifest = Manifest.from_attrs(self._store.file)
