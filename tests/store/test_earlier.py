@@ -82,6 +82,12 @@ def test_the_old_file_is_still_of_these_pictures_only(at, backbone):
         extract(backbone, at, "whole.h5")
 
 
+def test_the_old_file_does_not_grow_and_says_why(at, backbone):
+    (at / "pictures" / "cat" / "z.bmp").write_bytes(bmp(pixels_of(NAMES[3])))
+    with pytest.raises(SpecMismatch, match=r"1 picture is new \(cat/z\.bmp\); which .* before v"):
+        extract(backbone, at, "whole.h5")
+
+
 def test_the_old_rule_is_kept_in_whole(at, backbone):
     """What 0.6 did not see, did not take, or took does not make its file another's."""
     folder, pixels = at / "pictures", pixels_of(LARGE)
