@@ -74,6 +74,7 @@ def extract(model, pictures, output, recipe, spec_file, limit, as_json, **values
 
     All blocks of one (picture, t) come from one forward, which stops after the last of them.
     Run again after an interruption, the command continues; when all is done, it does nothing.
+    Pictures that have come since are added to the file, and they alone are computed.
     """
     from diffeat.backbones import ModelRequest
     from diffeat.jobs import extract_to_file

@@ -346,9 +346,10 @@ class StoreWriter:
                 )
             with ExitStack() as stack:
                 bases = () if self.growth is None else self.growth.bases
-                held = [HeldRows(b, self.source, self.columns, self.seen) for b in bases]
-                for one in held:
-                    stack.enter_context(one)
+                held = [
+                    stack.enter_context(HeldRows(base, self.source, self.columns, self.seen))
+                    for base in bases
+                ]
                 self.rows, self.skipped = merge_shards(
                     self.folder, self.manifest, self.compression, progress, held, self.growth
                 )
