@@ -88,6 +88,10 @@ def extract_to_file(
     Decoding and noise run ahead in threads and writing behind in another, so the model waits
     for none of them; memory depends on the batch and the shard, not on the number of pictures.
 
+    Where a finished file lies at `path` and pictures have come since, these alone are computed,
+    and the file is replaced by one of all; other labels or another order need no forward. What
+    has changed or is gone is refused, by name.
+
     Args:
         backbone: from `diffeat.load`, or a `ModelRequest` that is loaded where it is needed;
             several workers each load their own.

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diffeat.errors import SpecError, StoreError
-from diffeat.images import fit_picture, open_source, rule_of
-from diffeat.images.datasets import DATASETS
-from diffeat.images.huggingface import PREFIX
+from diffeat.errors import SpecError
+from diffeat.images import fit_picture
 from diffeat.noise import shown_t
-from diffeat.store import FeatureStore
+from diffeat.store import FeatureStore, find_originals
 from diffeat.viz import feature_sheet
 
 
@@ -33,7 +31,7 @@ def view_maps(
         blocks: only these.
         timesteps: only these t, in any form that `FeatureStore.level` takes.
         where: where the originals lie; by default where the file says, if that is a named data
-            set or below the current folder.
+            set, below the current folder, or near the file.
 
     Returns:
         The blocks that were left out, because they hold text tokens.
@@ -104,34 +102,11 @@ def originals(
         ids: which pictures.
         where: as for `view_maps`.
     """
-    place = where or trusted_place(store.pictures["name"])
-    source = open_source(place).by_rule(rule_of(store.pictures))
-    index = {name: i for i, name in enumerate(source.ids)}
-    missing = [name for name in ids if name not in index]
-    if missing:
-        raise StoreError(
-            f"{place} has no picture {missing[0]!r}; say with --pictures where it lies"
-        )
+    source, places = find_originals(store, ids, where)
     spec = store.spec
     return [
-        fit_picture(
-            source.load(index[name]), spec.size, spec.fit, spec.resample, spec.mirror
-        ).transpose(1, 2, 0)
-        for name in ids
+        fit_picture(source.load(place), spec.size, spec.fit, spec.resample, spec.mirror).transpose(
+            1, 2, 0
+        )
+        for place in places
     ]
-
-
-def trusted_place(name: str) -> str:
-    """The recorded source, if it is a data set or lies below the current folder.
-
-    The name comes from the file, which anybody may have written: it must not make us read
-    whatever it likes.
-    """
-    named = name.startswith(PREFIX)  # of the hub, or of any folder
-    inside = not named and Path(name).resolve().is_relative_to(Path.cwd())
-    if name.partition(":")[0] in DATASETS or inside:
-        return name
-    raise StoreError(
-        f"the file says that its pictures lie in {name!r}, outside the current folder; if that "
-        "is right, say so with --pictures"
-    )

@@ -33,16 +33,20 @@ from diffeat.extraction import (
 )
 from diffeat.extraction.class_map import ClassMap
 from diffeat.extraction.conditions import embedding_rows, prompts_of
+from diffeat.growing import described, finished_rows
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import PictureBatch, Seen, Source, ahead, load_batches, look
 from diffeat.loading import load_model
 from diffeat.specs import ExtractSpec
 from diffeat.store import (
     Column,
+    Growth,
     Manifest,
     begun_columns,
+    beside,
     picture_column,
     read_how,
+    seal_parts,
     seen_by,
 )
 from diffeat.store.format.columns import WHEN
@@ -55,7 +59,7 @@ SIZES, PLACEMENTS = "sizes", "placements"
 DIGESTS, STATS = "digests", "file_stats"
 """Data sets that say what each picture holds, and by which stat its file is known again."""
 FINDINGS = ("request", "columns", "seen", "size", "multiple", "batch_size", "pictures",
-            "bytes_per_picture")  # fmt: skip
+            "bytes_per_picture", "growth")  # fmt: skip
 """Fields of a job that a worker with the model works out."""
 Span = tuple[int, int]
 """(start, stop) of a run of pictures of the source."""
@@ -78,6 +82,8 @@ class Job:
         pictures: pictures of one batch. Spans are cut from multiples of it, so that every
             engine and every resumed run computes the same batches.
         bytes_per_picture: size of one row of the file.
+        growth: how the finished file at `path` becomes one of these pictures, whose order is
+            then another; None where there is none to go on from.
     """
 
     model: ModelRequest
@@ -98,6 +104,14 @@ class Job:
     multiple: int = 1
     pictures: int = 0
     bytes_per_picture: int = 0
+    growth: Growth | None = None
+
+    def told(self, findings: dict[str, Any]) -> Job:
+        """The same with what a worker found elsewhere; pictures in the order of that worker."""
+        job = replace(self, **findings)
+        if job.growth is None or self.settled:  # and so in that order already
+            return job
+        return replace(job, source=self.source.take(job.growth.first))
 
     @property
     def settled(self) -> bool:
@@ -144,35 +158,57 @@ class Worker:
         if backbone is None:  # whoever settled the job has checked it
             backbone = load_model(job.model) if job.settled else load_for(job.model, job.spec)
         self.backbone = backbone
+        self.job = job
+        if job.settled:
+            self._take_up(job)
+            _check_same(backbone, job)
+        else:
+            self.job = self._made_out(job)
+
+    def _take_up(self, job: Job) -> tuple[str, ...] | list[str] | None:
+        """What is made of the model and the pictures' conditions; returns their captions."""
         prompts, source = prompts_of(job.spec, job.source), job.source
         self._conditions = Conditions.of_spec(
-            backbone, job.spec, len(source), prompts, source.labels, source.class_names
+            self.backbone, job.spec, len(source), prompts, source.labels, source.class_names
         )
         self.class_map = self._conditions.class_map
-        self.plan = plan = Plan(backbone, job.spec, self._conditions.text_length)
+        self.plan = plan = Plan(self.backbone, job.spec, self._conditions.text_length)
         self._cells = {
             (block.name, level.t): f"features/{block.name}/{level.label}"
             for block in plan.blocks
             for level in plan.levels
         }
-        if job.settled:
-            _check_same(backbone, job)
-        else:
-            seen = look(source, seen_by(job.path, source.ids)) if source.reading > 1 else None
-            request = request_of(plan, source, prompts, seen, self.class_map)
-            job = replace(
-                job,
-                request=request,
-                columns=self._columns(job, request, seen),
-                seen=seen,
-                size=plan.size,
-                multiple=backbone.step,
-                bytes_per_picture=plan.bytes_per_picture,
-            )
-        self.job = job
+        return prompts
 
-    def _columns(self, job: Job, request: Manifest, seen: Seen | None) -> tuple[Column, ...]:
-        """The data sets of the file; of the pictures, those that unfinished parts have."""
+    def _made_out(self, given: Job) -> Job:
+        """The job with what its pictures are, which are finished, and what the model tells."""
+        reads = given.source.reading > 1
+        seen = look(given.source, seen_by(given.path, given.source.ids)) if reads else None
+
+        def request() -> Manifest:
+            prompts = self._take_up(job)
+            return request_of(self.plan, job.source, prompts, job.seen, self.class_map, job.path)
+
+        job = _in_order(given, seen)
+        made_of = request()
+        if seen is not None and not given.overwrite and seal_parts(given.path, made_of, seen):
+            job = _in_order(given, seen)
+            made_of = request()
+        if job.growth is not None:
+            job = replace(
+                job, growth=described(job.growth, job.spec, job.source, job.seen, made_of)
+            )
+        return replace(
+            job,
+            request=made_of,
+            columns=self._columns(job, made_of),
+            size=self.plan.size,
+            multiple=self.backbone.step,
+            bytes_per_picture=self.plan.bytes_per_picture,
+        )
+
+    def _columns(self, job: Job, request: Manifest) -> tuple[Column, ...]:
+        """The data sets of the file; of the pictures, those that are begun."""
         plan = self.plan
         features = [
             Column(self._cells[block.name, level.t], plan.shape(block), plan.spec.dtype,
@@ -182,15 +218,18 @@ class Worker:
         ]  # fmt: skip
         names = [BOXES] if plan.spec.fit == "pad" else []
         begun = None if job.overwrite else begun_columns(job.path, request)
+        if job.growth is not None:
+            begun = job.growth.columns
         if begun is None or {SIZES, PLACEMENTS} <= begun:
             names += [SIZES, PLACEMENTS]
         else:
+            which = "its unfinished parts lack" if job.growth is None else "it lacks so far"
             warnings.warn(
-                f"{job.path} goes on without /{SIZES} and /{PLACEMENTS}, which its unfinished "
-                "parts lack; --overwrite makes it anew, with them",
+                f"{job.path} goes on without /{SIZES} and /{PLACEMENTS}, which {which}; "
+                "--overwrite makes it anew, with them",
                 stacklevel=4,
             )
-        return (*features, *map(picture_column, names), *_seen_columns(seen))
+        return (*features, *map(picture_column, names), *_seen_columns(job.seen))
 
     @cached_property
     def extractor(self):
@@ -217,7 +256,7 @@ class Worker:
     @property
     def findings(self) -> dict[str, Any]:
         """The fields that the model tells, to travel without the pictures' names: with them,
-        replace(job, **findings) is settled in another process."""
+        job.told(findings) is settled in another process."""
         return {name: getattr(self.settled, name) for name in FINDINGS}
 
     def _how(self) -> dict[str, Any]:
@@ -272,6 +311,18 @@ class Worker:
         return found | {name: rows for name, rows in known.items() if name in wanted}
 
 
+def _in_order(job: Job, seen: Seen | None) -> Job:
+    """The job with what is seen of its pictures, of which those come first that are not finished
+    where its output is there and grows."""
+    growth = None
+    if seen is not None and not job.overwrite:
+        growth = finished_rows(job.path, job.source, job.spec, seen)
+    if growth is None:
+        return replace(job, seen=seen)
+    source, seen = job.source.take(growth.first), seen.take(growth.first)
+    return replace(job, source=source, seen=seen, growth=growth)
+
+
 def _seen_columns(seen: Seen | None) -> tuple[Column, ...]:
     """The data sets of what is known of the pictures."""
     if seen is None:
@@ -302,12 +353,14 @@ def request_of(
     prompts: Sequence[str] | None = None,
     seen: Seen | None = None,
     class_map: ClassMap | None = None,
+    path: Path | None = None,
 ) -> Manifest:
     """What the feature file of a plan, a source and its captions is made of.
 
     Args:
         seen: the source's digests, where they are known already.
         class_map: the model's class of each class of the pictures, where each has its own.
+        path: the feature file, which says where the pictures lie, seen from it.
     """
     backbone, spec = plan.backbone, plan.spec
     conditions = None if prompts is None else fingerprint(list(prompts))
@@ -331,6 +384,7 @@ def request_of(
             "conditions": conditions,
             **({"reading": source.reading} if source.reading > 1 else {}),
             **further,
+            **({} if path is None else beside(source.name, path)),
         },
     )
 

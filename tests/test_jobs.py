@@ -330,14 +330,11 @@ def test_another_spec_is_refused(backbone, reference, forwards, change, named):
 
 
 def test_other_pictures_are_refused(backbone, reference):
-    with pytest.raises(SpecMismatch, match="number of pictures: 11 → 5"):
+    with pytest.raises(
+        SpecMismatch,
+        match=r"6 pictures are gone \(picture-005, .*-007, …\);",
+    ):
         extract_to_file(backbone, array_source(5), SPEC, reference)
-
-
-def test_another_order_is_refused(backbone, reference):
-    backward = array_source().take(range(10, -1, -1))
-    with pytest.raises(SpecMismatch, match=r"\(pictures: "):
-        extract_to_file(backbone, backward, SPEC, reference)
 
 
 def test_another_model_is_refused(other_backbone, reference):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import h5py
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 
 import diffeat
 from diffeat.errors import SourceError, SpecError, StoreError
+from diffeat.store import beside, merge_files
 from diffeat.viewer import choose_rows, originals, read_maps, view_maps
 
 NAMES = ("a.png", "b.png", "c.png")
@@ -73,11 +77,75 @@ def test_a_sheet_has_a_row_per_picture_and_a_column_per_cell(store, folder, tmp_
     assert sizes[0][1] < sizes[1][1] == sizes[2][1]
 
 
-def test_a_file_does_not_choose_what_is_read(store, folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(StoreError, match="outside the current folder"):
-        originals(store, ["a.png"])
-    monkeypatch.chdir(folder.parent)
-    assert len(originals(store, ["a.png"])) == 1
-    with pytest.raises(SourceError):
-        originals(store, ["a.png"], str(tmp_path / "nowhere"))
+def test_a_file_does_not_choose_what_is_read(folder, file, tmp_path, monkeypatch):
+    """Far from it and from where one stands, nothing is looked for."""
+    far = tmp_path / "a" / "b" / "c"
+    far.mkdir(parents=True)
+    moved = far / "f.h5"
+    for way in ("../../../../x", "/etc", "../a/../../..", 3, "", "a\0b"):
+        shutil.copy(file, moved)
+        with h5py.File(moved, "a") as plain:
+            told = json.loads(plain.attrs["pictures"]) | {"name": str(folder), "beside": way}
+            plain.attrs["pictures"] = json.dumps(told)
+        monkeypatch.chdir(tmp_path)
+        with diffeat.FeatureStore(moved) as store:
+            with pytest.raises(StoreError, match=r"outside the current .*say with --pict"):
+                originals(store, ["a.png"])
+            monkeypatch.chdir(folder.parent)
+            assert len(originals(store, ["a.png"])) == 1
+            with pytest.raises(SourceError):
+                originals(store, ["a.png"], str(tmp_path / "nowhere"))
+
+
+@pytest.fixture
+def project(folder, file, tmp_path, monkeypatch):
+    """A project with pictures and a feature file, made from inside by a relative path."""
+    shutil.copytree(folder, tmp_path / "project" / "pictures")
+    monkeypatch.chdir(tmp_path / "project")
+    diffeat.extract_to_file(
+        diffeat.load("unet-cifar10", device="cpu"), diffeat.open_source("pictures"),
+        diffeat.ExtractSpec((20,), ("mid",)), "out/f.h5",
+    )  # fmt: skip
+    return tmp_path / "project"
+
+
+@pytest.mark.parametrize("place", [".", "out", "pictures", "..", "/"])
+def test_originals_are_found_from_anywhere(project, folder, monkeypatch, place):
+    monkeypatch.chdir(project / place)
+    with diffeat.FeatureStore(project / "out" / "f.h5") as store:
+        assert store.pictures["name"] == "pictures"
+        assert store.pictures["beside"] == "../pictures"
+        found = originals(store, NAMES[:1])
+    np.testing.assert_array_equal(found[0], np.asarray(Image.open(folder / NAMES[0])))
+
+
+def test_a_merged_file_finds_them_from_where_it_lies(project, folder, monkeypatch):
+    merge_files(["out/f.h5"], "copy.h5")
+    monkeypatch.chdir("/")
+    with diffeat.FeatureStore(project / "copy.h5") as store:
+        assert store.pictures["beside"] == "pictures"
+        assert len(originals(store, NAMES)) == 3
+
+
+def test_pictures_that_changed_are_not_shown_as_originals(project, monkeypatch):
+    shutil.copy("pictures/b.png", "pictures/a.png")
+    with diffeat.FeatureStore("out/f.h5") as store:
+        with pytest.raises(StoreError, match=r"pictures: a\.png changed since out/f\.h5 was made"):
+            originals(store, NAMES)
+        assert len(originals(store, NAMES[1:])) == 2
+        assert len(originals(store, NAMES, "pictures")) == 3  # whoever says so means it
+    (project / "pictures" / "a.png").unlink()
+    with (
+        diffeat.FeatureStore("out/f.h5") as store,
+        pytest.raises(StoreError, match=r"no picture 'a\.png', which out/f\.h5 was made from; say"),
+    ):
+        originals(store, NAMES)
+
+
+def test_far_away_pictures_leave_no_way_to_them(folder, tmp_path):
+    """Nor do those that are no files."""
+    assert beside(str(folder), folder.parent / "f.h5") == {"beside": folder.name}
+    deep = tmp_path / "1" / "2" / "3"
+    assert beside(str(folder), deep / "f.h5") == {}
+    assert beside("digits", tmp_path / "f.h5") == {}
+    assert beside(str(folder / "*.png"), folder / "x" / "f.h5") == {"beside": "../*.png"}

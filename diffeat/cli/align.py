@@ -71,7 +71,8 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
     diffeat align F.h5 --with V.h5:blocks.11                 a block of a vision model's file
     diffeat align F.h5 --again F-seed1.h5                    alignment and uniformity
 
-    A vision model sees the PICTURES that FILE was made from. Maps are averaged over places.
+    A vision model sees the PICTURES that FILE was made from; without them they are looked for
+    where FILE says. Maps are averaged over places.
     Without all these: uniformity alone.
     """
     from diffeat.noise import parse_level
@@ -83,7 +84,7 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
         choose_rows,
         pictures_of,
     )
-    from diffeat.store import FeatureStore
+    from diffeat.store import FeatureStore, find_originals
     from diffeat.vision import DEFAULT
     from diffeat.viz import heat_map
 
@@ -113,7 +114,12 @@ def align(file, pictures, other, again, csv_path, png_path, as_json, **values) -
                 t = second.level(cell["t"]).t if cell["t"] else _only_t(second, other)
                 partner = cell_of(second, cell["block"], t, store, options["rows"])
         elif other:
-            source = pictures_of(store, options["rows"], open_pictures(pictures))
+            source = (
+                open_pictures(pictures)
+                if pictures
+                else find_originals(store, store.ids, option="PICTURES")[0]
+            )
+            source = pictures_of(store, options["rows"], source)
             partner = _seen(other, source, values)
         table = align_features(
             store, partner, other_name=other or "",
@@ -136,12 +142,7 @@ def _check_usage(pictures: str | None, other: str | None, cell, values: dict) ->
         raise click.UsageError(f"--with {other}: say which cell of the file: {other}:BLOCK@T")
     if pictures and cell:
         raise click.UsageError("PICTURES are for a vision model, not for a cell of a file")
-    if other and not cell and not pictures:
-        raise click.UsageError(
-            f"--with {other}: a vision model has to see the pictures; give the PICTURES that FILE "
-            "was made from"
-        )
-    if values["keep"] and not pictures:
+    if values["keep"] and (cell or not other):
         raise click.UsageError("--keep is for the features of a vision model (--with MODEL)")
 
 

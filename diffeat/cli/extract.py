@@ -78,6 +78,7 @@ def extract(
 
     All blocks of one (picture, t) come from one forward, which stops after the last of them.
     Run again after an interruption, the command continues; when all is done, it does nothing.
+    Pictures that have come since are added to the file, and they alone are computed.
     """
     from diffeat.backbones import ModelRequest
     from diffeat.jobs import extract_to_file

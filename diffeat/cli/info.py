@@ -42,6 +42,10 @@ def info(file: Path, as_json: bool) -> None:
     made = {name: value for name, value in facts["how"].items() if not isinstance(value, list)}
     if made:
         click.echo("  made by   " + ", ".join(f"{k}={v}" for k, v in made.items()))
+    for later in facts["how"].get("added", ()):
+        other = {k: v for k, v in later.items() if made.get(k) != v and k != "pictures"}
+        by = "".join(f", {k}={v}" for k, v in other.items())
+        click.echo(f"  added     {later['pictures']} pictures later{by}")
     click.echo(f"  stored    compression={facts['compression']}")
     if not facts["placements"]:
         click.echo(f"  placed    {NOT_PLACED}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffeat.errors import StoreError
-from diffeat.progress import counted, track
+from diffeat.progress import counted, say, track
 from diffeat.store import StoreWriter
 from diffeat.store.format.manifest import CLASSES
 from diffeat.work import Job, Span
@@ -27,7 +27,9 @@ class JobResult:
 
     Attributes:
         path: the feature file.
-        status: "done", "resumed" (finished what an earlier run began) or "already complete".
+        status: "done", "resumed" (finished what an earlier run began), "grown" (added pictures to
+            a finished file), "relabelled" (gave one other labels or another order, without any
+            forward) or "already complete".
         pictures: rows in the file.
         computed: pictures that went through the model in this run.
         skipped: pictures left out because they could not be read.
@@ -71,10 +73,19 @@ def drive(
         if writer.complete:
             return _already_complete(job, writer)
         status = "resumed" if writer.done else "done"
+        if job.growth is not None:
+            status = job.growth.status
+            _tell_growth(job)
         with picture_bar(job, len(job.source), writer.done, shown=shown) as bar:
             computed = work(writer, bar)
         writer.finish(lambda it: track(it, desc="merge", unit="shards", show=job.progress))
     return _result(writer, status, computed, time.monotonic() - began, where)
+
+
+def _tell_growth(job: Job) -> None:
+    """Say what becomes of the finished file, where it grows."""
+    if job.progress is not False:
+        say(f"note: {job.path}: {job.growth.told}")
 
 
 def complete(job: Job) -> JobResult | None:
@@ -83,16 +94,19 @@ def complete(job: Job) -> JobResult | None:
     Raises:
         StoreError: something else lies there.
     """
+    if job.growth is not None:  # then it is not, and what it has is compared before any work
+        job.growth.check(job.request)
+        return None
     if job.overwrite or not job.path.exists():
         return None
-    with _writer(replace(job, seen=None), alone=False) as writer:
+    with _writer(job, alone=False, noted=False) as writer:
         return _already_complete(job, writer) if writer.complete else None
 
 
-def _writer(job: Job, alone: bool) -> StoreWriter:
+def _writer(job: Job, alone: bool, noted: bool = True) -> StoreWriter:
     return StoreWriter(
         job.path, job.request, job.source, job.columns, job.overwrite, job.compression, alone,
-        job.seen,
+        job.seen, job.growth, noted,
     )  # fmt: skip
 
 

@@ -161,7 +161,7 @@ class _Crew:
         self._warn(said)
         if isinstance(answer, DiffeatError):
             raise answer
-        self.job = replace(self.job, **answer)
+        self.job = self.job.told(answer)
         self.told = replace(self.told, reference=self.ray.put(self.job))
         return self.job
 

@@ -174,7 +174,7 @@ class _Pool:
         if what == "warning":
             warnings.warn(value, stacklevel=2)
         elif what == "ready":
-            self.job, hand.ready = replace(self.job, **value), True
+            self.job, hand.ready = self.job.told(value), True
         elif what == "batch":
             span, computed = value
             hand.finished[span] = computed
@@ -271,7 +271,7 @@ def _work(job: Job, pipe: Connection, number: int, processes: int) -> None:
         worker = Worker(job)
         say("ready", worker.findings)
         while (task := pipe.recv()) is not None:
-            with ShardWriter(job.path, worker.job.columns, job.source) as shards:
+            with ShardWriter(job.path, worker.job.columns, worker.job.source) as shards:
                 for batch, rows in worker.batches(task):
                     shards.add(batch.span, batch.indices, rows, errors_of(batch))
                     say("batch", (batch.span, len(batch.indices)))

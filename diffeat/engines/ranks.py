@@ -87,7 +87,7 @@ def _agreed(job: Job, rank: int) -> Worker:
             f"rank {rank} found other pictures in {job.source.name} than rank 0; expected the same "
             "files on every node"
         )
-    return worker or Worker(replace(job, **findings))
+    return worker or Worker(job.told(findings))
 
 
 def _lead(worker: Worker, world: int) -> JobResult:

@@ -51,6 +51,12 @@ class Seen(NamedTuple):
     stats: np.ndarray | None
     when: int
 
+    def take(self, indices: Sequence[int] | np.ndarray) -> Seen:
+        """What is known of the pictures at `indices`, in that order."""
+        ids = [self.ids[index] for index in indices]
+        stats = None if self.stats is None else self.stats[indices]
+        return Seen(ids, self.digests[indices], stats, self.when)
+
     def settled(self) -> np.ndarray:
         """(N,) bool: whose stat tells the file from any later state of it."""
         if self.stats is None:

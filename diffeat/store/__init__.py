@@ -26,11 +26,14 @@ from diffeat.store.format.manifest import (
     read_how,
 )
 from diffeat.store.join.files import merge_files
+from diffeat.store.read.originals import beside, find_originals
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.seen import seen_by, seen_in
 from diffeat.store.read.verify import verify
+from diffeat.store.write.growth import Growth, check_told, growth_of
 from diffeat.store.write.merge import merge_parts
 from diffeat.store.write.progress import look_at_parts
+from diffeat.store.write.sealing import seal_parts
 from diffeat.store.write.shards import ShardWriter
 from diffeat.store.write.writer import StoreWriter
 
@@ -38,10 +41,15 @@ __all__ = [
     "PICTURE_COLUMNS",
     "Column",
     "FeatureStore",
+    "Growth",
     "Manifest",
     "ShardWriter",
     "StoreWriter",
     "begun_columns",
+    "beside",
+    "check_told",
+    "find_originals",
+    "growth_of",
     "look_at_parts",
     "merge_files",
     "merge_parts",
@@ -49,6 +57,7 @@ __all__ = [
     "noted_pictures",
     "picture_column",
     "read_how",
+    "seal_parts",
     "seen_by",
     "seen_in",
     "shard_folder",

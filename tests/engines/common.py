@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -72,7 +73,9 @@ def content(path: Path) -> dict[str, tuple]:
     with h5py.File(path) as file:
         assert file.attrs["complete"]
         file.visititems(look)
-        found["/"] = tuple(file.attrs[name] for name in ("fingerprint", "spec", "pictures"))
+        pictures = json.loads(file.attrs["pictures"])
+        pictures.pop("beside")  # from where the file lies
+        found["/"] = (file.attrs["fingerprint"], file.attrs["spec"], pictures)
     return found
 
 
@@ -82,6 +85,27 @@ def same(path: Path, reference: dict[str, tuple]) -> bool:
     assert sorted(found) == sorted(reference)
     different = [name for name in reference if found[name] != reference[name]]
     assert different == []
+    assert not parts_of(path).exists()
+    return True
+
+
+def half(model: Path, pictures: Path, path: Path) -> int:
+    """A finished file of every other picture; how many of the others can be read."""
+    source = diffeat.open_source(pictures)
+    extract(model, source.take(range(0, COUNT, 2)), path, engine="local")
+    return COUNT // 2 - 1
+
+
+def added(path: Path, reference: dict[str, tuple]) -> bool:
+    """Whether a file that has grown holds what the reference holds, but for the last bits."""
+    found = content(path)
+    assert sorted(found) == sorted(reference)
+    for name, values in reference.items():
+        if name.startswith("features/"):
+            arrays = [np.frombuffer(one[2], np.float32) for one in (found[name], values)]
+            np.testing.assert_allclose(*arrays, rtol=0, atol=1e-4, err_msg=name)
+        else:
+            assert found[name] == values, name
     assert not parts_of(path).exists()
     return True
 

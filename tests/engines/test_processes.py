@@ -32,10 +32,12 @@ from tests.engines.common import (
     SPEC,
     Buggy,
     Deadly,
+    added,
     alive,
     as_kind,
     below,
     extract,
+    half,
     parts_of,
     same,
     save_overflowing,
@@ -76,6 +78,15 @@ def test_two_processes_make_what_one_makes(model, pictures, reference, tmp_path)
     assert (result.pictures, result.skipped, result.computed) == (COUNT - 1, 1, COUNT - 1)
     again = extract(model, pictures, path, processes=2)
     assert (again.status, again.computed) == ("already complete", 0)
+
+
+def test_two_processes_add_what_is_new(model, pictures, reference, tmp_path, capfd):
+    path = tmp_path / "f.h5"
+    new = half(model, pictures, path)
+    result = extract(model, pictures, path, processes=2, progress=None)
+    assert (result.status, result.computed) == ("grown", new)
+    assert f"f.h5: {new + 1} of {COUNT} pictures are new; extracting them" in capfd.readouterr().err
+    assert added(path, reference)
 
 
 def test_parts_without_placements_are_gone_on_with_as_they_are(

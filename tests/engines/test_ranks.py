@@ -15,8 +15,10 @@ from tests.engines.common import (
     OPTIONS,
     SPEC,
     Deadly,
+    added,
     as_kind,
     extract,
+    half,
     same,
     save_overflowing,
     shards,
@@ -79,6 +81,15 @@ def test_two_ranks_and_then_nothing_to_do(two_ranks, model, pictures, reference,
     assert same(path, reference)
     (first, second), codes = two_ranks(((model, pictures, path), {}))
     assert (first[0]["status"], first[0]["computed"], second) == ("already complete", 0, [None])
+
+
+def test_two_ranks_add_what_is_new(two_ranks, model, pictures, reference, tmp_path):
+    path = tmp_path / "f.h5"
+    new = half(model, pictures, path)
+    (first, second), codes = two_ranks(((model, pictures, path), {}))
+    assert codes == [0, 0]
+    assert (first[0]["status"], first[0]["computed"], second) == ("grown", new, [None])
+    assert added(path, reference)
 
 
 def test_several_jobs_in_a_program_with_a_group_of_its_own(

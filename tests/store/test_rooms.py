@@ -1,4 +1,4 @@
-"""The rooms of the store: data flow from format to write and read, and from there to join."""
+"""The rooms of the store: data flow from format to read, and from there to write and join."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,12 @@ import diffeat
 
 PACKAGE = Path(diffeat.__file__).parent
 STORE = PACKAGE / "store"
-MAY_IMPORT = {"format": set(), "write": {"format"}, "read": {"format"}, "join": {"format", "read"}}
+MAY_IMPORT = {
+    "format": set(),
+    "read": {"format"},
+    "write": {"format", "read"},  # what is finished is read again when it grows
+    "join": {"format", "read"},
+}
 
 
 def name_of(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ MODEL_CLASSES = "model classes"
 """Key among what is said of pictures: the model's class of each class, where each has its own."""
 CLASSES = "classes"
 """Key of `how`: the same for people."""
+OF_PICTURES = ("number of pictures", "pictures")
+"""Fields of an identity that name pictures by number and hash alone."""
 NAME = "request.json"
 """Of the manifest in a folder of shards."""
 MOST_BYTES = 64 << 20
@@ -109,16 +111,28 @@ class Manifest:
             return {}
         return {MODEL_CLASSES: found if len(found) <= 16 else fingerprint(found)}
 
-    def check_same(self, found: Manifest, path: Path) -> None:
-        """SpecMismatch, naming the fields, if `found` (what lies at `path`) is another."""
+    def check_same(
+        self, found: Manifest, path: Path, pictures: Callable[[], str] | None = None
+    ) -> None:
+        """SpecMismatch, naming the fields, if `found` (what lies at `path`) is another.
+
+        Args:
+            pictures: says how its pictures differ, where they do; "" where that is not known.
+        """
         differ = differences(found.identity(), self.identity())
-        if differ:
-            if len(differ) == 1 and MODEL_CLASSES not in found.identity():
-                differ += _by_position(self.identity())
-            raise SpecMismatch(
-                f"{path} was made with another spec ({'; '.join(differ)}); choose another "
-                "output, ask for the same, or pass --overwrite to replace it"
-            )
+        if not differ:
+            return
+        if len(differ) == 1 and MODEL_CLASSES not in found.identity():
+            differ += _by_position(self.identity())
+        ours = [field for field in differ if field.partition(":")[0] in OF_PICTURES]
+        named = pictures() if pictures is not None and ours else ""
+        differ = [field for field in differ if not named or field not in ours]
+        parts = [f"with another spec ({'; '.join(differ)})"] if differ else []
+        parts += [f"of other pictures: {named}"] if named else []
+        raise SpecMismatch(
+            f"{path} was made {' and '.join(parts)}; choose another output, ask for the same, or "
+            "pass --overwrite to replace it"
+        )
 
     def to_attrs(self) -> dict[str, str]:
         """The root attributes of a feature file that say what it is made of."""

@@ -29,6 +29,7 @@ from diffeat.store.format.targets import described
 from diffeat.store.join.alike import Joined, check_alike, columns_in, manifest_of
 from diffeat.store.join.below import APART, below
 from diffeat.store.join.beside import beside
+from diffeat.store.read.originals import moved
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.view import FeatureView
 
@@ -77,6 +78,8 @@ def merge_files(
         for store in stores:
             check_lists(store.file)
         whole = _joined(stores, prefixes)
+        pictures = moved(whole.manifest.pictures, stores[0].path, out)
+        whole = replace(whole, manifest=replace(whole.manifest, pictures=pictures))
         with explained(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             _write(whole, out, compression, progress)

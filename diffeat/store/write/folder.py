@@ -20,7 +20,14 @@ from diffeat.store.format.checksums import file_checksum
 from diffeat.store.format.columns import Column
 from diffeat.store.format.layout import shard_folder, stored
 from diffeat.store.format.manifest import Manifest
-from diffeat.store.format.safety import check_links, check_texts, open_part, read_attr, read_text
+from diffeat.store.format.safety import (
+    check_links,
+    check_texts,
+    damage_explained,
+    open_part,
+    read_attr,
+    read_text,
+)
 from diffeat.store.format.targets import GROUP as TARGETS
 from diffeat.store.format.targets import check_values, shape_of
 from diffeat.store.write.shards import SHARD_SPANS, Span, columns_hash, union
@@ -91,6 +98,18 @@ class ShardFolder:
     def covered(self, manifest: Manifest) -> list[Span]:
         """Ranges of pictures that are in shards: ascending, apart, none twice."""
         return union(span for spans in self.shards(manifest).values() for span in spans)
+
+    def known(self, manifest: Manifest) -> tuple[list[str], np.ndarray | None]:
+        """Ids and (n, 16) digests of the pictures whose rows are in shards; None without any."""
+        found: dict[str, np.ndarray | None] = {}
+        for path in self.shards(manifest):
+            with damage_explained(path, "the shard"), open_part(path) as file:
+                check_links(file, path)
+                ids = file["ids"].asstr()[:].tolist()
+                digests = file["digests"][:] if "digests" in file else [None] * len(ids)
+                found |= zip(ids, digests, strict=True)
+        lacking = not found or any(one is None for one in found.values())
+        return list(found), None if lacking else np.stack(list(found.values()))
 
     def forget(self, path: Path) -> None:
         """Remove a shard."""

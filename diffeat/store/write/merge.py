@@ -22,15 +22,25 @@ from diffeat.store.format.manifest import Manifest
 from diffeat.store.format.safety import open_part
 from diffeat.store.format.targets import GROUP as TARGETS
 from diffeat.store.write.folder import ShardFolder, damage, missing_spans
+from diffeat.store.write.growth import GROWS, Growth
+from diffeat.store.write.held import HeldRows
 
 DIGESTS_AHEAD = 2
 OPEN_SHARDS = 64
+DENSE = 2
+"""Rows that are scattered among at most so many times as many are read with those between."""
 Places = tuple[np.ndarray, np.ndarray]
 """(N,) shard and (N,) row in it of each row of the merged file, in the order of the pictures."""
 
 
 def merge_shards(
-    folder: ShardFolder, manifest: Manifest, compression: str, progress: Progress = iter
+    folder: ShardFolder,
+    manifest: Manifest,
+    compression: str,
+    progress: Progress = iter,
+    held: Sequence[HeldRows] = (),
+    growth: Growth | None = None,
+    out: Path | None = None,
 ) -> tuple[int, dict[str, str]]:
     """Merge shards that cover all pictures into the user's file; the shards stay.
 
@@ -43,6 +53,9 @@ def merge_shards(
         manifest: what is being made.
         compression: of the merged file.
         progress: wraps the list of shards, such as a progress bar.
+        held: rows of finished files, for pictures that shards lack.
+        growth: what becomes of these, and so the order of the rows.
+        out: the merged file, where it is not the user's.
 
     Returns:
         Rows of the file, and id → reason of the pictures that were left out.
@@ -51,17 +64,20 @@ def merge_shards(
         StoreError: a shard is damaged (it is removed), or every picture was skipped.
         OSError: there is no room.
     """
-    with OpenShards(folder, manifest) as opened:
-        places, left_out = _places(opened)
+    whole = manifest
+    if growth is not None:
+        whole = growth.whole(manifest, [one.manifest for one in held])
+    with OpenShards(folder, manifest, held) as opened:
+        places, left_out = _places(opened, None if growth is None else growth.first)
         ids, reasons = _skipped_text(opened, left_out)
         count = len(places[0])
         if not count:
             _refuse_nothing(opened, reasons)
         with new_file(
-            folder.path / "merged.h5", folder.output, _room(opened, count, compression)
+            folder.path / "merged.h5", out or folder.output, _room(opened, count, compression)
         ) as (file, disk):
             names = manifest.class_names if manifest.labelled else None
-            create_header(file, manifest, count, names, manifest.timesteps)
+            create_header(file, whole, count, names, manifest.timesteps)
             write_skipped(file, ids, reasons)
             for column in stored(manifest.columns):
                 create_column(file, column, count, compression)
@@ -79,14 +95,16 @@ class OpenShards:
     """Shards that are opened when they are needed, after a look at their checksums.
 
     The checksums of the next ones are taken in threads while one is in use. A context manager;
-    `self[k]` is the open file of shard k, of which at most OPEN_SHARDS are open.
+    `self[k]` is the open file of shard k, of which at most OPEN_SHARDS are open. Rows of a
+    finished files stand behind them as shards of their own.
 
     Attributes:
         paths: of all shards, ascending.
+        named: the same with the finished files.
     """
 
-    def __init__(self, folder: ShardFolder, manifest: Manifest):
-        self.folder, self.manifest = folder, manifest
+    def __init__(self, folder: ShardFolder, manifest: Manifest, held: Sequence[HeldRows] = ()):
+        self.folder, self.manifest, self.held = folder, manifest, held
         self._spans = folder.shards(manifest)
         self.paths = list(self._spans)
         self._checked: set[int] = set()
@@ -104,9 +122,15 @@ class OpenShards:
         self._pool.shutdown(cancel_futures=True)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.named)
 
-    def __getitem__(self, number: int) -> h5py.File:
+    @property
+    def named(self) -> list[Path]:
+        return [*self.paths, *(one.path for one in self.held)]
+
+    def __getitem__(self, number: int) -> h5py.File | HeldRows:
+        if number >= len(self.paths):
+            return self.held[number - len(self.paths)]
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
@@ -153,8 +177,14 @@ def _digest_of_regular(path: Path) -> str:
     return file_checksum(path) if is_regular(path) else ""
 
 
-def _places(opened: OpenShards) -> tuple[Places, list[tuple[int, int, int]]]:
-    """Where the rows are, and (picture, shard, position) of those that were skipped."""
+def _places(
+    opened: OpenShards, order: np.ndarray | None = None
+) -> tuple[Places, list[tuple[int, int, int]]]:
+    """Where the rows are, and (picture, shard, position) of those that were skipped.
+
+    Args:
+        order: the place of each picture in the merged file; None is that of the shards.
+    """
     index, shard, row, skipped = [], [], [], []
     for number in range(len(opened)):
         file = opened[number]
@@ -167,10 +197,13 @@ def _places(opened: OpenShards) -> tuple[Places, list[tuple[int, int, int]]]:
         return (np.empty(0, np.int32), np.empty(0, np.int64)), []
     index = np.concatenate(index)
     there, first = np.unique(index, return_index=True)  # the first shard that has it
+    if order is not None:
+        first = first[np.argsort(order[there], kind="stable")]
     places = np.concatenate(shard)[first], np.concatenate(row)[first]
     read = np.isin(np.array([k for k, _, _ in skipped], np.int64), there)  # by another
     left_out = {one[0]: one for one, has in zip(skipped[::-1], read[::-1], strict=True) if not has}
-    return places, sorted(left_out.values())
+    place = int if order is None else order.__getitem__
+    return places, sorted(left_out.values(), key=lambda one: place(one[0]))
 
 
 def _skipped_text(opened: OpenShards, skipped) -> tuple[list[str], list[str]]:
@@ -194,7 +227,7 @@ def _refuse_nothing(opened: OpenShards, reasons: Sequence[str]) -> None:
 
 def _room(opened: OpenShards, count: int, compression: str) -> int:
     """Bytes of disk that the merged file may take."""
-    texts = sum(path.stat().st_size for path in opened.paths) // 64 + (1 << 20)
+    texts = sum(path.stat().st_size for path in opened.named) // 64 + (1 << 20)
     return room_for(stored(opened.manifest.columns), count, compression) + texts
 
 
@@ -211,7 +244,7 @@ def _blocks(
     lists += tuple(f"{TARGETS}/{name}" for name in opened.manifest.targets)
     step = max(1, BLOCK_BYTES // max(column.row_bytes for column in columns))
     ends = np.bincount(places[0], minlength=len(opened)).cumsum().tolist()
-    for _, begin, end in zip(progress(opened.paths), [0, *ends], ends, strict=False):
+    for _, begin, end in zip(progress(opened.named), [0, *ends], ends, strict=False):
         for start in range(begin, end, step):
             runs = list(_runs(places, start, min(start + step, end)))
             for column in columns:
@@ -235,11 +268,21 @@ def _gathered(opened: OpenShards, column: Column, runs: Sequence) -> np.ndarray:
     """(n, …) rows of some runs that follow each other."""
     begin, end = runs[0][0], runs[-1][1]
     block = np.empty((end - begin, *column.shape), column.dtype)
-    for first, stop, number, row in runs:
-        source = opened[number][column.name]
-        source.read_direct(
-            block, np.s_[row : row + stop - first], np.s_[first - begin : stop - begin]
-        )
+    for number in {number for _, _, number, _ in runs}:
+        data = opened[number][column.name]
+        ours = [(first - begin, stop - begin, row) for first, stop, n, row in runs if n == number]
+        low = min(row for _, _, row in ours)
+        high = max(row + stop - first for first, stop, row in ours)
+        if len(ours) > 1 and high - low <= DENSE * sum(b - a for a, b, _ in ours):
+            data, low = data[low:high], low  # few reads of what lies close together
+        else:
+            low = 0
+        for first, stop, row in ours:
+            rows = np.s_[row - low : row - low + stop - first]
+            if isinstance(data, np.ndarray):
+                block[first:stop] = data[rows]
+            else:
+                data.read_direct(block, rows, np.s_[first:stop])
     return block
 
 
@@ -269,6 +312,11 @@ def merge_parts(
             raise StoreError(f"{path} is already there; pass --overwrite to replace it")
         with folder.lock():
             manifest = folder.manifest()
+            if GROWS in manifest.pictures:
+                raise StoreError(
+                    f"{folder.path} adds to what was finished before; run the same `diffeat "
+                    "extract` again, which joins them"
+                )
             missing = missing_spans(folder.covered(manifest), manifest.count)
             if missing:
                 lacking = sum(stop - start for start, stop in missing)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffeat.store.format.manifest import Manifest
 from diffeat.store.write.folder import ShardFolder, damage, missing_spans
+from diffeat.store.write.growth import held
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Unfinished:
 
     Attributes:
         manifest: what is being made.
-        finished: pictures that are in sound shards.
+        finished: pictures that are in sound shards, or were finished before these were begun.
         shards: number of shards of this manifest.
         problems: what is wrong with shards, one sentence each.
     """
@@ -52,5 +53,5 @@ def look_at_parts(path: str | Path, thorough: bool = False) -> Unfinished | None
             problems.append(f"{shard.name} {reason}")
             folder.ignore(shard)
     missing = missing_spans(folder.covered(manifest), manifest.count)
-    finished = manifest.count - sum(stop - start for start, stop in missing)
+    finished = manifest.count - sum(stop - start for start, stop in missing) + held(manifest)
     return Unfinished(manifest, finished, len(shards), problems)

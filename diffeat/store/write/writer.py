@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from diffeat.errors import StoreError
+from diffeat.errors import DiffeatError, StoreError
 from diffeat.images import Seen, Source
 from diffeat.specs import differences
 from diffeat.store.format.atomic import explained
@@ -30,9 +30,12 @@ from diffeat.store.format.safety import (
     read_attr,
 )
 from diffeat.store.format.seen import write_seen
+from diffeat.store.read.reader import FeatureStore
 from diffeat.store.write.folder import ShardFolder, missing_spans
+from diffeat.store.write.growth import HELD, Growth, becomes, changes_of, difference_text
+from diffeat.store.write.held import HeldRows
 from diffeat.store.write.merge import merge_shards
-from diffeat.store.write.shards import SHARD_BYTES, SHARD_SECONDS, ShardWriter, Span
+from diffeat.store.write.shards import SHARD_BYTES, SHARD_SECONDS, ShardWriter, Span, union
 
 OLD_NAME = re.compile(r"shard-(\d{10})-(\d{10})\.h5")
 """Shards before version 0.3, without checksum and ids."""
@@ -53,7 +56,10 @@ class StoreWriter:
         compression: of the finished file: "none", "lzf", "gzip" or "zstd". It does not belong
             to the manifest: a finished file with another one is left as it is, with a warning.
         alone: whether no other process writes shards; then a folder without any is removed.
-        seen: what is known of the pictures, for a run that goes on after this one.
+        seen: what is known of the pictures.
+        growth: how the finished file at `path` becomes one of these pictures; None where there
+            is none, or where it must not.
+        noted: whether what is seen is left for a run that goes on after this one.
 
     Attributes:
         complete: the file is there and whole, made by the same manifest.
@@ -76,12 +82,15 @@ class StoreWriter:
         compression: str = "none",
         alone: bool = True,
         seen: Seen | None = None,
+        growth: Growth | None = None,
+        noted: bool = True,
     ):
         self.path, self.source = Path(path), source
         self.columns = list(columns)
         self.overwrite = overwrite
         self.compression = check_compression(compression)
-        self.alone, self.seen = alone, seen
+        self.alone, self.seen, self.noted = alone, seen, noted
+        self.growth = growth
         self.complete = False
         self.done = self.rows = 0
         self.skipped: dict[str, str] = {}
@@ -109,7 +118,7 @@ class StoreWriter:
                 self._shards.__exit__(kind, error, _trace)
             except BaseException as found:
                 failure = found
-        if self.alone and self._lock is not None and not self.complete and not self.covered():
+        if self.alone and self._lock is not None and not self.complete and not self._begun():
             self.folder.remove()  # nothing to go on from, and nobody who still writes
         self._unlock()
         if failure is not None:
@@ -121,10 +130,14 @@ class StoreWriter:
             self._lock = None
 
     def _open(self) -> None:
+        if self.growth is not None:
+            self.manifest = self.growth.noted(self.manifest)
         self.manifest = self.manifest.filled(self.source, self.columns)
         if self._finished():
             self._clear_up()
             return
+        if self.growth is not None:
+            self.growth.check(self.manifest)
         self.folder.exists()
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self._lock = self.folder.lock()
@@ -150,7 +163,7 @@ class StoreWriter:
             if found is None:
                 ours = not self.folder.files()  # what a removal left that was killed
             else:
-                ours = found.fingerprint == self.manifest.fingerprint
+                ours = self._whole().fingerprint in (found.fingerprint, becomes(found))
             if ours:
                 self.folder.remove()
         self._unlock()
@@ -164,14 +177,41 @@ class StoreWriter:
         except StoreError as error:
             raise StoreError(f"{error}; or replace what is there (--overwrite)") from error
         with file, damage_explained(self.path, "its description"):
-            found = Manifest.from_attrs(file)
-            self.manifest.check_same(found, self.path)
+            found, whole = Manifest.from_attrs(file), self._whole()
+            if self.growth is not None and found.fingerprint != whole.fingerprint:
+                return False
+            whole.check_same(found, self.path, self._differing)
             self.complete = bool(read_attr(file, "complete", 1))
             if self.complete:
                 self.manifest = replace(self.manifest, how=found.how)
                 self.rows, self.skipped = check_header(file), read_skipped(file)
                 self._compare_compression(file)
         return self.complete
+
+    def _whole(self) -> Manifest:
+        """What the file in the end is made of."""
+        return self.manifest if self.growth is None else self.growth.whole(self.manifest)
+
+    def _differing(self) -> str:
+        """How the finished file's pictures differ from these; "" where it cannot be told."""
+        seen = self.seen or Seen(self.source.ids, None, None, 0)
+        with suppress(DiffeatError), FeatureStore(self.path) as store:
+            return difference_text(store, seen)
+        return ""
+
+    def _differing_parts(self, earlier: Manifest) -> str:
+        """The same of the pictures that unfinished parts hold; of others they know no names."""
+        ids, digests = self.folder.known(earlier)
+        seen = self.seen or Seen(self.source.ids, None, None, 0)
+        found = changes_of(ids, digests, seen)._replace(new=[])
+        of = f"of {earlier.count} there and {len(self.source)} here, {len(ids)} are finished"
+        return f"{of}; of these {found}" if any(found) else f"{of}, all of which are here"
+
+    def _begun(self) -> bool:
+        """Whether there is something in the folder to go on from."""
+        return bool(self.folder.covered(self.manifest)) or any(
+            self.folder.path.glob(HELD.format("*"))
+        )
 
     def _compare_compression(self, file: h5py.File) -> None:
         found = [file[c.name] for c in self.columns if c.name in file]
@@ -193,7 +233,9 @@ class StoreWriter:
             if old or self.folder.files():
                 earlier = Manifest.read(self.folder.path)
             if earlier is not None:
-                self.manifest.check_same(earlier, self.folder.path)
+                self.manifest.check_same(
+                    earlier, self.folder.path, lambda: self._differing_parts(earlier)
+                )
         except StoreError:
             if not self.overwrite:
                 raise
@@ -204,7 +246,7 @@ class StoreWriter:
         if earlier is not None:
             self.manifest = self._with_how(earlier.how)
         self.manifest.write(self.folder.path)
-        if self.seen is not None:
+        if self.seen is not None and self.noted:
             write_seen(self.folder.path, self.seen)
         for shard in old:
             self._renew(shard)
@@ -243,8 +285,11 @@ class StoreWriter:
         path.unlink()
 
     def covered(self) -> list[Span]:
-        """Ranges of pictures that are in shards now, whoever wrote them; ascending, apart."""
-        return self.folder.covered(self.manifest)
+        """Ranges of pictures that are in shards now, whoever wrote them, or in the finished file
+        that grows; ascending, apart."""
+        found = self.folder.covered(self.manifest)
+        held = [] if self.growth is None else [(self.growth.count, len(self.source))]
+        return union([*found, *(span for span in held if span[0] < span[1])])
 
     def remaining(self, batch: int) -> list[Span]:
         """Ranges of at most `batch` pictures that no shard covers now.
@@ -299,9 +344,15 @@ class StoreWriter:
                     f"{self.folder.path}: shards are missing, with {missing} of {len(self.source)} "
                     "pictures; run the same command again"
                 )
-            self.rows, self.skipped = merge_shards(
-                self.folder, self.manifest, self.compression, progress
-            )
+            with ExitStack() as stack:
+                bases = () if self.growth is None else self.growth.bases
+                held = [
+                    stack.enter_context(HeldRows(base, self.source, self.columns, self.seen))
+                    for base in bases
+                ]
+                self.rows, self.skipped = merge_shards(
+                    self.folder, self.manifest, self.compression, progress, held, self.growth
+                )
             self.folder.remove()
             self.complete = True
 

@@ -102,7 +102,7 @@ def test_alone_and_again(diffeat, digits, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--with", MODEL), 2, "give the PICTURES"),
+        (("--with", MODEL), 1, "say with PICTURES where the originals lie"),
         (("--with", "g.h5"), 2, "g.h5:BLOCK@T"),
         (("digits", "--with", "g.h5:mid@20"), 2, "PICTURES are for a vision model"),
         (("--with", "g.h5:mid@low"), 2, "native t"),

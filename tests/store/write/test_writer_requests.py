@@ -24,7 +24,7 @@ from diffeat.store import FeatureStore, StoreWriter, verify
         ({"blocks": ("mid",)}, "blocks"),
         ({"dtype": "float32"}, "dtype"),
         ({"model": "m1"}, "model"),
-        ({"count": 11}, "number of pictures"),
+        ({"count": 11}, "other pictures"),
         ({"ids": tuple("abcdefghij")}, "pictures"),
         ({"labels": np.zeros(10, int), "class_names": ("a",)}, "pictures"),
     ],
