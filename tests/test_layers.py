@@ -20,8 +20,8 @@ ROOT = Path(diffeat.__file__).parent.parent
 PACKAGES = ("diffeat", "probes", "benchmarks")
 ORDER = (
     "errors", "attention", "hooks", "blocks", "noise", "schedules", "coords", "images", "targets",
-    "specs", "store", "backbones", "vision", "loading", "extraction", "work", "engines", "jobs",
-    "search", "viewer", "cli", "__main__",
+    "ranges", "specs", "store", "backbones", "vision", "loading", "extraction", "work",
+    "planning", "engines", "jobs", "search", "viewer", "cli", "__main__",
 )  # fmt: skip
 """Modules of diffeat on the way of the data: none needs one that stands behind it, nor does
 anything that it needs."""
