@@ -1,4 +1,4 @@
-"""Ranges of noise levels as a user writes them: "0:1000:100", start:stop:step like Python's range."""
+"""Ranges of noise levels: "0:1000:100" is start:stop:step like Python's range."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ from diffeat.extraction import (
 )
 from diffeat.extraction.class_map import ClassMap
 from diffeat.extraction.conditions import embedding_rows, prompts_of
+from diffeat.extraction.effort import effort_of
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import PictureBatch, Seen, Source, ahead, load_batches, look
 from diffeat.loading import load_model
@@ -44,7 +45,7 @@ from diffeat.store import (
     read_how,
     seen_by,
 )
-from diffeat.store.format.columns import WHEN
+from diffeat.store.format.columns import WHEN, feature_name
 from diffeat.store.format.manifest import CLASSES, MODEL_CLASSES
 
 BOXES = "boxes"
@@ -54,7 +55,7 @@ SIZES, PLACEMENTS = "sizes", "placements"
 DIGESTS, STATS = "digests", "file_stats"
 """Data sets that say what each picture holds, and by which stat its file is known again."""
 FINDINGS = ("request", "columns", "seen", "size", "multiple", "batch_size", "pictures",
-            "bytes_per_picture")  # fmt: skip
+            "bytes_per_picture", "effort")  # fmt: skip
 """Fields of a job that a worker with the model works out."""
 Span = tuple[int, int]
 """(start, stop) of a run of pictures of the source."""
@@ -64,7 +65,7 @@ Span = tuple[int, int]
 class Job:
     """What a user asked for, and what that means for its model.
 
-    The fields up to `progress` are those of `diffeat.extract_to_file`. The others are worked out
+    The fields up to `announce` are those of `diffeat.extract_to_file`. The others are worked out
     by a worker (`Worker.findings`), for those who have no model, or another copy of it.
 
     Attributes:
@@ -77,6 +78,7 @@ class Job:
         pictures: pictures of one batch. Spans are cut from multiples of it, so that every
             engine and every resumed run computes the same batches.
         bytes_per_picture: size of one row of the file.
+        effort: what one picture takes; see `effort_of`.
     """
 
     model: ModelRequest
@@ -89,6 +91,7 @@ class Job:
     overwrite: bool = False
     compression: str = "none"
     progress: bool | None = None
+    announce: bool = False
     sharing: int = 1
     request: Manifest | None = None
     columns: tuple[Column, ...] = ()
@@ -97,6 +100,7 @@ class Job:
     multiple: int = 1
     pictures: int = 0
     bytes_per_picture: int = 0
+    effort: dict[str, Any] | None = None
 
     @property
     def settled(self) -> bool:
@@ -149,11 +153,7 @@ class Worker:
         )
         self.class_map = self._conditions.class_map
         self.plan = plan = Plan(backbone, job.spec, self._conditions.text_length)
-        self._cells = {
-            (block.name, level.t): f"features/{block.name}/{level.label}"
-            for block in plan.blocks
-            for level in plan.levels
-        }
+        self._cells = {key: feature_name(*key) for key in plan.keys}
         if job.settled:
             _check_same(backbone, job)
         else:
@@ -167,18 +167,14 @@ class Worker:
                 size=plan.size,
                 multiple=backbone.step,
                 bytes_per_picture=plan.bytes_per_picture,
+                effort=effort_of(plan, self._conditions, job.sharing),
             )
         self.job = job
 
     def _columns(self, job: Job, request: Manifest, seen: Seen | None) -> tuple[Column, ...]:
         """The data sets of the file; of the pictures, those that unfinished parts have."""
         plan = self.plan
-        features = [
-            Column(self._cells[block.name, level.t], plan.shape(block), plan.spec.dtype,
-                   plan.describe(block, level))
-            for block in plan.blocks
-            for level in plan.levels
-        ]  # fmt: skip
+        features = feature_columns(plan)
         names = [BOXES] if plan.spec.fit == "pad" else []
         begun = None if job.overwrite else begun_columns(job.path, request)
         if begun is None or {SIZES, PLACEMENTS} <= begun:
@@ -269,6 +265,16 @@ class Worker:
                 known[STATS] = seen.stats[batch.indices]
         wanted = {column.name for column in self.job.columns}
         return found | {name: rows for name, rows in known.items() if name in wanted}
+
+
+def feature_columns(plan: Plan) -> list[Column]:
+    """The data sets of features, in the order of `Plan.keys`."""
+    return [
+        Column(feature_name(block.name, level.t), plan.shape(block), plan.spec.dtype,
+               plan.describe(block, level))
+        for block in plan.blocks
+        for level in plan.levels
+    ]  # fmt: skip
 
 
 def _seen_columns(seen: Seen | None) -> tuple[Column, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from diffeat.errors import StoreError
+from diffeat.planning.start import begin
 from diffeat.store import StoreWriter
 from diffeat.store.format.manifest import CLASSES
 from diffeat.work import Job, Span
@@ -68,6 +69,7 @@ def drive(
     with _writer(job, alone) as writer:
         if writer.complete:
             return _already_complete(job, writer)
+        begin(job, len(job.source) - writer.done)
         status = "resumed" if writer.done else "done"
         with progress_bar(job, len(job.source), writer.done) as bar:
             computed = work(writer, bar)
