@@ -113,8 +113,8 @@ def check_recipe_option(recipe: str | None, model: str, spec: ExtractSpec) -> No
     if recipe is None:
         return
     from diffeat.loading import load
-    from diffeat.recipes import load_recipe
     from diffeat.planning.recipe_fit import check_recipe
+    from diffeat.recipes import load_recipe
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whoever works with the model will say it

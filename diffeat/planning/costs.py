@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from diffeat.backbones import Backbone, ModelRequest
 from diffeat.backbones.devices import pick_device, pick_dtype
+from diffeat.extraction.forward import Forward
 from diffeat.extraction.plan import Plan
-from diffeat.planning.flops import END, Size, encoder_flops, flops_up_to, run_bare
+from diffeat.planning.flops import Size, bare_condition, count, encoder_flops
 from diffeat.planning.live import peak_bytes
 
 
@@ -38,35 +37,37 @@ def count_costs(plan: Plan, size: Size) -> dict[str, int]:
         plan: of a backbone on the meta device.
         size: (H, W) in pixels of what one forward sees.
     """
-    backbone, taps = plan.backbone, taps_of(plan)
-    found = {"cut": 0, "whole": 0, "encode": encoder_flops(backbone, size)}
-    if taps:
-        count = partial(flops_up_to, backbone, size, text_length=plan.text_length)
-        found["cut"] = max(count(taps).values())
+    found = {"cut": 0, "whole": 0, "encode": encoder_flops(plan.backbone, size)}
+    forward = Forward(plan)
+    if forward.taps:
+        found["cut"] = count(lambda: run_row(forward, size))
         if plan.grid:
-            found["whole"] = count({END: backbone.output_tap})[END]
+            found["whole"] = count(lambda: run_row(forward, size, prediction=True))
     return found
 
 
 def count_memory(plan: Plan, size: Size) -> dict[str, int]:
     """Bytes of activations that live at once: of one row of the denoiser, and of one picture in
     the VAE's encoder."""
-    backbone, taps = plan.backbone, taps_of(plan)
-    found = {"row": 0, "encode": 0}
-    if taps:
-        taps = {**taps, END: backbone.output_tap} if plan.grid else taps
-        found["row"] = peak_bytes(
-            lambda: run_bare(backbone, size, taps, lambda _n, _v: None, plan.text_length)
-        )
-    if (vae := backbone.vae) is not None:
+    found, forward, vae = {"row": 0, "encode": 0}, Forward(plan), plan.backbone.vae
+    if forward.taps:
+        found["row"] = peak_bytes(lambda: run_row(forward, size, prediction=bool(plan.grid)))
+    if vae is not None:
         pixels = torch.empty(1, 3, *size, device="meta", dtype=vae.dtype)
         found["encode"] = peak_bytes(lambda: vae.encode(pixels))
     return found
 
 
-def taps_of(plan: Plan) -> dict[str, Any]:
-    """Where the denoiser's tensors are read."""
-    return {block.name: plan.tap(block) for block in plan.blocks if not block.of_vae}
+@torch.no_grad()
+def run_row(forward: Forward, size: Size, prediction: bool = False) -> dict[str, torch.Tensor]:
+    """One row through a denoiser without weights, as an extraction runs it; with its prediction,
+    alone, where a trajectory goes on."""
+    plan, backbone = forward.plan, forward.backbone
+    x = torch.empty(1, *backbone.latent_shape(size), device="meta")
+    condition = bare_condition(backbone, plan.text_length)
+    return forward.network(
+        x, forward.levels[:1], condition, features=not prediction, prediction=prediction
+    )
 
 
 def weight_bytes(backbone: Backbone) -> tuple[int, int]:

@@ -8,7 +8,7 @@ Attention is counted as its two products, whatever kernels this torch has: see `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,15 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffeat.backbones import Backbone
 from diffeat.backbones.conditioning import stand_in
 from diffeat.blocks import resolve_blocks
-from diffeat.hooks import HookManager, Tap
+from diffeat.hooks import HookManager
 
 Size = tuple[int, int]
-END = "\0end"
-"""Name of the network's own output among the taps."""
 
 
+@torch.no_grad()
 def denoiser_flops(backbone: Backbone, size: Size, blocks: Sequence[str]) -> dict[str, int]:
-    """Block → operations of one forward up to it, all read off a single forward.
+    """Block → operations of one row's forward until it is read, all read off a single forward.
 
     Args:
         backbone: on the meta device.
@@ -35,44 +34,18 @@ def denoiser_flops(backbone: Backbone, size: Size, blocks: Sequence[str]) -> dic
         blocks: names, wildcards or groups.
     """
     found = resolve_blocks(tuple(blocks), backbone.tensors, backbone.aliases)
-    return flops_up_to(backbone, size, {block.name: block.where for block in found})
-
-
-def flops_up_to(
-    backbone: Backbone, size: Size, taps: Mapping[str, Tap], text_length: int | None = None
-) -> dict[str, int]:
-    """Tap → operations of one row's forward until it is read; the rest does not run.
-
-    Args:
-        backbone: on the meta device.
-        size: (H, W) of the picture in pixels.
-        taps: what is read of the denoiser.
-        text_length: tokens of the text, where they are not the model's own number.
-    """
-    with counter() as counted, torch.no_grad():
-        return run_bare(
-            backbone, size, taps, lambda _name, _value: counted.get_total_flops(), text_length
-        )
-
-
-def run_bare(
-    backbone: Backbone,
-    size: Size,
-    taps: Mapping[str, Tap],
-    transform: Callable[[str, Any], Any],
-    text_length: int | None = None,
-) -> dict[str, Any]:
-    """One row through a denoiser without weights, cut off after the last tap.
-
-    Returns:
-        Tap → what `transform` made of its name and value.
-    """
     x = torch.empty(1, *backbone.latent_shape(size), device="meta", dtype=backbone.dtype)
-    t = torch.zeros(1, device="meta")
-    call = backbone.call_arguments(x, t, bare_condition(backbone, text_length))
-    with HookManager(backbone.denoiser, taps, stop_after_last=True, transform=transform) as hooks:
-        hooks.run(**call)
-        return {name: hooks[name] for name in taps}
+    call = backbone.call_arguments(x, torch.zeros(1, device="meta"), bare_condition(backbone))
+    with counter() as counted:
+        hooks = HookManager(
+            backbone.denoiser,
+            {block.name: block.where for block in found},
+            stop_after_last=True,
+            transform=lambda _name, _value: counted.get_total_flops(),
+        )
+        with hooks:
+            hooks.run(**call)
+        return {block.name: hooks[block.name] for block in found}
 
 
 def bare_condition(backbone: Backbone, text_length: int | None = None) -> dict[str, torch.Tensor]:
