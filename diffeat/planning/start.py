@@ -107,5 +107,5 @@ def end(worker: Worker, computed: int, seconds: float) -> None:
         remember_rate(
             job.effort["rate"],
             {"rate": rate, "rows": job.batch_size, "by": "extraction", "model": job.model.name,
-             "pictures": computed, "seconds": round(seconds, 2), "on": str(date.today())},
+             "pictures": computed, "seconds": round(seconds, 3), "on": str(date.today())},
         )  # fmt: skip
