@@ -46,9 +46,10 @@ def test_the_plan_of_a_gpu(diffeat):
     assert found["seconds"] == pytest.approx(found["flops"] / (0.5 * 989e12))
     assert found["effort"] == {"evaluations": 1, "walks": False, "forwards": 1, "encodes": 1,
                                "texts": 1}  # fmt: skip
-    assert "an estimate: 0.5 of its published 989 TFLOP/s in bfloat16" in diffeat(
-        "plan", "sd15", "digits", "-t", "100", "-b", "up.1", *options
-    ).out
+    assert (
+        "an estimate: 0.5 of its published 989 TFLOP/s in bfloat16"
+        in diffeat("plan", "sd15", "digits", "-t", "100", "-b", "up.1", *options).out
+    )
 
 
 def test_maps_of_all_blocks_are_hinted_at(diffeat):
