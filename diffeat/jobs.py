@@ -82,6 +82,7 @@ def extract_to_file(
     engine: str = "auto",
     processes: int | None = None,
     address: str | None = None,
+    announce: bool = False,
 ) -> JobResult | None:
     """Extract features of a source into an HDF5 file; continues what a killed run began.
 
@@ -110,6 +111,7 @@ def extract_to_file(
         processes: copies of the model, each in a process of its own; in a script, call this
             below `if __name__ == "__main__":`.
         address: of a Ray cluster.
+        announce: say on stderr, before the first picture, what it will take.
 
     Returns:
         What was done; None in all ranks of torchrun but the first.
@@ -135,5 +137,6 @@ def extract_to_file(
         overwrite=overwrite,
         compression=compression,
         progress=progress,
+        announce=announce,
     )
     return run_job(job, backbone if loaded else None, engine, processes, address)

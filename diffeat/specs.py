@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffeat.errors import SpecError, brief, nearest, reason_of
 from diffeat.hashing import fingerprint
+from diffeat.ranges import expand_ranges
 
 if TYPE_CHECKING:
     from diffeat.noise import Level
@@ -31,8 +32,8 @@ fingerprints and journals stay those of 0.6, and 0.6 reads files that do without
 
 
 HELP = {
-    "timesteps": "Noise levels: 20,60 or sigma=0.3 or snr=10; flow models also 0.25; vision "
-    "models (timm:…, transformers:…) need none.",
+    "timesteps": "Noise levels: 20,60 or 0:1000:100 (start:stop:step, without the stop) or "
+    "sigma=0.3 or snr=10; flow models also 0.25; vision models (timm:…, transformers:…) need none.",
     "blocks": "Names (up.1, up.1.attn.0:cross.q), wildcards (up.*, up.*.res.*, up.**), groups "
     "(all, encoder, decoder, stages) or a paper's names (dift:1).",
     "pool": "{default} (maps, the default), 1x1, 2x2, …",
@@ -76,7 +77,8 @@ class ExtractSpec:
     Two extractions with equal specs from the same model and pictures give equal features.
 
     Attributes:
-        timesteps: noise levels: native t, "sigma=…", "snr=…", flow times (see Schedule.resolve).
+        timesteps: noise levels: native t, "sigma=…", "snr=…", flow times (see Schedule.resolve);
+            a range "0:1000:100" is spelled out (see `expand_ranges`).
         blocks: names, wildcards or groups (see resolve_blocks).
         pool: "none" keeps maps (N, C, H, W); "KxK" averages to a K×K grid and flattens it to
             (N, C·K·K), channel-major; "1x1" is global average pooling.
@@ -160,7 +162,8 @@ class ExtractSpec:
 
     def __post_init__(self) -> None:
         set_field = partial(object.__setattr__, self)  # the dataclass is frozen
-        set_field("timesteps", _tuple_of("timesteps", self.timesteps, (int, float, str)))
+        levels = _tuple_of("timesteps", self.timesteps, (int, float, str))
+        set_field("timesteps", expand_ranges(levels))
         set_field("blocks", _tuple_of("blocks", self.blocks, (str,)))
         for name in ("ensemble", "steps"):
             set_field(name, _whole(name, getattr(self, name), least=1))

@@ -33,6 +33,7 @@ from diffeat.extraction import (
 )
 from diffeat.extraction.class_map import ClassMap
 from diffeat.extraction.conditions import embedding_rows, prompts_of
+from diffeat.extraction.effort import effort_of
 from diffeat.growing import described, finished_rows
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import PictureBatch, Seen, Source, ahead, load_batches, look
@@ -49,7 +50,7 @@ from diffeat.store import (
     seal_parts,
     seen_by,
 )
-from diffeat.store.format.columns import WHEN
+from diffeat.store.format.columns import WHEN, feature_name
 from diffeat.store.format.manifest import CLASSES, MODEL_CLASSES
 
 BOXES = "boxes"
@@ -59,7 +60,7 @@ SIZES, PLACEMENTS = "sizes", "placements"
 DIGESTS, STATS = "digests", "file_stats"
 """Data sets that say what each picture holds, and by which stat its file is known again."""
 FINDINGS = ("request", "columns", "seen", "size", "multiple", "batch_size", "pictures",
-            "bytes_per_picture", "growth")  # fmt: skip
+            "bytes_per_picture", "growth", "effort")  # fmt: skip
 """Fields of a job that a worker with the model works out."""
 Span = tuple[int, int]
 """(start, stop) of a run of pictures of the source."""
@@ -69,7 +70,7 @@ Span = tuple[int, int]
 class Job:
     """What a user asked for, and what that means for its model.
 
-    The fields up to `progress` are those of `diffeat.extract_to_file`. The others are worked out
+    The fields up to `announce` are those of `diffeat.extract_to_file`. The others are worked out
     by a worker (`Worker.findings`), for those who have no model, or another copy of it.
 
     Attributes:
@@ -84,6 +85,7 @@ class Job:
         bytes_per_picture: size of one row of the file.
         growth: how the finished file at `path` becomes one of these pictures, whose order is
             then another; None where there is none to go on from.
+        effort: what one picture takes; see `effort_of`.
     """
 
     model: ModelRequest
@@ -96,6 +98,7 @@ class Job:
     overwrite: bool = False
     compression: str = "none"
     progress: bool | None = None
+    announce: bool = False
     sharing: int = 1
     request: Manifest | None = None
     columns: tuple[Column, ...] = ()
@@ -105,6 +108,7 @@ class Job:
     pictures: int = 0
     bytes_per_picture: int = 0
     growth: Growth | None = None
+    effort: dict[str, Any] | None = None
 
     def told(self, findings: dict[str, Any]) -> Job:
         """The same with what a worker found elsewhere; pictures in the order of that worker."""
@@ -173,11 +177,7 @@ class Worker:
         )
         self.class_map = self._conditions.class_map
         self.plan = plan = Plan(self.backbone, job.spec, self._conditions.text_length)
-        self._cells = {
-            (block.name, level.t): f"features/{block.name}/{level.label}"
-            for block in plan.blocks
-            for level in plan.levels
-        }
+        self._cells = {key: feature_name(*key) for key in plan.keys}
         return prompts
 
     def _made_out(self, given: Job) -> Job:
@@ -205,17 +205,13 @@ class Worker:
             size=self.plan.size,
             multiple=self.backbone.step,
             bytes_per_picture=self.plan.bytes_per_picture,
+            effort=effort_of(self.plan, self._conditions, given.sharing),
         )
 
     def _columns(self, job: Job, request: Manifest) -> tuple[Column, ...]:
         """The data sets of the file; of the pictures, those that are begun."""
         plan = self.plan
-        features = [
-            Column(self._cells[block.name, level.t], plan.shape(block), plan.spec.dtype,
-                   plan.describe(block, level))
-            for block in plan.blocks
-            for level in plan.levels
-        ]  # fmt: skip
+        features = feature_columns(plan)
         names = [BOXES] if plan.spec.fit == "pad" else []
         begun = None if job.overwrite else begun_columns(job.path, request)
         if job.growth is not None:
@@ -321,6 +317,16 @@ def _in_order(job: Job, seen: Seen | None) -> Job:
         return replace(job, seen=seen)
     source, seen = job.source.take(growth.first), seen.take(growth.first)
     return replace(job, source=source, seen=seen, growth=growth)
+
+
+def feature_columns(plan: Plan) -> list[Column]:
+    """The data sets of features, in the order of `Plan.keys`."""
+    return [
+        Column(feature_name(block.name, level.t), plan.shape(block), plan.spec.dtype,
+               plan.describe(block, level))
+        for block in plan.blocks
+        for level in plan.levels
+    ]  # fmt: skip
 
 
 def _seen_columns(seen: Seen | None) -> tuple[Column, ...]:

@@ -33,6 +33,8 @@ def asked(diffeat, monkeypatch, tmp_path):
         return JobResult(Path(path), "done", 1, 1, 0, 0.0)
 
     monkeypatch.setattr("diffeat.jobs.extract_to_file", job)
+    # whether the model suits a recipe is another matter: tests/planning/test_recipe_fit.py
+    monkeypatch.setattr("diffeat.cli.job_options.check_recipe_option", lambda *_: None)
 
     def spec_of(*options):
         specs.clear()
@@ -60,7 +62,14 @@ def recipe(monkeypatch, tmp_path):
 
     def write(**fields):
         lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
-        head = ["title = 'T'", "source = 'S'", "model = 'M'", "[spec]"]
+        head = [
+            "title = 'T'",
+            "source = 'S'",
+            "model = 'M'",
+            "[made_for]",
+            "families = ['adm']",
+            "[spec]",
+        ]
         (tmp_path / "recipes").mkdir(exist_ok=True)
         (tmp_path / "recipes" / "mine.toml").write_text("\n".join(head + lines), "utf-8")
         monkeypatch.setattr("diffeat.recipes.FOLDER", tmp_path / "recipes")
@@ -79,7 +88,7 @@ def test_recipes_are_listed_with_their_source(diffeat):
     assert len(lines) == 2 * len(recipe_names())
     for name, first, second in zip(recipe_names(), lines[::2], lines[1::2], strict=True):
         found = load_recipe(name)
-        assert first.split(maxsplit=1) == [name, f"{found.title} [{found.model}]"]
+        assert first.split(maxsplit=1) == [name, f"{found.title} [made for {found.model}]"]
         assert second.strip() == found.source
 
 
@@ -89,6 +98,8 @@ def test_recipes_as_json_are_those_of_the_files(diffeat):
     for each in found:
         file = tomllib.loads((FOLDER / f"{each['name']}.toml").read_text("utf-8"))
         assert each["fields"] == file.pop("spec")
+        made_for = {"sizes": [], "parameters": [], **file.pop("made_for")}
+        assert each["made_for"] == made_for
         assert {"notes": [], **file} == {name: each[name] for name in
                                          ("title", "source", "model", "notes")}  # fmt: skip
 

@@ -83,4 +83,4 @@ def test_the_version_is_in_the_changelog():
 def test_recipes_are_plain_data():
     for path in (ROOT / "diffeat" / "recipes").glob("*.toml"):
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        assert set(values) <= {"title", "source", "model", "notes", "spec"}, path.name
+        assert set(values) <= {"title", "source", "model", "notes", "made_for", "spec"}, path.name

@@ -1,26 +1,15 @@
-"""Floating point operations by torch's counter, over networks without weights.
-
-An operation counts as `torch.utils.flop_counter` counts it: matrix products, convolutions and
-attention, two for a multiplication with its addition; norms, activations and copies are left
-out. On the meta device nothing is computed, so a model of any size is counted in a second.
-Attention is counted as its two products, whatever kernels this torch has: see `counter`.
-"""
+"""Operations of whole runs, by the counter of `diffeat.planning`, over networks without weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 import diffeat
-from diffeat.backbones import Backbone
-from diffeat.blocks import resolve_blocks
-from diffeat.hooks import HookManager
+from diffeat.planning.flops import count, denoiser_flops, encoder_flops
 
 
 @dataclass(frozen=True)
@@ -62,32 +51,8 @@ def costs(model: str, size: tuple[int, int], blocks: Sequence[str], text: int = 
         text: operations of the text encoder per prompt, see `clip_text`.
     """
     backbone = diffeat.load(model, "meta", "float32")
-    encoder = 0
-    if backbone.vae is not None:
-        pixels = torch.empty(1, 3, *size, device="meta")
-        encoder = count(lambda: backbone.vae.encode(pixels))
+    encoder = encoder_flops(backbone, size)
     return Costs(encoder, denoiser_flops(backbone, size, blocks), text)
-
-
-def denoiser_flops(
-    backbone: Backbone, size: tuple[int, int], blocks: Sequence[str]
-) -> dict[str, int]:
-    """Block → operations of one forward up to it, all read off a single forward."""
-    found = resolve_blocks(tuple(blocks), backbone.tensors, backbone.aliases)
-    x = torch.empty(1, *backbone.latent_shape(size), device="meta", dtype=backbone.dtype)
-    condition = backbone.condition([""], [None])
-    condition = {name: value.to("meta") for name, value in condition.items()}
-    t = torch.zeros(1, device="meta")
-    with counter() as counted, torch.no_grad():
-        hooks = HookManager(
-            backbone.denoiser,
-            {block.name: block.where for block in found},
-            stop_after_last=True,
-            transform=lambda _name, _value: counted.get_total_flops(),
-        )
-        with hooks:
-            hooks.run(**backbone.call_arguments(x, t, condition))
-        return {block.name: hooks[block.name] for block in found}
 
 
 def clip_text() -> int:
@@ -108,23 +73,3 @@ def clip_text() -> int:
 def module_flops(module: nn.Module, *inputs: torch.Tensor) -> int:
     """Operations of one call of a module."""
     return count(lambda: module(*inputs))
-
-
-@torch.no_grad()
-def count(work) -> int:
-    """Operations of whatever `work` does."""
-    with counter() as counted:
-        work()
-    return counted.get_total_flops()
-
-
-@contextmanager
-def counter() -> Iterator[FlopCounterMode]:
-    """torch's counter, under which attention is always two products of matrices.
-
-    Which fused kernels of attention the counter knows differs between torch's versions and
-    devices, and what it does not know counts as nothing. Products are known everywhere, so
-    attention of b heads-times-pictures, n queries, m keys and width d counts 2 · 2 · b·n·m·d.
-    """
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
-        yield counted

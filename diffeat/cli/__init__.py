@@ -12,6 +12,7 @@ from diffeat.cli.extract import extract
 from diffeat.cli.info import info
 from diffeat.cli.merge import merge
 from diffeat.cli.models import blocks, models
+from diffeat.cli.plan import plan
 from diffeat.cli.predict import predict
 from diffeat.cli.probe import probe
 from diffeat.cli.recipes import channels, recipes
@@ -45,6 +46,7 @@ for command in (
     blocks,
     recipes,
     channels,
+    plan,
     extract,
     info,
     verify,

@@ -8,28 +8,11 @@ from pathlib import Path
 import click
 
 from diffeat.cli.ending import note, resumable
-from diffeat.cli.options import (
-    batch_rows,
-    comma_list,
-    json_option,
-    model_fields,
-    model_options,
-    on_error_option,
-    open_pictures,
-    option,
-    print_json,
-    speed_options,
-    threads_option,
-)
+from diffeat.cli.job_options import JOB_OPTIONS, asked_job, job_options
+from diffeat.cli.options import json_option, model_fields, option, print_json, threads_option
 from diffeat.cli.outputs import OutputPath, command
-from diffeat.cli.spec_options import recipe_option, spec_file_option, spec_of, spec_options
+from diffeat.cli.plan import show_plan
 from diffeat.errors import PictureError
-
-COMPRESSIONS = ("none", "lzf", "gzip", "zstd")
-ENGINES = ("auto", "local", "torchrun", "ray")
-JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", "engine",
-               "processes", "address")  # fmt: skip
-"""Options that go to `diffeat.extract_to_file` as they are."""
 
 
 @command()
@@ -42,38 +25,11 @@ JOB_OPTIONS = ("batch_size", "workers", "on_error", "overwrite", "compression", 
     type=OutputPath((".h5", ".hdf5"), hint="export it afterwards: diffeat export F.h5 -o F.npz"),
     help="The .h5 file.",
 )
-@recipe_option
-@spec_file_option
-@spec_options()
-@option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="A table with the "
-              "pictures' labels and targets, by id or file name: .csv, .tsv, .json, .jsonl, a list "
-              "or tars (docs/targets.md).")  # fmt: skip
-@option("--column", "columns", callback=comma_list, metavar="NAME,…", help="Of the table or list "
-              "only these: the first of classes becomes the labels, others targets.")  # fmt: skip
-@option("--no-labels", is_flag=True, help="Take no labels or targets, whatever is there.")
-@option("--limit", type=click.IntRange(1),
-              help="Only so many pictures, class-balanced, by a stable hash.")  # fmt: skip
-@option("--batch-size", callback=batch_rows, help="Rows of one forward, or auto: measured "
-              "once and remembered (default by size).")  # fmt: skip
-@option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Decoding threads.")
-@on_error_option
-@option("--overwrite", is_flag=True, help="Replace an existing output.")
-@option("--compression", type=click.Choice(COMPRESSIONS), default="none", show_default=True,
-              help="Of the file; lossless.")  # fmt: skip
-@option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True,
-              help="Where it runs; auto is torchrun where that started us, else this "
-              "machine.")  # fmt: skip
-@option("--processes", type=click.IntRange(1), help="Copies of the model, each in a process "
-              "of its own (default 1; with ray one per accelerator or node).")  # fmt: skip
-@option("--address", help="Of a running Ray cluster: auto, or ray://HOST:PORT (default: one "
-              "on this machine).")  # fmt: skip
-@model_options
-@speed_options
+@job_options
+@option("--dry-run", is_flag=True, help="Only say what it takes, as `diffeat plan` does.")
 @json_option
 @threads_option
-def extract(
-    model, pictures, output, recipe, spec_file, labels, columns, no_labels, limit, as_json, **values
-) -> None:
+def extract(model, pictures, output, recipe, spec_file, limit, dry_run, as_json, **values) -> None:
     """Extract features of PICTURES with MODEL into an HDF5 file.
 
     All blocks of one (picture, t) come from one forward, which stops after the last of them.
@@ -82,18 +38,18 @@ def extract(
     """
     from diffeat.backbones import ModelRequest
     from diffeat.jobs import extract_to_file
-    from diffeat.vision.names import defaults_for
 
-    spec = spec_of(recipe, spec_file, values, defaults_for(model))
-    if no_labels and (labels or columns):
-        raise click.UsageError("--no-labels with --labels or --column; expected one of them")
-    source = open_pictures(pictures, True, labels, columns or (), no_labels, limit)
+    if dry_run:
+        asked = model, pictures, recipe, spec_file, limit, values
+        show_plan(*asked, output=output, as_json=as_json)
+        return
+    spec, source = asked_job(model, pictures, recipe, spec_file, limit, values)
     _note_targets(spec)
     request = ModelRequest(model, **model_fields(values))
     options = {name: values[name] for name in JOB_OPTIONS}
     try:
         with resumable("finished batches are kept; run the same command again"):
-            result = extract_to_file(request, source, spec, output, **options)
+            result = extract_to_file(request, source, spec, output, announce=True, **options)
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
     if result is not None:  # else a rank of torchrun; the first tells

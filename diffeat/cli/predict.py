@@ -15,9 +15,10 @@ import click
 from diffeat.cli.ending import warn
 from diffeat.cli.options import (
     allow_conditioned_option,
-    batch_rows,
+    batch_size_option,
     json_option,
     labels_options,
+    limit_option,
     model_fields,
     model_options,
     on_error_option,
@@ -27,6 +28,7 @@ from diffeat.cli.options import (
     speed_options,
     target_choice,
     threads_option,
+    workers_option,
 )
 from diffeat.cli.outputs import OutputPath, command
 from diffeat.errors import PictureError
@@ -43,12 +45,9 @@ PRINTED = ("first", "text")
 @option("-o", "--output", type=OutputPath((".csv",)), help="Write every prediction as CSV.")
 @option("--all", "every", is_flag=True, help="A column for each class too.")
 @option("--model", help="PICTURES: the model (default: by the name that the head gives).")
-@option("--limit", type=click.IntRange(1), help="Only so many pictures: of PICTURES "
-              "class-balanced, of a file the first.")  # fmt: skip
-@option("--batch-size", callback=batch_rows, help="PICTURES: rows of one forward, or auto: "
-              "measured once and remembered.")  # fmt: skip
-@option("--workers", type=click.IntRange(1), default=2, show_default=True,
-              help="PICTURES: decoding threads.")  # fmt: skip
+@limit_option("Only so many pictures: of PICTURES class-balanced, of a file the first.")
+@batch_size_option("PICTURES: ")
+@workers_option("PICTURES: ")
 @on_error_option
 @labels_options
 @allow_conditioned_option

@@ -37,13 +37,14 @@ def recipes(name: str | None, as_json: bool) -> None:
     if name is None:
         width = max(len(recipe.name) for recipe in found)
         for recipe in found:
-            click.echo(f"{recipe.name:<{width}}  {recipe.title} [{recipe.model}]")
+            click.echo(f"{recipe.name:<{width}}  {recipe.title} [made for {recipe.model}]")
             click.echo(f"{'':<{width}}    {recipe.source}")
         return
     recipe = found[0]
     click.echo(f"{recipe.name}: {recipe.title}")
     click.echo(f"  source  {recipe.source}")
     click.echo(f"  model   {recipe.model}")
+    click.echo(f"  made for {recipe.made_for}; with other models `extract` warns or refuses")
     for field, value in recipe.fields.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         click.echo(f"  {field} = {shown}")

@@ -12,11 +12,12 @@ from click.core import ParameterSource
 from diffeat.cli.ending import note, resumable, warn
 from diffeat.cli.options import (
     allow_conditioned_option,
-    batch_rows,
+    batch_size_option,
     byte_count,
     comma_list,
     duplicates_option,
     json_option,
+    limit_option,
     model_fields,
     model_options,
     open_pictures,
@@ -30,9 +31,10 @@ from diffeat.cli.options import (
     targets_options,
     task_option,
     threads_option,
+    workers_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
-from diffeat.cli.spec_options import spec_of, spec_options
+from diffeat.cli.spec_options import check_recipe_option, spec_of, spec_options
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
@@ -102,12 +104,9 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
     pool={"help": "MODEL: 1x1 (default), 2x2, …"}, seed={"flag": "--noise-seed"},
     dtype={"help": "MODEL: precision of kept features: float16 (default) or float32."},
 )  # fmt: skip
-@option("--limit", type=click.IntRange(1), help="MODEL: only so many pictures, "
-              "class-balanced.")  # fmt: skip
-@option("--batch-size", callback=batch_rows, help="MODEL: rows of one forward, or auto: "
-              "measured once and remembered.")  # fmt: skip
-@option("--workers", type=click.IntRange(1), default=2, show_default=True,
-              help="MODEL: decoding threads.")  # fmt: skip
+@limit_option("MODEL: only so many pictures, class-balanced.")
+@batch_size_option("MODEL: ")
+@workers_option("MODEL: ")
 @allow_conditioned_option
 @model_options
 @speed_options
@@ -297,6 +296,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
         if values["pool"]:
             raise SpecError("--pool none: maps are not kept in memory; choose 1x1, 2x2, …")
         spec = replace(spec, pool="1x1")
+    check_recipe_option(values["recipe"], what, spec)
     sources = [
         open_pictures(name, not values["targets"].labels)
         for name in (second, values["test"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
@@ -101,3 +103,21 @@ def spec_of(
                 f"no {name} given; expected {short}, --recipe, or --spec with a file that has them"
             )
     return ExtractSpec.from_dict(given)
+
+
+def check_recipe_option(recipe: str | None, model: str, spec: ExtractSpec) -> None:
+    """Refuse a recipe that the model cannot follow; say it where the paper had another model.
+
+    The model's architecture is built without weights for it.
+    """
+    if recipe is None:
+        return
+    from diffeat.loading import load
+    from diffeat.planning.recipe_fit import check_recipe
+    from diffeat.recipes import load_recipe
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whoever works with the model will say it
+        found = check_recipe(load_recipe(recipe), load(model, "meta"), spec)
+    if found and os.environ.get("RANK", "0") == "0":  # of torchrun
+        click.echo(f"warning: {found}", err=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.errors import StoreError
+from diffeat.planning.start import begin
 from diffeat.progress import counted, say, track
 from diffeat.store import StoreWriter
 from diffeat.store.format.manifest import CLASSES
@@ -72,6 +73,7 @@ def drive(
     with _writer(job, alone) as writer:
         if writer.complete:
             return _already_complete(job, writer)
+        begin(job, len(job.source) - writer.done)
         status = "resumed" if writer.done else "done"
         if job.growth is not None:
             status = job.growth.status

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffeat.backbones import Backbone
 from diffeat.engines.base import JobResult, complete, drive
+from diffeat.planning.start import end
 from diffeat.store import StoreWriter
 from diffeat.work import Job, Worker, errors_of
 
@@ -29,4 +30,5 @@ def run_local(job: Job, backbone: Backbone | None = None) -> JobResult:
         return computed
 
     result = drive(job, work, str(worker.backbone.device))
+    end(worker, result.computed, result.seconds)
     return replace(result, converted=worker.converted)

@@ -123,7 +123,7 @@ def measure(plan: Plan, conditions: Conditions, make: Maker, *, sharing: int = 1
     more than `SHARE / sharing` of it would be taken, when two doublings bring less than `GAIN`,
     or after `SECONDS`.
     """
-    trial = _Trial(plan, conditions, make, sharing)
+    trial = Trial(plan, conditions, make, sharing)
     largest = min(LARGEST, plan.row_limit)
     best, rate, vain, rows = 1, 0.0, 0, 1
     began = time.monotonic()
@@ -142,15 +142,20 @@ def measure(plan: Plan, conditions: Conditions, make: Maker, *, sharing: int = 1
     return best
 
 
-class _Trial:
-    """Runs synthetic pictures through a plan, one row each."""
+class Trial:
+    """Runs synthetic pictures through a plan, one row each.
+
+    Attributes:
+        plan: what is run: one level, one member.
+    """
 
     def __init__(self, plan: Plan, conditions: Conditions, make: Maker, sharing: int = 1):
         # of a trajectory, the level that is reached first
         steps = [plan.grid.index(level) for level in plan.levels] if plan.grid else [0]
         first = steps.index(max(steps) if plan.spec.noise == "generation" else min(steps))
         spec = replace(plan.spec, timesteps=(plan.spec.timesteps[first],), ensemble=1)
-        self._extractor = make(Plan(plan.backbone, spec, plan.text_length), 1, conditions)
+        self.plan = Plan(plan.backbone, spec, plan.text_length)
+        self._extractor = make(self.plan, 1, conditions)
         self._device, self._share = plan.backbone.device, SHARE / sharing
         self._weights = own_use(self._device)[0] if self._device.type == "cuda" else 0.0
         self._held, _ = host_peak()

@@ -80,6 +80,12 @@ class Conditions:
         more = (self._embeddings or {}).values()
         return any(len(values) > 1 for values in (self._prompts, self._labels, *more))
 
+    @property
+    def texts(self) -> int:
+        """Distinct prompts, which the text encoder runs for."""
+        reads = self.backbone.embedding_shapes and self._embeddings is None
+        return len(set(self._prompts)) if reads else 0
+
     def prepare(self) -> None:
         """Encode the first condition, so that what cannot be done is known before work begins."""
         if not self._cache:

@@ -50,7 +50,7 @@ class Clock:
             def is_full(trial):
                 return full(self.rows[-1])
 
-        monkeypatch.setattr(batch_size, "_Trial", Trial)
+        monkeypatch.setattr(batch_size, "Trial", Trial)
 
 
 def plan_of(backbone, name="pixel", blocks="up.1", t=200, **options):
@@ -138,7 +138,7 @@ def test_host_memory_is_watched(backbone_of, monkeypatch):
     monkeypatch.setattr(batch_size, "host_peak", lambda: state["held"])
     monkeypatch.setattr(batch_size, "host_available", lambda: state["available"])
     backbone = backbone_of("pixel")
-    trial = batch_size._Trial(plan_of(backbone), Conditions(backbone), Extractor)
+    trial = batch_size.Trial(plan_of(backbone), Conditions(backbone), Extractor)
     for peak, full in ((100, False), (525, False), (526, True)):  # 2 · 426 > 0.85 · 1000
         state["held"] = (100, peak)
         assert trial.is_full() is full
@@ -155,7 +155,7 @@ def test_workers_that_share_a_device_share_its_memory(backbone_of, monkeypatch):
 
     def full(sharing, device="cpu", **state):
         use.update({"peak": 100, **state})
-        trial = batch_size._Trial(plan_of(backbone), Conditions(backbone), Extractor, sharing)
+        trial = batch_size.Trial(plan_of(backbone), Conditions(backbone), Extractor, sharing)
         trial._device, trial._weights = torch.device(device), 0.125
         return trial.is_full()
 

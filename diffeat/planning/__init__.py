@@ -1,0 +1,1 @@
+"""What an extraction will take, before it runs: forwards, operations, time, memory, disk."""
