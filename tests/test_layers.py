@@ -21,7 +21,7 @@ PACKAGES = ("diffeat", "probes", "benchmarks")
 ORDER = (
     "errors", "attention", "hooks", "blocks", "noise", "schedules", "coords", "images", "targets",
     "specs", "store", "backbones", "vision", "loading", "extraction", "work", "engines", "jobs",
-    "search", "viewer", "cli", "__main__",
+    "search", "viz", "viewer", "cli", "__main__",
 )  # fmt: skip
 """Modules of diffeat on the way of the data: none needs one that stands behind it, nor does
 anything that it needs."""

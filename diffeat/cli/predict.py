@@ -25,6 +25,7 @@ from diffeat.cli.options import (
     threads_option,
 )
 from diffeat.cli.outputs import OutputPath, command
+from diffeat.cli.shown import gathered, show, shown_options
 
 SHOWN = 10
 """Rows of the table on the terminal."""
@@ -35,6 +36,7 @@ SHOWN = 10
 @click.argument("what", metavar="FILE|PICTURES")
 @option("-o", "--output", type=OutputPath((".csv",)), help="Write every prediction as CSV.")
 @option("--all", "every", is_flag=True, help="A column for each class too.")
+@shown_options
 @option("--model", help="PICTURES: the model (default: by the name that the head gives).")
 @option("--limit", type=click.IntRange(1), help="Only so many pictures: of PICTURES "
               "class-balanced, of a file the first.")  # fmt: skip
@@ -70,13 +72,16 @@ def predict(head, what, output, every, as_json, **values) -> None:
     with ExitStack() as stack:
         opened = (_from_file if from_file else _from_pictures)(stack, what, note, values)
         made, *rows = opened
-        found = _run(applied, *rows, output, every, why)
+        seen = gathered(applied, *rows[:3], {**values, "as_json": as_json})
+        found = _run(applied, *rows, output, every, why, seen)
     found["fitted_on_these"] = made.pictures.get("fingerprint") == note.pictures
     summary = {"head": str(head), "of": what, "output": output and str(output), **found}
     if as_json:
         print_json({name: value for name, value in summary.items() if name != "first"})
     else:
         _print(summary)
+    if seen is not None:
+        show(seen, head, what, applied, found["fitted_on_these"], {**values, "as_json": as_json})
 
 
 def _device(name: str) -> str:
@@ -142,7 +147,7 @@ def _from_pictures(stack: ExitStack, what: str, note, values: dict) -> tuple:
 
 def _run(
     applied, ids: Sequence[str], labels, class_names, pieces, output: Path | None, every: bool,
-    why: str,
+    why: str, seen=None,
 ) -> dict[str, Any]:  # fmt: skip
     """Predict, write and count."""
     from tqdm import tqdm
@@ -163,6 +168,8 @@ def _run(
             first += rows[: SHOWN - len(first)]
             if classes:
                 tally.update(found.classes, start)
+            if seen is not None:
+                seen.add(found.values, found.classes, start)
             bar.update(stop - start)
     counts = {n: int(c) for n, c in zip(tally.names, tally.counts, strict=True) if c}
     return {

@@ -19,6 +19,7 @@ from diffeat.cli.options import (
     threads_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
+from diffeat.cli.shown import confusion_option, write_tested
 from diffeat.errors import SpecError
 
 
@@ -43,6 +44,7 @@ from diffeat.errors import SpecError
 )
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
+@confusion_option
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
 @save_option
 @task_option
@@ -58,6 +60,7 @@ def probe(
     penalties,
     csv_path,
     png_path,
+    confusion,
     save_path,
     device,
     as_json,
@@ -96,10 +99,13 @@ def probe(
         )
         if save_path:
             keep_head(judge, surface.best.choice, save_path)
+        confused = write_tested(judge, surface.best.choice, confusion) if confusion else []
     if as_json:
         print_json(surface.to_dict())
     else:
         _print(surface)
+    for line in confused:
+        click.echo(line, err=as_json)
     if judge.few:
         click.echo(f"warning: {judge.few}", err=True)
     if save_path:

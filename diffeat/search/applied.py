@@ -162,6 +162,7 @@ class Tally:
         counts: (K,) predictions.
         right, known: right predictions, of pictures whose class the head knows.
         compared: whether labels can be: every class that occurs is one of the head's.
+        truth: (N,) indices of `names`, -1 where it is not known; where there are labels.
     """
 
     names: Sequence[str]
@@ -179,13 +180,13 @@ class Tally:
             wanted = [place.get(name, -1) for name in self.class_names]
             used = [label for label in np.unique(self.labels) if label >= 0]
             self.compared = bool(used) and all(wanted[label] >= 0 for label in used)
-            self._truth = np.array([*wanted, -1])[self.labels]
+            self.truth = np.array([*wanted, -1])[self.labels]
 
     def update(self, classes: np.ndarray, start: int) -> None:
         """Take note of predictions of the rows from `start` on."""
         self.counts += np.bincount(classes, minlength=len(self.counts))
         if self.compared:
-            truth = self._truth[start : start + len(classes)]
+            truth = self.truth[start : start + len(classes)]
             self.right += int((truth == classes).sum())
             self.known += int((truth >= 0).sum())
 
