@@ -1,4 +1,4 @@
-"""python -m benchmarks list | run | report"""
+"""python -m benchmarks list | run | report | redraw"""
 
 from __future__ import annotations
 
@@ -89,6 +89,20 @@ def run(
         for path in (out / f"{label}{end}" for end in (".json", ".csv", ".png", "-maps.png")):
             if path.is_file():
                 (RESULTS / path.name).write_bytes(path.read_bytes())
+
+
+@cli.command()
+@option("--results", type=click.Path(exists=True, file_okay=False, path_type=Path),
+        default=RESULTS, help="Folder of recorded results.")  # fmt: skip
+def redraw(results: Path) -> None:
+    """Draw the heat maps of recorded results again, from their JSON."""
+    from benchmarks.report import results_in
+    from benchmarks.searching import redraw as draw
+
+    for path, result in results_in(results):
+        if result.get("surfaces"):
+            draw(result["surfaces"], path.with_suffix(".png"), result["benchmark"]["title"])
+            click.echo(f"wrote {path.with_suffix('.png')}")
 
 
 def _run_benchmark(

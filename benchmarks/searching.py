@@ -120,6 +120,18 @@ def write_png(surfaces: Sequence[Surface], path: Path, title: str) -> None:
     heat_map([surface.grid for surface in surfaces], path, title=title)
 
 
+def redraw(stored: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """`write_png` of the first two surfaces as the JSON of a result has them."""
+    grids = [
+        Grid(
+            one["name"], {(c["block"], c["t"]): c["validation"] for c in one["cells"]},
+            what="validation accuracy",
+        )
+        for one in stored[:2]
+    ]  # fmt: skip
+    heat_map(grids, path, title=title)
+
+
 def write_csv(surfaces: Sequence[Surface], path: Path) -> None:
     """All cells of all surfaces in one table."""
     rows: list[dict[str, str]] = []

@@ -61,10 +61,13 @@ def view_maps(
         loaded = loaded_originals(store, names, where)
         found = [np.asarray(picture) for picture in loaded]
         saw = [_seen(store, *one) for one in zip(loaded, placements, strict=True)]
+        if all(map(np.array_equal, found, saw)):  # pictures of the network's own size
+            saw = [None] * len(rows)
     except (PictureError, SourceError, StoreError) as error:
         if where:
             raise
-        notes.append(f"without the originals: {error}")
+        hint = "" if "--pictures" in str(error) else "; say with --pictures where they lie"
+        notes.append(f"without the originals: {error}{hint}")
     feature_sheet(
         found, maps, names, path, f"{store.model['name']}: {Path(store.path).name}", saw,
         placements, smooth, _colours(store, maps, channel), _across(maps),

@@ -29,7 +29,9 @@ LONGEST = 28
 """Letters of a block's name that are shown."""
 
 
-def heat_map(grids: Sequence[Grid], path: str | Path | IO[bytes], title: str = "", shared: bool = True) -> None:
+def heat_map(
+    grids: Sequence[Grid], path: str | Path | IO[bytes], title: str = "", shared: bool = True
+) -> None:
     """Write a PNG with one heat map per grid.
 
     Rows are blocks in the order of execution, columns noise levels. The colours run from the

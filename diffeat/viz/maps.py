@@ -155,12 +155,17 @@ def _line(
     tile = tile_size(size, side)
     under = None if picture is None else resized(picture, tile)
     left, step = GAP, max(tile[1], 150) + GAP
-    head = f"{shorten(name, step // 7)}\n{size[1]}×{size[0]} pixels"
+    told = (
+        f"{size[1]}×{size[0]} pixels" if picture is not None or given is not None else "not found"
+    )
+    head = f"{shorten(name, step // 7)}\n{told}"
     if under is not None or given is None:
         yield _Tile(_blank(tile) if under is None else under, head, left, HEAD)
         left += step
     if given is not None:
         own = tile_size(given.shape[:2], side)
+        if own[0] > tile[0]:  # no higher than its neighbours
+            own = tile_size(given.shape[:2], max(1, side * tile[0] // own[0]))
         seen = f"the network saw\n{given.shape[1]}×{given.shape[0]} pixels"
         yield _Tile(resized(given, own), head if under is None else seen, left, HEAD)
         left += max(own[1], 150) + GAP
@@ -183,7 +188,8 @@ def tile_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     """(H, W) at which a picture is shown: a whole multiple of a small one."""
     longest = max(size)
     if longest <= side:
-        return size[0] * (side // longest), size[1] * (side // longest)
+        times = side // longest
+        return size[0] * times, size[1] * times
     height, width = (max(1, round(one * side / longest)) for one in size)
     return height, width
 
@@ -238,17 +244,22 @@ def _weights(
     pixels: int, side: int, s: float, t: float, inputs: int, cells: int, smooth: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """(pixels, cells) weights of one side of a tile, and which of its pixels the input shows."""
-    x = to_picture(np.arange(pixels), pixels / side, 0.0)  # a tile is its picture, scaled
+    per_pixel = abs(s) * side / pixels * cells / inputs
+    parts = max(1, int(np.ceil(per_pixel)))  # of a pixel, so that a finer map is averaged
+    # a tile is its picture, scaled
+    x = to_picture((np.arange(pixels * parts) + 0.5) / parts - 0.5, pixels / side, 0.0)
     u = to_input(x, s, t)
     k = np.clip(to_site(u, inputs, cells), 0, cells - 1)
-    weights, rows = np.zeros((pixels, cells), np.float32), np.arange(pixels)
+    weights, rows = np.zeros((len(k), cells), np.float32), np.arange(len(k))
     if smooth:
         low = np.floor(k).astype(int)
         weights[rows, low] += 1 - (k - low)
         weights[rows, np.minimum(low + 1, cells - 1)] += k - low
     else:
         weights[rows, np.floor(k + 0.5).astype(int)] = 1
-    return weights, (u >= -0.5) & (u <= inputs - 0.5)
+    seen = (u >= -0.5) & (u <= inputs - 0.5)
+    weights = weights.reshape(pixels, parts, cells).mean(1)
+    return weights, seen.reshape(pixels, parts).mean(1) >= 0.5
 
 
 def _write(tiles: Sequence[_Tile], title: str, path: str | Path) -> None:
