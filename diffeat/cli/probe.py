@@ -19,7 +19,7 @@ from diffeat.cli.options import (
     threads_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
-from diffeat.cli.shown import confusion_option, write_tested
+from diffeat.cli.shown import confusion_option, tested_confusion, write_confusion
 from diffeat.errors import SpecError
 
 
@@ -99,13 +99,13 @@ def probe(
         )
         if save_path:
             keep_head(judge, surface.best.choice, save_path)
-        confused = write_tested(judge, surface.best.choice, confusion) if confusion else []
+        confused = tested_confusion(judge, surface.best.choice) if confusion else None
     if as_json:
         print_json(surface.to_dict())
     else:
         _print(surface)
-    for line in confused:
-        click.echo(line, err=as_json)
+    if confused:
+        write_confusion(confusion, confused, as_json)
     if judge.few:
         click.echo(f"warning: {judge.few}", err=True)
     if save_path:

@@ -65,12 +65,11 @@ def gathered(applied: Any, ids: Sequence[str], labels: Any, class_names: Any, va
 
 def show(found: Any, head: Path, what: str, applied: Any, fitted: bool, values: dict) -> None:
     """Write what was asked for, and say the largest confusions."""
-    from diffeat.viz import confusion_picture, write_page
+    from diffeat.viz import write_page
 
     if values["confusion"]:
-        title = f"{head.name}: {what}"
-        confusion_picture(found.matrix(), found.names, values["confusion"], title)
-        click.echo("\n".join(_confused(found.matrix(), found.names)), err=values["as_json"])
+        confused = found.matrix(), found.names, f"{head.name}: {what}"
+        write_confusion(values["confusion"], confused, values["as_json"])
     if values["page"]:
         notes = ["The head was fitted on most of these pictures."] if fitted else []
         picture, note = _picture_of(what, values["pictures"])
@@ -160,8 +159,12 @@ def grid_of(path: Path, name: str) -> Any:
     return Grid(name, values, measure, f"validation {measure.name}")
 
 
-def write_tested(judge: Any, choice: Any, path: Path) -> list[str]:
-    """The confusion matrix of what was chosen, on the test pictures; the largest ones as text.
+Confused = tuple[Any, list[str], str]
+"""(K, K) counts, K names, headline."""
+
+
+def tested_confusion(judge: Any, choice: Any) -> Confused:
+    """What was chosen, on the test pictures of a judge of classes.
 
     Raises:
         SpecError: the judge knows no classes.
@@ -171,7 +174,6 @@ def write_tested(judge: Any, choice: Any, path: Path) -> list[str]:
     from diffeat.search import TEST, Classification
     from diffeat.search.finding import cell_text
     from diffeat.search.judge import cells_in
-    from diffeat.viz import confusion_picture
     from probes.metrics import confusion_matrix
 
     if not isinstance(judge, Classification):
@@ -184,12 +186,14 @@ def write_tested(judge: Any, choice: Any, path: Path) -> list[str]:
     names = [known[k] if k < len(known) else str(k) for k in classes]
     matrix = confusion_matrix(judge.labels[tested], head.predict(rows), labels=classes)
     title = f"{', '.join(map(cell_text, cells))}: {int(tested.sum()):,} test pictures"
+    return matrix, names, title
+
+
+def write_confusion(path: Path, confused: Confused, quiet: bool) -> None:
+    """Say the largest confusions, then draw them all; to stderr where JSON is printed."""
+    from diffeat.viz import confusion_lines, confusion_picture
+
+    matrix, names, title = confused
+    lines = ["confused most often:", *(f"  {line}" for line in confusion_lines(matrix, names))]
+    click.echo("\n".join(lines), err=quiet)
     confusion_picture(matrix, names, path, title)
-    return _confused(matrix, names)
-
-
-def _confused(matrix: Any, names: Sequence[str]) -> list[str]:
-    """For people: the largest confusions below a heading."""
-    from diffeat.viz import confusion_lines
-
-    return ["confused most often:", *(f"  {line}" for line in confusion_lines(matrix, names))]

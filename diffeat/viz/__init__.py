@@ -1,7 +1,7 @@
 """Pictures of results: grids, sheets of maps, learning curves, confusion matrices, a page."""
 
 from diffeat.viz.confusion import confusion_lines, confusion_picture, largest_confusions
-from diffeat.viz.curves import learning_curve
+from diffeat.viz.curves import learning_curve, score_curves
 from diffeat.viz.grids import heat_map
 from diffeat.viz.maps import agreement, channel_rgb, feature_sheet, laid, pca_rgb
 from diffeat.viz.page import Predictions, write_page
@@ -22,5 +22,6 @@ __all__ = [
     "largest_confusions",
     "learning_curve",
     "pca_rgb",
+    "score_curves",
     "write_page",
 ]

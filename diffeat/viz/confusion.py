@@ -12,7 +12,7 @@ from diffeat.errors import SpecError
 from diffeat.viz.figures import new_figure, save, shorten
 from diffeat.viz.scales import colour_map, ink
 
-BOTH, COUNTS = 12, 30
+BOTH, COUNTS = 12, 24
 """Up to so many classes cells show counts and shares; counts alone."""
 FAINTEST = 0.5
 """Power of the colour scale: one picture in a hundred is seen beside ninety."""
@@ -80,7 +80,7 @@ def confusion_picture(
     """Write a picture of a confusion matrix: true classes down, predicted ones across.
 
     The colour is the share of the true class; its scale is finer at the low end, where confusions
-    are. Up to 12 classes each cell has count and share, up to 30 the count alone. Classes without
+    are. Up to 12 classes each cell has count and share, up to 24 the count alone. Classes without
     a picture are grey.
 
     Args:
@@ -94,7 +94,7 @@ def confusion_picture(
     """
     matrix = _checked(matrix, names)
     count, shares = len(matrix), row_shares(matrix)
-    side = 0.56 if count <= BOTH else 0.34 if count <= COUNTS else max(0.1, 9.0 / count)
+    side = 0.56 if count <= BOTH else 0.34 if count <= COUNTS else max(0.1, 8.0 / count)
     labels = [shorten(name, LONGEST) for name in names]
     letters = 0.08 * max(map(len, labels)) + 0.4
     wide = max(side * count, 2.2)

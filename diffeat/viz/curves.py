@@ -13,6 +13,7 @@ from diffeat.viz.figures import save, subplots
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#007a5a", "#555555"
 """Told apart with every kind of sight (Okabe and Ito's, the green a little darker)."""
+MANY = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 SHARES = ("accuracy", "mean_average_precision", "r2")
 """Validation scores that are shown in hundredths."""
 LOSSES = {
@@ -54,7 +55,7 @@ def learning_curve(
             f"a learning curve needs rows with {step} and loss; there are {len(history)}, of {seen}"
         )
     at = _column(history, step)
-    scores = [name for name in history[0] if name.startswith("validation_") and name not in LOSSES]
+    scores = _scores(history)
     figure, axes = subplots(1 + len(scores), 1, (6.5, 2.3 + 2.0 * len(scores)))
     for name in losses:
         label, colour = LOSSES[name]
@@ -67,14 +68,62 @@ def learning_curve(
         if chosen is not None:
             kept = f"{step} {chosen}, kept"
             axis.axvline(chosen, color=GREY, linestyle="--", linewidth=1, label=kept)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        _plain_axis(axis)
     axes[0, 0].legend(fontsize=8, frameon=False)
     axes[-1, 0].set_xlabel(step, fontsize=9)
     figure.suptitle(title, fontsize=10, parse_math=False)
     save(figure, path)
+
+
+def score_curves(
+    runs: Mapping[str, tuple[Rows, int | None]], path: str | Path, title: str = ""
+) -> bool:
+    """Write a picture of the validation scores of several trainings, the kept epochs marked.
+
+    Args:
+        runs: name → history as for `learning_curve`, and the epoch that was kept. Those without a
+            validation score, or of another one than the first's, are left out.
+        path: the picture; its suffix says the format (PNG without one).
+        title: headline.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    scores = {name: _scores(history) for name, (history, _) in runs.items()}
+    found = next((names[0] for names in scores.values() if names), None)
+    if found is None:
+        return False
+    figure, axes = subplots(1, 1, (7.5, 3.6))
+    axis, words = axes[0, 0], found.removeprefix("validation_")
+    factor, unit = (100, ", %") if words in SHARES else (1, "")
+    for k, (name, (history, chosen)) in enumerate(runs.items()):
+        if found not in scores[name]:
+            continue
+        at, values = _column(history, "epoch"), factor * _column(history, found)
+        style = ("-", "--", ":", "-.")[k // len(MANY) % 4]
+        axis.plot(at, values, style, color=MANY[k % len(MANY)], label=name, linewidth=1.5)
+        axis.plot(at[at == chosen], values[at == chosen], "o", color=MANY[k % len(MANY)],
+                  markeredgecolor="black", markersize=6)  # fmt: skip
+    axis.set_ylabel(f"validation {words.replace('_', ' ')}{unit}", fontsize=9)
+    axis.set_xlabel("epoch; dots: the one that was kept", fontsize=9)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    _plain_axis(axis)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    save(figure, path)
+    return True
+
+
+def _scores(history: Rows) -> list[str]:
+    """Keys of the validation scores of a training."""
+    names = history[0] if history else ()
+    return [name for name in names if name.startswith("validation_") and name not in LOSSES]
+
+
+def _plain_axis(axis: Any) -> None:
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _column(history: Rows, name: str) -> np.ndarray:

@@ -108,7 +108,7 @@ def _draw_shared(grids: Sequence[Grid], path: str | Path | IO[bytes], title: str
     names = sum(
         _names_width(grid) if first else 0.15 for grid, first in zip(grids, named, strict=True)
     )
-    wide = max(sum(widths) + names + 1.3, 4.2)
+    wide = max(sum(widths) + names + 1.3, 3.2)
     title, added = _marked_title(title, grids, wide)
     rows = max(len(grid.blocks) for grid in grids)
     size = (wide, cells.height * rows + 1.45 + 0.17 * added)

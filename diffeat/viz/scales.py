@@ -103,9 +103,7 @@ def colour_map(name: str = COLOURS) -> Any:
     """A colour map of matplotlib, in which what is missing is grey."""
     from matplotlib import colormaps
 
-    found = colormaps[name].copy()
-    found.set_bad(MISSING)
-    return found
+    return colormaps[name].with_extremes(bad=MISSING)
 
 
 def colour_bar(figure: Any, axes: Any, scale: Scale, label: str, show: Any) -> None:
