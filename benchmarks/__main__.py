@@ -102,11 +102,14 @@ def redraw(results: Path) -> None:
     from benchmarks.searching import write_curves
 
     for path, result in results_in(results):
+        if "benchmark" not in result:  # speed, faults
+            continue
+        title = result["benchmark"]["title"]
         if result.get("surfaces"):
-            draw(result["surfaces"], path.with_suffix(".png"), result["benchmark"]["title"])
+            draw(result["surfaces"], path.with_suffix(".png"), title)
             click.echo(f"wrote {path.with_suffix('.png')}")
         curves = path.with_name(f"{path.stem}-curves.png")
-        if write_curves(result.get("systems", []), curves, result["benchmark"]["title"]):
+        if write_curves(result.get("systems", []), curves, title):
             click.echo(f"wrote {curves}")
 
 

@@ -57,9 +57,11 @@ def gathered(applied: Any, ids: Sequence[str], labels: Any, class_names: Any, va
 
     tally = Tally(applied.names, labels, class_names)
     truth = tally.truth if tally.compared else None
-    if values["confusion"] and truth is None:
-        raise click.UsageError("--confusion: the classes of these pictures are not known, or are "
-                               "others than the head's")  # fmt: skip
+    if truth is None:
+        why = "are not known" if labels is None else "are others than the head's"
+        if values["confusion"]:
+            raise click.UsageError(f"--confusion: the classes of these pictures {why}")
+        click.echo(f"the classes of these pictures {why}, so the page compares nothing", err=True)
     return Predictions(ids, applied.names, truth, applied.unit)
 
 

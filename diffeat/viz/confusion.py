@@ -104,7 +104,8 @@ def confusion_picture(
     axis.imshow(colours, interpolation="nearest")
     # letters are 8 pt, or smaller where rows are closer than that
     size = min(9.0, max(4.5, 72 * side * 0.85))
-    axis.set_xticks(range(count), labels, fontsize=size, rotation=90 if count > 3 else 0)
+    turned = 0.08 * max(map(len, labels)) + 0.05 > side
+    axis.set_xticks(range(count), labels, fontsize=size, rotation=90 * turned)
     axis.set_yticks(range(count), labels, fontsize=size)
     axis.tick_params(length=2)
     axis.set_xlabel("predicted", fontsize=9)

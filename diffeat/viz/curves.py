@@ -93,7 +93,7 @@ def score_curves(
     found = next((names[0] for names in scores.values() if names), None)
     if found is None:
         return False
-    figure, axes = subplots(1, 1, (7.5, 3.6))
+    figure, axes = subplots(1, 1, (7.5, 3.2 + 0.1 * len(runs)))
     axis, words = axes[0, 0], found.removeprefix("validation_")
     factor, unit = (100, ", %") if words in SHARES else (1, "")
     for k, (name, (history, chosen)) in enumerate(runs.items()):
@@ -106,7 +106,7 @@ def score_curves(
                   markeredgecolor="black", markersize=6)  # fmt: skip
     axis.set_ylabel(f"validation {words.replace('_', ' ')}{unit}", fontsize=9)
     axis.set_xlabel("epoch; dots: the one that was kept", fontsize=9)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     _plain_axis(axis)
     figure.suptitle(title, fontsize=10, parse_math=False)
     save(figure, path)
