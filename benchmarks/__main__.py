@@ -1,4 +1,4 @@
-"""python -m benchmarks list | run | report"""
+"""python -m benchmarks list | run | report | redraw"""
 
 from __future__ import annotations
 
@@ -87,9 +87,31 @@ def run(
         _run_benchmark(name, out, device, speed["features"], processes, memory, vision)
     if record:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        for path in (out / f"{label}{end}" for end in (".json", ".csv", ".png", "-maps.png")):
+        ends = (".json", ".csv", ".png", "-maps.png", "-curves.png")
+        for path in (out / f"{label}{end}" for end in ends):
             if path.is_file():
                 (RESULTS / path.name).write_bytes(path.read_bytes())
+
+
+@cli.command()
+@option("--results", type=click.Path(exists=True, file_okay=False, path_type=Path),
+        default=RESULTS, help="Folder of recorded results.")  # fmt: skip
+def redraw(results: Path) -> None:
+    """Draw the heat maps and learning curves of recorded results again, from their JSON."""
+    from benchmarks.report import results_in
+    from benchmarks.searching import redraw as draw
+    from benchmarks.searching import write_curves
+
+    for path, result in results_in(results):
+        if "benchmark" not in result:  # speed, faults
+            continue
+        title = result["benchmark"]["title"]
+        if result.get("surfaces"):
+            draw(result["surfaces"], path.with_suffix(".png"), title)
+            click.echo(f"wrote {path.with_suffix('.png')}")
+        curves = path.with_name(f"{path.stem}-curves.png")
+        if write_curves(result.get("systems", []), curves, title):
+            click.echo(f"wrote {curves}")
 
 
 def _run_benchmark(

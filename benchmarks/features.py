@@ -20,12 +20,13 @@ from benchmarks.searching import CellKey, CellTask, changed
 from diffeat.backbones import Backbone
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
-from diffeat.images import Source, fit_picture
+from diffeat.images import Source
 from diffeat.noise import format_t
 from diffeat.progress import say
 from diffeat.store import FeatureStore
 from diffeat.targets import labelled, open_targets
-from diffeat.viz import feature_sheet
+from diffeat.viz import agreement, feature_sheet, pca_rgb
+from diffeat.viz.maps import STATIC
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def square_side(pool: str) -> int:
 
 
 def show_maps(backbone: Backbone, view: dict[str, Any], path: Path) -> None:
-    """A picture of feature maps.
+    """A picture of feature maps, a line for each t; blocks that show static alone are left out.
 
     Args:
         view: of a benchmark file: pictures, blocks, timesteps, size.
@@ -196,10 +197,25 @@ def show_maps(backbone: Backbone, view: dict[str, Any], path: Path) -> None:
     )
     pictures = [source.load(index) for index in range(len(source))]
     features = diffeat.extract(backbone, pictures, spec, ids=source.ids)
-    columns = {
-        f"{block.name}, t={format_t(level.t)}": features[block.name, level.t].float().numpy()
+    maps = {
+        (block.name, level.t): features[block.name, level.t].float().numpy()
         for level in features.levels
         for block in features.blocks
     }
-    shown = [fit_picture(picture, spec.size).transpose(1, 2, 0) for picture in pictures]
-    feature_sheet(shown, columns, source.ids, path, title=f"feature maps of {backbone.name}")
+    names = [block.name for block in features.blocks]
+    shown = [name for name in names if not _static(maps, name)] or names
+    if left_out := ", ".join(name for name in names if name not in shown):
+        say(f"{path.name} is without {left_out}, which shows static")
+    columns = {
+        f"{block}, t={format_t(t)}": one for (block, t), one in maps.items() if block in shown
+    }
+    feature_sheet(
+        [np.asarray(picture) for picture in pictures], columns, source.ids, path,
+        title=f"feature maps of {backbone.name}", across=len(shown), side=240,
+    )  # fmt: skip
+
+
+def _static(maps: dict[CellKey, np.ndarray], block: str) -> bool:
+    """Whether neighbouring cells of a block have little to do with each other at some t."""
+    found = [agreement(pca_rgb(one)) for (name, _), one in maps.items() if name == block]
+    return min(found) < STATIC

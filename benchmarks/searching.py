@@ -32,7 +32,7 @@ from diffeat.search.classification import chance
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
-from diffeat.viz import heat_map
+from diffeat.viz import heat_map, score_curves
 
 __all__ = [
     "MEMORY",
@@ -114,6 +114,32 @@ def surface_text(stored: dict[str, Any]) -> str:
 def write_png(surfaces: Sequence[Surface], path: Path, title: str) -> None:
     """Heat maps of surfaces side by side."""
     heat_map([surface.grid for surface in surfaces], path, title=title)
+
+
+def redraw(stored: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """`write_png` of the first two surfaces as the JSON of a result has them."""
+    grids = [
+        Grid(
+            one["name"], {(c["block"], c["t"]): c["validation"] for c in one["cells"]},
+            what="validation accuracy",
+        )
+        for one in stored[:2]
+    ]  # fmt: skip
+    heat_map(grids, path, title=title)
+
+
+def write_curves(systems: Sequence[dict[str, Any]], path: Path, title: str) -> bool:
+    """Validation scores of the heads that are trained epoch by epoch; whether there are any.
+
+    Args:
+        systems: as the JSON has them; of several seeds the first is drawn.
+    """
+    runs = {
+        one["name"]: (one["runs"][0]["history"], one["runs"][0].get("best_epoch"))
+        for one in systems
+        if one["runs"] and one["runs"][0].get("history")
+    }
+    return score_curves(runs, path, title)
 
 
 def write_csv(surfaces: Sequence[Surface], path: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from diffeat.errors import SpecError
+from diffeat.coords import Placement
+from diffeat.errors import PictureError, SourceError, SpecError, StoreError
 from diffeat.images import fit_picture
 from diffeat.noise import shown_t
 from diffeat.store import FeatureStore, find_originals
-from diffeat.viz import feature_sheet
+from diffeat.viz.maps import ACROSS, channel_rgb, feature_sheet, pca_rgb
 
 
 def view_maps(
@@ -21,8 +24,11 @@ def view_maps(
     blocks: Sequence[str] | None = None,
     timesteps: Sequence[str] | None = None,
     where: str | None = None,
+    smooth: bool = False,
+    channel: int | None = None,
 ) -> list[str]:
-    """Write a picture: a row per picture of the file, the original, then each cell in colours.
+    """Write a picture: a row per picture of the file, as it is and as the network saw it, then
+    each cell in colours, laid on the picture.
 
     Args:
         store: a file of maps.
@@ -31,21 +37,77 @@ def view_maps(
         blocks: only these.
         timesteps: only these t, in any form that `FeatureStore.level` takes.
         where: where the originals lie; by default where the file says, if that is a named data
-            set, below the current folder, or near the file.
+            set, below the current folder, or near the file. If they are not there, maps are shown
+            without them.
+        smooth: whether maps are interpolated between cells.
+        channel: one channel of each map in place of its principal components.
 
     Returns:
-        The blocks that were left out, because they hold text tokens.
+        What is not shown, and why: blocks that hold text tokens, originals that were not found.
 
     Raises:
         SpecError: something that is not in the file, or has no picture.
-        SourceError, StoreError: the originals cannot be found.
+        SourceError, StoreError: the originals are not where `where` says.
     """
     rows = choose_rows(store.ids, pictures)
     maps, left_out = read_maps(store, rows, blocks, timesteps)
     names = [store.ids[row] for row in rows]
-    title = f"{store.model['name']}: {Path(store.path).name}"
-    feature_sheet(originals(store, names, where), maps, names, path, title=title)
-    return left_out
+    notes = [f"left out: {block} holds text tokens, which have no picture" for block in left_out]
+    placements = [_placement(store, row) for row in rows]
+    found: list[np.ndarray | None] = [None] * len(rows)
+    saw = found
+    try:
+        loaded = loaded_originals(store, names, where)
+        found = [np.asarray(picture) for picture in loaded]
+        saw = [_seen(store, *one) for one in zip(loaded, placements, strict=True)]
+        if all(map(np.array_equal, found, saw)):  # pictures of the network's own size
+            saw = [None] * len(rows)
+    except (PictureError, SourceError, StoreError) as error:
+        if where:
+            raise
+        hint = "" if "--pictures" in str(error) else "; say with --pictures where they lie"
+        notes.append(f"without the originals: {error}{hint}")
+    feature_sheet(
+        found, maps, names, path, f"{store.model['name']}: {Path(store.path).name}", saw,
+        placements, smooth, _colours(store, maps, channel), _across(maps),
+    )  # fmt: skip
+    return notes
+
+
+def _across(maps: dict[str, np.ndarray]) -> int:
+    """Maps in a line: those of one block, if more than one line is needed and they fit."""
+    blocks = [heading.rpartition(", t=")[0] for heading in maps]
+    steps = max(blocks.count(block) for block in blocks)
+    return steps if len(maps) > ACROSS and 1 < steps <= ACROSS else ACROSS
+
+
+def _colours(store: FeatureStore, maps: dict[str, np.ndarray], channel: int | None):
+    """How maps become colours."""
+    if channel is None:
+        return pca_rgb
+    fewest = min(one.shape[1] for one in maps.values())
+    if not 0 <= channel < fewest:
+        raise SpecError(f"channel {channel}: {store.path} has maps of {fewest} channels; expected "
+                        f"0 to {fewest - 1}")  # fmt: skip
+    return partial(channel_rgb, channel=channel)
+
+
+def _placement(store: FeatureStore, row: int) -> Placement | None:
+    """Where the input lies in its picture; None of files from before placements."""
+    try:
+        return store.placement(row)
+    except StoreError:
+        return None
+
+
+def _seen(
+    store: FeatureStore, picture: Image.Image, placement: Placement | None = None
+) -> np.ndarray:
+    """(H, W, 3) uint8 that the network was given of a picture."""
+    spec = store.spec  # with fit "native" each input has a size of its own
+    size = spec.size or (placement.input_size if placement else picture.size[::-1])
+    fitted = fit_picture(picture, size, spec.fit, spec.resample, spec.mirror)
+    return fitted.transpose(1, 2, 0)
 
 
 def choose_rows(ids: Sequence[str], pictures: int | Sequence[str]) -> list[int]:
@@ -101,12 +163,21 @@ def originals(
         store: the file.
         ids: which pictures.
         where: as for `view_maps`.
+
+    Raises:
+        SourceError, StoreError: they cannot be found.
     """
-    source, places = find_originals(store, ids, where)
-    spec = store.spec
+    row_of = {name: row for row, name in enumerate(store.ids)}
+    loaded = loaded_originals(store, ids, where)
     return [
-        fit_picture(source.load(place), spec.size, spec.fit, spec.resample, spec.mirror).transpose(
-            1, 2, 0
-        )
-        for place in places
+        _seen(store, picture, _placement(store, row_of[name]))
+        for picture, name in zip(loaded, ids, strict=True)
     ]
+
+
+def loaded_originals(
+    store: FeatureStore, ids: Sequence[str], where: str | None = None
+) -> list[Image.Image]:
+    """The pictures of a file at their own resolution; arguments as for `originals`."""
+    source, places = find_originals(store, ids, where)
+    return [source.load(place) for place in places]

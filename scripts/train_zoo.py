@@ -10,7 +10,6 @@ also by `kill -9`; a finished run is only exported again.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from zoo_card import write_card
 from zoo_config import Budget, RunConfig, check_config
-from zoo_data import append_row, load_pixels, training_batch, write_rows
+from zoo_data import append_row, load_pixels, read_rows, training_batch, write_rows
 from zoo_models import OBJECTIVES, pipeline_of, predict, sample_grid
 
 from diffeat.cli.ending import run
@@ -39,6 +38,7 @@ from diffeat.cli.options import option
 from diffeat.errors import DiffeatError
 from diffeat.images import open_source
 from diffeat.progress import counted
+from diffeat.viz import learning_curve
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -88,9 +88,7 @@ class Run:
         self.step, self.seconds, self.loss = state["step"], state["seconds"], state["loss"]
         log = self.folder / "log.csv"
         if self.accelerator.is_main_process and log.exists():
-            with log.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            kept = [row for row in rows if int(row["step"]) <= self.step]
+            kept = [row for row in read_rows(log) if int(row["step"]) <= self.step]
             write_rows(log, kept)
         self.accelerator.print(f"resumed at step {self.step} ({self.seconds / 60:.1f} min)")
 
@@ -241,13 +239,14 @@ class Run:
         self.samples("final")
         (target / "samples.png").write_bytes((self.folder / "samples/final.png").read_bytes())
         (target / "log.csv").write_bytes((self.folder / "log.csv").read_bytes())
+        if rows := read_rows(self.folder / "log.csv"):
+            learning_curve(rows, target / "log.png", title=self.folder.name, step="step")
         write_card(target, self.folder.name, self.facts(), probe)
         return target
 
     def facts(self) -> dict:
         """What happened in training, read from the configuration and the log."""
-        with open(self.folder / "log.csv", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(self.folder / "log.csv")
         config = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
         pictures = self.step * self.config.batch
         return {

@@ -74,6 +74,12 @@ def append_row(path: Path, row: dict) -> None:
         writer.writerow(row)
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a log."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def write_rows(path: Path, rows: list[dict]) -> None:
     partial = path.with_suffix(".tmp")
     partial.unlink(missing_ok=True)

@@ -326,9 +326,13 @@ class TestView:
         out = tmp_path / "a.h5"
         assert diffeat("extract", MODEL, folder, "-o", out, "-t", 20, "-b", "mid").code == 0
         folder.rename(tmp_path / "there")
-        answer = diffeat("view", out, "-o", tmp_path / "v.png")
-        assert answer.code == 1
-        assert "--pictures" in answer.err
+        answer = diffeat("view", out, "-o", tmp_path / "alone.png")
+        assert answer.code == 0
+        assert "without the originals" in answer.out
+        assert "--pictures" in answer.out
+        wrong = diffeat("view", out, "-o", tmp_path / "v.png", "--pictures", tmp_path / "no")
+        assert wrong.code == 1
+        assert not (tmp_path / "v.png").exists()
         moved = ("--pictures", tmp_path / "there")
         assert diffeat("view", out, "-o", tmp_path / "v.png", *moved).code == 0
         assert (tmp_path / "v.png").is_file()

@@ -24,7 +24,8 @@ def diffeat(monkeypatch, capsys):
 
 WRITERS = {
     "extract": {"output"}, "merge": {"file"}, "export": {"output"}, "view": {"output"},
-    "probe": {"csv_path", "png_path", "save_path"}, "predict": {"output"},
+    "probe": {"csv_path", "png_path", "save_path", "confusion"},
+    "predict": {"output", "page", "confusion"},
     "align": {"csv_path", "png_path", "keep"},
     "search": {"csv_path", "png_path", "spec_path", "out", "save_path"},
 }  # fmt: skip
@@ -55,6 +56,8 @@ def labelled(tmp_path):
         (("probe", "f.h5", "--csv", "/dev/null/a.csv"), "nothing can be written there"),
         (("probe", "f.h5", "--save", "a.pkl"), "says pickle"),
         (("predict", "h.safetensors", "f.h5", "-o", "a.json"), "says JSON"),
+        (("predict", "h.safetensors", "f.h5", "--page", "a.png"), "says PNG"),
+        (("probe", "f.h5", "--confusion", "a.html"), "says HTML"),
         (("merge", "a.npz", "f.h5"), "says NumPy"),
         (("export", "f.h5", "-o", "a.csv"), ".npz or .zarr"),
         (("search", "f.h5", "--out", "/dev/null/a"), "nothing can be written there"),

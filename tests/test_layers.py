@@ -21,8 +21,8 @@ PACKAGES = ("diffeat", "probes", "benchmarks")
 ORDER = (
     "errors", "progress", "companions", "attention", "hooks", "blocks", "noise", "schedules",
     "coords", "images", "targets", "ranges", "specs", "cells", "store", "backbones", "vision",
-    "loading", "extraction", "growing", "work", "planning", "engines", "jobs", "search", "viewer",
-    "cli", "__main__",
+    "loading", "extraction", "growing", "work", "planning", "engines", "jobs", "search", "viz",
+    "viewer", "cli", "__main__",
 )  # fmt: skip
 """Modules of diffeat on the way of the data: none needs one that stands behind it, nor does
 anything that it needs."""

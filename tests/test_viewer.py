@@ -14,6 +14,7 @@ import diffeat
 from diffeat.errors import SourceError, SpecError, StoreError
 from diffeat.store import beside, merge_files
 from diffeat.viewer import choose_rows, originals, read_maps, view_maps
+from diffeat.viz.maps import GAP, HEAD, TOP
 
 NAMES = ("a.png", "b.png", "c.png")
 
@@ -149,3 +150,40 @@ def test_far_away_pictures_leave_no_way_to_them(folder, tmp_path):
     assert beside(str(folder), deep / "f.h5") == {}
     assert beside("digits", tmp_path / "f.h5") == {}
     assert beside(str(folder / "*.png"), folder / "x" / "f.h5") == {"beside": "../*.png"}
+
+
+def test_one_channel_and_smooth_maps(store, folder, tmp_path):
+    sheets = []
+    for options in ({}, {"smooth": True}, {"channel": 3}):
+        view_maps(store, tmp_path / "v.png", 1, ["mid"], None, str(folder), **options)
+        with Image.open(tmp_path / "v.png") as image:
+            sheets.append(np.asarray(image))
+    assert sheets[0].shape == sheets[1].shape == sheets[2].shape
+    assert len({sheet.tobytes() for sheet in sheets}) == 3
+    with pytest.raises(SpecError, match="expected 0 to 191"):
+        view_maps(store, tmp_path / "v.png", 1, ["mid"], None, str(folder), channel=192)
+
+
+def test_pictures_of_another_size_are_shown_beside_the_input(folder, tmp_path):
+    """At their own aspect, and the input beside them; pictures of the input's size stand alone."""
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(wide / "a.png")
+    spec = diffeat.ExtractSpec((20,), ("mid",), fit="crop")
+    model = diffeat.load("unet-cifar10", device="cpu")
+    diffeat.extract_to_file(model, diffeat.open_source(str(wide)), spec, tmp_path / "w.h5")
+    with diffeat.FeatureStore(tmp_path / "w.h5") as opened:
+        assert view_maps(opened, tmp_path / "w.png", where=str(wide)) == []
+        alone = view_maps(opened, tmp_path / "alone.png")
+    assert "without the originals" in alone[0]
+    with Image.open(tmp_path / "w.png") as image:
+        sheet = np.asarray(image.convert("RGB"))
+    top, step = TOP + HEAD, 180 + GAP  # 60 pixels, three times
+    shown = sheet[top : top + 60, GAP : GAP + 180]
+    np.testing.assert_array_equal(shown, pixels.repeat(3, 0).repeat(3, 1))
+    maps = sheet[top : top + 60, GAP + step + 150 + GAP :][:, :180]
+    np.testing.assert_array_equal(
+        maps[:, :60], (255 - 0.3 * (255.0 - shown[:, :60])).astype(np.uint8)
+    )
+    assert (maps[:, 60:120] != shown[:, 60:120]).mean() > 0.9

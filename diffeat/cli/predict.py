@@ -31,6 +31,7 @@ from diffeat.cli.options import (
     workers_option,
 )
 from diffeat.cli.outputs import OutputPath, command
+from diffeat.cli.shown import gathered, show, shown_options
 from diffeat.errors import PictureError
 
 SHOWN = 10
@@ -44,6 +45,7 @@ PRINTED = ("first", "text")
 @click.argument("what", metavar="FILE|PICTURES")
 @option("-o", "--output", type=OutputPath((".csv",)), help="Write every prediction as CSV.")
 @option("--all", "every", is_flag=True, help="A column for each class too.")
+@shown_options
 @option("--model", help="PICTURES: the model (default: by the name that the head gives).")
 @limit_option("Only so many pictures: of PICTURES class-balanced, of a file the first.")
 @batch_size_option("PICTURES: ")
@@ -85,8 +87,9 @@ def predict(head, what, output, every, as_json, **values) -> None:
                 stack, what, note, values
             )
             tally = tally_of(applied, _cut(truth_of(applied, opened, choice), count))
+            seen = gathered(applied, opened.ids[:count], tally, {**values, "as_json": as_json})
             writing = Rows(applied, opened.ids, every, why, values["on_error"] == "skip")
-            found = _run(writing, tally, count, pieces, output)
+            found = _run(writing, (tally, seen), count, pieces, output)
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
     found["fitted_on_these"] = made.pictures.get("fingerprint") == note.pictures
@@ -99,6 +102,8 @@ def predict(head, what, output, every, as_json, **values) -> None:
         print_json({name: value for name, value in summary.items() if name not in PRINTED})
     else:
         _print(summary)
+    if seen is not None:
+        show(seen, head, what, applied, found["fitted_on_these"], {**values, "as_json": as_json})
 
 
 def _cut(truth, count: int):
@@ -166,7 +171,7 @@ def _from_pictures(stack: ExitStack, what: str, note, values: dict) -> tuple:
     return made, source, len(source), pieces
 
 
-def _run(writing: Rows, tally, count: int, pieces, output: Path | None) -> dict[str, Any]:
+def _run(writing: Rows, takers: tuple, count: int, pieces, output: Path | None) -> dict[str, Any]:
     """Predict, write and count."""
     from diffeat.progress import counted
 
@@ -180,10 +185,12 @@ def _run(writing: Rows, tally, count: int, pieces, output: Path | None) -> dict[
             rows = writing.of(found, piece)
             add(rows)
             first += rows[: SHOWN - len(first)]
-            if found is not None:
-                tally.update(found, piece.rows)
+            for taker in takers if found is not None else ():
+                if taker is not None:
+                    taker.update(found, piece.rows)
             skipped |= {writing.ids[row]: reason for row, reason in piece.errors.items()}
             bar.update(len(rows))
+    tally = takers[0]
     scores = tally.scores
     return {
         "pictures": count, "predicts": writing.applied.kind, "accuracy": scores.get("accuracy"),

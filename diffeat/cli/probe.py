@@ -22,6 +22,7 @@ from diffeat.cli.options import (
     threads_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
+from diffeat.cli.shown import confusion_option, tested_confusion, write_confusion
 
 
 @command()
@@ -44,6 +45,7 @@ from diffeat.cli.outputs import PICTURES, OutputPath, command
 )
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
+@confusion_option
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
 @save_option
 @task_option
@@ -60,6 +62,7 @@ def probe(
     penalties,
     csv_path,
     png_path,
+    confusion,
     save_path,
     device,
     as_json,
@@ -107,11 +110,14 @@ def probe(
         if save_path:
             keep_head(judge, surface.best.choice, save_path)
         more = beside(judge, surface.best.choice)
+        confused = tested_confusion(judge, surface.best.choice) if confusion else None
     if as_json:
         print_json({**surface.to_dict(), **more})
     else:
         _print(surface, judge)
         click.echo("\n".join(beside_lines(judge, more)))
+    if confused:
+        write_confusion(confusion, confused, as_json)
     if judge.few:
         warn(judge.few)
     if save_path:

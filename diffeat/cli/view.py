@@ -19,21 +19,51 @@ from diffeat.errors import SourceError, StoreError
         help="How many pictures.")  # fmt: skip
 @option("--ids", callback=comma_list, help="Which pictures, by id.")
 @cell_options
+@option("--channel", type=click.IntRange(0), help="One channel of each map, from 0, in place of "
+              "its principal components.")  # fmt: skip
+@option("--smooth", is_flag=True, help="Interpolate maps between their cells.")
 @option("--pictures", help="Where the originals lie, if not where they were extracted from.")
-def view(file: Path, output: Path, number: int, ids, timesteps, blocks, pictures) -> None:
-    """Show feature maps of FILE as colours beside the originals.
+def view(
+    file: Path, output: Path, number: int, ids, timesteps, blocks, pictures, channel, smooth
+) -> None:
+    """Show feature maps of FILE as colours on the pictures, or the learning curve of a head.
 
-    The first three principal components over all cells of the shown pictures become red,
-    green and blue. FILE must hold maps (extracted without --pool).
+    A row per picture: as it is, as the network saw it, and each map where its cells lie in the
+    picture. The first three principal components over all cells of the shown pictures become red,
+    green and blue. FILE must hold maps (extracted without --pool). Of a trained head that was kept,
+    HEAD.safetensors, the learning curve is drawn.
     """
     from diffeat.store import FeatureStore
     from diffeat.viewer import view_maps
 
+    if file.suffix == ".safetensors":
+        return _curve(file, output)
     with FeatureStore(file) as store:
         try:
-            left_out = view_maps(store, output, ids or number, blocks, timesteps, pictures)
+            notes = view_maps(
+                store, output, ids or number, blocks, timesteps, pictures, smooth, channel
+            )
         except SourceError as error:
             raise StoreError(f"{error}. Say with --pictures where the originals lie") from error
-    for block in left_out:
-        click.echo(f"left out: {block} holds text tokens, which have no picture")
+    for note in notes:
+        click.echo(note)
+    click.echo(f"wrote {output}")
+
+
+def _curve(file: Path, output: Path) -> None:
+    """The learning curve of a kept head."""
+    from diffeat.viz import learning_curve
+    from probes import HeadError, load
+
+    try:
+        head = load(file, "cpu")
+    except HeadError as error:
+        raise StoreError(str(error)) from error
+    history = getattr(head, "history_", None)
+    if not history:
+        raise StoreError(
+            f"{file}: a {type(head).__name__} is not trained epoch by epoch, so it has no learning "
+            "curve; give a feature file, or a head that is"
+        )
+    learning_curve(history, output, getattr(head, "best_epoch_", None), file.name)
     click.echo(f"wrote {output}")

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks.__main__ import cli
+from benchmarks.__main__ import RESULTS, cli
 from benchmarks.catalogue import FOLDER, benchmark_names, open_benchmark
 from benchmarks.files import Published
 from benchmarks.report import markdown
@@ -232,3 +232,14 @@ class TestReport:
         assert summary(stored) in shown.output
         recorded = {path.name for path in (tmp_path / "results").iterdir()}
         assert recorded == {"tiny.json", "tiny.csv", "tiny.png", "tiny-maps.png"}
+
+
+def test_recorded_pictures_are_drawn_again_from_their_json(tmp_path):
+    for name in ("digits-heads.json", "faults.json"):
+        shutil.copy(RESULTS / name, tmp_path)
+    shown = CliRunner().invoke(cli, ["redraw", "--results", str(tmp_path)])
+    assert shown.exception is None, shown.exception
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn == {"digits-heads.png", "digits-heads-curves.png"}
+    with Image.open(tmp_path / "digits-heads.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 100

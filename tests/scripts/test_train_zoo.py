@@ -181,6 +181,8 @@ class TestFinishedRun:
         ):
             assert words in card
         assert (finished / "model/log.csv").read_bytes() == (finished / "log.csv").read_bytes()
+        with Image.open(finished / "model/log.png") as picture:
+            assert picture.format == "PNG"
 
     def test_the_same_command_only_exports_again(self, train, run_of, without_samples):
         folder = run_of("unet", "ddpm")

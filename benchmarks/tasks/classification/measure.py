@@ -18,6 +18,7 @@ from benchmarks.searching import (
     surface_of,
     task_of,
     write_csv,
+    write_curves,
     write_png,
 )
 from benchmarks.tasks.base import Place
@@ -40,7 +41,7 @@ def measure(benchmark: ClassificationBenchmark, place: Place) -> dict[str, Any]:
 
     Features, finished cells and finished systems stay on disk and are used again by the next
     run. Writes <name>.csv (every cell), <name>.png (heat maps) and, where the file asks for it,
-    <name>-maps.png.
+    <name>-maps.png; <name>-curves.png of heads that are trained.
 
     Returns:
         What the JSON holds.
@@ -50,6 +51,7 @@ def measure(benchmark: ClassificationBenchmark, place: Place) -> dict[str, Any]:
     result = run.everything()
     write_csv(run.surfaces, place.out / f"{benchmark.name}.csv")
     write_png(run.surfaces[:2], place.out / f"{benchmark.name}.png", benchmark.title)
+    write_curves(result["systems"], place.out / f"{benchmark.name}-curves.png", benchmark.title)
     return result
 
 

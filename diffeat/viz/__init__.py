@@ -1,0 +1,27 @@
+"""Pictures of results: grids, sheets of maps, learning curves, confusion matrices, a page."""
+
+from diffeat.viz.confusion import confusion_lines, confusion_picture, largest_confusions
+from diffeat.viz.curves import learning_curve, score_curves
+from diffeat.viz.grids import heat_map
+from diffeat.viz.maps import agreement, channel_rgb, feature_sheet, laid, pca_rgb
+from diffeat.viz.page import Predictions, write_page
+from diffeat.viz.scales import Scale, contrast, ink
+
+__all__ = [
+    "Predictions",
+    "Scale",
+    "agreement",
+    "channel_rgb",
+    "confusion_lines",
+    "confusion_picture",
+    "contrast",
+    "feature_sheet",
+    "heat_map",
+    "ink",
+    "laid",
+    "largest_confusions",
+    "learning_curve",
+    "pca_rgb",
+    "score_curves",
+    "write_page",
+]

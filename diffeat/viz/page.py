@@ -1,0 +1,376 @@
+"""One HTML page of predictions: what a head says of pictures, to be looked at and passed on."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffeat.errors import PictureError
+from diffeat.search.intervals import accuracy_text
+from diffeat.store.format.atomic import write_synced
+from diffeat.viz.confusion import confusion_lines, confusion_picture
+from diffeat.viz.curves import learning_curve
+from diffeat.viz.grids import heat_map
+from diffeat.viz.maps import tile_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from diffeat.search.applied import Predicted
+    from diffeat.search.grid import Grid
+
+SIDE = 112
+"""Pixels of a thumbnail's longer side."""
+WRONG, UNSURE, SUREST = 24, 12, 4
+"""Pictures of each part of the page; the surest are per class."""
+MOST = 160
+"""Thumbnails of a page, some kB each; what comes later has its text alone."""
+ROWS = 40
+"""Classes of the table, and of the surest pictures, at most."""
+LARGEST = 100
+"""Classes up to which there is a confusion matrix as a picture."""
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 1.5rem auto;
+  padding: 0 1rem; background: Canvas; color: CanvasText; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .3rem; }
+h3 { font-size: 1rem; margin: 1rem 0 .2rem; }
+table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left;
+  vertical-align: top; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+tr + tr { border-top: 1px solid color-mix(in srgb, CanvasText 15%, Canvas); }
+.large { font-size: 1.25rem; } .note { opacity: .8; }
+.row { display: flex; flex-wrap: wrap; gap: .7rem; }
+figure { margin: 0; width: 128px; font-size: 12px; line-height: 1.3; overflow-wrap: anywhere; }
+figure img { display: block; image-rendering: pixelated; margin: auto; }
+figure .box { height: 116px; display: flex; align-items: center; justify-content: center;
+  background: color-mix(in srgb, CanvasText 8%, Canvas); border-radius: 4px; margin-bottom: .2rem; }
+.wrong { color: #c62828; color: light-dark(#b00020, #ff8a80); font-weight: 600; }
+img.drawn { background: white; max-width: 100%; height: auto; border-radius: 4px; }
+""".strip()
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""Whatever stood in the page, a browser would run and fetch nothing."""
+Picture = Callable[[str], "Image.Image | None"]
+"""Id → the picture, or None where it cannot be had."""
+
+
+@dataclass
+class Predictions:
+    """What a classifier says of N pictures, gathered batch by batch.
+
+    Args:
+        ids: of the pictures.
+        names: of the K classes of the head.
+        truth: (N,) indices of `names`, -1 where it is not known; None: of none.
+        unit: "probability", or "score" of heads without.
+
+    Attributes:
+        classes: (N,) index of the predicted class, -1 where nothing was predicted.
+        values: (N,) float64, probability or score of that class; nan where there is none.
+        second: (N,) float64, the same of the class that came second; nan of one class.
+    """
+
+    ids: Sequence[str]
+    names: Sequence[str]
+    truth: np.ndarray | None = None
+    unit: str = "probability"
+    classes: np.ndarray = field(init=False)
+    values: np.ndarray = field(init=False)
+    second: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.classes = np.full(len(self.ids), -1, np.int64)
+        self.values, self.second = np.full((2, len(self.ids)), np.nan)
+
+    def update(self, found: Predicted, rows: np.ndarray) -> None:
+        """Take note of what was predicted of (n,) rows."""
+        classes, others = found.classes, np.array(found.values, np.float64)
+        each = np.arange(len(classes))
+        self.classes[rows], self.values[rows] = classes, others[each, classes]
+        others[each, classes] = -np.inf
+        second = others.max(1)
+        self.second[rows] = np.where(np.isfinite(second), second, np.nan)
+
+    @property
+    def known(self) -> np.ndarray:
+        """(N,) bool: whose class is predicted and known."""
+        known = np.zeros(len(self.ids), bool) if self.truth is None else self.truth >= 0
+        return known & (self.classes >= 0)
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.known & (self.truth != self.classes) if self.known.any() else self.known
+
+    @property
+    def margin(self) -> np.ndarray:
+        """(N,) by how much the predicted class is ahead of the next one."""
+        return self.values - np.nan_to_num(self.second)
+
+    def matrix(self) -> np.ndarray:
+        """(K, K) int64 counts of pictures whose class is known, truth in rows."""
+        from probes.metrics import confusion_matrix
+
+        count = len(self.names)
+        if not self.known.any():
+            return np.zeros((count, count), np.int64)
+        truth = self.truth[self.known]
+        return confusion_matrix(truth, self.classes[self.known], labels=np.arange(count))
+
+    def say(self, row: int) -> str:
+        """ "cat 0.93"."""
+        return f"{self.names[self.classes[row]]} {self.values[row]:.3g}"
+
+
+def write_page(
+    path: str | Path,
+    found: Predictions,
+    title: str,
+    facts: Mapping[str, str],
+    picture: Picture | None = None,
+    *,
+    notes: Sequence[str] = (),
+    history: Sequence[Mapping[str, Any]] = (),
+    chosen: int | None = None,
+    grid: Grid | None = None,
+) -> None:
+    """Write one HTML file that needs nothing else: no network, no script.
+
+    It shows accuracy with its 95 % interval, the confusion matrix, the pictures that are wrong
+    (surest first), those that the head is least sure of, and per class the surest. Thumbnails lie
+    in the file, as JPEG or PNG, at most 160 of them at 112 pixels.
+
+    Args:
+        path: the file; it is written whole or not at all.
+        found: the predictions.
+        title: headline.
+        facts: what is what, such as model and spec, in lines of a table.
+        picture: gives the pictures; None shows none.
+        notes: sentences below the headline.
+        history: of a head that was trained, whose learning curve is drawn; see `learning_curve`.
+        chosen: the epoch that was kept.
+        grid: of the search that chose the cell, drawn as a heat map.
+    """
+    thumbs = _Thumbnails(picture)
+    body = [
+        f"<h1>{_plain(title)}</h1>", *(f'<p class="note">{_plain(note)}</p>' for note in notes),
+        *_summary(found), _facts(facts), *_table(found), *_confused(found),
+        *_wrong(found, thumbs), *_unsure(found, thumbs), *_surest(found, thumbs),
+        *_drawings(history, chosen, grid),
+    ]  # fmt: skip
+    if thumbs.missing:
+        body.insert(1, f'<p class="note">{_plain(thumbs.missing)}</p>')
+    text = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_plain(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
+    write_synced(Path(path), text.encode("utf-8", "replace"))
+
+
+def _plain(text: Any) -> str:
+    """Text that a browser shows as it is, whatever is in it, also within an attribute."""
+    return escape(str(text), quote=True)
+
+
+# thumbnails
+
+
+@dataclass
+class _Thumbnails:
+    """Pictures as data, each made once, up to MOST of them.
+
+    Attributes:
+        missing: why some are not shown, "" if they all are.
+    """
+
+    picture: Picture | None
+    made: dict[str, str] = field(default_factory=dict)
+    missing: str = ""
+
+    def of(self, name: str) -> str:
+        """An img element, or a few words in its place."""
+        if self.picture is None:
+            return "<span>no picture</span>"
+        if name not in self.made:
+            if len(self.made) >= MOST:
+                self.missing = f"Only {MOST} pictures are shown; others are named."
+                return "<span>not shown</span>"
+            self.made[name] = self._make(name)
+        return self.made[name]
+
+    def _make(self, name: str) -> str:
+        try:
+            picture = self.picture(name)
+        except PictureError as error:
+            self.missing = str(error)
+            picture = None
+        if picture is None:
+            return "<span>no picture</span>"
+        return _image(*encoded(picture), f"alt={_quoted(name)}")
+
+
+def encoded(picture: Image.Image) -> tuple[bytes, str, tuple[int, int]]:
+    """A thumbnail, "png" of a picture that is smaller or "jpeg", and the (H, W) to show it at."""
+    from PIL import Image
+
+    data, size = BytesIO(), tile_size(picture.size[::-1], SIDE)
+    if max(picture.size) <= SIDE:
+        picture.convert("RGB").save(data, "png")  # the browser makes its pixels larger
+        return data.getvalue(), "png", size
+    small = picture.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS)
+    small.save(data, "jpeg", quality=82)
+    return data.getvalue(), "jpeg", size
+
+
+def _quoted(text: Any) -> str:
+    return f'"{_plain(text)}"'
+
+
+def _image(data: bytes, kind: str, size: tuple[int, int], more: str) -> str:
+    text = base64.b64encode(data).decode()
+    return (
+        f'<img width="{size[1]}" height="{size[0]}" {more} src="data:image/{kind};base64,{text}">'
+    )
+
+
+def _figure(found: Predictions, row: int, thumbs: _Thumbnails) -> str:
+    """A thumbnail with its id, what is predicted and, if that is wrong, what is true."""
+    name = found.ids[row]
+    lines = [f"<b><bdi>{_plain(found.names[found.classes[row]])}</bdi></b> {found.values[row]:.3g}"]
+    if found.wrong[row]:
+        true = found.names[found.truth[row]]
+        lines.append(f'<span class="wrong">is <bdi>{_plain(true)}</bdi></span>')
+    lines.append(f'<bdi class="note">{_plain(name)}</bdi>')
+    return (
+        f'<figure title={_quoted(name)}><div class="box">{thumbs.of(name)}</div>'
+        f"{'<br>'.join(lines)}</figure>"
+    )
+
+
+def _row(found: Predictions, rows: Sequence[int], thumbs: _Thumbnails) -> str:
+    return f'<div class="row">{"".join(_figure(found, row, thumbs) for row in rows)}</div>'
+
+
+# parts of the page
+
+
+def _summary(found: Predictions) -> Iterator[str]:
+    count = int(found.known.sum())
+    if count:
+        share = 1 - found.wrong.sum() / count
+        told = accuracy_text(float(share), count).replace(" test pictures", " pictures")
+        text = f"Accuracy {told} whose class is known"
+    else:
+        text = f"{int((found.classes >= 0).sum()):,} pictures; their classes are not known"
+    yield f'<p class="large">{_plain(text)}</p>'
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    rows = (f"<tr><th>{_plain(k)}</th><td>{_plain(v)}</td></tr>" for k, v in facts.items())
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _table(found: Predictions) -> Iterator[str]:
+    """How many of each class."""
+    predicted = np.bincount(found.classes[found.classes >= 0], minlength=len(found.names))
+    matrix = found.matrix()
+    order = np.argsort(-(predicted + matrix.sum(1)), kind="stable")
+    order = [k for k in order.tolist() if predicted[k] or matrix[k].sum()]
+    told = bool(found.known.any())
+    heads = ["predicted", *(["true", "right", "recall", "precision"] if told else [])]
+    yield "<h2>Classes</h2>"
+    yield "<table><tr><th>class</th>" + "".join(f'<th class="n">{h}</th>' for h in heads) + "</tr>"
+    for k in order[:ROWS]:
+        cells = [f"{predicted[k]:,}"]
+        if told:
+            right, true, said = matrix[k, k], matrix[k].sum(), matrix[:, k].sum()
+            cells += [f"{true:,}", f"{right:,}", _share(right, true), _share(right, said)]
+        numbers = "".join(f'<td class="n">{cell}</td>' for cell in cells)
+        yield f"<tr><td><bdi>{_plain(found.names[k])}</bdi></td>{numbers}</tr>"
+    yield "</table>"
+    if len(order) > ROWS:
+        yield f'<p class="note">and {len(order) - ROWS} more classes</p>'
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _confused(found: Predictions) -> Iterator[str]:
+    if not found.known.any():
+        return
+    matrix = found.matrix()
+    seen = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
+    matrix, names = matrix[np.ix_(seen, seen)], [found.names[k] for k in seen]
+    yield "<h2>Which class is taken for which</h2>"
+    lines = "".join(f"<li>{_plain(line)}</li>" for line in confusion_lines(matrix, names))
+    yield f"<ul>{lines}</ul>"
+    if 1 < len(names) <= LARGEST:
+        yield _drawn("confusion matrix", lambda file: confusion_picture(matrix, names, file))
+
+
+def _wrong(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
+    rows = np.flatnonzero(found.wrong)
+    if not len(rows):
+        return
+    rows = rows[np.argsort(-found.values[rows], kind="stable")]
+    yield f"<h2>Wrong: {len(rows):,} pictures</h2>"
+    number = f"the number is the {found.unit} of the predicted class"
+    yield f'<p class="note">Surest first{_of(len(rows), WRONG)}; {number}.</p>'
+    yield _row(found, rows[:WRONG].tolist(), thumbs)
+
+
+def _of(count: int, most: int) -> str:
+    return f", {most} of them" if count > most else ""
+
+
+def _unsure(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
+    if len(found.names) < 2:
+        return
+    order = np.argsort(found.margin, kind="stable")  # nan, of no prediction, comes last
+    rows = order[: min(UNSURE, int((found.classes >= 0).sum()))]
+    yield "<h2>Least sure</h2>"
+    yield '<p class="note">The two best classes are nearly even.</p>'
+    yield _row(found, rows.tolist(), thumbs)
+
+
+def _surest(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
+    yield "<h2>Surest of each class</h2>"
+    order = np.argsort(-found.values, kind="stable")
+    classes = [k for k in range(len(found.names)) if (found.classes == k).any()]
+    for k in classes[:ROWS]:
+        rows = order[found.classes[order] == k][:SUREST]
+        yield f"<h3><bdi>{_plain(found.names[k])}</bdi></h3>"
+        yield _row(found, rows.tolist(), thumbs)
+    if len(classes) > ROWS:
+        yield f'<p class="note">and {len(classes) - ROWS} more classes</p>'
+
+
+def _drawings(history, chosen: int | None, grid: Grid | None) -> Iterator[str]:
+    if grid is not None:
+        yield "<h2>The search that chose the cell</h2>"
+        yield _drawn("heat map of the search", lambda file: heat_map([grid], file))
+    if history:
+        yield "<h2>Training of the head</h2>"
+        yield _drawn("learning curve", lambda file: learning_curve(history, file, chosen))
+
+
+def _drawn(name: str, draw: Callable[[BytesIO], None]) -> str:
+    """A figure as an img element, at its size on a screen."""
+    from PIL import Image
+
+    file = BytesIO()
+    draw(file)
+    with Image.open(file) as picture:
+        width, height = picture.size
+    return _image(file.getvalue(), "png", (height, width), f'class="drawn" alt="{name}"')
