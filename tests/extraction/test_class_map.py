@@ -48,7 +48,7 @@ def test_by_name_or_by_number(names, model_names, expected):
 def test_numbers_do_beside_a_table():
     found = map_classes(("dog", "3", "4"), "m", 5, None, {"dog": 1})
     assert (found.indices, found.by) == ((1, 3, 4), "table and number")
-    with pytest.raises(SpecError, match="have numbers only, and the pictures' classes .*'5'"):
+    with pytest.raises(SpecError, match="have numbers only, and the pictures' classes"):
         map_classes(("dog", "3", "5"), "m", 5, None, {"dog": 1})
 
 
