@@ -95,7 +95,7 @@ class TestExtract:
         assert answer.code == 0
         assert labels_in(path) == ([0, 0, 1, 1], ["cat", "dog"], ["age"])  # folders are classes
         answer, _ = run("pics", "--labels", "t.csv", "--column", "ages", out="g.h5")
-        assert "no column 'ages' (did you mean 'age'?)" in answer.err
+        assert "no column 'ages' (did you mean 'age' or 'tags'?)" in answer.err
 
     def test_a_list_that_is_a_table(self, run):
         answer, path = run("t.csv", "--column", "label,age")

@@ -22,6 +22,8 @@ SEPARATORS = re.compile("[|;]")
 """Between several labels in one field."""
 LONGEST = 200
 """Bytes of a column's name."""
+MOST_NAMES = 1 << 19
+"""A column has no more classes or labels."""
 FEW = 10
 """A column with as many classes as pictures, and more than these, has no classes."""
 
@@ -98,13 +100,24 @@ def columns_of(
     Args:
         names: which.
         all_of: False leaves out those without any value, and those that describe each picture
-            in words of its own, such as notes and addresses.
+            in words of its own, such as notes and addresses; and what is a number of its own
+            for each picture is one.
+
+    Raises:
+        SourceError: more classes than a feature file names.
     """
     found = {}
     for name in names:
         column = column_of(table, [name])
         if column.kind == "labels" and not column.names:
             continue
+        if len(column.names) > MOST_NAMES:
+            raise SourceError(
+                f"{table.name}: column {name!r} has {len(column.names):,} classes or labels; "
+                f"expected at most {MOST_NAMES:,}: name the columns that are wanted (--column)"
+            )
+        if not all_of and _all_different(column):
+            column = as_number(column) or column
         told = all_of or name.casefold() in TARGETS
         if told or not (column.missing.all() or _in_words(column)):
             found[name] = column

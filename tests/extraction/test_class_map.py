@@ -45,6 +45,13 @@ def test_by_name_or_by_number(names, model_names, expected):
     assert indices(names, model_names) == expected
 
 
+def test_numbers_do_beside_a_table():
+    found = map_classes(("dog", "3", "4"), "m", 5, None, {"dog": 1})
+    assert (found.indices, found.by) == ((1, 3, 4), "table and number")
+    with pytest.raises(SpecError, match="have numbers only, and the pictures' classes"):
+        map_classes(("dog", "3", "5"), "m", 5, None, {"dog": 1})
+
+
 def test_numbers_do_for_classes_without_names():
     assert indices(("4", "1"), None, 5) == (4, 1)
 

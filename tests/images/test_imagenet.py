@@ -102,6 +102,13 @@ class TestTiny:
         assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
         check_colours(test)
 
+    def test_what_is_left_out_is_counted(self, data):
+        folder = tiny(data / "tiny-imagenet")
+        picture(folder / "train" / WNIDS[0] / "loose.JPEG", WNIDS[0])
+        (folder / "val" / "images" / "notes.txt").write_text("none")
+        assert open_source("tiny-imagenet").left_out == {"kind .txt": 3, "loose picture": 1}
+        assert open_source("tiny-imagenet:test").left_out == {"kind .txt": 1}
+
     def test_limit_takes_the_same_of_every_class(self, data):
         tiny(data / "tiny-imagenet")
         assert sorted(open_source("tiny-imagenet:test").limit(3).labels) == [0, 1, 2]

@@ -131,7 +131,7 @@ class TestColumns:
     def test_notes_of_every_picture_are_no_classes(self, save, tmp_path):
         rows = "".join(f"{k}.png,c{k % 2},http://x/{k},{k}\n" for k in range(12))
         source = open_source(save("t.csv", "path,label,url,number\n" + rows))
-        assert list(source.targets) == ["number"]
+        assert {name: one.kind for name, one in source.targets.items()} == {"number": "number"}
 
     def test_folders_are_classes_where_no_column_is(self, save):
         text = "path,age\nx/a.png,1.5\nx/b.png,2\ny/a.png,3\n"
@@ -169,6 +169,11 @@ class TestRefused:
         monkeypatch.setattr(tables, "MOST_BYTES", 10)
         with pytest.raises(SourceError, match="16 bytes; expected a list of pictures, of at most"):
             open_source(save("t.txt", "a.png\nmy cat.png"))
+
+    def test_too_many_classes(self, save, monkeypatch):
+        monkeypatch.setattr("diffeat.images.columns.MOST_NAMES", 1)
+        with pytest.raises(SourceError, match="column 'label' has 2 classes or labels; expected"):
+            open_source(save("t.csv", "path,label\na.png,x\nmy cat.png,y\n"))
 
     def test_another_encoding_names_its_line(self, save, tmp_path):
         (tmp_path / "t.csv").write_bytes("path,label\na.png,h\xfcnd\n".encode("latin-1"))

@@ -27,7 +27,7 @@ from diffeat.store.format.safety import (
 
 GROUP = "targets"
 MOST = 1 << 12
-"""A file has no more of them, and none has more labels."""
+"""A file has no more of them."""
 Described = dict[str, dict[str, Any]]
 """Name of a column → its kind and names, as JSON has them."""
 
