@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffeat.backbones import Backbone, ModelRequest
 from diffeat.backbones.devices import pick_device
-from diffeat.errors import ModelError, PictureError
+from diffeat.errors import DeviceError, ModelError, NumericsError, PictureError
 from diffeat.extraction.conditions import Conditions, prompts_of
 from diffeat.extraction.effort import effort_of, rate_key, run_size
 from diffeat.extraction.memory import host_available, host_peak
@@ -261,7 +261,11 @@ def _rate(
         notes.append(f"no time: the weights of {request.name} are not on this machine")
         return None
     rows = min(batch, len(source) * max(1, len(plan.levels)))
-    found = measure_rate(backbone, plan, _conditions(backbone, source, spec), costs, rows)
+    try:
+        found = measure_rate(backbone, plan, _conditions(backbone, source, spec), costs, rows)
+    except (DeviceError, NumericsError) as error:  # it may be different with the real pictures
+        notes.append(f"no time: {error}")
+        return None
     remember_rate(effort["rate"], {**found, "model": request.name})
     return {**found, "from": "measured"}
 

@@ -203,6 +203,16 @@ def test_the_rate_of_this_machine_is_measured_once(planned, monkeypatch):
     assert planned("pixel", spec, measure=None).rate["from"] == "remembered"
 
 
+def test_a_model_that_does_not_fit_has_no_time_and_says_why(planned, monkeypatch):
+    def full(*_args, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr("diffeat.extraction.batch_size.Trial._run", full)
+    found = planned("pixel", ExtractSpec(20, "mid", pool="1x1"), measure=None)
+    assert found.seconds is None
+    assert any("does not fit into the memory of cpu" in note for note in found.notes)
+
+
 def test_a_known_model_has_no_time_without_weights(source, tmp_path):
     found = estimate(ModelRequest("edm-cifar10", device="cpu"), source,
                      ExtractSpec(0.5, "mid", pool="1x1"))  # fmt: skip
