@@ -9,9 +9,10 @@ from pathlib import Path
 from diffeat.backbones import Backbone, ModelRequest
 from diffeat.conditioned import conditioned
 from diffeat.engines import JobResult, run_job
+from diffeat.errors import DiffeatError
 from diffeat.images import Source, check_on_error, rule_of
 from diffeat.specs import ExtractSpec
-from diffeat.store import noted_labels, noted_pictures
+from diffeat.store import FeatureStore, noted_labels, noted_pictures
 from diffeat.work import Job, request_of
 
 __all__ = ["JobResult", "as_noted", "extract_to_file", "request_of"]
@@ -20,14 +21,15 @@ __all__ = ["JobResult", "as_noted", "extract_to_file", "request_of"]
 def as_noted(source: Source, path: str | Path, told: bool = False) -> Source:
     """A source as what lies at `path`, whole or in parts, has it; says so.
 
-    What was made without labels, or without some of the targets, of the same pictures is compared
-    and gone on with as it is; so is what was made before version 0.7, by its rule of reading.
+    Unfinished parts, and files that cannot take on labels (see `diffeat.growing`), which were made
+    without them, or without some of the targets, of the same pictures, are compared and gone on
+    with as they are; so is what was made before version 0.7, by its rule of reading.
 
     Args:
         told: whether the model is told the labels, which must then be these.
     """
     pictures = noted_pictures(path)
-    if pictures is not None and not told:
+    if pictures is not None and not told and not _relabels(source, path):
         source = _labelled_alike(source, path)
     if pictures is None or (rule := rule_of(pictures)) == source.reading:
         return source
@@ -38,6 +40,15 @@ def as_noted(source: Source, path: str | Path, told: bool = False) -> Source:
         stacklevel=3,
     )
     return source.by_rule(rule)
+
+
+def _relabels(source: Source, path: str | Path) -> bool:
+    """Whether a finished file takes on the labels of a source, all of whose pictures it knows."""
+    try:
+        with FeatureStore(path) as store:
+            return store.digests is not None and set(store.ids) <= set(source.ids)
+    except DiffeatError:  # parts, or what whoever writes there will say more of
+        return False
 
 
 def _labelled_alike(source: Source, path: str | Path) -> Source:

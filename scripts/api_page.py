@@ -101,6 +101,7 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "Metrics": (
         """
         from probes import metrics
+
         metrics.accuracy_score(y, head.predict(X)), metrics.f1_score(y, head.predict(X))
         metrics.linear_cka(X, store["mid", 20][:])
         """,
@@ -111,6 +112,7 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "Search for (t, block), keep the head, apply it": (
         """
         from diffeat import search
+
         judge = search.Classification(search.task_from_store(store), "ridge")
         report = search.run_search(judge, search.SearchOptions())
         search.keep_head(judge, report.choice, "best.safetensors")
@@ -130,6 +132,7 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "Compare representations": (
         """
         from diffeat.search.analysis import align_features
+
         table = align_features(store, store["mid", 20][:], k=5)
         table.best("cka").block
         """,
@@ -140,6 +143,7 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "Train through the backbone": (
         """
         from diffeat.adapt import FineTuning
+
         tuned = FineTuning(backbone, "mid", 20, unfreeze=None, epochs=1).fit(source)
         tuned.score(source)
         """,
@@ -150,6 +154,7 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "Look at it": (
         """
         from diffeat import viz
+
         maps = diffeat.extract(backbone, [source.load(0)], diffeat.ExtractSpec(20, ("up.1",)))
         viz.pca_rgb(maps["up.1", 20].numpy()).shape
         """,
@@ -159,6 +164,7 @@ TOPICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "Benchmarks": (
         """
         from benchmarks.catalogue import benchmark_names, open_benchmark
+
         benchmark_names()[:2], open_benchmark("digits").title
         """,
         "Data files that are run: [benchmarks.md](benchmarks.md).",

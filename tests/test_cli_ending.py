@@ -68,8 +68,9 @@ def stop_in(monkeypatch, tmp_path):
 def test_a_verb_that_is_stopped_says_so(diffeat, stop_in, tmp_path, verb, how, code):
     answer = diffeat(*stop_in(verb, how))
     assert (answer.code, answer.out) == (code, "")
-    [line] = answer.err.splitlines()
+    *before, line = answer.err.splitlines()
     assert line.startswith("interrupted")
+    assert all(one.startswith(("note: ", "plan: ")) for one in before)
     assert not (tmp_path / "new").exists()  # what was made for nothing
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import diffeat as package
 from diffeat import ExtractSpec, FeatureStore, extract_to_file, open_source
-from diffeat.errors import PictureError, SpecMismatch
+from diffeat.errors import PictureError
 from diffeat.images import FileSource
 from tests.command import command
 from tests.pipelines import NATIVE
@@ -63,12 +63,12 @@ def labels_in(path):
 class TestExtract:
     def test_says_what_it_found(self, run):
         answer, path = run("pics")
-        assert answer.err.splitlines()[0] == "4 pictures, 2 classes: cat 2, dog 2"
+        assert answer.err.splitlines()[0] == "note: 4 pictures, 2 classes: cat 2, dog 2"
         assert labels_in(path) == ([0, 0, 1, 1], ["cat", "dog"], [])
 
     def test_a_glob(self, run):
         answer, path = run("pics/*/*.png", "--limit", "2")
-        assert answer.err.splitlines()[0] == "2 of 4 pictures, 2 classes: cat 1, dog 1"
+        assert answer.err.splitlines()[0] == "note: 2 of 4 pictures, 2 classes: cat 1, dog 1"
         assert labels_in(path)[0] == [0, 1]
 
     def test_none_are_wanted(self, run):
@@ -143,17 +143,14 @@ def unlabelled(source):
 
 class TestFilesOfEarlierVersions:
     @pytest.mark.parametrize("typed", ["pics/*/*.png", "list.txt", "pics.tar"])
-    def test_what_had_no_labels_is_complete(self, to_file, root, typed):
+    def test_what_had_no_labels_takes_them_on(self, to_file, root, typed):
         (root / "list.txt").write_text("\n".join(f"pics/{name}" for name in NAMES))
         with tarfile.open(root / "pics.tar", "w") as tar:
             tar.add(root / "pics", "pics")
         source = open_source(typed)
         assert source.class_names == ("cat", "dog")
         assert to_file(unlabelled(source)) == ("done", [])
-        status, [said] = to_file(source)
-        assert status == "already complete"
-        assert "f.h5 was made without labels, and is compared and gone on with as it is" in said
-        assert to_file(source, overwrite=True) == ("done", [])
+        assert to_file(source) == ("relabelled", [])
         assert labels_in(root / "f.h5")[0] == [0, 0, 1, 1]
         assert to_file(source) == ("already complete", [])
 
@@ -192,21 +189,20 @@ class TestFilesOfEarlierVersions:
         before = source.before()
         assert before.class_names == ("test", "train")
         assert to_file(before)[0] == "done"
-        status, [said] = to_file(source)
-        assert (status, "made with other classes (test, train)" in said) == (
-            "already complete", True,
-        )  # fmt: skip
+        assert to_file(source) == ("relabelled", [])
+        assert labels_in(root / "f.h5")[1] == ["cat", "dog"]
 
-    def test_further_targets_came_later(self, to_file):
+    def test_further_targets_came_later(self, to_file, root):
         source = open_source("t.csv")
         assert to_file(dataclasses.replace(source, targets={}))[0] == "done"
-        status, [said] = to_file(source)
-        assert (status, "made without age, tags" in said) == ("already complete", True)
+        assert to_file(source) == ("relabelled", [])
+        with FeatureStore(root / "f.h5") as store:
+            assert list(store.targets) == ["age", "tags"]
 
-    def test_other_labels_are_another_file(self, to_file):
+    def test_other_labels_are_taken_on(self, to_file, root):
         source = open_source("pics")
         assert to_file(source)[0] == "done"
-        with pytest.raises(SpecMismatch):
-            to_file(source.labelled(np.array([1, 0, 1, 0]), ("cat", "dog")))
-        with pytest.raises(SpecMismatch):
-            to_file(unlabelled(source))
+        assert to_file(source.labelled(np.array([1, 0, 1, 0]), ("cat", "dog")))[0] == "relabelled"
+        assert labels_in(root / "f.h5")[0] == [1, 0, 1, 0]
+        assert to_file(unlabelled(source))[0] == "relabelled"
+        assert labels_in(root / "f.h5")[0] is None

@@ -175,6 +175,7 @@ def test_pictures_of_another_size_are_shown_beside_the_input(folder, tmp_path):
     diffeat.extract_to_file(model, diffeat.open_source(str(wide)), spec, tmp_path / "w.h5")
     with diffeat.FeatureStore(tmp_path / "w.h5") as opened:
         assert view_maps(opened, tmp_path / "w.png", where=str(wide)) == []
+        (wide / "a.png").rename(tmp_path / "a.png")
         alone = view_maps(opened, tmp_path / "alone.png")
     assert "without the originals" in alone[0]
     with Image.open(tmp_path / "w.png") as image:

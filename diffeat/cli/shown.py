@@ -184,6 +184,7 @@ def tested_confusion(judge: Any, choice: Any) -> Confused:
     """
     import numpy as np
 
+    import diffeat.companions  # noqa: F401 - before anything imports `probes`
     from diffeat.search import TEST, Classification
     from diffeat.search.finding import cell_text
     from diffeat.search.judge import cells_in

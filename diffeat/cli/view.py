@@ -52,6 +52,7 @@ def view(
 
 def _curve(file: Path, output: Path) -> None:
     """The learning curve of a kept head."""
+    import diffeat.companions  # noqa: F401 - before anything imports `probes`
     from diffeat.viz import learning_curve
     from probes import HeadError, load
 

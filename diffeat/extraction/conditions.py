@@ -279,19 +279,23 @@ def read_embeddings(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file; SpecError if it is none."""
     from safetensors.torch import load_file
 
-    path = Path(path)
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise SpecError(f"embeddings {path}: no such file; expected a .safetensors file")
+    _check_embeddings(path)
     try:
         return load_file(path)
     except Exception as error:  # its reader raises errors of its own
         raise SpecError(f"embeddings {path}: {error}; expected a .safetensors file") from error
 
 
+def _check_embeddings(path: str | Path) -> None:
+    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
+        raise SpecError(f"embeddings {path}: no such file; expected a .safetensors file")
+
+
 def embedding_rows(path: str | Path) -> int:
     """For how many pictures a file has embeddings: 1 is one row for all; nothing is loaded."""
     from safetensors import safe_open
 
+    _check_embeddings(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118

@@ -48,8 +48,7 @@ from diffeat.planning.sizes import (
 )
 from diffeat.planning.start import free_bytes
 from diffeat.specs import ExtractSpec
-from diffeat.store.write.folder import ShardFolder
-from diffeat.store.write.shards import SHARD_BYTES
+from diffeat.store import SHARD_BYTES, ShardFolder
 from diffeat.work import feature_columns
 
 HEADERS = 256

@@ -263,10 +263,10 @@ def live_frequency(
     )
     worker, found = Worker(job, backbone), {}
     with counted(len(some), desc="frequency", unit="pictures") as bar:
-        for cells, (start, stop) in batches_of(worker, some):
+        for cells, batch in batches_of(worker, some):
             for key, values in cells.items():
                 found.setdefault(key, []).append(high_frequency_ratio(values, cutoff))
-            bar.update(stop - start)
+            bar.update(batch.span[1] - batch.span[0])
     blocks = {block.name: place for place, block in enumerate(worker.plan.blocks)}
     ordered = sorted(found, key=lambda cell: (blocks[cell[0]], cell[1]))
     ratios = {cell: mean_ratio(cell, found[cell]) for cell in ordered}

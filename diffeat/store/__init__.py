@@ -30,19 +30,22 @@ from diffeat.store.read.originals import beside, find_originals
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.seen import seen_by, seen_in
 from diffeat.store.read.verify import verify
+from diffeat.store.write.folder import ShardFolder
 from diffeat.store.write.growth import Growth, check_told, growth_of
 from diffeat.store.write.merge import merge_parts
 from diffeat.store.write.progress import look_at_parts
 from diffeat.store.write.sealing import seal_parts
-from diffeat.store.write.shards import ShardWriter
+from diffeat.store.write.shards import SHARD_BYTES, ShardWriter
 from diffeat.store.write.writer import StoreWriter
 
 __all__ = [
     "PICTURE_COLUMNS",
+    "SHARD_BYTES",
     "Column",
     "FeatureStore",
     "Growth",
     "Manifest",
+    "ShardFolder",
     "ShardWriter",
     "StoreWriter",
     "begun_columns",

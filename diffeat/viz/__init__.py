@@ -1,5 +1,6 @@
 """Pictures of results: grids, sheets of maps, learning curves, confusion matrices, a page."""
 
+import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.viz.confusion import confusion_lines, confusion_picture, largest_confusions
 from diffeat.viz.curves import learning_curve, score_curves
 from diffeat.viz.grids import heat_map

@@ -64,7 +64,7 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys):
     pictures(tmp_path, "1.png", "2.png", ".trash/3.png")
     (tmp_path / "x.heic").write_text("")
     open_pictures(str(tmp_path))
-    said = f"{tmp_path}: 2 pictures; left out: 1 of other kinds (.heic), 1 hidden folder\n"
+    said = f"note: {tmp_path}: 2 pictures; left out: 1 of other kinds (.heic), 1 hidden folder\n"
     assert capsys.readouterr() == ("", said)
 
 

@@ -50,7 +50,7 @@ class HeldRows:
         }
         if source.labels is not None:
             self._known["labels"] = np.asarray(source.labels)[place].astype(np.int64)
-        for name, column in getattr(source, "targets", {}).items():
+        for name, column in source.targets.items():
             self._known[f"targets/{name}"] = column.take(place).values
         if seen is not None and seen.stats is not None:
             self._known[OF_TODAY] = seen.stats[place]
