@@ -123,7 +123,7 @@ class TestFromFiles:
         assert lines[0].split() == " ".join(heading).split()
         assert len([line for line in lines if line.startswith("p")]) == 10
         assert "… and 2 more" in answer.out
-        assert "of the 12 that have labels, most of which the head was fitted on" in answer.out
+        assert "of the 12 that have labels, of which the head knows some" in answer.out
 
     def test_probabilities_are_those_of_the_head(self, diffeat, files, tmp_path):
         head, table = tmp_path / "h.safetensors", tmp_path / "p.csv"
@@ -344,6 +344,27 @@ class TestFromPictures:
         assert set(summary["counts"]) == {"bright", "dark"}
         after = sorted(path.name for path in tmp_path.iterdir())
         assert after == sorted([*before, "a.csv", "b.csv"])
+
+    def test_pictures_of_training_are_known_under_any_name(self, diffeat, folder, head, tmp_path):
+        """28 of 40, by the split; in a flat folder, under other names, and in a feature file."""
+        (tmp_path / "flat").mkdir()
+        for place in folder.rglob("*.png"):
+            (tmp_path / "flat" / f"new-{place.name}").write_bytes(place.read_bytes())
+        Image.new("RGB", (16, 16), "red").save(tmp_path / "flat" / "unseen.png")
+        answer = diffeat("predict", head, tmp_path / "flat", "--json")
+        assert json.loads(answer.out)["fitted_on"] == {
+            "count": 28, "compared": 41, "sampled": False,
+        }  # fmt: skip
+        told = "the head was fitted on 28 of these {} pictures, so no score of them is a test\n"
+        assert f"warning: {told.format(41)}" in answer.err
+        diffeat("extract", MODEL, folder, "-o", tmp_path / "f.h5", *OPTIONS, "--pool", "1x1")
+        assert told.format(40) in diffeat("predict", head, tmp_path / "f.h5").err
+        only = tmp_path / "only"
+        only.mkdir()
+        (tmp_path / "flat" / "unseen.png").rename(only / "unseen.png")
+        answer = diffeat("predict", head, only, "--json")
+        assert not json.loads(answer.out)["fitted_on_these"]
+        assert "fitted on" not in answer.err
 
     def test_few_pictures_and_pictures_without_labels(self, diffeat, folder, head):
         answer = diffeat("predict", head, folder, "--limit", 6, "--batch-size", 2)

@@ -92,7 +92,13 @@ def predict(head, what, output, every, as_json, **values) -> None:
             found = _run(writing, (tally, seen), count, pieces, output)
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
-    found["fitted_on_these"] = made.pictures.get("fingerprint") == note.pictures
+    digests = made.digests
+    known = note.known_among(digests if digests is None else digests[:count])
+    same = made.pictures.get("fingerprint") == note.pictures
+    found["fitted_on_these"] = same if known is None else known.count > 0
+    found["fitted_on"] = known and known._asdict()
+    if told := _told_known(known, same):
+        warn(told)
     summary = {"head": str(head), "of": what, "output": output and str(output), **found}
     for name, reason in list(found["skipped"].items())[:SHOWN]:
         warn(f"{name}: {reason}")
@@ -103,7 +109,16 @@ def predict(head, what, output, every, as_json, **values) -> None:
     else:
         _print(summary)
     if seen is not None:
-        show(seen, head, what, applied, found["fitted_on_these"], {**values, "as_json": as_json})
+        show(seen, head, what, applied, told, {**values, "as_json": as_json})
+
+
+def _told_known(known, same: bool) -> str:
+    """What is said where the head was fitted on some of these pictures; "" elsewhere."""
+    share = "most of these pictures" if same else ""
+    if known is not None:
+        which = "a sample of" if known.sampled else "these"
+        share = f"{known.count:,} of {which} {known.compared:,} pictures" if known.count else ""
+    return share and f"the head was fitted on {share}, so no score of them is a test"
 
 
 def _cut(truth, count: int):
@@ -165,7 +180,10 @@ def _from_pictures(stack: ExitStack, what: str, note, values: dict) -> tuple:
         backbone, source, note, values["batch_size"], values["workers"], values["on_error"]
     )
     request = worker.job.request
-    made = Made(ExtractSpec.from_dict(request.spec), request.model, request.pictures)
+    made = Made(
+        ExtractSpec.from_dict(request.spec), request.model, request.pictures,
+        digests=worker.job.digests,
+    )  # fmt: skip
     for text in check_features(note, made, note.cells, what):
         warn(f"{what}: {text}")
     return made, source, len(source), pieces
@@ -286,5 +304,5 @@ def _print(summary: dict[str, Any]) -> None:
         more = f", … ({len(counts)} classes)" if len(counts) > SHOWN else ""
         click.echo(", ".join(f"{name} {count:,}" for name, count in counts[:SHOWN]) + more)
     if summary["text"]:
-        seen = ", most of which the head was fitted on" if summary["fitted_on_these"] else ""
+        seen = ", of which the head knows some" if summary["fitted_on_these"] else ""
         click.echo(f"{summary['text']} of the {summary['labelled']:,} that have labels{seen}")

@@ -67,7 +67,7 @@ def gathered(applied: Any, ids: Sequence[str], tally: Any, values: dict) -> Any:
     return Predictions(ids, applied.names, tally.truth, applied.unit)
 
 
-def show(found: Any, head: Path, what: str, applied: Any, fitted: bool, values: dict) -> None:
+def show(found: Any, head: Path, what: str, applied: Any, told: str, values: dict) -> None:
     """Write what was asked for, and say the largest confusions."""
     from diffeat.viz import write_page
 
@@ -75,7 +75,7 @@ def show(found: Any, head: Path, what: str, applied: Any, fitted: bool, values: 
         confused = found.matrix(), found.names, f"{head.name}: {what}"
         write_confusion(values["confusion"], confused, values["as_json"])
     if values["page"]:
-        notes = ["The head was fitted on most of these pictures."] if fitted else []
+        notes = [f"{told[0].upper()}{told[1:]}."] if told else []
         picture, lacking = _picture_of(what, values["pictures"])
         if lacking:
             notes.append(lacking)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diffeat._version import __version__
 from diffeat.conditioned import conditioned
@@ -14,6 +16,8 @@ from diffeat.noise import format_t
 from diffeat.search.best_spec import spec_of_cells
 from diffeat.search.finding import Choice
 from diffeat.search.judge import Judge, cells_in
+from diffeat.search.remembered import Known, known_among, noted, read_note
+from diffeat.search.splits import TRAIN, VALIDATION
 from diffeat.search.tasks import CellKey, Made
 from diffeat.specs import ExtractSpec, differences, without_cells
 
@@ -33,6 +37,7 @@ class HeadNote:
         conditions: hash of the texts of the pictures, if the model was given any.
         told: by what its features were told their targets, "" if by nothing.
         pictures: fingerprint of those that it was fitted, chosen and tested on.
+        fitted: (m,) uint64, those that it was fitted on (see `remembered`); None if not known.
     """
 
     spec: ExtractSpec
@@ -42,6 +47,13 @@ class HeadNote:
     conditions: str | None = None
     told: str = ""
     pictures: str | None = None
+    fitted: np.ndarray | None = field(default=None, compare=False)
+
+    def known_among(self, digests: np.ndarray | None) -> Known | None:
+        """How many of pictures with these digests, (n, 16), it was fitted on; None if unknown."""
+        if self.fitted is None or digests is None:
+            return None
+        return known_among(self.fitted, digests)
 
     @classmethod
     def of(cls, about: Mapping[str, Any], path: str | Path) -> HeadNote:
@@ -58,6 +70,7 @@ class HeadNote:
                 ExtractSpec.from_dict(about["spec"]), _cells(about["cells"]), model,
                 _names(about.get("class_names", [])), about.get("conditions"),
                 str(about.get("conditioned", "")), about.get("pictures", {}).get("fingerprint"),
+                read_note(about["fitted_on"]) if "fitted_on" in about else None,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(
@@ -119,11 +132,22 @@ def keep_head(judge: Judge, choice: Choice, path: str | Path) -> None:
         "judge": judge.describe(), "measure": judge.number.to_dict(), "setting": choice.setting,
         "validation": choice.validation, "test": choice.test, "counts": list(judge.counts),
     }  # fmt: skip
-    about = about_head(judge.made, cells_in(choice.candidate), task=judge.task_name, scores=scores)
+    about = about_head(
+        judge.made, cells_in(choice.candidate), task=judge.task_name, scores=scores,
+        **_fitted_on(judge),
+    )  # fmt: skip
     try:
         save(head, path, about)
     except HeadError as error:
         raise SpecError(str(error)) from error
+
+
+def _fitted_on(judge: Judge) -> dict[str, str]:
+    """The pictures of training and validation, where it is known what they hold."""
+    if judge.made is None or judge.made.digests is None:
+        return {}
+    digests, part = judge.made.digests, np.asarray(judge.part)[: len(judge.made.digests)]
+    return {"fitted_on": noted(digests[(part == TRAIN) | (part == VALIDATION)])}
 
 
 def load_head(path: str | Path, device: str = "auto") -> tuple[Any, HeadNote]:
@@ -164,8 +188,8 @@ def check_features(note: HeadNote, made: Made, cells: Sequence[CellKey], name: s
         wrong.append(f"model: {_model(made.model)} → {_model(note.model)}")
     found, wanted = (without_cells(spec.to_dict()) for spec in (made.spec, note.spec))
     for spec in (found, wanted):
-        for field in FREE:
-            spec.pop(field, None)
+        for free in FREE:
+            spec.pop(free, None)
     wrong += differences(found, wanted)
     if note.told == "" and (given := made.pictures.get("conditions")) != note.conditions:
         wrong.append(f"texts: {given} → {note.conditions}")

@@ -216,7 +216,7 @@ def live_task(
         conditioned=why,
         made=Made(
             features.plan.spec, requests[0].model, requests[0].pictures,
-            tuple(labels[0].class_names),
+            tuple(labels[0].class_names), features.digests[0],
         ),
     )  # fmt: skip
 

@@ -89,7 +89,7 @@ def task_from_store(
 
 def made_of(store: FeatureStore) -> Made:
     """What the features of a file were made of."""
-    return Made(store.spec, store.model, store.pictures, tuple(store.class_names))
+    return Made(store.spec, store.model, store.pictures, tuple(store.class_names), store.digests)
 
 
 def cells_of(store: FeatureStore) -> tuple[CellKey, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -39,12 +39,14 @@ class Made:
         spec: of the extraction.
         model, pictures: what is known of them (see `diffeat.work.request_of`).
         class_names: of the classes or labels, by index; of numbers what they are, where known.
+        digests: (n, 16) uint8 of the pictures of the first n rows of a task; None if not known.
     """
 
     spec: ExtractSpec
     model: Mapping[str, Any]
     pictures: Mapping[str, Any]
     class_names: tuple[str, ...] = ()
+    digests: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
