@@ -13,6 +13,7 @@ from PIL import Image
 import diffeat
 from diffeat.errors import SpecMismatch, StoreError
 from diffeat.images import Source, open_source
+from diffeat.images.columns import TargetColumn
 from diffeat.jobs import extract_to_file
 from diffeat.store import FeatureStore, StoreWriter, look_at_parts, merge_parts, verify
 from tests.test_jobs import content, pictures, save_tiny_pipeline
@@ -153,7 +154,7 @@ def test_other_ways_of_keeping_grow_too(backbone, folder, tmp_path, changes):
     extract(backbone, folder, path, spec, compression="gzip")
     before = content(path)
     put(folder, LATER)
-    assert extract(backbone, folder, path, spec).computed == 4
+    assert extract(backbone, folder, path, spec, compression="gzip").computed == 4
     after, kept = content(path), [EVERY.index(name) for name in FIRST]
     for name in (name for name in after if name.startswith(("features", "scales", "boxes"))):
         np.testing.assert_array_equal(after[name][kept], before[name])
@@ -249,7 +250,8 @@ def test_other_labels_need_no_forward(backbone, folder, tmp_path, rows, capsys):
     before = content(path)
     rows.clear()
     other = replace(source, labels=np.array([1, 0, 1, 0, 2]), class_names=("x", "y", "z"))
-    result = extract(backbone, other, path, progress=None)
+    with pytest.warns(UserWarning, match=r"loses labels \(cat, dog\), which"):
+        result = extract(backbone, other, path, progress=None)
     assert (result.status, result.computed, rows) == ("relabelled", 0, [])
     assert "the same with other labels, which it takes on without any" in capsys.readouterr().err
     with FeatureStore(path) as store:
@@ -259,6 +261,27 @@ def test_other_labels_need_no_forward(backbone, folder, tmp_path, rows, capsys):
     after = content(path)
     np.testing.assert_array_equal(after["features/mid/t20"], before["features/mid/t20"])
     assert extract(backbone, other, path).status == "already complete"
+
+
+def test_labels_and_targets_are_not_lost_in_silence(backbone, folder, tmp_path):
+    source, path = open_source(folder), tmp_path / "f.h5"
+    ages = TargetColumn("number", (), np.arange(5.0))
+    extract(backbone, replace(source, targets={"age": ages}), path)
+    put(folder, LATER)
+    with pytest.warns(UserWarning, match=r"f.h5 loses labels \(cat, dog\) and targets \(age\), "):
+        extract(backbone, replace(open_source(folder), labels=None, class_names=()), path)
+    with FeatureStore(path) as store:
+        assert (store.labels, list(store.targets)) == (None, [])
+
+
+def test_a_growing_file_is_not_stored_otherwise_in_silence(backbone, folder, tmp_path):
+    path = tmp_path / "f.h5"
+    extract(backbone, folder, path, compression="gzip")
+    put(folder, LATER)
+    with pytest.warns(UserWarning, match="with compression gzip and is written anew with none"):
+        extract(backbone, folder, path)
+    with FeatureStore(path) as store:
+        assert (store.compression, len(store)) == ("none", len(EVERY))
 
 
 def test_another_order_needs_no_forward(backbone, folder, tmp_path, rows):

@@ -80,7 +80,7 @@ def _patterns(
 
 
 def _from_hub(hub_id: str, patterns: tuple[list[str], list[str]]) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     wanted, unused = patterns
     weights = any(pattern.endswith(".safetensors") for pattern in wanted)
@@ -93,6 +93,12 @@ def _from_hub(hub_id: str, patterns: tuple[list[str], list[str]]) -> Path:
                 break
         return folder
     except Exception as error:  # the hub's client has changed its HTTP library, and so its errors
+        if constants.HF_HUB_OFFLINE:
+            raise ModelError(
+                f"model {hub_id!r} is not on this machine, and nothing is fetched: a plan asks no "
+                "server, nor does anything else where HF_HUB_OFFLINE is set. Check the name, or "
+                f"fetch it first (`hf download {hub_id}`)"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"model {hub_id!r} is not on this machine and cannot be fetched from the hub "

@@ -1,8 +1,8 @@
 """How commands speak beside their answer, and how they end.
 
-Lines on stderr begin with `error:`, `warning:` or `note:`, or with what is counted (see
-`diffeat.progress`). Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C),
-143 ended (SIGTERM): 128 and the number of the signal, as shells have it.
+Lines on stderr begin with `error:`, `warning:`, `note:`, `plan:` or `interrupted:`, or with what
+is counted (see `diffeat.progress`). Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted
+(Ctrl-C), 143 ended (SIGTERM): 128 and the number of the signal, as shells have it.
 """
 
 from __future__ import annotations

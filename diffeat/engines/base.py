@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ def drive(
 
 def _tell_growth(job: Job) -> None:
     """Say what becomes of the finished file, where it grows."""
+    if job.growth.lost:
+        warnings.warn(f"{job.path} {job.growth.lost}", stacklevel=4)
     if job.progress is not False:
         say(f"note: {job.path}: {job.growth.told}")
 

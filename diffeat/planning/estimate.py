@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffeat.backbones import Backbone, ModelRequest
 from diffeat.backbones.devices import pick_device
-from diffeat.errors import DeviceError, ModelError, NumericsError, PictureError
+from diffeat.errors import DeviceError, DiffeatError, ModelError, NumericsError, PictureError
 from diffeat.extraction.conditions import Conditions, prompts_of
 from diffeat.extraction.effort import effort_of, rate_key, run_size
 from diffeat.extraction.memory import host_available, host_peak
@@ -48,7 +48,7 @@ from diffeat.planning.sizes import (
 )
 from diffeat.planning.start import free_bytes
 from diffeat.specs import ExtractSpec
-from diffeat.store import SHARD_BYTES, ShardFolder
+from diffeat.store import SHARD_BYTES, FeatureStore, ShardFolder
 from diffeat.work import feature_columns
 
 HEADERS = 256
@@ -156,7 +156,7 @@ def estimate(
         rate = _gpu(gpu, request.dtype, fraction) if gpu else _rate(
             request, plan, source, spec, effort, costs, batch, measure, notes
         )  # fmt: skip
-    left = _left(output, len(source), overwrite, notes)
+    left = _left(output, source, overwrite, notes)
     text = text_flops(bare)
     if text is None and effort["texts"]:
         notes.append("the text encoder is not here, so its operations are not counted")
@@ -279,14 +279,14 @@ def _shared(request: ModelRequest, processes: int | None) -> int:
     return min(processes, torch.cuda.device_count()) if request.device in ("auto", "cuda") else 1
 
 
-def _left(output: str | Path | None, count: int, overwrite: bool, notes: list[str]) -> int:
-    """Pictures that no unfinished part holds; whether those are of the same job, the extraction
-    will see."""
+def _left(output: str | Path | None, source: Source, overwrite: bool, notes: list[str]) -> int:
+    """Pictures that neither the file nor an unfinished part holds; whether those are of the same
+    job, the extraction will see."""
+    count = len(source)
     if output is None:
         return count
     if Path(output).exists() and not overwrite:
-        notes.append(f"{output} is there already; nothing runs if it is of the same job")
-        return count
+        return _new(Path(output), source, notes)
     folder = ShardFolder(output)
     if not folder.exists():
         return count
@@ -297,6 +297,26 @@ def _left(output: str | Path | None, count: int, overwrite: bool, notes: list[st
         return count
     notes.append(f"{done:,} pictures are done already, if {folder.path} is of the same job")
     return count - done
+
+
+def _new(path: Path, source: Source, notes: list[str]) -> int:
+    """Pictures that a finished file lacks, by their ids; all where it has them all."""
+    try:
+        with FeatureStore(path) as store:
+            held = {*store.ids, *store.skipped}
+    except DiffeatError as error:
+        notes.append(f"the extraction will refuse it: {error}")
+        return len(source)
+    new = len(set(source.ids) - held)
+    if gone := sorted(held - set(source.ids)):
+        notes.append(f"the extraction will refuse {path}, which holds other pictures, such as "
+                     f"{gone[0]}")  # fmt: skip
+        return len(source)
+    if not new:
+        notes.append(f"{path} is there already; nothing runs if it is of the same job")
+        return len(source)
+    notes.append(f"{path} holds the other {len(source) - new:,} pictures, if it is of the same job")
+    return new
 
 
 def _memory(plan: Plan, size: Size, batch: int, program: int) -> dict[str, int]:

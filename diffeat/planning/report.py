@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from diffeat.planning.estimate import Estimate
 from diffeat.planning.words import (
+    about_text,
     disk_text,
     flop_text,
     line_text,
     size_text,
-    time_text,
     times_text,
 )
 
@@ -100,7 +100,7 @@ def _time(found: Estimate) -> str:
     rate = found.rate
     if rate is None:
         return "not known; --gpu NAME estimates it for a GPU"
-    about = f"about {time_text(found.seconds)}"
+    about = about_text(found.seconds)
     speed = flop_text(rate["rate"], "FLOP/s")
     if "peak" in rate:
         peak = flop_text(rate["peak"], "FLOP/s")

@@ -25,6 +25,11 @@ def time_text(seconds: float) -> str:
     return "under 1 s" if seconds < 1 else f"{_short(seconds)} s"
 
 
+def about_text(seconds: float) -> str:
+    """The same as an estimate: "about 40 s", "under 1 s"."""
+    return ("" if seconds < 1 else "about ") + time_text(seconds)
+
+
 def _scaled(value: float, units: tuple[str, ...]) -> str:
     place = 0
     while value >= 999.5 and place + 1 < len(units):
@@ -42,7 +47,7 @@ def times_text(
 ) -> str:
     """1,797 pictures × 2 t × 8 members = 28,752 forwards."""
     forwards = effort["forwards"] * pictures
-    if not forwards:
+    if not effort["forwards"]:
         return f"{pictures:,} pictures, {effort['encodes'] * pictures:,} encodes of the VAE"
     runs = effort["evaluations"]
     views = effort["forwards"] // (runs * members)
@@ -61,7 +66,7 @@ def line_text(times: str, flops: float | None, seconds: float | None, disk: str)
     parts = [
         times,
         None if flops is None else flop_text(flops),
-        None if seconds is None else f"about {time_text(seconds)} here",
+        None if seconds is None else f"{about_text(seconds)} here",
         disk,
     ]
     return "plan: " + ", ".join(filter(None, parts))

@@ -117,6 +117,7 @@ def test_without_gpus_a_worker_is_as_asked():
 # --- channels last --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", FEW)
 @pytest.mark.parametrize("pool", ["none"])
 def test_the_memory_format_changes_no_feature(name, pool, folder_of):
     last, first = (load(folder_of(name), channels_last=asked) for asked in (True, False))
@@ -303,6 +304,7 @@ def test_blocks_hold_nearly_all_weights_and_none_twice(model, backbone_of):
 # --- random weights -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", FEW)
 def test_a_seed_means_the_same_in_every_precision(name, folder_of):
     dtype = "bfloat16"
     full, half = (load(f"{folder_of(name)}@random:3", dtype=d) for d in ("float32", dtype))

@@ -17,7 +17,7 @@ from diffeat.planning.estimate import estimate
 from diffeat.planning.flops import counter
 from diffeat.planning.live import peak_bytes
 from diffeat.planning.rates import GPUS, gpu_rate, picture_flops
-from diffeat.planning.words import flop_text, size_text, time_text, times_text
+from diffeat.planning.words import about_text, flop_text, size_text, time_text, times_text
 
 
 @pytest.fixture(autouse=True)
@@ -228,11 +228,11 @@ def test_nothing_is_fetched(source, monkeypatch):
         import huggingface_hub
 
         asked.append(huggingface_hub.constants.HF_HUB_OFFLINE)
-        raise OSError("not here")
+        raise OSError("set HF_HUB_OFFLINE=0 to enable look-ups")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    with pytest.raises(DiffeatError, match="owner/model"):
+    with pytest.raises(DiffeatError, match=r"'owner/model' is not on .*a plan asks no server"):
         estimate(ModelRequest("owner/model", device="cpu"), source, ExtractSpec(20, "mid"))
     assert asked == [True]
     import huggingface_hub
@@ -266,6 +266,8 @@ def test_what_the_extraction_refuses_is_refused(planned):
         (time_text(120), "2.0 min"),
         (time_text(7200), "2.0 h"),
         (time_text(400_000), "4.6 days"),
+        (about_text(0.3), "under 1 s"),
+        (about_text(40), "about 40 s"),
     ],
 )
 def test_numbers_for_people(text, wanted):

@@ -107,6 +107,37 @@ def test_a_resumed_run_counts_what_is_left(diffeat, folder, tmp_path, monkeypatc
     assert line(diffeat(*asked)).startswith("plan: the last 3 pictures × 2 t = 6 forwards, ")
 
 
+def test_a_file_that_grows_counts_what_it_lacks(diffeat, folder, tmp_path):
+    asked = ("extract", *MODEL, folder, "-o", tmp_path / "f.h5", *ASKED)
+    (folder / "4.png").rename(tmp_path / "4.png")
+    assert diffeat(*asked).code == 0
+    done = diffeat(*asked, "--dry-run", "--no-labels")
+    assert "plan: 4 pictures" in done.out
+    assert "f.h5 is there already; nothing runs" in done.out
+    (tmp_path / "4.png").rename(folder / "4.png")
+    planned = diffeat(*asked, "--dry-run", "--json")
+    assert json.loads(planned.out)["left"] == 1
+    assert "f.h5 holds the other 4 pictures, if it is of the same job" in planned.out
+    (folder / "0.png").unlink()
+    assert "the extraction will refuse" in diffeat(*asked, "--dry-run").out
+    assert diffeat(*asked).code == 1
+
+
+@pytest.mark.filterwarnings("default:.* loses labels")
+def test_labels_alone_are_no_plan(diffeat, folder, tmp_path):
+    asked = ("extract", *MODEL, folder, "-o", tmp_path / "f.h5", *ASKED)
+    table = "path,label\n" + "".join(f"{k}.png,{'ab'[k % 2]}\n" for k in range(5))
+    (tmp_path / "labels.csv").write_text(table)
+    assert diffeat(*asked).code == 0
+    taken = diffeat(*asked, "--labels", tmp_path / "labels.csv")
+    assert "other labels" in taken.err
+    assert line(taken) is None
+    assert "loses" not in taken.err
+    lost = diffeat(*asked)
+    assert "warning: " in lost.err
+    assert "f.h5 loses labels (a, b), which its pictures have no more" in lost.err
+
+
 # --- the disk ------------------------------------------------------------------------------------
 
 

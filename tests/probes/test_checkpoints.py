@@ -88,6 +88,7 @@ def die(path):
     probe(Deadly(9), path).fit(X, Y)  # in the third epoch, of four steps each
 
 
+@pytest.mark.slow  # an error in the same place leaves the same, and starts no process
 def test_a_real_kill(tmp_path, server):
     path = tmp_path / "c.safetensors"
     process = server.Process(target=die, args=(path,))

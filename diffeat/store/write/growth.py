@@ -133,6 +133,7 @@ class Growth:
         first: (N,) the place in the user's source of each picture of the job's source.
         count: n.
         told: what is done, for people.
+        lost: labels and targets of the finished file that the pictures have no more, for people.
         pictures: what the file in the end says of its pictures.
     """
 
@@ -140,6 +141,7 @@ class Growth:
     first: np.ndarray
     count: int
     told: str
+    lost: str
     pictures: dict[str, Any]
 
     @property
@@ -242,13 +244,15 @@ def growth_of(path: Path, source: Source, seen: Seen) -> Growth | None:
         picture of it has changed or is gone.
     """
     begun = sorted(shard_folder(path).glob(HELD.format("*")))
-    bases, row = [], {name: k for k, name in enumerate(source.ids)}
+    bases, lost, row = [], "", {name: k for k, name in enumerate(source.ids)}
     finished, skipped = np.zeros(len(source), bool), set()
     try:
         for file in [*([path] if path.is_file() else []), *begun]:
             with FeatureStore(file) as store:
                 if file == path and _is_of(store, source, seen):
                     return None
+                if file == path:
+                    lost = _lost(store, source)
                 changes = changes_of(store.ids, store.digests, seen)
                 if store.digests is None or changes.changed or changes.gone:
                     return None
@@ -274,13 +278,29 @@ def growth_of(path: Path, source: Source, seen: Seen) -> Growth | None:
     ]
     missing = [source.ids[k] for k in np.flatnonzero(~finished)]
     told = _told(missing, skipped, bases, source)
-    return Growth(tuple(bases), first, len(missing), told, {})
+    return Growth(tuple(bases), first, len(missing), told, lost, {})
 
 
 def _is_of(store: FeatureStore, source: Source, seen: Seen) -> bool:
     """Whether a file is of the very pictures of a source, or read by another rule."""
     same = store.pictures["fingerprint"] == source.fingerprint(seen.digests)
     return same or rule_of(store.pictures) != source.reading
+
+
+def _lost(store: FeatureStore, source: Source) -> str:
+    """Which labels and targets of a file its pictures of today lack."""
+    labels = [] if store.labels is None else np.unique(store.labels)
+    used = [name for k, name in enumerate(store.class_names) if k in labels]
+    names = [name for name in used if name not in source.class_names]
+    columns = [name for name in store.targets if name not in source.targets]
+    found = [f"{what} ({some(which)})" for what, which in (("labels", names), ("targets", columns))
+             if which]  # fmt: skip
+    if not found:
+        return ""
+    return (
+        f"loses {' and '.join(found)}, which its pictures have no more; asked for again with "
+        "where they came from (--labels FILE), it takes them on without any forward"
+    )
 
 
 def _told(missing: Sequence[str], skipped: set[str], bases: Sequence[Base], source: Source) -> str:

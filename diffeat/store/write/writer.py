@@ -138,6 +138,7 @@ class StoreWriter:
             return
         if self.growth is not None:
             self.growth.check(self.manifest)
+            self._compare_with_grown()
         self.folder.exists()
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self._lock = self.folder.lock()
@@ -206,6 +207,16 @@ class StoreWriter:
         found = changes_of(ids, digests, seen)._replace(new=[])
         of = f"of {earlier.count} there and {len(self.source)} here, {len(ids)} are finished"
         return f"{of}; of these {found}" if any(found) else f"{of}, all of which are here"
+
+    def _compare_with_grown(self) -> None:
+        """Say it where a file that grows is stored otherwise from now on."""
+        with suppress(DiffeatError), FeatureStore(self.path) as store:
+            if store.compression != self.compression:
+                warnings.warn(
+                    f"{self.path} is there with compression {store.compression} and is written "
+                    f"anew with {self.compression}; --compression {store.compression} keeps it",
+                    stacklevel=5,
+                )
 
     def _begun(self) -> bool:
         """Whether there is something in the folder to go on from."""
