@@ -42,7 +42,7 @@ def begin(job: Job, left: int) -> None:
     Raises:
         StoreError: the pictures that are left alone need more disk than is free.
     """
-    if job.announce:
+    if job.announce and left:
         say(_line(job, left))
     check_room(job, left)
 
