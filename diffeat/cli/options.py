@@ -316,7 +316,8 @@ def limit_option(words: str = "Only so many pictures, class-balanced, by a stabl
 
 def batch_size_option(before: str = ""):
     """--batch-size; `before` stands before the help."""
-    return option("--batch-size", callback=batch_rows, help=f"{before}{'r' if before else 'R'}ows of one forward, or "
+    rows = "rows" if before else "Rows"
+    return option("--batch-size", callback=batch_rows, help=f"{before}{rows} of one forward, or "
                   "auto: measured once and remembered (default by size).")  # fmt: skip
 
 
