@@ -34,7 +34,7 @@ CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>[^@]+)(?:@(?P<t>[^@]+
 @option("--metrics", callback=comma_list, help="cka, cka-debiased, knn, cknna, cknna-public, "
               "uniformity, alignment; by default all that can be had.")  # fmt: skip
 @option("-k", "neighbours", type=click.IntRange(1), default=10, show_default=True,
-              help="Neighbours.")  # fmt: skip
+              help="Neighbours, of knn and cknna.")  # fmt: skip
 @option(
     "-t",
     "--timesteps",
@@ -54,7 +54,7 @@ CELL = re.compile(r"(?P<file>.+\.(?:h5|hdf5))(?::(?P<block>[^@]+)(?:@(?P<t>[^@]+
 @option("--workers", type=click.IntRange(1), default=2, show_default=True,
               help="Decoding threads.")  # fmt: skip
 @option("--device", default="auto", show_default=True, help="Where the vision model runs.")
-@option("--model-dtype", default="auto", show_default=True, help="Its precision.")
+@option("--model-dtype", default="auto", show_default=True, help="Precision of the vision model.")
 @option("--allow-pickle", is_flag=True, help="Also load pickled weights, which can run code.")
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write heat maps.")

@@ -316,14 +316,15 @@ def limit_option(words: str = "Only so many pictures, class-balanced, by a stabl
 
 def batch_size_option(before: str = ""):
     """--batch-size; `before` stands before the help."""
-    return option("--batch-size", callback=batch_rows, help=f"{before}rows of one forward, or "
+    rows = "rows" if before else "Rows"
+    return option("--batch-size", callback=batch_rows, help=f"{before}{rows} of one forward, or "
                   "auto: measured once and remembered (default by size).")  # fmt: skip
 
 
 def workers_option(before: str = ""):
     """--workers; `before` stands before the help."""
     return option("--workers", type=click.IntRange(1), default=2, show_default=True,
-                  help=f"{before}decoding threads.")  # fmt: skip
+                  help=f"{before}{'d' if before else 'D'}ecoding threads.")  # fmt: skip
 
 
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON for programs.")

@@ -81,11 +81,11 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
               "whole grid.")  # fmt: skip
 @option("--frequency", is_flag=True, help="Also the high-frequency ratio, a guess without "
               "labels; alone where there are none (of a file: maps).")  # fmt: skip
-@option("--cutoff", type=float, default=0.5, show_default=True, help="Its cut-off radius in "
-              "Nyquist frequencies (not A-SelecT's verified value).")  # fmt: skip
+@option("--cutoff", type=float, default=0.5, show_default=True, help="--frequency: its cut-off "
+              "radius in Nyquist frequencies (not A-SelecT's verified value).")  # fmt: skip
 @option("--bandit", type=click.IntRange(1), help="Also an agent over t, with so many pulls.")
 @option("--agent", type=click.Choice(("ucb1", "thompson")), default="ucb1",
-              show_default=True, help="Which agent.")  # fmt: skip
+              show_default=True, help="--bandit: which agent.")  # fmt: skip
 @option("--selectors", is_flag=True, help="Grid search, a trained mixer of all cells and an agent "
               "side by side: validation, test, cost.")  # fmt: skip
 @option("--memory", default="2GiB", show_default=True, callback=byte_count,

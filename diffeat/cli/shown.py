@@ -130,10 +130,12 @@ def _picture_of(what: str, where: str | None) -> tuple[Callable | None, str]:
     index = {name: row for row, name in enumerate(source.ids)}
 
     def picture(name: str) -> Any:
-        """None also of one that is another by now."""
+        """PictureError also of one that is another by now."""
         row = index.get(name)
-        if row is None or digests.get(name, source.digest(row)) != source.digest(row):
+        if row is None:
             return None
+        if name in digests and digests[name] != source.digest(row):
+            raise PictureError(name, "changed since its features were extracted, so not shown")
         return source.load(row)
 
     return picture, ""

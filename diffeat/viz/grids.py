@@ -118,9 +118,9 @@ def _draw_shared(grids: Sequence[Grid], path: str | Path | IO[bytes], title: str
     )
     for axis, grid, first, head in zip(axes[0], grids, named, heads, strict=True):
         _grid_panel(axis, grid, scale, cells, first)
-        axis.set_title(head, fontsize=9)
+        axis.set_title(head, fontsize=9, parse_math=False)
     _bar(figure, list(axes[0]), grids[0], scale)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     _frame_best(figure, axes.flat, grids)
     save(figure, path)
 
@@ -144,9 +144,9 @@ def _draw_apart(grids: Sequence[Grid], path: str | Path | IO[bytes], title: str)
     for axis, grid, head in zip(axes.flat, grids, heads, strict=False):
         scale = Scale.of(_shown(grid), grid.measure.higher_is_better)
         _grid_panel(axis, grid, scale, cells)
-        axis.set_title(head, fontsize=9)
+        axis.set_title(head, fontsize=9, parse_math=False)
         _bar(figure, axis, grid, scale)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     _frame_best(figure, axes.flat, grids)
     save(figure, path)
 

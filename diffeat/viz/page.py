@@ -34,6 +34,8 @@ MOST = 160
 """Thumbnails of a page, some kB each; what comes later has its text alone."""
 ROWS = 40
 """Classes of the table, and of the surest pictures, at most."""
+LACKING = 5
+"""Sentences on pictures that are not shown, at most."""
 LARGEST = 100
 """Classes up to which there is a confusion matrix as a picture."""
 STYLE = """
@@ -164,8 +166,10 @@ def write_page(
         *_wrong(found, thumbs), *_unsure(found, thumbs), *_surest(found, thumbs),
         *_drawings(history, chosen, grid),
     ]  # fmt: skip
-    if thumbs.missing:
-        body.insert(1, f'<p class="note">{_plain(thumbs.missing)}</p>')
+    if len(thumbs.missing) > LACKING:
+        left = len(thumbs.missing) - LACKING
+        thumbs.missing[LACKING:] = [f"and {left:,} more that are not shown"]
+    body[1:1] = [f'<p class="note">{_plain(why)}</p>' for why in thumbs.missing]
     text = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -190,12 +194,12 @@ class _Thumbnails:
     """Pictures as data, each made once, up to MOST of them.
 
     Attributes:
-        missing: why some are not shown, "" if they all are.
+        missing: sentences on why some are not shown.
     """
 
     picture: Picture | None
     made: dict[str, str] = field(default_factory=dict)
-    missing: str = ""
+    missing: list[str] = field(default_factory=list)
 
     def of(self, name: str) -> str:
         """An img element, or a few words in its place."""
@@ -203,7 +207,8 @@ class _Thumbnails:
             return "<span>no picture</span>"
         if name not in self.made:
             if len(self.made) >= MOST:
-                self.missing = f"Only {MOST} pictures are shown; others are named."
+                told = f"Only {MOST} pictures are shown; others are named."
+                self.missing = list(dict.fromkeys([*self.missing, told]))
                 return "<span>not shown</span>"
             self.made[name] = self._make(name)
         return self.made[name]
@@ -212,7 +217,7 @@ class _Thumbnails:
         try:
             picture = self.picture(name)
         except PictureError as error:
-            self.missing = str(error)
+            self.missing.append(str(error))
             picture = None
         if picture is None:
             return "<span>no picture</span>"
@@ -273,6 +278,9 @@ def _summary(found: Predictions) -> Iterator[str]:
     else:
         text = f"{int((found.classes >= 0).sum()):,} pictures; their classes are not known"
     yield f'<p class="large">{_plain(text)}</p>'
+    if left := int((found.classes < 0).sum()):
+        told = f"{left:,} of {len(found.ids):,} pictures have no prediction and are not shown"
+        yield f'<p class="note">{_plain(told)}</p>'
 
 
 def _facts(facts: Mapping[str, str]) -> str:

@@ -14,6 +14,10 @@ MISSING = "#c8c8c8"
 """Of cells without a number."""
 STEEPEST = 12.0
 """Largest power of a scale."""
+STRAIGHT = 1.2
+"""Largest power of a scale that a reader may take for a linear one."""
+BENT = "\n(finer steps near the best)"
+"""What the bar of a bent scale says of it."""
 Colour = Sequence[float]
 
 
@@ -123,4 +127,5 @@ def colour_bar(figure: Any, axes: Any, scale: Scale, label: str, show: Any) -> N
     texts[0] += " worst" if len(texts) > 1 else ""
     bar = figure.colorbar(mapped, ax=axes, pad=0.02, fraction=0.05, aspect=24)
     bar.set_ticks(places, labels=texts, fontsize=8)
-    bar.set_label(label, fontsize=9)
+    bent = scale.power > STRAIGHT and not scale.constant
+    bar.set_label(label + BENT * bent, fontsize=9)

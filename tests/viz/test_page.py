@@ -100,6 +100,18 @@ class TestPredictions:
 
 
 class TestPage:
+    def test_it_says_what_it_does_not_show(self, tmp_path):
+        def changed(name: str) -> Image.Image:
+            raise PictureError(name, "changed <b>")
+
+        found = Predictions([f"{k}.png" for k in range(20)], NAMES, np.arange(20) % 3)
+        values = np.random.default_rng(1).dirichlet([0.4] * 3, 16)
+        found.update(Predicted(values, values.argmax(1)), np.arange(16))
+        read = page_of(tmp_path, found, picture=changed)
+        assert "4 of 20 pictures have no prediction" in read.text
+        assert read.text.count("changed <b>") == pages.LACKING
+        assert re.search(r"and \d+ more that are not shown", read.text)
+
     def test_ids_and_class_names_are_text(self, tmp_path):
         grid = Grid("<script>", {("<b>", 1): 0.5})
         read = page_of(tmp_path, found_of(), grid=grid, notes=["<hr>"])

@@ -8,7 +8,8 @@ from PIL import Image, ImageCms
 
 from diffeat.search import Grid, Measure
 from diffeat.viz import Scale, contrast, heat_map, ink
-from diffeat.viz.scales import MISSING, colour_map, luminance
+from diffeat.viz.figures import subplots
+from diffeat.viz.scales import BENT, MISSING, colour_bar, colour_map, luminance
 
 
 def lab(colours: np.ndarray) -> np.ndarray:
@@ -146,3 +147,17 @@ class TestHeatMaps:
         pixels = pixels_of(tmp_path / "60.png")
         body = pixels[200:-200, 300:-300]
         assert count(body, (1, 1, 1)) + count(body, (0, 0, 0)) < 0.002 * body[..., 0].size
+
+
+def test_titles_are_text_and_no_formulas(tmp_path):
+    grid = Grid("m$a$\\frac{$", {("up.0", 20): 0.5, ("up.1", 20): 0.4})
+    for shared in (True, False):
+        heat_map([grid], tmp_path / "h.png", "$\\frac{$", shared)
+    assert (tmp_path / "h.png").is_file()
+
+
+@pytest.mark.parametrize(("values", "bent"), [(CROWDED, True), ([0.1, 0.2, 0.3, 0.9], False)])
+def test_the_bar_says_that_its_scale_is_bent(values, bent):
+    figure, axes = subplots(1, 1, (3, 3))
+    colour_bar(figure, axes[0, 0], Scale.of(values), "accuracy", str)
+    assert (BENT in figure.axes[-1].get_ylabel()) == bent
