@@ -29,7 +29,7 @@ def test_it_runs_on_few_pictures(tmp_path, monkeypatch, capsys):
         r"up\.1 at t=20: [\d.]+% of 10 test digits right\ntheir pixels: [\d.]+%\n",
         capsys.readouterr().out,
     )
-    spec = diffeat.ExtractSpec(20, "up.1", pool="1x1", dtype="float32")
+    spec = diffeat.ExtractSpec(20, "up.1", pool="2x2", dtype="float32")
     pixels = ((page["x0"] + 1) / 2).clamp(0, 1)
     ours = diffeat.extract(
         diffeat.load("unet-cifar10", device="cpu"), pixels, spec, noise=page["eps"]
