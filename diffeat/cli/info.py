@@ -33,6 +33,8 @@ def info(file: Path, as_json: bool) -> None:
     model, pictures = facts["model"], facts["pictures"]
     click.echo(f"{file}: {len(facts['features'])} feature sets of {pictures['rows']} pictures")
     click.echo(f"  pictures  {pictures['name']}, {len(pictures['classes'])} classes")
+    for name, text in facts["targets"].items():
+        click.echo(f"  target    {name}: {text}")
     if prefixes := pictures.get("prefixes"):
         click.echo(f"  ids       begin with {'/, '.join(prefixes)}/, put there by merge, after "
                    "the noise was seeded")  # fmt: skip
@@ -59,6 +61,7 @@ def info(file: Path, as_json: bool) -> None:
 def _facts(file: Path) -> dict:
     """What the file says, as plain values."""
     from diffeat.cells import asked_text
+    from diffeat.images.found import column_text
     from diffeat.noise import format_t
     from diffeat.store import FeatureStore
 
@@ -73,6 +76,10 @@ def _facts(file: Path) -> dict:
         return {
             "file": str(file),
             "pictures": {**store.pictures, "rows": len(store), "classes": store.class_names},
+            "targets": {
+                name: column_text(one.kind, one.names, one.values)
+                for name, one in ((name, store.targets[name]) for name in store.targets)
+            },
             "model": store.model,
             "spec": store.spec.to_dict(),
             "how": store.how,

@@ -73,7 +73,7 @@ def predict(head, what, output, every, as_json, **values) -> None:
     """
     from diffeat.conditioned import check_targets
     from diffeat.search.applied import Applied
-    from diffeat.search.compared import tally_of, truth_of
+    from diffeat.search.compared import not_compared, tally_of, truth_of
     from diffeat.search.kept import load_head
 
     choice = target_choice(values)
@@ -86,7 +86,10 @@ def predict(head, what, output, every, as_json, **values) -> None:
             made, opened, count, pieces = (_from_file if from_file else _from_pictures)(
                 stack, what, note, values
             )
-            tally = tally_of(applied, _cut(truth_of(applied, opened, choice), count))
+            truth = _cut(truth_of(applied, opened, choice), count)
+            tally = tally_of(applied, truth)
+            if unlike := not_compared(tally, truth, choice):
+                warn(f"{choice.labels or what}: {unlike}")
             seen = gathered(applied, opened.ids[:count], tally, {**values, "as_json": as_json})
             writing = Rows(applied, opened.ids, every, why, values["on_error"] == "skip")
             found = _run(writing, (tally, seen), count, pieces, output)

@@ -207,7 +207,8 @@ def _of_array(array: np.ndarray | torch.Tensor) -> torch.Tensor | list:
     elif bytes_ and (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
         array = [_one(array, 0)]
     elif bytes_ and (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)):
-        if len(shape) == 3 and isinstance(array, torch.Tensor) and shape[0] == 3:
+        first = isinstance(array, torch.Tensor) and shape[0] == 3
+        if len(shape) == 3 and (first or shape[2] == 4):  # one picture, and no stack of grey ones
             raise SpecError(_wrong("pictures are", array))
         array = [_one(item, k) for k, item in enumerate(array)]
     else:
@@ -239,6 +240,8 @@ def _wrong(what: str, array: np.ndarray | torch.Tensor) -> str:
         hint = "; floats have their channels first: np.moveaxis(…, -1, -3)"
     elif _dtype(array)[1] and len(shape) in (3, 4) and shape[-3] == 3:
         hint = "; 8-bit pictures have their channels last: np.moveaxis(…, -3, -1), or divide by 255"
+    elif _dtype(array)[1] and len(shape) in (3, 4) and shape[-1] == 4:
+        hint = "; of an alpha channel, Image.fromarray(…) makes a picture that is laid over white"
     elif str(array.dtype) == "object":
         hint = "; pictures of different sizes go into a list"
     return f"{what} {brief(array)}; {EXPECTED}{hint}"
@@ -256,6 +259,7 @@ def _is_float(item: Any) -> bool:
 
 
 def _check_range(picture: Any, name: str) -> None:
+    picture = picture.detach() if isinstance(picture, torch.Tensor) else picture
     low, high = float(picture.min()), float(picture.max())
     if not (low >= -SLACK and high <= 1 + SLACK):
         raise SpecError(f"picture {name!r} ranges from {low:.3g} to {high:.3g}; expected [0, 1]")

@@ -12,6 +12,9 @@ SPLITS = frozenset(
      "eval", "holdout")
 )  # fmt: skip
 """What parts of a data set are called, in lower case; never classes where only such occur."""
+SAME = {"training": "train", "trn": "train", "testing": "test", "tst": "test", "valid": "val",
+        "validation": "val", "dev": "val"}  # fmt: skip
+"""Other names of the same part."""
 PHOTOS = frozenset(("images", "image", "imgs", "img", "jpegimages", "photos"))
 ANSWERS = frozenset(
     ("masks", "mask", "labels", "label", "annotations", "segmentations", "segmentationclass",
@@ -25,6 +28,12 @@ Parents = Sequence[tuple[str, ...]]
 def are_splits(names: Sequence[str]) -> bool:
     """Whether all of some names are those of parts of a data set."""
     return bool(names) and all(name.casefold() in SPLITS for name in names)
+
+
+def parts_in(folders: Sequence[str]) -> set[str]:
+    """The parts of a data set among names of folders: "train" of Training/cat."""
+    folded = {name.casefold() for name in folders}
+    return {SAME.get(name, name) for name in folded & SPLITS}
 
 
 def classes_below(where: str, ids: Sequence[str]) -> list[str] | None:

@@ -184,6 +184,16 @@ def tally_of(applied: Applied, truth: Labelled | None) -> Tally:
     return TALLIES[applied.kind](applied.names, truth)
 
 
+def not_compared(tally: Tally, truth: Labelled | None, choice: TargetChoice) -> str:
+    """Why what was asked to be compared is not; "" where it is, or nothing was asked."""
+    if tally.compared or truth is None or not (choice.labels or choice.columns):
+        return ""
+    there, known = (", ".join(names[:3]) + ", …" * (len(names) > 3) or "numbers"
+                    for names in (tuple(truth.class_names), tally.names))  # fmt: skip
+    return (f"the labels ({there}) are not those of the head ({known}), so nothing is compared; "
+            "expected the same names, or another --column")  # fmt: skip
+
+
 def truth_of(applied: Applied, what: Any, choice: TargetChoice) -> Labelled | None:
     """What is known of the pictures of a source or a feature file, of the head's kind.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,7 @@ from diffeat.errors import SourceError
 from diffeat.images.captions import nearest_id
 from diffeat.images.columns import columns_of
 from diffeat.images.files import table_columns, with_columns
+from diffeat.images.folders import parts_in
 from diffeat.images.tables import TABLES
 from diffeat.images.webdataset import is_tar_name
 from diffeat.targets.columns import merged_rows, targets_of
@@ -98,8 +100,8 @@ def labels_for(
         targets = own_targets(what, columns, groups, kind)
     else:
         targets = open_targets(path, columns, groups, kind, header)
-        _tell(targets.name, targets.keys, targets.match(what.ids), targets.missing(what.ids),
-              what.ids)  # fmt: skip
+        matching, missing = targets.match(what.ids), targets.missing(what.ids)
+        _tell(targets.name, targets.keys, matching, missing, what)
     return Labelled(targets.of(what.ids), targets.names, targets.groups(what.ids))
 
 
@@ -129,7 +131,7 @@ def with_labels(
     matching = match_ids(source.ids, keys)
     found = {name: one.take(matching.rows) for name, one in columns_of(table, names).items()}
     lacking = tuple(source.ids[k] for k in np.flatnonzero(matching.rows < 0))
-    _tell(table.name, keys, matching, lacking, source.ids)
+    _tell(table.name, keys, matching, lacking, source)
     return with_columns(source, found, columns)
 
 
@@ -142,7 +144,7 @@ def labelled(source: Source, targets: KeyedTargets) -> tuple[Source, tuple[str, 
     if targets.kind != "class":
         raise SourceError(f"{targets.name}: targets of kind {targets.kind!r}; expected classes")
     matching, missing = targets.match(source.ids), targets.missing(source.ids)
-    _tell(targets.name, targets.keys, matching, missing, source.ids)
+    _tell(targets.name, targets.keys, matching, missing, source)
     kept = np.flatnonzero(targets.of(source.ids) >= 0)
     taken = source if len(kept) == len(source) else source.take(kept)
     labels = targets.of(taken.ids)
@@ -152,9 +154,11 @@ def labelled(source: Source, targets: KeyedTargets) -> tuple[Source, tuple[str, 
 
 
 def _tell(
-    where: str, keys: Sequence[str], matching: Matching, missing: Sequence[str], ids: Sequence[str]
-) -> None:
-    """Warn of pictures without a target and of rows without a picture."""
+    where: str, keys: Sequence[str], matching: Matching, missing: Sequence[str],
+    what: Source | FeatureStore,
+) -> None:  # fmt: skip
+    """Warn of pictures without a target, of rows without a picture, and of other pictures' rows."""
+    ids = what.ids
     if (matching.rows < 0).all():
         raise SourceError(
             f"{where}: none of its {len(keys)} rows is of these {len(ids)} "
@@ -173,8 +177,31 @@ def _tell(
     if matching.unused:
         names = [keys[row] for row in matching.unused]
         parts.append(f"{len(names)} rows are of no picture here: {_some(names)}")
+    if other := _of_other_parts(keys, matching, what):
+        parts.append(other)
     if parts:
         warnings.warn(f"{where}: {'; '.join(parts)}", stacklevel=3)
+
+
+def _of_other_parts(keys: Sequence[str], matching: Matching, what: Source | FeatureStore) -> str:
+    """That rows of train/… were found for pictures of test/, whose files have the same names."""
+    named = getattr(what, "pictures", {}).get("name") or str(what.name)
+    folders = [part for part in Path(named).parts if not has_magic(part)][-2:]
+    found = np.flatnonzero(matching.rows >= 0).tolist()
+    rows = [keys[matching.rows[place]].replace("\\", "/") for place in found]
+    rows_of, of = _parts(rows), _parts([what.ids[place] for place in found]) | parts_in(folders)
+    if not rows_of or not of or rows_of & of:
+        return ""
+    return (f"its rows are of {' and '.join(sorted(rows_of))}/, and the pictures of "
+            f"{' and '.join(sorted(of))}/ ({rows[0]!r} was taken for "
+            f"{what.ids[found[0]]!r} of {named}): are they "
+            "of the same pictures?")  # fmt: skip
+
+
+def _parts(paths: Sequence[str]) -> set[str]:
+    """The parts of a data set that the folders of paths are called after."""
+    folders = {path.rpartition("/")[0] for path in paths}
+    return parts_in([name for folder in folders for name in folder.split("/")])
 
 
 def _some(names: Sequence[str]) -> str:

@@ -187,3 +187,17 @@ def test_no_message_shows_values(pixels, backbone_of):
     }  # fmt: skip
     for part, action in wrong.items():
         assert part in not_the_values(action), part
+
+
+def test_floats_that_want_gradients_are_read_silently(backbone_of):
+    wanting = torch.rand(2, 3, 16, 16, requires_grad=True)
+    found = [diffeat.extract(backbone_of("pixel"), one, spec("pixel", ("mid",)))["mid", T]
+             for one in (wanting, wanting.detach())]  # fmt: skip
+    assert torch.equal(*found)
+
+
+def test_an_alpha_channel_has_its_way(backbone_of):
+    with pytest.raises(SpecError, match=r"alpha channel, Image\.fromarray"):
+        diffeat.extract(
+            backbone_of("pixel"), np.zeros((16, 16, 4), np.uint8), spec("pixel", ("mid",))
+        )

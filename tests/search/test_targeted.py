@@ -306,6 +306,17 @@ class TestPictures:
 
     MODEL = ("unet-cifar10", "-t", "20", "-b", "up.0.res.0", "--split", "0.5,0.25,0.25")
 
+    def test_labels_of_other_names_are_said_not_to_be_compared(self, diffeat, plain, tmp_path):
+        path, labels = plain
+        head = tmp_path / "h.safetensors"
+        named = table(tmp_path / "n.csv", label=words(labels))
+        numbers = table(tmp_path / "k.csv", label=labels)
+        assert diffeat("probe", path, "--labels", named, "--save", head).code == 0
+        answer = diffeat("predict", head, path, "--labels", numbers)
+        assert answer.code == 0, answer.err
+        assert "k.csv: the labels (0, 1, 2) are not those of the head (cat, dog, owl)" in answer.err
+        assert "are not those" not in diffeat("predict", head, path, "--labels", named).err
+
     @pytest.mark.filterwarnings("ignore:.*have no target")
     def test_search_and_predict_with_unreadable_pictures(self, diffeat, folder, tmp_path):
         head, t = tmp_path / "h.safetensors", folder.parent / "t.csv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,15 @@ class TestLabelsFor:
             assert labels_for(store, table).labels.tolist() == [0, 1, 0, 1]
             with pytest.raises(SourceError, match=r"f\.h5 has no labels"):
                 own_targets(store)
+
+    def test_rows_of_another_part_of_a_data_set_are_told(self, tmp_path):
+        path = tmp_path / "train.csv"
+        path.write_text("id,label\ntrain/x/0.png,cat\ntrain/x/1.png,dog\n", "utf-8")
+        pictures = source(2)
+        labels_for(replace(pictures, name="data/training"), path)  # silent
+        labels_for(pictures, path)
+        with pytest.warns(UserWarning, match=r"rows are of train/, and the pictures of test/"):
+            labels_for(replace(pictures, name="data/test"), path)
 
     def test_what_does_not_fit_is_said(self, table):
         with pytest.warns(UserWarning, match=r"1 of 5 pictures have no target: 'x/4\.png'"):

@@ -94,6 +94,7 @@ class FeatureStore:
         asked = {one.level.t: one.asked for one in self.levels if one.asked}
         return [
             f"  {pictures_text(len(self), self.class_names)} of {self.pictures['name']}",
+            *([f"  targets: {', '.join(self.targets)}"] if len(self.targets) else []),
             f"  {self.model['name']} ({self.model['family']}, {self.model['dtype']})",
             f"  {spec_text(self.spec.to_dict())}",
             *cell_lines(shown, [one.level for one in self.levels], asked),

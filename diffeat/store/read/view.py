@@ -73,7 +73,12 @@ class FeatureView:
         parts = key if isinstance(key, tuple) else (key,)
         if self.scales is None and not any(map(_picks, parts)):
             return self.stored[key]
-        parts, backs = zip(*(_ascending(part) for part in self._full(parts)), strict=True)
+        full = self._full(parts)
+        if sum(isinstance(part, np.ndarray) for part in full) > 1:
+            raise IndexError("lists or masks for more than one axis; index by one, then the other")
+        if 0 in (shape := _shape_of(full, self.shape)):  # HDF5 reads no nothing beside a list
+            return np.empty(shape, self.dtype)
+        parts, backs = zip(*(_ascending(part) for part in full), strict=True)
         values = self.stored[parts]
         if self.scales is not None:
             values = self._scaled(values, *parts)
@@ -135,6 +140,15 @@ def _checked(part: Any, side: int) -> Any:
     if found.size and not (-side <= found.min() and found.max() < side):
         raise IndexError(f"indices from {found.min()} to {found.max()} of {side}")
     return found.astype(np.int64) % side
+
+
+def _shape_of(parts: tuple, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of what the parts of a key choose."""
+    pairs = [pair for pair in zip(parts, shape, strict=True) if not isinstance(pair[0], int)]
+    return tuple(
+        len(range(*part.indices(side))) if isinstance(part, slice) else len(part)
+        for part, side in pairs
+    )
 
 
 def _ascending(part: Any) -> tuple[Any, np.ndarray | None]:

@@ -27,6 +27,7 @@ KEYS = {
     "part": (slice(1, 4), [2, 0], 1),
     "ellipsis": (..., 0),
     "rows and channels": ([4, 1], slice(0, 2)),
+    "nothing of rows": ([4, 1], slice(3, 1)),
     "all": (),
 }
 
@@ -56,7 +57,7 @@ def test_rows_are_those_of_the_whole_array(key, store):
 @pytest.mark.parametrize(
     ("key", "error"),
     [([10], IndexError), ([-11], IndexError), (np.ones(9, bool), IndexError), ([0.5], TypeError),
-     ((0,) * 9 + ([1],), IndexError), (10, IndexError)],
+     ((0,) * 9 + ([1],), IndexError), (10, IndexError), (([1], [0]), IndexError)],
 )  # fmt: skip
 def test_rows_that_are_not_there(key, error, store):
     with pytest.raises(error) as found:
