@@ -171,9 +171,10 @@ def open_pictures(
         no_labels: take none.
         limit: only so many pictures.
     """
-    from diffeat.images import found_text, left_out_text, open_source
+    from diffeat.images import check_there, found_text, left_out_text, open_source
 
     source = open_source(name, () if labels else columns)
+    check_there(source)
     left_out, whole = source.left_out, len(source)
     if labels is not None:
         from diffeat.targets import with_labels

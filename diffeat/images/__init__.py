@@ -12,6 +12,7 @@ from diffeat.images.decode import (
     to_rgb,
 )
 from diffeat.images.digests import STAT, Seen, look
+from diffeat.images.files import check_there
 from diffeat.images.found import found_text
 from diffeat.images.huggingface import HubSource
 from diffeat.images.loader import PictureBatch, check_on_error, load_batches
@@ -38,6 +39,7 @@ __all__ = [
     "ahead",
     "captions_for",
     "check_on_error",
+    "check_there",
     "content_box",
     "decode",
     "fit_and_place",

@@ -91,6 +91,10 @@ def from_glob(pattern: str, reading: int = READING) -> FileSource:
     return by_folders(_with_earlier(found, partial(from_glob, pattern, 1)))
 
 
+SAMPLE = 1000
+"""Pictures of a list that are looked for."""
+
+
 def from_list(path: Path, columns: Sequence[str] = ()) -> FileSource:
     """A text file with one path a line, a path and a label, or a table; see `read_list`.
 
@@ -108,6 +112,22 @@ def from_list(path: Path, columns: Sequence[str] = ()) -> FileSource:
     paths = tuple(path.parent / name for name in names)
     ids = tuple(Path(os.path.relpath(target, path.parent)).as_posix() for target in paths)
     return with_table(FileSource(name=str(path), ids=ids, paths=paths), table, columns)
+
+
+def check_there(source: Source) -> None:
+    """See that some picture of a list is there, before a model is loaded.
+
+    Raises:
+        SourceError: none of those that were looked for is.
+    """
+    paths = getattr(source, "paths", ())
+    if not paths or any(map(os.path.exists, paths[:: max(1, len(paths) // SAMPLE)])):
+        return
+    raise SourceError(
+        f"{source.name}: none of its {len(paths):,} pictures is there; the first was looked for at "
+        f"{escaped(str(paths[0]))}. Paths are relative to the list's folder; if it says the labels "
+        f"of pictures that lie elsewhere, name these and give --labels {source.name}"
+    )
 
 
 def with_table(source: Source, table: Table, columns: Sequence[str] = ()) -> Source:

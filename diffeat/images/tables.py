@@ -182,8 +182,10 @@ def as_table(
 
     Without a header the columns are the id, the label and, if there is a third, the group. A
     first line is a header if it names the ids (`IDS`), the label (`TARGETS`) or one of
-    `columns`, or if it has no number where all others have one; a line with the name of a
-    picture's file is none. Where no column is called as ids are, the first one has them.
+    `columns`, if it has no number where all others have one, or no picture's file where they
+    do; a line with the name of one is none. Where no column is called as ids are, the first one
+    with files of pictures alone has them, else the first. Columns without a name, as programs
+    write the numbers of the rows, are left out.
 
     Args:
         path: for messages.
@@ -197,7 +199,7 @@ def as_table(
     if not rows:
         raise SourceError(f"{path}: no rows; expected a picture id and its label a line")
     if _has_header(rows, columns) if header is None else header:
-        names = tuple(name.strip() for name in rows.pop(0)[1])
+        names, rows = _named(tuple(name.strip() for name in rows[0][1]), rows[1:])
     elif len(rows[0][1]) in ((1, 2, 3) if ids else (2, 3)):
         names = ("id", "label", "group")[: len(rows[0][1])]
     else:
@@ -213,12 +215,28 @@ def as_table(
     return _ids_first(str(path), names, places, ids)
 
 
+def _named(names: tuple[str, ...], rows: Rows) -> tuple[tuple[str, ...], Rows]:
+    """A table without the columns that have no name, if any has one."""
+    kept = [place for place, name in enumerate(names) if name]
+    if len(kept) in (0, len(names)):
+        return names, rows
+    cut = [(line, [row[k] for k in kept] if len(row) == len(names) else row) for line, row in rows]
+    return tuple(names[k] for k in kept), cut
+
+
+def _pictures_alone(rows: Sequence[Sequence[str]], place: int) -> bool:
+    """Whether a column holds names of pictures' files in every row."""
+    return bool(rows) and all(len(row) > place and is_picture(row[place].strip()) for row in rows)
+
+
 def _has_header(rows: Rows, columns: Sequence[str]) -> bool:
     names = [name.strip() for name in rows[0][1]]
     if any(map(is_picture, names)):
         return False
     folded = [name.casefold() for name in names]
     if set(names) & set(columns) or set(folded) & set(IDS) or set(folded[1:]) & set(TARGETS):
+        return True
+    if any(_pictures_alone([row for _, row in rows[1:]], place) for place in range(len(names))):
         return True
     numbers = [bool(NUMBER.fullmatch(row[1].strip())) for _, row in rows if len(row) > 1]
     return len(numbers) > 1 and not numbers[0] and all(numbers[1:])
@@ -256,7 +274,10 @@ def _ids_first(
 ) -> Table:
     """The column of the ids before the others."""
     folded = [one.casefold() for one in columns]
-    first = next((k for k, one in enumerate(folded) if one in IDS), 0)
+    first = next((k for k, one in enumerate(folded) if one in IDS), None)
+    if first is None:
+        texts = [[str(field) for field in row] for _, row in rows]
+        first = next((k for k in range(len(columns)) if _pictures_alone(texts, k)), 0)
     place = next((folded.index(one) for one in ids if one in folded), first)
     order = [place, *(k for k in range(len(columns)) if k != place)]
     return Table(

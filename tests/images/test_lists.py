@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffeat.errors import SourceError
-from diffeat.images import found_text, open_source, tables
+from diffeat.images import check_there, found_text, open_source, tables
 
 NAMES = ("a.png", "my cat.png", "c,d.png")
 
@@ -179,3 +179,40 @@ class TestRefused:
         (tmp_path / "t.csv").write_bytes("path,label\na.png,h\xfcnd\n".encode("latin-1"))
         with pytest.raises(SourceError, match=r"t\.csv, line 2: .*not a list of pictures"):
             open_source(tmp_path / "t.csv")
+
+
+class TestTablesThatProgramsWrite:
+    """What lies in wild tables beside paths and labels."""
+
+    @pytest.fixture
+    def root(self, tmp_path):
+        for k in range(4):
+            Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / f"{k}.png")
+        return tmp_path
+
+    def labels(self, root, text: str) -> list[str]:
+        (root / "t.csv").write_text(text, "utf-8")
+        source = open_source(root / "t.csv")
+        assert source.ids == ("0.png", "1.png", "2.png", "3.png")
+        return [source.class_names[k] for k in source.labels]
+
+    def test_row_numbers_without_a_name(self, root):
+        text = ",path,label\n0,0.png,a\n1,1.png,b\n2,2.png,a\n3,3.png,b\n"
+        assert self.labels(root, text) == ["a", "b", "a", "b"]
+
+    def test_a_header_of_other_names(self, root):
+        text = "idx,Bild,Klasse\n1,0.png,a\n2,1.png,b\n3,2.png,a\n4,3.png,b\n"
+        (root / "t.csv").write_text(text, "utf-8")
+        source = open_source(root / "t.csv", ["Klasse"])
+        assert source.ids == ("0.png", "1.png", "2.png", "3.png")
+        assert [source.class_names[k] for k in source.labels] == ["a", "b", "a", "b"]
+        assert self.labels(root, text.replace("idx,", "").replace("Klasse", "label")
+                           .replace("1,0", "0").replace("2,1", "1").replace("3,2", "2")
+                           .replace("4,3", "3")) == ["a", "b", "a", "b"]  # fmt: skip
+
+    def test_pictures_that_lie_elsewhere(self, root):
+        (root / "far").mkdir()
+        (root / "far" / "t.csv").write_text("path,label\n0.png,a\n1.png,b\n", "utf-8")
+        with pytest.raises(SourceError, match=r"none of its 2 pictures.*--labels .*t\.csv"):
+            check_there(open_source(root / "far" / "t.csv"))
+        check_there(open_source(root))
