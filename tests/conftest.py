@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import diffeat
+from diffeat import progress
 from diffeat.backbones import Backbone
 from tests.pipelines import BUILDERS, Plain, build
 
@@ -27,6 +28,11 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """What was spared may go, so that nothing is said to leak."""
     gc.unfreeze()
+
+
+def pytest_runtest_setup() -> None:
+    """A test's progress has a minute of its own, as that of a command has."""
+    vars(progress._of_thread).clear()
 
 
 @pytest.fixture(scope="session")
