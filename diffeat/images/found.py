@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diffeat.images.classes import WHOLE
 from diffeat.images.columns import lacks
 from diffeat.images.sources import Source
 
 ALL, FIRST = 10, 5
 """Up to ALL classes are named, of more the FIRST."""
+MANY, FEW = 20, 10
+"""More whole numbers than MANY, each of fewer pictures than FEW on average, may be no classes."""
+AS_NUMBERS = "; whole numbers count as classes, unless --task regression takes them as numbers"
 NO_LABELS = (
     "no labels (one folder per class, a list `path,label`, or --labels FILE would give some)"
 )
@@ -62,4 +66,11 @@ def column_text(kind: str, names: Sequence[str], values: np.ndarray) -> str:
     shown = there if len(there) <= ALL else there[:FIRST]
     told = ", ".join([f"{name} {n:,}" for name, n in shown] + ["…"] * (len(there) > ALL))
     of = f" of {len(names):,}" if len(there) < len(names) else ""
-    return f"{len(there):,}{of} {what}{': ' * bool(told)}{told}{without}"
+    hint = AS_NUMBERS if kind == "class" and _like_numbers(there) else ""
+    return f"{len(there):,}{of} {what}{': ' * bool(told)}{told}{without}{hint}"
+
+
+def _like_numbers(classes: Sequence[tuple[str, int]]) -> bool:
+    """Whether classes look like ages or counts: many whole numbers, each of few pictures."""
+    few = sum(n for _, n in classes) < FEW * len(classes)
+    return len(classes) > MANY and few and all(WHOLE.fullmatch(name) for name, _ in classes)

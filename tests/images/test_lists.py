@@ -8,6 +8,7 @@ from PIL import Image
 
 from diffeat.errors import SourceError
 from diffeat.images import check_there, found_text, open_source, tables
+from diffeat.images.found import column_text
 
 NAMES = ("a.png", "my cat.png", "c,d.png")
 
@@ -216,3 +217,10 @@ class TestTablesThatProgramsWrite:
         with pytest.raises(SourceError, match=r"none of its 2 pictures.*--labels .*t\.csv"):
             check_there(open_source(root / "far" / "t.csv"))
         check_there(open_source(root))
+
+    @pytest.mark.parametrize(("each", "hint"), [(1, True), (10, False)])
+    def test_whole_numbers_of_few_pictures_each_are_hinted_at(self, each, hint):
+        values = np.repeat(np.arange(30), each)
+        told = column_text("class", [str(18 + k) for k in range(30)], values)
+        assert told.startswith(f"30 classes: 18 {each}, 19 {each}, ")
+        assert told.endswith("unless --task regression takes them as numbers") == hint
