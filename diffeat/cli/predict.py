@@ -36,7 +36,7 @@ from diffeat.errors import PictureError
 
 SHOWN = 10
 """Rows of the table on the terminal."""
-PRINTED = ("first", "text")
+PRINTED = ("first", "text", "told")
 """What is for the terminal alone."""
 
 
@@ -95,13 +95,9 @@ def predict(head, what, output, every, as_json, **values) -> None:
             found = _run(writing, (tally, seen), count, pieces, output)
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
-    digests = made.digests
-    known = note.known_among(digests if digests is None else digests[:count])
-    same = made.pictures.get("fingerprint") == note.pictures
-    found["fitted_on_these"] = same if known is None else known.count > 0
-    found["fitted_on"] = known and known._asdict()
-    if told := _told_known(known, same):
-        warn(told)
+    found |= _fitted_on(note, made, count)
+    if found["told"]:
+        warn(found["told"])
     summary = {"head": str(head), "of": what, "output": output and str(output), **found}
     for name, reason in list(found["skipped"].items())[:SHOWN]:
         warn(f"{name}: {reason}")
@@ -112,16 +108,19 @@ def predict(head, what, output, every, as_json, **values) -> None:
     else:
         _print(summary)
     if seen is not None:
-        show(seen, head, what, applied, told, {**values, "as_json": as_json})
+        show(seen, head, what, applied, found["told"], {**values, "as_json": as_json})
 
 
-def _told_known(known, same: bool) -> str:
-    """What is said where the head was fitted on some of these pictures; "" elsewhere."""
-    share = "most of these pictures" if same else ""
+def _fitted_on(note, made, count: int) -> dict[str, Any]:
+    """How many of these pictures the head was fitted on, and what is said of it."""
+    digests = made.digests
+    known = note.known_among(digests if digests is None else digests[:count])
+    share = "most of these pictures" if made.pictures.get("fingerprint") == note.pictures else ""
     if known is not None:
         which = "a sample of" if known.sampled else "these"
         share = f"{known.count:,} of {which} {known.compared:,} pictures" if known.count else ""
-    return share and f"the head was fitted on {share}, so no score of them is a test"
+    told = share and f"the head was fitted on {share}, so no score of them is a test"
+    return {"fitted_on_these": bool(share), "fitted_on": known and known._asdict(), "told": told}
 
 
 def _cut(truth, count: int):
