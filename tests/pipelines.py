@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
+import pytest
 import torch
 
 from tests import parts
@@ -311,6 +312,13 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "flux-schnell": save_flux_schnell,
     "auraflow": save_auraflow,
 }
+
+PATHS = ("pixel", "adm", "sd1", "sdxl", "dit", "pixart-alpha", "sd35", "flux", "auraflow")
+"""One pipeline of each kind of path through the code."""
+EACH_PATH = [
+    name if name in PATHS else pytest.param(name, marks=pytest.mark.slow) for name in BUILDERS
+]
+"""Every pipeline, of which those that go a path once more are for the slow tests."""
 JOINT = ("sd3", "sd35", "flux", "flux-schnell", "auraflow")  # text and image attend as one
 PIXART = ("pixart-sigma", "pixart-alpha")
 TRANSFORMERS = ("dit", "dit-pixels", "dit-flow")  # with classes, told t = 0 … 1000

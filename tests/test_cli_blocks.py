@@ -16,7 +16,7 @@ from diffeat.backbones.locate import known_models
 from diffeat.cli import cli
 from diffeat.vision.backbone import Vision
 from tests.command import command
-from tests.pipelines import TALL, levels, pictures, prompt_and_label, save_pixel
+from tests.pipelines import EACH_PATH, TALL, levels, pictures, prompt_and_label, save_pixel
 
 MODEL = "unet-cifar10"
 COLUMNS = ["order", "block", "kind", "channels", "stride", "shape"]
@@ -129,6 +129,7 @@ def test_table_and_json_agree(diffeat, folder_of):
         }
 
 
+@pytest.mark.parametrize("name", EACH_PATH)
 def test_shapes_are_those_of_real_features(name, diffeat, folder_of, backbone_of):
     size = "x".join(map(str, TALL))
     answer = diffeat("blocks", folder_of(name), "--tensors", "--size", size, "--json")

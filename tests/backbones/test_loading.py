@@ -18,6 +18,7 @@ import diffeat
 from diffeat.backbones import bundled_models
 from diffeat.errors import DeviceError, DiffeatError, ModelError, NumericsError, SpecError
 from tests.pipelines import (
+    EACH_PATH,
     NATIVE,
     Plain,
     build,
@@ -335,6 +336,7 @@ def test_loading_leaves_torch_random_state_alone(model, suffix, folder_of):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("name", EACH_PATH)
 def test_meta_has_the_same_tensors_and_no_weights(name, folder_of, backbone_of):
     meta = load(folder_of(name), device="meta")
     assert meta.tensors == backbone_of(name).tensors

@@ -16,9 +16,7 @@ from diffeat.errors import SpecError
 from diffeat.hooks import HookManager
 from diffeat.loading import load_model
 from tests.extraction.common import given, same, spec
-from tests.pipelines import WITH_VAE, levels, pictures
-
-FEW = ("pixel", "adm", "sd1", "sdxl", "dit", "pixart-alpha", "sd35", "flux", "auraflow")
+from tests.pipelines import EACH_PATH, PATHS, WITH_VAE, levels, pictures
 
 
 def load(folder, **options):
@@ -117,7 +115,7 @@ def test_without_gpus_a_worker_is_as_asked():
 # --- channels last --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", EACH_PATH)
 @pytest.mark.parametrize("pool", ["none"])
 def test_the_memory_format_changes_no_feature(name, pool, folder_of):
     last, first = (load(folder_of(name), channels_last=asked) for asked in (True, False))
@@ -191,7 +189,7 @@ def away(backbone, homes):
     return [weight for weight, home in pairs if weight.data_ptr() != home]
 
 
-@pytest.mark.parametrize("model", FEW)
+@pytest.mark.parametrize("model", PATHS)
 def test_blocks_visit_the_device_one_at_a_time(model, folder_of, backbone_of, journeys):
     backbone = load(folder_of(model), offload="blocks", channels_last=False)
     plain = load(folder_of(model), channels_last=False)
@@ -291,7 +289,7 @@ def test_nothing_travels_to_the_cpu_itself(folder_of, backbone_of):
     assert not away(backbone, homes)
 
 
-@pytest.mark.parametrize("model", FEW)
+@pytest.mark.parametrize("model", PATHS)
 def test_blocks_hold_nearly_all_weights_and_none_twice(model, backbone_of):
     denoiser = backbone_of(model).denoiser
     blocks = units(denoiser)
@@ -304,7 +302,7 @@ def test_blocks_hold_nearly_all_weights_and_none_twice(model, backbone_of):
 # --- random weights -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", EACH_PATH)
 def test_a_seed_means_the_same_in_every_precision(name, folder_of):
     dtype = "bfloat16"
     full, half = (load(f"{folder_of(name)}@random:3", dtype=d) for d in ("float32", dtype))

@@ -135,6 +135,7 @@ class TestOverhead:
         assert part["ratio"]["median"] == pytest.approx(statistics.median(expected), rel=1e-3)
         assert all(math.isfinite(ratio) and ratio > 0 for ratio in expected)
 
+    @pytest.mark.slow
     def test_both_sides_do_the_same_work(self, counted, monkeypatch):
         sides, forwards = {}, overhead.bare_forwards
 
@@ -176,6 +177,7 @@ class TestOverhead:
 
 
 class TestSharing:
+    @pytest.mark.slow
     def test_many_runs_encode_again_and_one_does_not(self, folder_of, counted):
         model = f"{folder_of('sd1')}@random"
         part = surface.measure(quick("b", model=model))["measured"]
@@ -353,6 +355,7 @@ class TestAccelerator:
             peak = 1e12 * accelerated["matrix_teraflops"]["bf16"]
             assert run["share_of_peak"] == pytest.approx(rate * flops / peak, rel=1e-3)
 
+    @pytest.mark.slow
     def test_gains_are_against_the_best_batch(self, accelerated):
         (model,) = accelerated["models"]
         best = max(model["by_batch"], key=lambda run: run["pictures_per_s"])

@@ -14,7 +14,16 @@ from diffeat.extraction.views import extractor_for
 from diffeat.hooks import HookManager, Tap
 from tests.device.claims import CUDA, claimed, cuda
 from tests.extraction.common import same, spec
-from tests.pipelines import JOINT, PROMPT, PROMPTED, add_to_config, gaussian, levels, pictures
+from tests.pipelines import (
+    EACH_PATH,
+    JOINT,
+    PROMPT,
+    PROMPTED,
+    add_to_config,
+    gaussian,
+    levels,
+    pictures,
+)
 
 IDS = ["a", "b"]
 
@@ -38,6 +47,7 @@ def equal(found, expected) -> None:
 # --- every family -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", EACH_PATH)
 def test_features_are_those_of_the_cpu_and_only_the_end_waits(name, backbone_of, claimed_backbone):
     """Once constants and prompts are there, batches are queued without a look at a number."""
     asked = spec(name, ("**", "net:x0"), levels(name), pool="2x2")

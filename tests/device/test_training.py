@@ -11,7 +11,7 @@ from diffeat.adapt.forward import NoisyFeatures
 from tests.adapt.conftest import draw
 from tests.device.claims import CUDA, claimed
 from tests.extraction.common import same, spec
-from tests.pipelines import levels, pictures
+from tests.pipelines import EACH_PATH, levels, pictures
 
 IDS = ["a", "b"]
 
@@ -29,6 +29,7 @@ def test_the_layer_noises_on_the_device(noise, fresh, backbone_of, claimed_backb
     same(found[1].cpu(), found[0])
 
 
+@pytest.mark.parametrize("name", EACH_PATH)
 def test_gradients_pass_through_every_family(name, backbone_of, claimed_backbone, mode):
     """The layer's maps, and the gradient of their sum to x_t, are those of the CPU."""
     blocks = [block.name for block in backbone_of(name).blocks if not block.of_vae]

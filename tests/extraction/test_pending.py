@@ -25,7 +25,7 @@ from diffeat.extraction import (
 from diffeat.extraction.pending import Buffers, peaks
 from diffeat.noise import picture_noise
 from tests.extraction.common import spec
-from tests.pipelines import NATIVE, levels, pictures
+from tests.pipelines import EACH_PATH, NATIVE, levels, pictures
 
 IDS = ["a", "b", "c", "d", "e"]
 SPECS = {
@@ -157,6 +157,7 @@ def maps_of(backbone):
     return tuple(names[-1:])
 
 
+@pytest.mark.parametrize("name", EACH_PATH)
 @pytest.mark.parametrize("noise", ["per-image", "generation"])
 def test_no_step_of_a_batch_waits_for_the_device(name, noise, backbone_of, monkeypatch):
     backbone, t = backbone_of(name), levels(name)[0]

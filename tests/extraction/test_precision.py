@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 import diffeat
 from diffeat.extraction import Batch, Extractor, Plan
 from tests.extraction.common import drawn, given, spec
-from tests.pipelines import NATIVE, levels, pictures
+from tests.pipelines import EACH_PATH, NATIVE, levels, pictures
 
 HALF = ("float16", "bfloat16")
 # x = alpha·x0 + sigma·eps of each kind of schedule, told in steps, in shares, and as sigma
@@ -72,6 +72,7 @@ def test_noising_is_done_in_fp32(model, dtype, half_of):
         assert ((rounded.double() - exact).abs() > unit).any()
 
 
+@pytest.mark.parametrize("name", EACH_PATH)
 @pytest.mark.parametrize("dtype", HALF)
 def test_schedules_do_not_depend_on_the_precision(name, dtype, backbone_of, half_of):
     full, half = backbone_of(name).schedule, half_of(name, dtype).schedule
@@ -162,6 +163,7 @@ def ran_in(backbone):
     return ran, handles
 
 
+@pytest.mark.parametrize("name", EACH_PATH)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_attention_is_fused_wherever_no_map_is_asked_for(name, dtype, half_of):
     backbone, t = half_of(name, dtype), levels(name)[0]
