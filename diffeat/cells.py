@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from diffeat.noise import NoiseLevel, NoLevel, format_t
-from diffeat.specs import ExtractSpec
+from diffeat.specs import DEFAULTS
 
 ALWAYS = ("pool", "size", "fit", "resample", "noise", "ensemble", "seed", "latent", "dtype")
 """Fields of a spec that are shown; others only where they are not the default."""
@@ -95,10 +93,8 @@ def cell_lines(
 
 def spec_text(spec: Mapping[str, Any]) -> str:
     """The plain fields of a spec that say how a cell was made."""
-    defaults = json.loads(json.dumps({field.name: field.default for field in fields(ExtractSpec)},
-                                     default=str))  # fmt: skip
     apart = ("blocks", "timesteps", *ALWAYS)
-    further = [name for name in spec if name not in apart and spec[name] != defaults[name]]
+    further = [name for name in spec if name not in apart and spec[name] != DEFAULTS[name]]
     native = {"size": "native"} if spec["fit"] == "native" else {}
     return ", ".join(f"{name}={native.get(name, spec[name])}" for name in (*ALWAYS, *further))
 

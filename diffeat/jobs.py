@@ -29,7 +29,7 @@ def as_noted(source: Source, path: str | Path, told: bool = False) -> Source:
         told: whether the model is told the labels, which must then be these.
     """
     pictures = noted_pictures(path)
-    if pictures is not None and not told and not _relabels(source, path):
+    if pictures is not None and not told:
         source = _labelled_alike(source, path)
     if pictures is None or (rule := rule_of(pictures)) == source.reading:
         return source
@@ -53,7 +53,7 @@ def _relabels(source: Source, path: str | Path) -> bool:
 
 def _labelled_alike(source: Source, path: str | Path) -> Source:
     """A source with the labels and targets that a feature file was made with, if it could be
-    that source's at all."""
+    that source's at all and does not take on others."""
     names, columns = noted_labels(path)
     found = source
     if names != (None if source.labels is None else source.class_names):
@@ -65,7 +65,7 @@ def _labelled_alike(source: Source, path: str | Path) -> Source:
     if lacking := set(found.targets) - set(columns):
         kept = {name: one for name, one in found.targets.items() if name not in lacking}
         found = replace(found, targets=kept)
-    if found is source:
+    if found is source or _relabels(source, path):
         return source
     what = [] if found.class_names == source.class_names else [
         "without labels" if names is None else f"with other classes ({', '.join(names[:3])})"

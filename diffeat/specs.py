@@ -212,7 +212,7 @@ class ExtractSpec:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values; those of LATER only where they are not the default."""
         values = json.loads(json.dumps(asdict(self)))
-        return {n: v for n, v in values.items() if n not in LATER or v != _DEFAULTS[n]}
+        return {n: v for n, v in values.items() if n not in LATER or v != DEFAULTS[n]}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True)
@@ -249,7 +249,8 @@ class ExtractSpec:
         return fingerprint(self.to_dict())
 
 
-_DEFAULTS = json.loads(json.dumps({f.name: f.default for f in fields(ExtractSpec)}, default=str))
+DEFAULTS = json.loads(json.dumps({f.name: f.default for f in fields(ExtractSpec)}, default=str))
+"""Field of a spec → its default, as plain JSON."""
 
 
 def read_spec_file(path: str | Path) -> dict[str, Any]:
@@ -280,7 +281,7 @@ def pool_size(pool: str) -> tuple[int, int] | None:
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """The fields in which two plain descriptions differ, as "name: found → wanted"."""
     names = [*wanted, *(name for name in found if name not in wanted)]
-    later = {name: _DEFAULTS[name] for name in LATER if name in names}  # absent: the default
+    later = {name: DEFAULTS[name] for name in LATER if name in names}  # absent: the default
     found, wanted = {**later, **found}, {**later, **wanted}
     return [
         f"{name}: {found.get(name)!r} → {wanted.get(name)!r}"

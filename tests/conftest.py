@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import diffeat
+import diffeat as package
 from diffeat import progress
 from diffeat.backbones import Backbone
+from tests.command import command
 from tests.pipelines import BUILDERS, Plain, build
 
 torch.set_num_threads(1)  # the models here are so small that threads only wait for each other
@@ -65,7 +66,7 @@ def backbone_of(folder_of) -> Callable[[str], Backbone]:
 
     def backbone(name: str) -> Backbone:
         if name not in loaded:
-            loaded[name] = diffeat.load(str(folder_of(name)), device="cpu", dtype="float32")
+            loaded[name] = package.load(str(folder_of(name)), device="cpu", dtype="float32")
         return loaded[name]
 
     return backbone
@@ -80,6 +81,13 @@ def plain_of(folder_of) -> Callable[[str], Plain]:
         return loaded.setdefault(name, Plain(name, folder_of(name)))
 
     return plain
+
+
+@pytest.fixture
+def diffeat(monkeypatch, capsys):
+    """The `diffeat` command, run in this process: diffeat("info", file) → code, out, err."""
+    with command(monkeypatch, capsys) as run:
+        yield run
 
 
 @pytest.fixture(scope="session")

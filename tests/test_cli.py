@@ -19,17 +19,10 @@ from PIL import Image
 from diffeat import __version__, open_source
 from diffeat.cli import cli
 from diffeat.extraction import Extractor
-from tests.command import command
 
 MODEL = "unet-cifar10"
 EXTRACT = ("extract", MODEL, "digits", "--limit", "40")
 POOLED = ("-t", "20,60", "-b", "mid", "--pool", "1x1")
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 @pytest.fixture(scope="module")

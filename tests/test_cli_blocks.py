@@ -15,17 +15,10 @@ from diffeat.backbones import FAMILIES
 from diffeat.backbones.locate import known_models
 from diffeat.cli import cli
 from diffeat.vision.backbone import Vision
-from tests.command import command
 from tests.pipelines import EACH_PATH, TALL, levels, pictures, prompt_and_label, save_pixel
 
 MODEL = "unet-cifar10"
 COLUMNS = ["order", "block", "kind", "channels", "stride", "shape"]
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 def table(text: str) -> list[dict[str, str]]:

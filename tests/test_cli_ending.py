@@ -13,14 +13,7 @@ import pytest
 from benchmarks.__main__ import main as benchmarks_main
 from diffeat.cli import cli
 from diffeat.cli.ending import Interrupted, Terminated, interruptible, os_error_text, resumable
-from tests.command import command
 from tests.store.conftest import Job
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 def stopped(*_args, **_options):

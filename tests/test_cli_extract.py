@@ -16,18 +16,11 @@ from safetensors.torch import save_file
 
 import diffeat as package
 from diffeat import ExtractSpec, FeatureStore, massive_channels
-from tests.command import command
 from tests.pipelines import NATIVE, save_pixel
 
 LEAST = ("-t", "20", "--dtype", "float32")
 CAPTIONS = {"cat/0.png": "a cat", "cat/1.png": "a dog", "dog/2.png": ""}
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 @pytest.fixture

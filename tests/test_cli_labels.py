@@ -14,18 +14,11 @@ import diffeat as package
 from diffeat import ExtractSpec, FeatureStore, extract_to_file, open_source
 from diffeat.errors import PictureError
 from diffeat.images import FileSource
-from tests.command import command
 from tests.pipelines import NATIVE
 
 NAMES = ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png")
 SPEC = ExtractSpec((20,), ("mid",), pool="1x1", dtype="float32")
 TABLE = "path,label,age,tags\npics/cat/0.png,x,1.5,a|b\npics/cat/1.png,y,2,b\npics/dog/0.png,x,,a\n"
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 @pytest.fixture

@@ -11,16 +11,9 @@ import pytest
 from diffeat.jobs import JobResult
 from diffeat.recipes import FOLDER, load_recipe, recipe_names
 from diffeat.specs import ExtractSpec
-from tests.command import command
 
 LEAST = ("-t", "20", "-b", "mid")
 LONG = {"-t": "--timesteps", "-b": "--blocks"}
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 @pytest.fixture

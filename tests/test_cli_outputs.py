@@ -12,15 +12,7 @@ from PIL import Image
 from diffeat.backbones import weights
 from diffeat.cli import cli
 from diffeat.cli.outputs import OutputPath
-from tests.command import command
 from tests.store.conftest import Job
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
-
 
 WRITERS = {
     "extract": {"output"}, "merge": {"file"}, "export": {"output"}, "view": {"output"},

@@ -20,18 +20,11 @@ from diffeat.search.applied import pieces_of_pictures
 from diffeat.search.kept import about_head, load_head
 from diffeat.search.stored import made_of
 from probes.saved import digest_of
-from tests.command import command
 from tests.search.common import BEST, arrays_of, labels_of, write_store
 
 MODEL = "unet-cifar10"
 OPTIONS = ("-t", "20", "-b", "up.0.res.0,up.0.attn.0")
 TINY = {"epochs": 1, "batch_size": 8, "progress": False, "random_state": 0}
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 @pytest.fixture

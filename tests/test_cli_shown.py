@@ -16,17 +16,10 @@ from diffeat.search import split_by_hash
 from diffeat.search.kept import load_head
 from diffeat.store import FeatureStore
 from diffeat.viz import confusion_lines
-from tests.command import command
 from tests.search.common import arrays_of, labels_of, write_store
 from tests.viz.test_page import Reader
 
 CLASSES = ["0", "1", "2"]
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 @pytest.fixture

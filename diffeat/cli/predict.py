@@ -165,8 +165,7 @@ def _from_pictures(stack: ExitStack, what: str, note, values: dict) -> tuple:
     from diffeat.search.tasks import Made
     from diffeat.specs import ExtractSpec
 
-    source = open_pictures(what)
-    source = source.limit(values["limit"]) if values["limit"] else source
+    source = open_pictures(what, limit=values["limit"])
     if values["on_error"] == "fail":
         source.check_readable()
     name = values["model"] or note.model["name"]

@@ -17,6 +17,7 @@ from diffeat.extraction.batch_size import UNIMPORTANT
 from diffeat.extraction.conditions import Conditions
 from diffeat.extraction.plan import Plan
 from diffeat.hashing import fingerprint
+from diffeat.noise import CLEAN_FAMILIES
 
 
 def effort_of(plan: Plan, conditions: Conditions, sharing: int = 1) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def effort_of(plan: Plan, conditions: Conditions, sharing: int = 1) -> dict[str,
             whole;
         encodes: runs of the VAE per picture, one a view; 0 without a VAE;
         texts: distinct prompts, each encoded once;
+        timed: whether the model has noise levels at all;
         work, rate: keys under which operations of a forward, and operations per second, are kept.
     """
     views, members = view_count(plan, plan.size or plan.backbone.native_size), plan.spec.ensemble
@@ -39,6 +41,7 @@ def effort_of(plan: Plan, conditions: Conditions, sharing: int = 1) -> dict[str,
         "forwards": evaluations * members * views,
         "encodes": views if plan.backbone.vae is not None else 0,
         "texts": conditions.texts,
+        "timed": plan.backbone.family not in CLEAN_FAMILIES,
         "work": work_key(plan),
         "rate": rate_key(plan.backbone.request, plan.backbone.parameters, run_size(plan), sharing),
     }

@@ -153,8 +153,7 @@ def _all_different(column: TargetColumn) -> bool:
 
 def class_column(columns: Mapping[str, TargetColumn]) -> str | None:
     """Which column has the class of each picture: the one with a name of `TARGETS`, else the only
-    one of classes that is none of groups
-    or of parts of a data set; None if that is not to be told."""
+    one of classes that is none of groups or of parts of a data set; None if there is no telling."""
     classes = {name.casefold(): name for name, one in columns.items() if one.kind == "class"}
     for known in TARGETS:
         if known in classes:

@@ -106,7 +106,7 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        hidden = ("work", "rate")
+        hidden = ("work", "rate", "timed")
         effort = {name: value for name, value in self.effort.items() if name not in hidden}
         return {**asdict(self), "effort": effort, "notes": list(self.notes)}
 

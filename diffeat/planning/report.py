@@ -26,14 +26,12 @@ def report_lines(found: Estimate) -> list[str]:
 
 def _sums(found: Estimate) -> tuple[str, float, float | None, str]:
     spec, effort = found.spec, found.effort
-    times = times_text(found.left, len(spec["timesteps"]), effort, spec["ensemble"], _timed(found))
+    times = times_text(
+        found.left, len(spec["timesteps"]), effort, spec["ensemble"], effort["timed"]
+    )
     disk = disk_text(found.file_bytes, found.pooled_bytes, found.compression != "none")
     here = found.seconds if found.rate and "peak" not in found.rate else None
     return times, found.flops, here, disk
-
-
-def _timed(found: Estimate) -> bool:
-    return found.spec["noise"] != "none" or any(found.spec["timesteps"])
 
 
 def _rows(found: Estimate) -> Iterator[tuple[str, str]]:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 from diffeat.errors import StoreError
 from diffeat.extraction.plan import Plan
 from diffeat.loading import load_model
-from diffeat.noise import CLEAN_FAMILIES
 from diffeat.planning.costs import bare_request, count_costs
 from diffeat.planning.rates import (
     picture_flops,
@@ -79,8 +77,7 @@ def _line(job: Job, left: int) -> str:
     costs, known = recall_costs(effort["work"]), recall_rate(effort["rate"])
     flops = None if costs is None else left * picture_flops(effort, costs)
     seconds = None if flops is None or known is None else flops / known["rate"]
-    timed = job.request.model["family"] not in CLEAN_FAMILIES
-    times = times_text(left, len(spec["timesteps"]), effort, spec["ensemble"], timed)
+    times = times_text(left, len(spec["timesteps"]), effort, spec["ensemble"], effort["timed"])
     count = len(job.source)
     disk = disk_text(
         file_bytes(job.columns, job.source), pooled_bytes(job.columns, count),
@@ -99,7 +96,7 @@ def end(worker: Worker, computed: int, seconds: float) -> None:
         bare = load_model(bare_request(worker.backbone.request))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said already
-            plan = Plan(bare, replace(job.spec), worker.plan.text_length)
+            plan = Plan(bare, job.spec, worker.plan.text_length)
         costs = count_costs(plan, plan.spec.tile or plan.size)
         remember_costs(job.effort["work"], costs)
     rate = computed * picture_flops(job.effort, costs) / seconds

@@ -48,8 +48,7 @@ class ByRidge(Judge):
         self.penalties = tuple(sorted(float(one) for one in penalties or ALPHAS))
         if self.penalties[0] <= 0:
             raise SpecError(f"penalties {self.penalties}; expected positive numbers")
-        names = task.groups or task.ids or tuple(map(str, range(len(task.labels))))
-        super().__init__({}, names, task.part, task.name, task.identity, task.conditioned)
+        super().__init__({}, task.owners, task.part, task.name, task.identity, task.conditioned)
         self.how, self.together, self.made = task.how, task.together, task.made
         self.labels = balance_of(task.labels)
 

@@ -47,8 +47,7 @@ class Classification(Judge):
         if task.kind != "class":
             raise other_kind(task.name, task.kind, "class")
         self.task, self.score = task, score_of(score)
-        names = task.groups or task.ids or tuple(map(str, range(len(task.labels))))
-        super().__init__({}, names, task.part, task.name, task.identity, task.conditioned)
+        super().__init__({}, task.owners, task.part, task.name, task.identity, task.conditioned)
         self.labels, self.how, self.together = task.labels, task.how, task.together
         self.made = task.made
 

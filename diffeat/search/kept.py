@@ -15,8 +15,8 @@ from diffeat.errors import SpecError, SpecMismatch, StoreError
 from diffeat.noise import format_t
 from diffeat.search.best_spec import spec_of_cells
 from diffeat.search.finding import Choice
+from diffeat.search.fitted_on import Known, known_among, noted, read_note
 from diffeat.search.judge import Judge, cells_in
-from diffeat.search.remembered import Known, known_among, noted, read_note
 from diffeat.search.splits import TRAIN, VALIDATION
 from diffeat.search.tasks import CellKey, Made
 from diffeat.specs import ExtractSpec, differences, without_cells
@@ -37,7 +37,7 @@ class HeadNote:
         conditions: hash of the texts of the pictures, if the model was given any.
         told: by what its features were told their targets, "" if by nothing.
         pictures: fingerprint of those that it was fitted, chosen and tested on.
-        fitted: (m,) uint64, those that it was fitted on (see `remembered`); None if not known.
+        fitted: (m,) uint64, those that it was fitted on (see `fitted_on`); None if not known.
     """
 
     spec: ExtractSpec

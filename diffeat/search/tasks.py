@@ -99,6 +99,11 @@ class Task:
         return tuple(int((self.part == part).sum()) for part in (TRAIN, VALIDATION, TEST))
 
     @property
+    def owners(self) -> tuple[str, ...]:
+        """N names that splits and intervals go by: groups, else ids, else row numbers."""
+        return self.groups or self.ids or tuple(map(str, range(len(self.labels))))
+
+    @property
     def seen(self) -> np.ndarray:
         """Rows of training and validation, ascending: what may be looked at before the end."""
         return np.flatnonzero((self.part == TRAIN) | (self.part == VALIDATION))

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import command
-
 ASKED = ("-t", "0:1000:250", "-b", "up.0,up.1", "--pool", "2x2", "--device", "cpu")
 
 
@@ -16,12 +14,6 @@ ASKED = ("-t", "0:1000:250", "-b", "up.0,up.1", "--pool", "2x2", "--device", "cp
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFEAT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 def test_what_is_printed(diffeat, tmp_path):

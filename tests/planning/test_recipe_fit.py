@@ -13,7 +13,6 @@ import diffeat as package
 from diffeat.errors import SpecError
 from diffeat.planning.recipe_fit import check_recipe
 from diffeat.recipes import load_recipe, recipe_names
-from tests.command import command
 from tests.twins import STAND_INS, configs_only
 
 # the models of the papers (family, side in pixels, millions of parameters), as they describe them
@@ -44,12 +43,6 @@ def bare(tmp_path_factory):
         return package.load(str(where), device="meta")
 
     return lambda model: loaded(STAND_INS.get(model, model))
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from diffeat import ExtractSpec
 from diffeat.errors import StoreError
 from diffeat.extraction.remembered import cache_file
 from diffeat.planning import start
-from tests.command import command
 
 MODEL = ("unet-cifar10",)
 MAPS = 5 * 32 * 32 * 32 * 2  # bytes
@@ -24,12 +23,6 @@ ASKED = ("-t", "20,60", "-b", "down.0", "--pool", "1x1", "--device", "cpu")
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFEAT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 @pytest.fixture

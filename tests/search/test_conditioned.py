@@ -29,16 +29,9 @@ from diffeat.search import (
     task_from_store,
 )
 from diffeat.store import FeatureStore
-from tests.command import command
 from tests.search.common import arrays_of, labels_of, write_store
 
 MARK = "features conditioned on their own targets (label=class): not a measure of recognition"
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 def tell(path, spec, pictures=()):

@@ -12,18 +12,11 @@ from PIL import Image
 
 import diffeat as package
 from diffeat.extraction import batch_size
-from tests.command import command
 from tests.search.common import BEST, arrays_of, labels_of, write_store
 from tests.search.test_frequency import noise_maps
 
 MODEL = "unet-cifar10"
 LIVE = ("-t", "20,300", "-b", "up.0.res.0,up.0.attn.0", "--score", "knn", "--split", "0.4,0.3,0.3")
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 @pytest.fixture

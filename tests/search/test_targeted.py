@@ -18,17 +18,10 @@ from diffeat.search import TEST, load_head, split_groups, task_from_store
 from diffeat.search.splits import LEFT_OUT, balance_of
 from diffeat.search.targeted import TargetChoice, one_space, targets_of
 from diffeat.targets import Labelled, labels_for
-from tests.command import command
 from tests.search.common import BEST, arrays_of, labels_of, write_store
 
 COUNT = 120
 ANIMALS = ("cat", "dog", "owl")
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 def table(path: Path, **columns) -> Path:

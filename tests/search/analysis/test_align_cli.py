@@ -13,17 +13,10 @@ from diffeat.images import open_source
 from diffeat.search.analysis import pictures_of
 from diffeat.store import FeatureStore
 from diffeat.vision import load_vision
-from tests.command import command
 from tests.search.analysis.test_align import cka, plain
 from tests.store.conftest import Job
 
 MODEL = "timm:test_resnet@random"
-
-
-@pytest.fixture
-def diffeat(monkeypatch, capsys):
-    with command(monkeypatch, capsys) as run:
-        yield run
 
 
 class Digits(Job):

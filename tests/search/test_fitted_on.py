@@ -7,8 +7,8 @@ import base64
 import numpy as np
 import pytest
 
-from diffeat.search import remembered
-from diffeat.search.remembered import Known, known_among, noted, read_note
+from diffeat.search import fitted_on
+from diffeat.search.fitted_on import Known, known_among, noted, read_note
 
 
 def digests(start: int, stop: int) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_few_are_counted_one_by_one():
 
 
 def test_of_many_a_sample_is_compared(monkeypatch):
-    monkeypatch.setattr(remembered, "MOST", 200)
+    monkeypatch.setattr(fitted_on, "MOST", 200)
     text = noted(digests(0, 800))
     assert len(base64.b64decode(text)) == 200 * 8
     count, compared, sampled = known_among(read_note(text), digests(400, 1000))
