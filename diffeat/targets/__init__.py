@@ -6,15 +6,15 @@ itself, a table, or WebDataset tars. Masks, pairs, videos and depth are further 
 
 from diffeat.images.columns import KINDS
 from diffeat.targets.base import Targets
+from diffeat.targets.by_id import RowsById, match_ids
 from diffeat.targets.keyed import KeyedTargets, own_targets
 from diffeat.targets.labels import Labelled, labelled, labels_for, open_targets, with_labels
-from diffeat.targets.matching import Matching, match_ids
 
 __all__ = [
     "KINDS",
     "KeyedTargets",
     "Labelled",
-    "Matching",
+    "RowsById",
     "Targets",
     "labelled",
     "labels_for",

@@ -18,7 +18,7 @@ from diffeat.images.columns import (
 )
 from diffeat.images.tables import GROUPS, TARGETS
 from diffeat.targets.base import Targets
-from diffeat.targets.matching import Matching, match_ids
+from diffeat.targets.by_id import RowsById, match_ids
 
 if TYPE_CHECKING:
     from diffeat.images import Source
@@ -45,7 +45,7 @@ class KeyedTargets(Targets):
     values: np.ndarray
     owners: tuple[str, ...] | None = None
 
-    def match(self, ids: Sequence[str]) -> Matching:
+    def match(self, ids: Sequence[str]) -> RowsById:
         """Which row is whose."""
         return match_ids(ids, self.keys)
 

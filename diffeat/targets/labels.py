@@ -18,9 +18,9 @@ from diffeat.images.files import table_columns, with_columns
 from diffeat.images.folders import parts_in
 from diffeat.images.tables import TABLES
 from diffeat.images.webdataset import is_tar_name
+from diffeat.targets.by_id import RowsById, match_ids
 from diffeat.targets.columns import merged_rows, targets_of
 from diffeat.targets.keyed import KeyedTargets, own_targets
-from diffeat.targets.matching import Matching, match_ids
 from diffeat.targets.tables import LISTS, read_any
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def labelled(source: Source, targets: KeyedTargets) -> tuple[Source, tuple[str, 
 
 
 def _tell(
-    where: str, keys: Sequence[str], matching: Matching, missing: Sequence[str],
+    where: str, keys: Sequence[str], matching: RowsById, missing: Sequence[str],
     what: Source | FeatureStore,
 ) -> None:  # fmt: skip
     """Warn of pictures without a target, of rows without a picture, and of other pictures' rows."""
@@ -183,7 +183,7 @@ def _tell(
         warnings.warn(f"{where}: {'; '.join(parts)}", stacklevel=3)
 
 
-def _of_other_parts(keys: Sequence[str], matching: Matching, what: Source | FeatureStore) -> str:
+def _of_other_parts(keys: Sequence[str], matching: RowsById, what: Source | FeatureStore) -> str:
     """That rows of train/… were found for pictures of test/, whose files have the same names."""
     named = getattr(what, "pictures", {}).get("name") or str(what.name)
     folders = [part for part in Path(named).parts if not has_magic(part)][-2:]

@@ -15,7 +15,7 @@ DEEPEST = 8
 
 
 @dataclass(frozen=True)
-class Matching:
+class RowsById:
     """Rows of pictures.
 
     Attributes:
@@ -32,7 +32,7 @@ class Matching:
     by_name: int = 0
 
 
-def match_ids(ids: Sequence[str], keys: Sequence[str]) -> Matching:
+def match_ids(ids: Sequence[str], keys: Sequence[str]) -> RowsById:
     """Find the row of every picture: exactly, else by file name, else by that without its ending.
 
     Where no row is a picture's exactly, folders that all rows, or all pictures, begin with are
@@ -64,7 +64,7 @@ def match_ids(ids: Sequence[str], keys: Sequence[str]) -> Matching:
                 ambiguous[ids[place]] = tuple(keys[row] for row in free)
     used = set(rows.tolist())
     unused = tuple(row for row in range(len(keys)) if row not in used)
-    return Matching(rows, unused, ambiguous, int((rows >= 0).sum()) - exact)
+    return RowsById(rows, unused, ambiguous, int((rows >= 0).sum()) - exact)
 
 
 def _exact(ids: Sequence[str], keys: Sequence[str]) -> np.ndarray:
