@@ -191,8 +191,10 @@ def warp_sheet(
     """
     if warped is None and carried is None:
         raise SpecError("nothing to show; give `warped`, `carried` or both")
-    for what, values, picture in (("warped", warped, target), ("seen", seen, target),
-                                  ("labels", labels, source), ("carried", carried, target)):  # fmt: skip
+    for what, values, picture in (
+        ("warped", warped, target), ("seen", seen, target),
+        ("labels", labels, source), ("carried", carried, target),
+    ):  # fmt: skip
         if values is not None and values.shape[:2] != picture.shape[:2]:
             raise SpecError(f"{what} is {values.shape[:2]}; expected {picture.shape[:2]}, the "
                             "pixels of its picture")  # fmt: skip
