@@ -177,7 +177,7 @@ class PCK:
             if way.frame == "resized" or len({one.reference for one in self._counted}) > 1:
                 raise ValueError("one reference in pixels does not serve squashed frames, nor "
                                  "conventions with several; give size and box")  # fmt: skip
-            measured = reference * way._scale(size)[0][0]
+            measured = reference * way.scale_of(size)[0][0]
         found, truth = way.to_frame(found, size), way.to_frame(truth, size)
         hits = [pck(found, truth, measured, alpha, way.strict) for alpha in self.alphas]
         return np.stack(hits, 1)
