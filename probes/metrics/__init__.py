@@ -1,4 +1,4 @@
-"""What predictions are worth, and what representations have in common."""
+"""What predictions and correspondences are worth, and what representations have in common."""
 
 from probes.metrics.classification import (
     Accuracy,
@@ -11,11 +11,17 @@ from probes.metrics.classification import (
     precision_score,
     recall_score,
 )
+from probes.metrics.conventions import PRESETS, Convention, conventions_of
+from probes.metrics.flow import FlowShare, FlowSmoothness, flow_error, flow_smoothness
+from probes.metrics.homography import CornerError, corner_error, find_homography
+from probes.metrics.intervals import Interval, drawn_interval, pair_interval, pair_weights
+from probes.metrics.pck import PCK, pck
 from probes.metrics.ranking import (
     MeanAveragePrecision,
     average_precision_score,
     mean_average_precision,
 )
+from probes.metrics.recall import Recall
 from probes.metrics.regression import (
     MeanAbsoluteError,
     MeanSquaredError,
@@ -34,26 +40,43 @@ from probes.metrics.representations import (
 )
 
 __all__ = [
+    "PCK",
+    "PRESETS",
     "Accuracy",
     "ConfusionMatrix",
+    "Convention",
+    "CornerError",
+    "FlowShare",
+    "FlowSmoothness",
+    "Interval",
     "MeanAbsoluteError",
     "MeanAveragePrecision",
     "MeanIoU",
     "MeanSquaredError",
     "R2Score",
+    "Recall",
     "accuracy_score",
     "alignment",
     "average_precision_score",
     "cknna",
     "cknna_public",
     "confusion_matrix",
+    "conventions_of",
+    "corner_error",
+    "drawn_interval",
     "f1_score",
+    "find_homography",
+    "flow_error",
+    "flow_smoothness",
     "jaccard_score",
     "linear_cka",
     "mean_absolute_error",
     "mean_average_precision",
     "mean_squared_error",
     "mutual_knn",
+    "pair_interval",
+    "pair_weights",
+    "pck",
     "precision_score",
     "r2_score",
     "recall_score",
