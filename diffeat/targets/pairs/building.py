@@ -39,6 +39,7 @@ class Said:
         boxes: (source's, target's) x1, y1, x2, y2, each may be None.
         category: "" where nothing is said.
         groups: (source's, target's); None is the picture itself.
+        kinds: (source's, target's) own categories; None is the pair's.
     """
 
     where: str
@@ -50,6 +51,7 @@ class Said:
     boxes: tuple[Any, Any] = (None, None)
     category: str = ""
     groups: tuple[str | None, str | None] = (None, None)
+    kinds: tuple[str, str] | None = None
 
 
 def point_pairs(
@@ -74,8 +76,6 @@ def point_pairs(
         SourceError: no pairs or none with points; points that are no numbers, not finite or
             outside; a picture that is missing or outside of the folder; one pair with two truths.
     """
-    if outside not in OUTSIDE:
-        raise SourceError(f"outside {outside!r}; expected {' or '.join(OUTSIDE)}")
     counts = Counter(left_out or {})
     kept: dict[tuple[str, str], tuple[Said, Truth]] = {}
     for one in said:
@@ -106,19 +106,28 @@ def _built(
     groups = tuple(
         (one.groups[0] or a, one.groups[1] or b) for (a, b), (one, _) in kept.items()
     )  # fmt: skip
-    pictures = partial(pictures_of, name, below.root, source, target, categories)
+    kinds = tuple(one.kinds or (one.category, one.category) for one, _ in kept.values())
+    pictures = partial(pictures_of, name, below.root, source, target, kinds)
     truths = tuple(truth for _, truth in kept.values())
     return PointPairs(name, source, target, truths, pictures, groups, categories, counts)
 
 
 def pictures_of(
-    name: str, root: Path, source: Sequence[str], target: Sequence[str], categories: Sequence[str]
+    name: str,
+    root: Path,
+    source: Sequence[str],
+    target: Sequence[str],
+    kinds: Sequence[tuple[str, str]],
 ) -> FileSource:
-    """Every picture of some pairs once."""
+    """Every picture of some pairs once.
+
+    Args:
+        kinds: (source's, target's) categories of each pair.
+    """
     of: dict[str, set[str]] = {}
-    for a, b, category in zip(source, target, categories, strict=True):
-        of.setdefault(a, set()).add(category)
-        of.setdefault(b, set()).add(category)
+    for a, b, (kind_a, kind_b) in zip(source, target, kinds, strict=True):
+        of.setdefault(a, set()).add(kind_a)
+        of.setdefault(b, set()).add(kind_b)
     return by_category(name, root, of)
 
 
