@@ -5,6 +5,7 @@ What corresponds in the pairs is read by `diffeat.targets.pairs`, from the same 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,14 @@ SIZES = ("large", "small")
 """Of SPair-71k's lists of pairs."""
 HPATCHES_CATEGORIES = {"i_": "illumination", "v_": "viewpoint"}
 """What the sequences' names begin with → what changes in them."""
+RGBD_COLOUR = re.compile(r"frame-(\d+)\.color\.(?:png|jpe?g)", re.IGNORECASE)
+FIRST_HELD = 700
+"""Frames of a sequence from this number on are held out."""
+RGBD_SPLITS: dict[str, Callable[[int], bool]] = {
+    "trn": lambda number: number < FIRST_HELD,
+    "val": lambda number: number >= FIRST_HELD,
+    "all": lambda number: True,
+}
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,22 @@ def hpatches_shown(folder: Path, split: str) -> Shown:
             yield str(folder / scene), hpatches_picture(folder, scene, number), category
 
 
+def rgbd_colours(folder: Path, split: str = "all") -> dict[int, str]:
+    """Number → colour picture of the RGB-D frames of a folder, as a sequence of 7-Scenes has
+    them; "trn" are those below 700, "val" the others."""
+    try:
+        names = sorted(one.name for one in folder.iterdir())
+    except OSError:
+        return {}
+    found = {int(match[1]): match[0] for name in names if (match := RGBD_COLOUR.fullmatch(name))}
+    return {k: found[k] for k in sorted(found) if RGBD_SPLITS[split](k)}
+
+
+def rgbd_shown(folder: Path, split: str) -> Shown:
+    for name in rgbd_colours(folder, split).values():
+        yield str(folder), name, ""
+
+
 PAIRED = {
     "spair": PairedSet(
         ("SPair-71k",),
@@ -156,6 +181,12 @@ PAIRED = {
         "the full sequences (i_*/ and v_*/ with 1.ppm … 6.ppm and H_1_2 … H_1_6)",
         "They are at https://github.com/hpatches/hpatches-dataset.",
         ("all", "illumination", "viewpoint"), "", hpatches_shown,
+    ),
+    "7scenes": PairedSet(
+        ("kitchen-rgbd", "seq-01"),
+        "RGB-D frames of one sequence (frame-NNNNNN.color.png, .depth.png, .pose.txt)",
+        "It is at https://www.microsoft.com/en-us/research/project/rgb-d-dataset-7-scenes/.",
+        tuple(RGBD_SPLITS), "", rgbd_shown,
     ),
 }  # fmt: skip
 """Named sets of pairs."""

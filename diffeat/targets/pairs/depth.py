@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,17 +12,11 @@ import numpy as np
 from diffeat.errors import SourceError, SpecError
 from diffeat.hashing import digest, files_fingerprint, fingerprint, unit_interval
 from diffeat.images import Source
+from diffeat.images.paired import RGBD_SPLITS, rgbd_colours
 from diffeat.targets.pairs.base import PairTargets, Truth
 from diffeat.targets.pairs.frames import KINECT, Calibration, Frames
 from diffeat.targets.pairs.reprojection import TOLERANCE, View, angle_between, reproject
 
-FIRST_HELD = 700
-"""Frames from this number on are the held-out ones of a sequence."""
-SPLITS: dict[str, Callable[[int], bool]] = {
-    "trn": lambda number: number < FIRST_HELD,
-    "val": lambda number: number >= FIRST_HELD,
-    "all": lambda number: True,
-}
 SAME_SPLIT = {"train": "trn", "test": "val"}
 ANGLES = (0.0, 10.0, 20.0, 30.0, 180.0)
 """Edges of the bins that pairs are spread over, degrees between the optical axes."""
@@ -125,6 +119,20 @@ class DepthPairs(PairTargets):
                        overlaps=self.overlaps[rows])  # fmt: skip
 
 
+def fits(folder: Path) -> bool:
+    """Whether a folder has RGB-D frames."""
+    return bool(rgbd_colours(folder))
+
+
+def splits(folder: Path) -> tuple[str, ...]:
+    return tuple(part for part in RGBD_SPLITS if rgbd_colours(folder, part))
+
+
+def open_rgbd(name: str, folder: Path, split: str = "all") -> DepthPairs:
+    """`open_depth` under a name, as `open_pairs` calls it."""
+    return replace(open_depth(folder, split), name=name)
+
+
 def open_depth(
     folder: str | Path,
     split: str = "all",
@@ -153,12 +161,9 @@ def open_depth(
     rule = rule or DepthRule()
     split = SAME_SPLIT.get(split, split)
     _check(split, count, rule)
-    frames = Frames.open(folder, calibration)
-    name = f"{folder}:{split}" if split != "all" else str(folder)
-    inside = [row for row, number in enumerate(frames.numbers) if SPLITS[split](number)]
-    taken = [inside[k] for k in _spread(len(inside), MOST_FRAMES)]
-    left_out = dict(frames.left_out)
-    if more := len(inside) - len(taken):
+    frames, name = Frames.open(folder, split, calibration), f"{folder}:{split}"
+    taken, left_out = _spread(len(frames), MOST_FRAMES), dict(frames.left_out)
+    if more := len(frames) - len(taken):
         left_out[f"frames beyond {MOST_FRAMES} that are evenly spaced"] = more
     pairs, apart = _overlapping(frames.take(taken), rule)
     if not pairs:
@@ -175,8 +180,8 @@ def open_depth(
 
 
 def _check(split: str, count: int, rule: DepthRule) -> None:
-    if split not in SPLITS:
-        raise SpecError(f"split {split!r} of RGB-D frames; expected {', '.join(SPLITS)}")
+    if split not in RGBD_SPLITS:
+        raise SpecError(f"split {split!r} of RGB-D frames; expected {', '.join(RGBD_SPLITS)}")
     if count < 1 or rule.points < 1:
         raise SpecError(f"{count} pairs of {rule.points} points; expected at least one of each")
     if not 0 < rule.overlap <= 1 or rule.tolerance <= 0:

@@ -9,9 +9,6 @@ do not lie on each other pixel by pixel; how they stand is a `Calibration`.
 
 from __future__ import annotations
 
-import os
-import re
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +18,10 @@ from PIL import Image
 
 from diffeat.errors import SourceError
 from diffeat.images import FileSource, Source, stored_size
+from diffeat.images.digests import stats_of
+from diffeat.images.paired import rgbd_colours
 from diffeat.targets.pairs.reprojection import Camera, View, registered
 
-COLOUR = re.compile(r"frame-(\d+)\.color\.(?:png|jpe?g)", re.IGNORECASE)
 INTRINSICS = "camera-intrinsics.txt"
 NO_DEPTH = (0, 65535)
 HELD = 8
@@ -74,34 +72,32 @@ class Frames:
     left_out: dict[str, int] = field(default_factory=dict, compare=False, hash=False)
 
     @classmethod
-    def open(cls, folder: str | Path, calibration: Calibration = KINECT) -> Frames:
+    def open(
+        cls, folder: str | Path, split: str = "all", calibration: Calibration = KINECT
+    ) -> Frames:
         """The frames of a folder; links are not followed.
 
+        Args:
+            folder: with the frames.
+            split: "trn", "val" or "all" (`diffeat.images.paired.RGBD_SPLITS`).
+            calibration: of the two cameras.
+
         Raises:
-            SourceError: no such folder, or no complete frame in it.
+            SourceError: no complete frame in it.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise SourceError(f"{folder}: no such folder; expected one of RGB-D frames, such as a "
-                              "sequence of 7-Scenes")  # fmt: skip
-        with os.scandir(folder) as entries:
-            plain = {one.name: one.is_file(follow_symlinks=False) for one in entries}
-        files = {name for name, there in plain.items() if there}
-        found, lacking = {}, Counter()
-        for name in sorted(plain):
-            if match := COLOUR.fullmatch(name):
-                parts = [name, *(f"frame-{match[1]}.{part}" for part in ("depth.png", "pose.txt"))]
-                if all(part in files for part in parts):
-                    found[int(match[1])] = name
-                else:
-                    lacking["frames without depth or pose, or behind links"] += 1
+        folder, found, lacking = Path(folder), {}, 0
+        for number, name in rgbd_colours(folder, split).items():
+            if all(map(_plain, (folder / name, *_beside(folder, name)))):
+                found[number] = name
+            else:
+                lacking += 1
         if not found:
             raise SourceError(
                 f"{folder}: no RGB-D frames; expected frame-NNNNNN.color.png (or .jpg), "
                 ".depth.png and .pose.txt, as a sequence of 7-Scenes has them"
             )
-        numbers = tuple(sorted(found))
-        return cls(folder, numbers, tuple(found[k] for k in numbers), calibration, dict(lacking))
+        left_out = {"frames without depth or pose, or behind links": lacking} if lacking else {}
+        return cls(folder, tuple(found), tuple(found.values()), calibration, left_out)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -118,10 +114,8 @@ class Frames:
 
     def files(self, colour: str) -> list[Path]:
         """What tells where the surface of a frame lies; intrinsics where there are any."""
-        stem = colour.partition(".")[0]
         intrinsics = self.folder / INTRINSICS
-        found = [self.folder / f"{stem}.{part}" for part in ("depth.png", "pose.txt")]
-        return [*found, *([intrinsics] if intrinsics.is_file() else [])]
+        return [*_beside(self.folder, colour), *([intrinsics] if _plain(intrinsics) else [])]
 
     def view(self, colour: str, size: tuple[int, int] | None = None) -> View:
         """The surface of one frame on its colour picture, and the colour camera's place.
@@ -133,15 +127,28 @@ class Frames:
         Raises:
             SourceError: files that are damaged or of another kind, a pose that is not finite.
         """
-        return _view(self.folder, colour, self.calibration, size)
+        stats = stats_of(self.files(colour))
+        return _view(self.folder, colour, self.calibration, size, stats.tobytes())
+
+
+def _beside(folder: Path, colour: str) -> list[Path]:
+    """The depth map and the pose of a frame."""
+    stem = colour.partition(".")[0]
+    return [folder / f"{stem}.{part}" for part in ("depth.png", "pose.txt")]
+
+
+def _plain(path: Path) -> bool:
+    """Whether it is a file, and no link."""
+    return path.is_file() and not path.is_symlink()
 
 
 @lru_cache(maxsize=HELD)
 def _view(
-    folder: Path, colour: str, calibration: Calibration, size: tuple[int, int] | None
+    folder: Path, colour: str, calibration: Calibration, size: tuple[int, int] | None, stats: bytes
 ) -> View:
-    stem = colour.partition(".")[0]
-    depth, pose = read_depth(folder / f"{stem}.depth.png"), read_pose(folder / f"{stem}.pose.txt")
+    """`stats` of the files tell a view that is kept from one of files that changed."""
+    depths, poses = _beside(folder, colour)
+    depth, pose = read_depth(depths), read_pose(poses)
     seen_by = _depth_camera(folder, calibration, depth.shape)
     stored, turned = stored_size(folder / colour)
     if turned != 1:
@@ -159,7 +166,7 @@ def _view(
 def _depth_camera(folder: Path, calibration: Calibration, size: tuple[int, int]) -> Camera:
     """From the folder's intrinsics, which are of the depth map as it is; else as calibrated."""
     path = folder / INTRINSICS
-    if not path.is_file() or path.is_symlink():
+    if not _plain(path):
         return calibration.depth.scaled(size)
     k = _matrix(path, (3, 3))
     camera = Camera((float(k[0, 0]), float(k[1, 1])), (float(k[0, 2]), float(k[1, 2])), size)

@@ -10,7 +10,7 @@ from diffeat.errors import SourceError, nearest
 from diffeat.images.datasets import paired_folder
 from diffeat.images.paired import PAIRED
 from diffeat.images.tables import SEPARATORS
-from diffeat.targets.pairs import hpatches, spair
+from diffeat.targets.pairs import depth, hpatches, spair
 from diffeat.targets.pairs.base import PairTargets
 from diffeat.targets.pairs.listed import open_list
 
@@ -35,6 +35,7 @@ class Reader:
 READERS = {
     "spair": Reader(spair.fits, spair.splits, spair.open_spair, ("size", "outside")),
     "hpatches": Reader(hpatches.fits, hpatches.splits, hpatches.open_hpatches),
+    "7scenes": Reader(depth.fits, depth.splits, depth.open_rgbd),
 }
 """Of named sets, in the order in which a folder is tried."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TOLERANCE = 0.02
-"""Share of its distance by which a point may lie behind or before the surface that is seen there."""
+"""Share of its distance by which a point may lie behind or before what is seen there."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ class View:
         return self.pose[:3, 2] / np.linalg.norm(self.pose[:3, 2])
 
 
-def registered(depth: np.ndarray, seen_by: Camera, camera: Camera, shift: Sequence[float]) -> np.ndarray:  # fmt: skip
+def registered(
+    depth: np.ndarray, seen_by: Camera, camera: Camera, shift: Sequence[float]
+) -> np.ndarray:
     """A depth map as another camera beside the first would have it: the nearest of what falls
     into each pixel.
 
