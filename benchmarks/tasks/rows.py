@@ -70,7 +70,9 @@ def same_place(points: np.ndarray, source: np.ndarray, target: np.ndarray) -> np
     return (points + 0.5) * (target / source)[::-1] - 0.5
 
 
-def mean_places(targets: PairTargets, sizes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def mean_places(
+    targets: PairTargets, sizes: Mapping[str, np.ndarray]
+) -> dict[tuple[str, str], np.ndarray]:
     """Where the points of each name lie on average: what can be known without seeing a picture.
 
     Args:
@@ -78,17 +80,18 @@ def mean_places(targets: PairTargets, sizes: Mapping[str, np.ndarray]) -> dict[s
         sizes: picture id → (2,) H, W in pixels.
 
     Returns:
-        Name → (2,) x, y as shares of the picture's width and height.
+        (category, name) → (2,) x, y as shares of the picture's width and height.
     """
-    seen: dict[tuple[str, str], np.ndarray] = {}
-    for pair in range(len(targets)):
+    seen: dict[tuple[tuple[str, str], str], np.ndarray] = {}
+    for pair, category in enumerate(targets.categories):
         truth = targets.truth(pair)
         sides = ((targets.source[pair], truth.source_points),
                  (targets.target[pair], truth.target_points))  # fmt: skip
-        for name, points in sides:
-            shares = (points + 0.5) / sizes[name][::-1]
-            seen.update({(label, name): at for label, at in zip(truth.names, shares, strict=True)})
-    found: dict[str, list[np.ndarray]] = {}
-    for (label, _), at in seen.items():
-        found.setdefault(label, []).append(at)
-    return {label: np.mean(places, 0) for label, places in found.items()}
+        for picture, points in sides:
+            shares = (points + 0.5) / sizes[picture][::-1]
+            for name, at in zip(truth.names, shares, strict=True):
+                seen[(category, name), picture] = at
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    for (key, _), at in seen.items():
+        found.setdefault(key, []).append(at)
+    return {key: np.mean(places, 0) for key, places in found.items()}

@@ -7,8 +7,10 @@ from typing import Any
 
 from benchmarks.files import Benchmark
 from diffeat.errors import SpecError
+from probes.metrics.conventions import Convention
 
-REFERENCES = ("box", "picture", "points")
+AGGREGATES = ("point", "pair")
+"""How shares are averaged in every table: of all points, and over the pairs' own shares."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ class MatchingBenchmark(Benchmark):
         patches: sides of inputs whose raw pixels are matched by patches.
         sets: cells of the greedy sets at most; 0 searches none.
         alphas: thresholds of PCK, the first is the one that chooses.
-        reference: what errors are measured in: larger side of the target's "box", of the
-            "picture", or of the extent of the target's "points".
+        references: what errors are measured in, "box", "image" or "extent" (see
+            `probes.metrics.conventions`); the first chooses.
         strict: whether a point on the threshold is wrong (<, not ≤).
+        places: pairs in which the mean place of each key point is a row; "" takes `select`.
     """
 
     models: tuple[Measured, ...]
@@ -71,8 +74,9 @@ class MatchingBenchmark(Benchmark):
     patches: tuple[int, ...] = ()
     sets: int = 0
     alphas: tuple[float, ...] = (0.1, 0.05)
-    reference: str = "box"
+    references: tuple[str, ...] = ("box",)
     strict: bool = False
+    places: str = ""
 
     def __post_init__(self) -> None:
         where = f"benchmark {self.name}"
@@ -81,9 +85,12 @@ class MatchingBenchmark(Benchmark):
         names = [one.shown for one in self.models]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise SpecError(f"{where}: two models are called {twice[0]!r}; give one a label")
-        if self.reference not in REFERENCES:
-            raise SpecError(f"{where}: reference = {self.reference!r}; expected one of "
-                            f"{', '.join(REFERENCES)}")  # fmt: skip
+        try:
+            conventions = self.conventions
+        except ValueError as error:
+            raise SpecError(f"{where}: {error}") from error
+        if not conventions:
+            raise SpecError(f'{where} has no references; expected at least one, such as "box"')
         if not self.alphas or min(self.alphas) <= 0:
             raise SpecError(f"{where}: alphas = {list(self.alphas)}; expected positive shares")
         if not 0 < self.select_share <= 1:
@@ -96,3 +103,11 @@ class MatchingBenchmark(Benchmark):
             if one.beside not in ("", *names):
                 raise SpecError(f"{where}: a published figure beside {one.beside!r}; expected "
                                 f"{', '.join(names)}, or none")  # fmt: skip
+
+    @property
+    def conventions(self) -> tuple[Convention, ...]:
+        """Ways of counting that every table prints, the one that chooses first."""
+        return tuple(
+            Convention(reference, aggregate, self.strict)
+            for reference in self.references for aggregate in AGGREGATES
+        )  # fmt: skip

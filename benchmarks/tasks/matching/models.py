@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import diffeat
 from benchmarks.features import Pictures, feature_files
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.file import MatchingBenchmark
+from diffeat.backbones import Backbone
 from diffeat.images.datasets import data_roots
 from diffeat.store import FeatureStore
 
@@ -33,6 +33,14 @@ class Row:
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
     denoiser: str | None = None
+
+    def load(self, device: str) -> Backbone:
+        """The model.
+
+        Raises:
+            ModelError: it is not there.
+        """
+        return diffeat.load(self.name, device, denoiser=self.denoiser)
 
     @property
     def published(self) -> str:
@@ -62,15 +70,13 @@ def located(name: str) -> str:
 
 
 @contextmanager
-def stores_of(row: Row, pictures: Pictures, place: Place) -> Iterator[list[FeatureStore]]:
-    """Feature files of a row, one for each source of pictures; what is missing is extracted.
-
-    Raises:
-        ModelError: the model is not there.
-    """
-    denoiser = None if row.denoiser is None else Path(row.denoiser)
-    backbone = diffeat.load(row.name, place.device, denoiser=denoiser)
-    with feature_files(
-        backbone, pictures, row.fields, place.features, place.processes
-    ) as stores:
+def stores_of(
+    row: Row, backbone: Backbone, pictures: Pictures, place: Place
+) -> Iterator[list[FeatureStore]]:
+    """Feature files of a row, one for each source of pictures; what is missing is extracted."""
+    with ExitStack() as stack:
+        with place.stages(f"features of {row.label}"):
+            stores = stack.enter_context(
+                feature_files(backbone, pictures, row.fields, place.features, place.processes)
+            )
         yield stores
