@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,11 @@ def read_below(path: Path, within: Path, expected: str) -> bytes:
         SourceError: not there, no file (a pipe would be waited for), or a link out of the folder.
     """
     try:
-        check_regular(path)
-        if path.is_symlink() and not path.resolve().is_relative_to(within.resolve()):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode) and not path.resolve().is_relative_to(within.resolve()):
             raise SourceError(f"{path}: a link leads out of {within}; expected {expected} in it")
+        if not stat.S_ISREG(mode):
+            check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}; expected {expected}") from error
