@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ from diffeat.coords import Size
 from diffeat.errors import PictureError, SourceError
 from diffeat.images.digests import check_regular
 from diffeat.images.masks import stored_size
+from diffeat.images.tables import separator, table_rows
 from diffeat.images.walk import nfc
+
+Records = list[tuple[str, dict[str, str]]]
+"""Where a row stands, and its fields by column."""
 
 
 class Below:
@@ -43,14 +48,15 @@ class Below:
                 nothing there, or what is no file.
         """
         if name not in self._known:
-            path = posixpath.normpath(name) if isinstance(name, str) and name else ""
+            path = posixpath.normpath(name) if name else ""
             self._check(name, path, where)
             self._known[name] = nfc(path)
         return self._known[name]
 
     def _check(self, name: str, path: str, where: str) -> None:
         if not path or path == ".":
-            raise SourceError(f"{where}: no name of a picture; expected its path below {self.root}")
+            raise SourceError(f"{where}: {name!r:.120} names nothing; expected a path below "
+                              f"{self.root}")  # fmt: skip
         if "\0" in path or path.startswith(("/", "../")) or path == ".." or os.path.isabs(path):
             raise SourceError(
                 f"{where}: {name!r:.120} leads out of the folder; expected a path below {self.root}"
@@ -60,10 +66,10 @@ class Below:
             check_regular(full)
         except FileNotFoundError as error:
             raise SourceError(
-                f"{where}: picture {name!r:.120} is missing; expected it at {full}"
+                f"{where}: {name!r:.120} is missing; expected it at {full}"
             ) from error
         except OSError as error:
-            raise SourceError(f"{where}: picture {full}: {error}; expected a file") from error
+            raise SourceError(f"{where}: {full}: {error}; expected a file") from error
         if not Path(os.path.realpath(full)).is_relative_to(self._real):
             raise SourceError(
                 f"{where}: a link leads {name!r:.120} out of {self.root}; expected files in it: "
@@ -76,14 +82,14 @@ class Below:
         Raises:
             SourceError: as for `picture`; or what cannot be read as a picture.
         """
-        key = self.picture(name, where)
-        if key not in self._sizes:
+        if name not in self._sizes:
+            self.picture(name, where)
             try:
                 (height, width), turn = stored_size(self.root / posixpath.normpath(name))
             except PictureError as error:
                 raise SourceError(f"{where}: {error}") from error
-            self._sizes[key] = (width, height) if turn >= 5 else (height, width)
-        return self._sizes[key]
+            self._sizes[name] = (width, height) if turn >= 5 else (height, width)
+        return self._sizes[name]
 
 
 def read_below(path: Path, within: Path, expected: str) -> bytes:
@@ -98,9 +104,11 @@ def read_below(path: Path, within: Path, expected: str) -> bytes:
         SourceError: not there, no file (a pipe would be waited for), or a link out of the folder.
     """
     try:
-        check_regular(path)
-        if path.is_symlink() and not path.resolve().is_relative_to(within.resolve()):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode) and not path.resolve().is_relative_to(within.resolve()):
             raise SourceError(f"{path}: a link leads out of {within}; expected {expected} in it")
+        if not stat.S_ISREG(mode):
+            check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}; expected {expected}") from error
@@ -112,6 +120,31 @@ def read_text(path: Path, within: Path, expected: str) -> str:
         return read_below(path, within, expected).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: {error}; expected {expected} in UTF-8") from error
+
+
+def read_records(path: Path, within: Path) -> tuple[tuple[str, ...], Records]:
+    """A .csv or .tsv with a header.
+
+    Returns:
+        columns: their names.
+        rows: where each stands, and its fields by column.
+
+    Raises:
+        SourceError: as for `read_below`; rows of another length than the header.
+    """
+    text = read_text(path, within, "a table")
+    delimiter = separator(path, text.partition("\n")[0])
+    lines = list(table_rows(path, text, delimiter))
+    columns = tuple(name.strip() for name in lines[0][1]) if lines else ()
+    for line, row in lines[1:]:
+        if len(row) != len(columns):
+            raise SourceError(
+                f"{path}, line {line}: {len(row)} fields; expected {len(columns)} as in the header "
+                f"(numbers have a decimal point, no comma; a name with {delimiter!r} is in quotes)"
+            )
+    return columns, [
+        (f"{path}, line {line}", dict(zip(columns, row, strict=True))) for line, row in lines[1:]
+    ]
 
 
 def read_json_object(path: Path, within: Path, wanted: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from diffeat.errors import SourceError
 from diffeat.images.below import Below, read_text
-from diffeat.images.paired import (
+from diffeat.images.paired_layouts import (
     HPATCHES_CATEGORIES,
     hpatches_numbers,
     hpatches_picture,
@@ -29,7 +29,7 @@ from diffeat.images.paired import (
 from diffeat.targets.pairs.building import pictures_of
 from diffeat.targets.pairs.planes import HomographyPairs
 
-SPLITS = ("all", *HPATCHES_CATEGORIES.values())
+SPLITS = ("all", "108", *HPATCHES_CATEGORIES.values())
 
 
 def fits(folder: Path) -> bool:
@@ -47,7 +47,8 @@ def open_hpatches(name: str, folder: Path, split: str = "all") -> HomographyPair
     Args:
         name: of the pairs, for messages.
         folder: with the sequences.
-        split: "all", "illumination" or "viewpoint".
+        split: "all", "108" (without the eight that are larger than 1600×1200), "illumination" or
+            "viewpoint".
 
     Raises:
         SourceError: no sequences, pictures that are missing, matrices that are none.
@@ -65,7 +66,8 @@ def open_hpatches(name: str, folder: Path, split: str = "all") -> HomographyPair
         raise SourceError(f"{name}: no sequences in {folder}; expected folders i_* and v_* with "
                           "1.ppm, 2.ppm … and H_1_2 …")  # fmt: skip
     source, target, matrices, sizes, groups, categories = zip(*pairs, strict=True)
-    pictures = partial(pictures_of, name, folder, source, target, categories)
+    kinds = tuple(zip(categories, categories, strict=True))
+    pictures = partial(pictures_of, name, folder, source, target, kinds)
     return HomographyPairs(
         name, source, target, np.stack(matrices), sizes, pictures, groups, categories
     )

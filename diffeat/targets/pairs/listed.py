@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffeat.errors import SourceError, nearest
-from diffeat.images.below import Below
-from diffeat.images.tables import NUMBER, separator, table_rows, text_of
+from diffeat.images.below import Below, Records, read_records
+from diffeat.images.tables import NUMBER
 from diffeat.targets.pairs.base import PointPairs
 from diffeat.targets.pairs.building import Said, point_pairs
 
@@ -28,9 +28,6 @@ BOXES = tuple(
 )
 GROUPS = ("source_group", "target_group")
 COLUMNS = (*NEEDED, *TRUTH, "point", "category", *GROUPS, *BOXES[0], *BOXES[1])
-
-Row = tuple[str, dict[str, str]]
-"""Where it stands, and its fields by column."""
 
 
 def open_list(path: Path, outside: str = "refuse") -> PointPairs:
@@ -45,34 +42,17 @@ def open_list(path: Path, outside: str = "refuse") -> PointPairs:
             commas), rows of a pair that contradict, a point twice, pictures that are missing or
             outside of the list's folder.
     """
-    columns, rows = read_rows(path)
-    pairs: dict[tuple[str, str], list[Row]] = {}
+    columns, rows = read_records(path, path.parent)
+    _check_columns(path, columns)
+    if not rows:
+        raise SourceError(f"{path}: a header and no rows; expected a point a row")
+    pairs: dict[tuple[str, str], Records] = {}
     below = Below(path.parent)
     for where, row in rows:
         key = tuple(below.picture(row[name].strip(), where) for name in ("source", "target"))
         pairs.setdefault(key, []).append((where, row))
     said = (_said(key, found, columns) for key, found in pairs.items())
     return point_pairs(str(path), below, said, outside=outside)
-
-
-def read_rows(path: Path) -> tuple[tuple[str, ...], list[Row]]:
-    """The columns of a list, and its rows with where each stands."""
-    text = text_of(path, "a list of pairs")
-    delimiter = separator(path, text.partition("\n")[0])
-    rows = list(table_rows(path, text, delimiter))
-    columns = tuple(name.strip() for name in rows[0][1]) if rows else ()
-    _check_columns(path, columns)
-    if len(rows) == 1:
-        raise SourceError(f"{path}: a header and no rows; expected a point a row")
-    for line, row in rows[1:]:
-        if len(row) != len(columns):
-            raise SourceError(
-                f"{path}, line {line}: {len(row)} fields; expected {len(columns)} as in the header "
-                f"(numbers have a decimal point, no comma; a name with {delimiter!r} is in quotes)"
-            )
-    return columns, [
-        (f"{path}, line {line}", dict(zip(columns, row, strict=True))) for line, row in rows[1:]
-    ]
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
@@ -93,7 +73,7 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
         )
 
 
-def _said(key: tuple[str, str], rows: list[Row], columns: Sequence[str]) -> Said:
+def _said(key: tuple[str, str], rows: Records, columns: Sequence[str]) -> Said:
     """What the rows of a pair say."""
     names = _names(rows) if "point" in columns else ()
     boxes = [_alike(rows, [name for name in box if name in columns]) for box in BOXES]
@@ -126,7 +106,7 @@ def _number(text: str, where: str, column: str) -> float:
     return float(text)
 
 
-def _alike(rows: list[Row], names: Sequence[str]) -> tuple[str, ...]:
+def _alike(rows: Records, names: Sequence[str]) -> tuple[str, ...]:
     """Fields that all rows of a pair must have in common."""
     first = tuple(rows[0][1][name].strip() for name in names)
     for where, row in rows[1:]:
@@ -136,7 +116,7 @@ def _alike(rows: list[Row], names: Sequence[str]) -> tuple[str, ...]:
     return first
 
 
-def _names(rows: list[Row]) -> tuple[str, ...]:
+def _names(rows: Records) -> tuple[str, ...]:
     names = tuple(row["point"].strip() for _, row in rows)
     known: dict[str, str] = {}
     for (where, _), name in zip(rows, names, strict=True):
@@ -148,7 +128,7 @@ def _names(rows: list[Row]) -> tuple[str, ...]:
     return names
 
 
-def _check_points(rows: list[Row], points: list, truths: list | None) -> None:
+def _check_points(rows: Records, points: list, truths: list | None) -> None:
     """SourceError where a row says again what another row of the pair says."""
     known: dict[tuple, str] = {}
     for place, (where, _) in enumerate(rows):

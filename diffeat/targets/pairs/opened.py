@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from diffeat.errors import SourceError, nearest
+from diffeat.errors import SourceError, SpecError, nearest
 from diffeat.images.datasets import paired_folder
 from diffeat.images.paired import PAIRED
+from diffeat.images.paired_layouts import SIZES
 from diffeat.images.tables import SEPARATORS
-from diffeat.targets.pairs import hpatches, spair
+from diffeat.targets.pairs import ap10k, cub, depth, hpatches, pf_pascal, pf_willow, spair, tss
 from diffeat.targets.pairs.base import PairTargets
+from diffeat.targets.pairs.building import OUTSIDE
+from diffeat.targets.pairs.drawn import PER_CLASS
 from diffeat.targets.pairs.listed import open_list
 
 
@@ -23,7 +27,7 @@ class Reader:
         fits: whether a folder has it.
         splits: those of a folder.
         opens: (name, folder, split, **options) → pairs.
-        options: that `opens` takes: "size", "outside".
+        options: those of `open_pairs` that `opens` takes.
     """
 
     fits: Callable[[Path], bool]
@@ -32,15 +36,29 @@ class Reader:
     options: tuple[str, ...] = ()
 
 
+DRAWN = ("outside", "seed", "per_class")
 READERS = {
+    "ap10k": Reader(ap10k.fits, ap10k.splits, ap10k.open_ap10k, DRAWN),
     "spair": Reader(spair.fits, spair.splits, spair.open_spair, ("size", "outside")),
+    "pf-willow": Reader(pf_willow.fits, pf_willow.splits, pf_willow.open_pf_willow, ("outside",)),
+    "pf-pascal": Reader(pf_pascal.fits, pf_pascal.splits, pf_pascal.open_pf_pascal, ("outside",)),
+    "cub": Reader(cub.fits, cub.splits, cub.open_cub, DRAWN),
+    "tss": Reader(tss.fits, tss.splits, tss.open_tss),
     "hpatches": Reader(hpatches.fits, hpatches.splits, hpatches.open_hpatches),
+    "7scenes": Reader(depth.fits, depth.splits, depth.open_rgbd),
 }
-"""Of named sets, in the order in which a folder is tried."""
+"""Of the named sets, in the order in which a folder is tried."""
+DEFAULTS = {"size": "large", "outside": "refuse", "seed": 0, "per_class": PER_CLASS}
 
 
 def open_pairs(
-    name: str | Path, split: str | None = None, *, size: str = "large", outside: str = "refuse"
+    name: str | Path,
+    split: str | None = None,
+    *,
+    size: str = "large",
+    outside: str = "refuse",
+    seed: int = 0,
+    per_class: int = PER_CLASS,
 ) -> PairTargets:
     """Find the pairs that a name stands for.
 
@@ -53,6 +71,7 @@ def open_pairs(
         size: "large" or "small" list of SPair-71k.
         outside: "refuse" points that lie more than a pixel outside their picture, or "drop" (leave
             them out, counted).
+        seed, per_class: of pairs that are drawn (CUB-200-2011, AP-10K).
 
     Returns:
         The pairs; `left_out` counts what is there and not taken.
@@ -60,13 +79,15 @@ def open_pairs(
     Raises:
         SourceError: nothing is there (says where it comes from), no such split, or files that are
             missing, damaged or contradictory.
+        SpecError: an option that these pairs do not have.
     """
+    asked_for = {"size": size, "outside": outside, "seed": seed, "per_class": per_class}
     text, asked = _parted(str(name), split)
     path = Path(text)
     if path.is_file():
         if path.suffix.lower() not in SEPARATORS or asked:
             raise SourceError(f"{path}: expected a list of pairs, a .csv or .tsv without splits")
-        return open_list(path, outside)
+        return open_list(path, **_options(path, asked_for, ("outside",)))
     if path.is_dir():
         kind, folder, shown = _layout(path), path, text
     elif text in READERS:
@@ -78,11 +99,20 @@ def open_pairs(
         )
     reader = READERS[kind]
     part = _split(shown, reader.splits(folder), asked)
-    options = {"size": size, "outside": outside}
-    given = {key: value for key, value in options.items() if key in reader.options}
-    if "size" not in given and size != "large":
-        raise SourceError(f"{shown}: size {size!r}, but only SPair-71k has several lists")
-    return reader.opens(f"{shown}:{part}", folder, part, **given)
+    options = _options(shown, asked_for, reader.options)
+    return reader.opens(f"{shown}:{part}", folder, part, **options)
+
+
+def _options(name: str | Path, asked: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
+    """The options that a reader knows; SpecError for another one that was asked for."""
+    for key, value in asked.items():
+        if key not in known and value != DEFAULTS[key]:
+            raise SpecError(f"{name}: {key}={value!r}, but these pairs have no such choice; leave "
+                            "it away")  # fmt: skip
+    if asked["outside"] not in OUTSIDE or asked["size"] not in SIZES or asked["per_class"] < 1:
+        raise SpecError(f"{name}: {asked}; expected size {' or '.join(SIZES)}, outside "
+                        f"{' or '.join(OUTSIDE)}, per_class of 1 or more")  # fmt: skip
+    return {key: asked[key] for key in known}
 
 
 def _parted(text: str, split: str | None) -> tuple[str, str | None]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from diffeat.errors import SourceError
 from diffeat.images.below import Below, read_json_object
-from diffeat.images.paired import spair_files, subfolders
+from diffeat.images.paired_layouts import spair_files, subfolders
 from diffeat.targets.pairs.base import PointPairs
 from diffeat.targets.pairs.building import Said, point_pairs
 
