@@ -48,7 +48,9 @@ def set_up(result: dict[str, Any]) -> str:
             f"{chosen['groups']:,} other groups ({chosen['name']}; {chosen['apart']:,} pairs of "
             "groups on two sides left out). "
         )
-    text += f"{READ_OUT} {result['conventions'][0]}; intervals are of 95 %, with groups drawn anew. "
+    text += (
+        f"{READ_OUT} {result['conventions'][0]}; intervals are of 95 %, with groups drawn anew. "
+    )
     text += "".join(f"The model was told: {one}. " for one in told)
     return f"{text}{result['seconds']:.0f} s on {machine['cores']} cores ({machine['processor']})."
 
