@@ -6,7 +6,7 @@ DenseRecall(bind(open_depth("7scenes/seq-01"), [store]))
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -15,11 +15,12 @@ import numpy as np
 
 from diffeat.errors import SpecError
 from diffeat.search.judge import Candidate, Judge, Outcome, cells_in
-from diffeat.search.matching.bound import BoundPairs
+from diffeat.search.matching.bound import BoundPairs, named
 from diffeat.search.matching.judge import FRACTIONS, Matching
 from diffeat.search.matching.scored import described, matcher_of, matcher_text, told_text
 from diffeat.search.splits import TEST, VALIDATION, Fractions
 from diffeat.targets.pairs.base import PairTargets
+from probes.maps import Maps
 from probes.matching import MutualMatcher
 from probes.matching.base import Matcher
 from probes.matching.keypoints import distinct, sift
@@ -95,13 +96,14 @@ class Plane:
     """What mutual matches of one pair of a plane are worth.
 
     Attributes:
-        error: mean distance of the corners in pixels of the target; inf where no homography was
-            found.
+        matrix: (3, 3) that was found, or None.
+        error: mean distance of the corners in pixels of the target; inf without a matrix.
         side: larger side of the target in pixels.
         matches: how many there are.
         distances: (matches,) pixels by which each misses the true homography.
     """
 
+    matrix: np.ndarray | None
     error: float
     side: int
     matches: int
@@ -135,7 +137,34 @@ def plane_of(
     with np.errstate(divide="ignore", invalid="ignore"):
         missed = np.linalg.norm(ends[:, :2] / ends[:, 2:] - found, axis=1)
     missed = np.where(np.isfinite(missed), missed, np.inf)
-    return Plane(corner_error(matrix, truth, size), max(other), len(points), missed)
+    return Plane(matrix, corner_error(matrix, truth, size), max(other), len(points), missed)
+
+
+def match_planes(
+    targets: PairTargets, rows: Mapping[int, tuple[int, int]], maps: Callable[[int], Maps],
+    key_points: Callable[[int], np.ndarray | None], matcher: MutualMatcher, most: int,
+) -> Iterator[tuple[int, Plane]]:  # fmt: skip
+    """Mutual matches of some pairs, and what they are worth.
+
+    Args:
+        targets: of a kind "homography".
+        rows: pair → rows of the source and the target.
+        maps: of a row; the last ones are kept.
+        key_points: (n, 2) of a row; None: its sites.
+        most: matches of a pair at most.
+
+    Yields:
+        The pair, those of one source after each other; its plane.
+    """
+    held = lru_cache(HELD)(maps)
+    for pair, sides in sorted(rows.items(), key=lambda one: (one[1], one[0])):
+        points, others = map(key_points, sides)
+        try:
+            here, found = matcher.mutual(*map(held, sides), points=points, target_points=others,
+                                         most=most)  # fmt: skip
+        except ValueError as error:
+            raise SpecError(f"{named(targets, pair)}: {error}") from error
+        yield pair, plane_of(here, found.points, targets, pair)
 
 
 class HomographyAccuracy(Matching):
@@ -226,31 +255,20 @@ class HomographyAccuracy(Matching):
 
     def planes(self, candidate: Candidate, rows: np.ndarray) -> dict[int, Plane]:
         """What the matches of some pairs are worth, by pair; what is known is not matched again."""
-        known = self._planes.setdefault(candidate, {})
-        matcher = matcher_of(self.matcher, candidate)
-        maps = lru_cache(HELD)(self.bound.cells(cells_in(candidate)).maps)
-        for row in sorted(set(rows.tolist()) - set(known), key=self._pictures):
-            sides = self._pictures(row)
-            points, target_points = (self._key_points(side) for side in sides)
-            try:
-                here, found = matcher.mutual(*map(maps, sides), points=points,
-                                             target_points=target_points, most=self.most)  # fmt: skip
-            except ValueError as error:
-                raise SpecError(f"{self.bound.name}: {error}") from error
-            known[row] = plane_of(here, found.points, self.bound.targets, row)
+        known, pairs = self._planes.setdefault(candidate, {}), self.bound.pairs
+        new = {row: (int(pairs.source[row]), int(pairs.target[row]))
+               for row in rows.tolist() if row not in known}  # fmt: skip
+        cells, matcher = self.bound.cells(cells_in(candidate)), matcher_of(self.matcher, candidate)
+        known.update(match_planes(self.bound.targets, new, cells.maps, self._key_points, matcher,
+                                  self.most))  # fmt: skip
         return known
-
-    def _pictures(self, pair: int) -> tuple[int, int]:
-        """Rows of the source and of the target."""
-        return int(self.bound.pairs.source[pair]), int(self.bound.pairs.target[pair])
 
     def _key_points(self, row: int) -> np.ndarray | None:
         """(n, 2) of a picture; None: its sites."""
         if self.detector == "sites":
             return None
         if row not in self._points:
-            place = self._places[row]
-            self._points[row] = distinct(sift(np.asarray(self._source.load(place)), self.most)[0])
+            self._points[row] = key_points_of(self._source.load(self._places[row]), self.most)
         return self._points[row]
 
     @cached_property
@@ -316,8 +334,14 @@ def unmoved(targets: PairTargets, pair: int) -> Plane:
     truth, ((height, width), other) = targets.homography(pair), targets.sizes[pair]
     by = np.diag([other[1] / width, other[0] / height, 1.0])
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    error = corner_error(np.linalg.inv(half) @ by @ half, truth, (height, width))
-    return Plane(error, max(other), 0, np.zeros(0))
+    matrix = np.linalg.inv(half) @ by @ half
+    error = corner_error(matrix, truth, (height, width))
+    return Plane(matrix, error, max(other), 0, np.zeros(0))
+
+
+def key_points_of(picture: Any, most: int) -> np.ndarray:
+    """(n, 2) SIFT's key points of a picture, each place once."""
+    return distinct(sift(np.asarray(picture), most)[0])
 
 
 def check_kind(targets: PairTargets, kind: str, task: str) -> None:
