@@ -216,8 +216,6 @@ class Matcher(BaseEstimator):
         check_number("memory_mb", self.memory_mb, self.memory_mb > 0, "> 0")
         if self.low_pass is not None:
             check_number("low_pass", self.low_pass, self.low_pass > 0, "> 0, in sites, or None")
-        if not maps.values:
-            raise ValueError("the maps hold no cell; expected one at least")
         names = ("metric", "combine", "normalise", "resolution", "low_pass", "device")
         options = {name: getattr(self, name) for name in names}
         return Rule(weights=_weights(self.weights, tuple(maps.values)), **options)

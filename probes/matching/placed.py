@@ -71,12 +71,14 @@ class Placed:
         rule: how they are read.
 
     Raises:
-        ValueError: a cell that holds no map, or a map with nan or inf.
+        ValueError: no cell, a cell that holds no map, or a map with nan or inf.
     """
 
     def __init__(self, maps: Maps, rule: Rule):
         self.rule, self.cells = rule, tuple(maps.values)
         self.offsets: dict[Any, torch.Tensor] = {}
+        if not self.cells:
+            raise ValueError("the maps hold no cell; expected one at least")
         values = {cell: self._ready(maps, cell) for cell in self.cells}
         self.maps = Maps(values, maps.size, maps.input_size, maps.placement)
         self.finest = max(self.cells, key=lambda cell: int(np.prod(self.maps.grid(cell))))

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from benchmarks.features import Pictures
 from benchmarks.searching import (
+    TEST,
+    VALIDATION,
     BoundPairs,
     Journal,
+    Matching,
     Mix,
     Surface,
     bind,
     cells_in,
-    matching_judge,
     matching_sets,
     matching_surface,
     score_pairs,
@@ -25,7 +29,7 @@ from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.file import AGGREGATES, MatchingBenchmark
 from benchmarks.tasks.matching.floors import mean_place_row, patch_row, same_place_row
 from benchmarks.tasks.matching.models import Row, rows_of, stores_of
-from benchmarks.tasks.matching.sets import Sets, joined
+from benchmarks.tasks.matching.sets import Sets, joined, names_in
 from diffeat.backbones import Backbone
 from diffeat.errors import ModelError, SpecError
 from diffeat.progress import say
@@ -147,15 +151,18 @@ class Run:
                                 f"{len(report.keys)} cells and no pairs choose among them; give "
                                 "select, or one block and one t")  # fmt: skip
             return [report.keys[0]], {report.keys[0]: None}, report.conditioned
-        both = bind(joined(self.sets.chooses, self.sets.report), stores)
-        judge = matching_judge(both, len(self.sets.chooses), self.benchmark.conventions[0],
-                               self.benchmark.alphas, row.label)  # fmt: skip
+        both, groups = bind(joined(self.sets.chooses, self.sets.report), stores), names_in(
+            self.sets.chooses)  # fmt: skip
+        part = np.array([VALIDATION if one in groups else TEST for one, _ in both.groups])
+        judge = Matching(both, part, self.benchmark.conventions[0], self.benchmark.alphas,
+                         source=row.label)  # fmt: skip
         surface = matching_surface(judge, self.place.memory, self.journal)
         self.surfaces.append(surface)
         best = surface.best
         chosen, selected = [best.key], {best.key: best.validation}
         if self.benchmark.sets and row.kind == "model":
-            step = matching_sets(judge, self.place.memory, self.journal, self.benchmark.sets).best
+            step = matching_sets(judge, surface, self.place.memory, self.journal,
+                                 self.benchmark.sets).best  # fmt: skip
             if len(step.cells) > 1:
                 chosen.append(Mix(step.cells))
                 selected[chosen[-1]] = step.validation
