@@ -15,7 +15,6 @@ from benchmarks.searching import (
     DenseRecall,
     HomographyAccuracy,
     Plane,
-    key_points_of,
     match_planes,
     plane_of,
     recall_of,
@@ -26,12 +25,13 @@ from benchmarks.tasks.rows import patch_cells, same_place
 from diffeat.images import Source
 from diffeat.targets.pairs import PairTargets
 from probes.matching import MutualMatcher, NearestMatcher
-from probes.matching.keypoints import sift
+from probes.matching.keypoints import distinct, sift
 from probes.metrics import CornerError, pair_interval
 from probes.metrics.conventions import Convention
 from probes.metrics.pck import PCK
 from probes.pairs import Pairs
 
+Points = tuple[np.ndarray, np.ndarray]
 Scores = dict[str, Any]
 """What the JSON has of a row."""
 
@@ -48,6 +48,7 @@ class Kind(ABC):
         self.benchmark, self.report = benchmark, report
         self.source: Source = report.pictures()
         self.rows = np.stack(report.rows(self.source.ids), 1)  # (P, 2)
+        self._points: dict[str, Points] = {}
 
     @abstractmethod
     def judge(self, bound: BoundPairs, part: np.ndarray, label: str) -> Any:
@@ -73,14 +74,20 @@ class Kind(ABC):
         """(m, 2) and (m, 2) places of each pair of the report that are each other's nearest."""
         import cv2
 
-        most = self.benchmark.key_points
-        known = [sift(np.asarray(self.source.load(row)), most) for row in range(len(self.source))]
+        known = [self.points_of(self.source, row) for row in range(len(self.source))]
         both_ways = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True)
         for source, target in self.rows.tolist():
             (here, ours), (there, theirs) = known[source], known[target]
             found = both_ways.match(ours, theirs) if len(ours) and len(theirs) else ()
             rows = np.array([(one.queryIdx, one.trainIdx) for one in found], int).reshape(-1, 2)
             yield here[rows[:, 0]], there[rows[:, 1]]
+
+    def points_of(self, source: Source, row: int) -> Points:
+        """SIFT's key points and descriptors of a picture; those of each are found once."""
+        name = source.ids[row]
+        if name not in self._points:
+            self._points[name] = sift(np.asarray(source.load(row)), self.benchmark.key_points)
+        return self._points[name]
 
     def picture(self, row: int) -> np.ndarray:
         return np.asarray(self.source.load(row))
@@ -109,9 +116,9 @@ class Surfaces(Kind):
         height, width = sizes[0]
         values = [np.pi * (share * max(height, width)) ** 2 / (height * width)
                   for share in self.benchmark.shares]  # fmt: skip
-        yield "chance: any pixel", {"shares": [
-            {"share": share, "value": float(value)}
-            for share, value in zip(self.benchmark.shares, values, strict=True)], "bins": []}  # fmt: skip
+        shares = [{"share": share, "value": float(value)}
+                  for share, value in zip(self.benchmark.shares, values, strict=True)]  # fmt: skip
+        yield "chance: any pixel", {"shares": shares, "bins": []}
 
     def sift(self) -> Scores:
         """Each point goes along with the match that is nearest to it in the source."""
@@ -149,9 +156,11 @@ class Planes(Kind):
     """Homographies from mutual matches of SIFT's key points."""
 
     def judge(self, bound: BoundPairs, part: np.ndarray, label: str) -> HomographyAccuracy:
-        one = self.benchmark
+        one, source = self.benchmark, bound.targets.pictures()
+        points = {name: distinct(self.points_of(source, row)[0])
+                  for row, name in enumerate(source.ids)}  # fmt: skip
         return HomographyAccuracy(bound, part, one.chooses_within, "percent", "matches",
-                                  most=one.key_points, source=label)  # fmt: skip
+                                  points, one.key_points, source=label)  # fmt: skip
 
     def of_cell(self, judge: HomographyAccuracy, cell: CellKey) -> Scores:
         rows = np.flatnonzero(judge.part == TEST)
@@ -161,10 +170,9 @@ class Planes(Kind):
     def patches(self, side: int) -> Scores:
         cells = patch_cells(self.source, (side, side))
         rows = {pair: tuple(both) for pair, both in enumerate(self.rows.tolist())}
-        most = self.benchmark.key_points
         found = dict(match_planes(
-            self.report, rows, cells.maps, lambda row: key_points_of(self.picture(row), most),
-            MutualMatcher(), most))  # fmt: skip
+            self.report, rows, cells.maps, lambda row: distinct(self.points_of(self.source, row)[0]),
+            MutualMatcher(), self.benchmark.key_points))  # fmt: skip
         return self._scores([found[pair] for pair in range(len(self.report))])
 
     def floors(self) -> Iterator[tuple[str, Scores]]:
@@ -194,9 +202,9 @@ class Planes(Kind):
         }  # fmt: skip
         if any(one.matches for one in planes):
             found["matches"] = float(np.median([one.matches for one in planes]))
-            found["right"] = float(np.mean([one.share(3.0) for one in planes]))
-            found["right_percent"] = float(
-                np.mean([one.share(self.benchmark.chooses_within, "percent") for one in planes]))  # fmt: skip
+            within = self.benchmark.chooses_within
+            shares = [(one.share(3.0), one.share(within, "percent")) for one in planes]
+            found["right"], found["right_percent"] = np.mean(shares, 0).tolist()
         return found
 
     def _share(self, limit: float, hits: np.ndarray) -> Scores:

@@ -80,9 +80,11 @@ class Run:
                 say(f"left out: {error}")
                 self.missing[row.label] = str(error)
                 continue
-            with stores_of(row, backbone, pictures, self.place) as stores:
-                with self.place.stages(f"matching with {row.label}"):
-                    self._features(row, stores)
+            with (
+                stores_of(row, backbone, pictures, self.place) as stores,
+                self.place.stages(f"matching with {row.label}"),
+            ):
+                self._features(row, stores)
         if not self.rows:
             raise ModelError(f"benchmark {self.benchmark.name}: none of its models is on this "
                              f"machine: {'; '.join(self.missing.values())}")  # fmt: skip

@@ -105,8 +105,8 @@ def _angle_table(result: dict[str, Any]) -> Table:
     heading = ["features", *(f"{one['from']:g} to {one['to']:g}°" for one in bins)]
     rows = [[row["label"], *(percent(one["values"][0]) for one in row["scores"]["bins"])]
             for row in result["rows"] if row["scores"]["bins"]]  # fmt: skip
-    return Table(heading, rows, f"Recall within {100 * share:g} % of the side, by the angle between "
-                 "the optical axes, %:", "By viewpoint")  # fmt: skip
+    text = f"Recall within {100 * share:g} % of the side, by the angle of the optical axes, %:"
+    return Table(heading, rows, text, "By viewpoint")
 
 
 def _corner_table(result: dict[str, Any], notes: Notes) -> Table:

@@ -1,8 +1,8 @@
 """How well features find what corresponds in pairs of pictures.
 
 `bind` puts pairs beside the files that hold the features of their pictures, `score_pairs` streams
-a matcher over them, `Matching` is the judge of a search, `DenseRecall` and `HomographyAccuracy` those
-of geometry.
+a matcher over them, `Matching` is the judge of a search, `DenseRecall` and `HomographyAccuracy`
+are those of geometry.
 """
 
 from diffeat.search.matching.bound import BoundPairs, bind

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffeat.errors import SpecError
+from diffeat.hashing import fingerprint
 from diffeat.search.judge import Candidate, Judge, Outcome, cells_in
 from diffeat.search.matching.bound import BoundPairs, named
 from diffeat.search.matching.judge import FRACTIONS, Matching
@@ -183,7 +184,8 @@ class HomographyAccuracy(Matching):
         by: "homography", or "matches": the mean over pairs of the share of matches that lie
             within the threshold of their true place, which says more where few homographies are
             found.
-        detector: "sift" (needs OpenCV and the pictures), or "sites": every site is a key point.
+        detector: "sift" (needs OpenCV and the pictures); "sites": every site is a key point; or
+            key points that were found before, picture id → (n, 2) x, y in pixels.
         most: key points of a picture, and matches of a pair, at most.
         matcher: None is `MutualMatcher()`.
         fractions, seed, source: see `Matching`.
@@ -201,7 +203,7 @@ class HomographyAccuracy(Matching):
         threshold: float = 3.0,
         unit: str = "pixels",
         by: str = "homography",
-        detector: str = "sift",
+        detector: str | Mapping[str, np.ndarray] = "sift",
         most: int = 1000,
         matcher: MutualMatcher | None = None,
         fractions: Fractions = FRACTIONS,
@@ -209,9 +211,10 @@ class HomographyAccuracy(Matching):
         source: str | None = None,
     ):
         check_kind(bound.targets, "homography", self.task_name)
+        given = isinstance(detector, Mapping)
         for name, value, known in (("unit", unit, UNITS), ("by", by, NUMBERS),
-                                   ("detector", detector, DETECTORS)):  # fmt: skip
-            if value not in known:
+                                   ("detector", "" if given else detector, DETECTORS)):  # fmt: skip
+            if value and value not in known:
                 raise SpecError(f"{name}={value!r}; expected {' or '.join(known)}")
         if threshold <= 0 or most < 4:
             raise SpecError(f"threshold={threshold}, most={most}; expected more than 0, and at "
@@ -224,7 +227,7 @@ class HomographyAccuracy(Matching):
         what = "homographies" if by == "homography" else "right matches"
         self.name = f"{what} within {threshold:g} {UNITS[unit]}"
         self._planes: dict[Candidate, dict[int, Plane]] = {}
-        self._points: dict[int, np.ndarray] = {}
+        self._points: dict[str, np.ndarray] = dict(detector) if given else {}
 
     # what a judge says
 
@@ -267,24 +270,26 @@ class HomographyAccuracy(Matching):
         """(n, 2) of a picture; None: its sites."""
         if self.detector == "sites":
             return None
-        if row not in self._points:
-            self._points[row] = key_points_of(self._source.load(self._places[row]), self.most)
-        return self._points[row]
+        name = self._names[row]
+        if name not in self._points:
+            if self.detector != "sift":
+                raise SpecError(f"{self.bound.name}: no key points of {name!r} are given; expected "
+                                "those of every picture")  # fmt: skip
+            picture = self._source.load(self._source.ids.index(name))
+            self._points[name] = key_points_of(picture, self.most)
+        return self._points[name]
 
     @cached_property
     def _source(self) -> Any:
         return self.bound.targets.pictures()
 
     @cached_property
-    def _places(self) -> dict[int, int]:
-        """Row of the files → index among the pictures."""
-        place, pairs = {name: k for k, name in enumerate(self._source.ids)}, self.bound.pairs
-        names = (
-            (pairs.source, self.bound.targets.source),
-            (pairs.target, self.bound.targets.target),
-        )
-        return {int(row): place[name] for rows, ids in names
-                for row, name in zip(rows, ids, strict=True)}  # fmt: skip
+    def _names(self) -> dict[int, str]:
+        """Row of the files → id of the picture."""
+        pairs, targets = self.bound.pairs, self.bound.targets
+        sides = ((pairs.source, targets.source), (pairs.target, targets.target))
+        return {int(row): name for rows, names in sides
+                for row, name in zip(rows, names, strict=True)}  # fmt: skip
 
     def _of_test(self, cell: Candidate) -> list[Plane]:
         rows = np.flatnonzero(self.part == TEST)
@@ -316,15 +321,18 @@ class HomographyAccuracy(Matching):
         return {name: float(np.mean(values)) for name, values in found.items()}
 
     def describe(self) -> dict[str, Any]:
-        return {"judge": self.name, "detector": self.detector, "most": self.most,
+        where = self.detector if isinstance(self.detector, str) else fingerprint(
+            {name: points.tolist() for name, points in self.detector.items()})  # fmt: skip
+        return {"judge": self.name, "detector": where, "most": self.most,
                 **described(self.matcher)}  # fmt: skip
 
     @property
     def headline(self) -> str:
         _, held, tested = self.counts
+        where = self.detector if isinstance(self.detector, str) else "given"
         return (
             f"{self.source}: validation {self.name} in %, {held} validation and {tested} test "
-            f"pairs; at most {self.most} key points ({self.detector}), mutual matches, RANSAC at "
+            f"pairs; at most {self.most} key points ({where}), mutual matches, RANSAC at "
             f"{THRESHOLD:g} px; {matcher_text(self.matcher)}{told_text(self.bound.conditioned)}"
         )
 
