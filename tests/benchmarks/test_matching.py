@@ -15,8 +15,7 @@ from benchmarks.catalogue import benchmark_names, open_benchmark
 from benchmarks.page import page
 from benchmarks.report import markdown
 from benchmarks.run import run_benchmark
-from benchmarks.tasks.matching.file import Measured, MatchingBenchmark
-from benchmarks.tasks.matching.models import rows_of
+from benchmarks.tasks.matching.file import MatchingBenchmark, Measured
 from benchmarks.tasks.matching.sets import Sets
 from benchmarks.tasks.rows import mean_places, patches, same_place
 from diffeat.errors import ModelError, SpecError
@@ -50,7 +49,7 @@ def write_pairs(folder: Path, split: str, persons: list[str], shift: int = 0) ->
     for k, person in enumerate(persons[:-1]):
         name = f"{k:06d}-{person}-{persons[k + 1]}:face"
         lines.append(name)
-        both = [(POINTS + [(k + step) * shift, 0]).tolist() for step in (0, 1)]
+        both = [(POINTS + np.array([(k + step) * shift, 0])).tolist() for step in (0, 1)]
         (folder / f"PairAnnotation/{split}/{name}.json").write_text(json.dumps({
             "src_imname": f"{person}.png", "trg_imname": f"{persons[k + 1]}.png",
             "src_imsize": [32, 32, 3], "trg_imsize": [32, 32, 3], "category": "face",
@@ -110,7 +109,7 @@ class TestRows:
         sizes = {name: np.array([32, 32]) for name in pairs.pictures().ids}
         found = mean_places(pairs, sizes)
         # five pictures, each two pixels further to the right
-        wanted = (POINTS + [4, 0] + 0.5) / 32
+        wanted = (POINTS + np.array([4, 0]) + 0.5) / 32
         for k in range(3):
             np.testing.assert_allclose(found["face", str(k)], wanted[k])
 
