@@ -6,7 +6,7 @@ import json
 import os
 import posixpath
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,13 @@ def read_text(path: Path, within: Path, expected: str) -> str:
         raise SourceError(f"{path}: {error}; expected {expected} in UTF-8") from error
 
 
-def read_records(path: Path, within: Path) -> tuple[tuple[str, ...], Records]:
+def read_records(
+    path: Path, within: Path, check: Callable[[Path, tuple[str, ...]], None]
+) -> tuple[tuple[str, ...], Records]:
     """A .csv or .tsv with a header.
+
+    Args:
+        check: raises SourceError for a header that is wrong, before the rows are looked at.
 
     Returns:
         columns: their names.
@@ -136,6 +141,7 @@ def read_records(path: Path, within: Path) -> tuple[tuple[str, ...], Records]:
     delimiter = separator(path, text.partition("\n")[0])
     lines = list(table_rows(path, text, delimiter))
     columns = tuple(name.strip() for name in lines[0][1]) if lines else ()
+    check(path, columns)
     for line, row in lines[1:]:
         if len(row) != len(columns):
             raise SourceError(
