@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ class Below:
         self.root = Path(root)
         self._real = os.path.realpath(self.root if within is None else within)
         self._known: dict[str, str] = {}
+        self._paths: dict[str, str] = {}
         self._sizes: dict[str, Size] = {}
 
     def picture(self, name: str, where: str) -> str:
@@ -50,8 +50,16 @@ class Below:
         if name not in self._known:
             path = posixpath.normpath(name) if name else ""
             self._check(name, path, where)
-            self._known[name] = nfc(path)
+            key = nfc(path)
+            if self._paths.setdefault(key, path) != path:
+                raise SourceError(f"{where}: {path!a} and {self._paths[key]!a} are one name in two "
+                                  "spellings (Unicode NFC and NFD); rename one")  # fmt: skip
+            self._known[name] = key
         return self._known[name]
+
+    def path(self, key: str) -> Path:
+        """Where a picture lies, by its id."""
+        return self.root / self._paths[key]
 
     def _check(self, name: str, path: str, where: str) -> None:
         if not path or path == ".":
@@ -70,7 +78,7 @@ class Below:
             ) from error
         except OSError as error:
             raise SourceError(f"{where}: {full}: {error}; expected a file") from error
-        if not Path(os.path.realpath(full)).is_relative_to(self._real):
+        if not is_inside(full, self._real):
             raise SourceError(
                 f"{where}: a link leads {name!r:.120} out of {self.root}; expected files in it: "
                 "copy what the link leads to"
@@ -92,6 +100,12 @@ class Below:
         return self._sizes[name]
 
 
+def is_inside(path: Path, folder: str) -> bool:
+    """Whether a file lies below a folder, wherever links lead; `folder` is a real path."""
+    # no pathlib: this is asked for each of twelve thousand annotations
+    return os.path.realpath(path).startswith(folder.rstrip("/") + "/")
+
+
 def read_below(path: Path, within: Path, expected: str) -> bytes:
     """What a file of annotations holds.
 
@@ -104,11 +118,9 @@ def read_below(path: Path, within: Path, expected: str) -> bytes:
         SourceError: not there, no file (a pipe would be waited for), or a link out of the folder.
     """
     try:
-        mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode) and not path.resolve().is_relative_to(within.resolve()):
+        check_regular(path)
+        if not is_inside(path, os.path.realpath(within)):
             raise SourceError(f"{path}: a link leads out of {within}; expected {expected} in it")
-        if not stat.S_ISREG(mode):
-            check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}; expected {expected}") from error
@@ -122,8 +134,13 @@ def read_text(path: Path, within: Path, expected: str) -> str:
         raise SourceError(f"{path}: {error}; expected {expected} in UTF-8") from error
 
 
-def read_records(path: Path, within: Path) -> tuple[tuple[str, ...], Records]:
+def read_records(
+    path: Path, within: Path, check: Callable[[Path, tuple[str, ...]], None]
+) -> tuple[tuple[str, ...], Records]:
     """A .csv or .tsv with a header.
+
+    Args:
+        check: raises SourceError for a header that is wrong, before the rows are looked at.
 
     Returns:
         columns: their names.
@@ -136,6 +153,7 @@ def read_records(path: Path, within: Path) -> tuple[tuple[str, ...], Records]:
     delimiter = separator(path, text.partition("\n")[0])
     lines = list(table_rows(path, text, delimiter))
     columns = tuple(name.strip() for name in lines[0][1]) if lines else ()
+    check(path, columns)
     for line, row in lines[1:]:
         if len(row) != len(columns):
             raise SourceError(

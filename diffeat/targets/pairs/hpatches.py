@@ -67,7 +67,7 @@ def open_hpatches(name: str, folder: Path, split: str = "all") -> HomographyPair
                           "1.ppm, 2.ppm … and H_1_2 …")  # fmt: skip
     source, target, matrices, sizes, groups, categories = zip(*pairs, strict=True)
     kinds = tuple(zip(categories, categories, strict=True))
-    pictures = partial(pictures_of, name, folder, source, target, kinds)
+    pictures = partial(pictures_of, name, below, source, target, kinds)
     return HomographyPairs(
         name, source, target, np.stack(matrices), sizes, pictures, groups, categories
     )
