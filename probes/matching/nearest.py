@@ -1,53 +1,61 @@
-"""The place whose feature is nearest."""
+"""The place whose feature is nearest, and the ratio test."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
+from probes.checks import check_number
 from probes.maps import Maps
 from probes.matching.base import Matcher
-from probes.pairs import Matches, as_points
+from probes.matching.placed import Placed, Rule
+from probes.matching.regions import Window
+from probes.matching.surfaces import Surfaces
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class NearestMatcher(Matcher):
-    """The pixel of the target whose feature has the largest cosine with the point's own.
+    """The place of the target that is most similar to the point; of several, the first.
 
-    Plain: the target's maps are upsampled to the picture.
+    Args:
+        ratio: a match is valid only where its distance is at most so many times that of the next
+            best place; the distance of a cosine (of several: their weighted mean) is √(2 − 2·cos),
+            that of unit vectors. None asks nothing.
+        apart: sites along x or y, of the target's finest grid, by which the next best must be
+            further away than this.
     """
 
-    def __init__(self, metric: str = "cosine", resolution: str = "picture",
-                 normalise: str = "after", weights: Any = None, device: str = "auto",
-                 memory_mb: float = 512):  # fmt: skip
-        self.metric, self.resolution, self.normalise = metric, resolution, normalise
-        self.weights, self.device, self.memory_mb = weights, device, memory_mb
+    ratio: float | None = None
+    apart: float = 2.0
 
-    def match(
-        self, source: Maps, target: Maps, points: Any, *, region: Any = None, check: Any = None
-    ) -> Matches:
-        points = as_points(points)
-        if not source.valid(points).all():
-            raise ValueError("points outside the source")
-        height, width = target.size
-        found = self._similarities(source, target, points).reshape(len(points), height * width)
-        best = found.argmax(1)
-        at = np.stack([best % width, best // width], 1).astype(np.float64)
-        score = found.max(1).astype(np.float64) if len(points) else np.zeros(0)
-        return Matches(at, score, np.ones(len(points), bool))
+    def _rule(self, maps: Maps) -> Rule:
+        if self.ratio is not None:
+            check_number("ratio", self.ratio, 0 < self.ratio <= 1, "in (0, 1], or None")
+            check_number("apart", self.apart, self.apart >= 0, ">= 0, in sites")
+        return super()._rule(maps)
 
-    def similarity(self, source: Maps, target: Maps, point: Any) -> np.ndarray:
-        return self._similarities(source, target, as_points([point]))[0]
+    def _numbers(self, target: Placed, window: Window) -> int:
+        return 0 if self.ratio is None else 3 * super()._numbers(target, window)
 
-    def _similarities(self, source: Maps, target: Maps, points: np.ndarray) -> np.ndarray:
-        """(n, H, W) float32 sums of the cosines of all cells."""
-        total = np.zeros((len(points), *target.size), np.float32)
-        for cell in source.values:
-            wanted = torch.as_tensor(np.asarray(source.sample(cell, points)[0]))
-            there = torch.as_tensor(np.asarray(target.resize(cell)[0]))
-            total += torch.einsum(
-                "nc,chw->nhw", normalize(wanted, dim=1), normalize(there, dim=0)
-            ).numpy()
-        return total
+    def _read(self, surfaces: Surfaces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        row, column, score = surfaces.best()
+        known = surfaces.somewhere(row, column)
+        if self.ratio is not None:
+            known = known & self._stands_out(surfaces, row, column, score)
+        return surfaces.places(row, column), score.double().cpu().numpy(), known.cpu().numpy()
+
+    def _stands_out(
+        self, surfaces: Surfaces, row: torch.Tensor, column: torch.Tensor, score: torch.Tensor
+    ) -> torch.Tensor:
+        """(n,) bool: the ratio test."""
+        down, across = surfaces.from_places(row, column)  # sites
+        near = (down.abs() <= self.apart)[:, :, None] & (across.abs() <= self.apart)[:, None]
+        other = surfaces.whole().masked_fill_(near, -torch.inf).amax((1, 2))
+        return self._distance(surfaces, score) <= self.ratio * self._distance(surfaces, other)
+
+    def _distance(self, surfaces: Surfaces, similar: torch.Tensor) -> torch.Tensor:
+        if self.metric == "l2":
+            return -similar
+        return (2 - 2 * similar.double() / surfaces.most).clamp_min(0).sqrt()
