@@ -6,6 +6,7 @@ import click
 
 from diffeat._version import __version__
 from diffeat.cli.align import align
+from diffeat.cli.compare import compare
 from diffeat.cli.ending import run
 from diffeat.cli.export import export
 from diffeat.cli.extract import extract
@@ -57,6 +58,7 @@ for command in (
     search,
     predict,
     align,
+    compare,
 ):
     cli.add_command(command)
 
