@@ -129,9 +129,7 @@ def compare(systems, csv_path, png_path, as_json, **values) -> None:
 
 def _left(out: Path | None) -> str:
     if out is None:
-        return (
-            "nothing is kept; with --out FOLDER features and scores are, and a second run goes on"
-        )
+        return "nothing is kept; with --out FOLDER what is finished is, and a second run goes on"
     return f"what is finished is kept in {out}; run the same command again"
 
 
@@ -163,8 +161,8 @@ def _check(systems: Sequence[System], values: dict) -> None:
                         f"expected one of {', '.join(names)}")  # fmt: skip
     if models and not values["pictures"]:
         raise click.UsageError(
-            f"{models[0].what} is no feature file; a model needs --pictures FOLDER (a list, a glob, "
-            "a named data set)"
+            f"{models[0].what} is no feature file; a model needs --pictures FOLDER (or a list, a "
+            "glob, a named data set)"
         )
     given = [name for name in ("pictures", "limit", *SHARED) if values[name] is not None]
     if given and not models:

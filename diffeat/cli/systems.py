@@ -77,7 +77,7 @@ def parse_systems(texts: Sequence[str]) -> list[System]:
     names: list[str] = []
     for (given, system), name in zip(found, short, strict=True):
         if given is None and short.count(name) > 1:
-            name = system.what if system.values == found[0][1].values else _long(system)
+            name = _long(system)
         names.append(_free(name, names))
     return [replace(system, name=name) for name, (_, system) in zip(names, found, strict=True)]
 
@@ -99,8 +99,8 @@ def _parsed(text: str) -> tuple[str | None, System]:
     system = System(name or "", values.pop("what"), values)
     if system.is_file and (others := [n for n in _given(system) if n not in OF_FILES]):
         raise click.UsageError(
-            f"{text!r}: {', '.join(others)} would make other features, and those of a file are made "
-            "already; expected -t and -b alone"
+            f"{text!r}: {', '.join(others)} would make other features, and those of a file are "
+            "made already; expected -t and -b alone"
         )
     return name, system
 

@@ -43,7 +43,7 @@ def dot_plot(
     """Write a picture of numbers and of their differences to one of them, side by side.
 
     What is better or worse than the reference is drawn in its own colour, with another mark; floors
-    are open rings.
+    have open ones.
 
     Args:
         dots: one or more, the first on top.

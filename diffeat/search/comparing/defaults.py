@@ -1,4 +1,4 @@
-"""Which cells of a model are looked at where nobody says: a small grid that validation chooses from."""
+"""Which cells of a model are looked at where nobody says: a small grid for validation."""
 
 from __future__ import annotations
 

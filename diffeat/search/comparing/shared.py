@@ -16,6 +16,7 @@ from diffeat.search.stored import cells_of, identity_of, made_of, parted
 from diffeat.search.targeted import WAYS, own_if_any, targets_of
 from diffeat.search.tasks import Task, choose_cells, known_targets
 from diffeat.store import FeatureStore
+from diffeat.store.format.checksums import ATTRIBUTE
 from diffeat.targets import Labelled
 from diffeat.targets.by_id import match_ids
 
@@ -71,8 +72,8 @@ def _check_alike(stores: Sequence[FeatureStore], rows: Sequence[np.ndarray]) -> 
             name = first.ids[rows[stores.index(first)][other[0]]]
             raise SpecError(
                 f"{len(other)} of {len(digests)} pictures have other bytes in {store.path} than in "
-                f"{first.path}, such as {name!r}: they changed between the two extractions; extract "
-                "the older file again (--overwrite)"
+                f"{first.path}, such as {name!r}: they changed between the two extractions; "
+                "extract the older file again (--overwrite)"
             )
 
 
@@ -108,16 +109,23 @@ def shared_tasks(
     for k, (store, name) in enumerate(zip(stores, names, strict=True)):
         why = conditioned(store.spec, store.pictures)
         check_targets(str(store.path), why, choices.allow_conditioned)
-        made = identity_of([(store.spec.to_dict(), store.model, store.pictures)])
         chosen = cells[k] if cells else (None, None)
         task = Task(
             name=name, **parts, read=reader(store, common.rows[k]), ids=common.ids,
             cells=choose_cells(str(store.path), cells_of(store), *chosen),
-            identity=fingerprint(made, common.rows[k].tolist()), conditioned=why,
+            identity=_identity(store, common.rows[k]), conditioned=why,
             made=replace(made_of(store), class_names=tuple(labels.class_names)),
         )  # fmt: skip
         tasks.append(task)
     return tasks, common
+
+
+def _identity(store: FeatureStore, rows: np.ndarray) -> str:
+    """What the features of some rows are, by their checksums too: what is compared may claim to be
+    made alike and differ."""
+    made = identity_of([(store.spec.to_dict(), store.model, store.pictures)])
+    sums = [str(store[cell].attrs.get(ATTRIBUTE, "")) for cell in cells_of(store)]
+    return fingerprint(made, sums, rows.tolist())
 
 
 def reader(store: FeatureStore, rows: np.ndarray) -> Callable[[str, float], Any]:
