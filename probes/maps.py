@@ -65,7 +65,7 @@ class Maps:
         """
         sx, tx, sy, ty = self.numbers
         x, y = _columns(points)
-        (height, width), (h, w) = self.input_size, self._grid(cell)
+        (height, width), (h, w) = self.input_size, self.grid(cell)
         columns = (sx * (x + 0.5) + tx) * w / width - 0.5
         return np.stack([columns, (sy * (y + 0.5) + ty) * h / height - 0.5], 1)
 
@@ -73,7 +73,7 @@ class Maps:
         """(n, 2) column, row of a cell's map → x, y in picture pixels; the inverse of `sites`."""
         sx, tx, sy, ty = self.numbers
         column, row = _columns(sites)
-        (height, width), (h, w) = self.input_size, self._grid(cell)
+        (height, width), (h, w) = self.input_size, self.grid(cell)
         x = ((column + 0.5) * width / w - tx) / sx - 0.5
         return np.stack([x, ((row + 0.5) * height / h - ty) / sy - 0.5], 1)
 
@@ -107,9 +107,9 @@ class Maps:
             ValueError: `points` is no (n, 2) array.
         """
         column, row = self.sites(points, cell).T
-        values = _as_float(self[cell])  # (C, h, w)
-        left, right, wx = _neighbours(column, values.shape[2], values)
-        top, bottom, wy = _neighbours(row, values.shape[1], values)
+        values = as_float(self[cell])  # (C, h, w)
+        left, right, wx = neighbours(column, values.shape[2], values)
+        top, bottom, wy = neighbours(row, values.shape[1], values)
         upper = torch.lerp(values[:, top, left], values[:, top, right], wx)  # (C, n)
         lower = torch.lerp(values[:, bottom, left], values[:, bottom, right], wx)
         return self._as_given(cell, torch.lerp(upper, lower, wy).T), self.valid(points)
@@ -126,20 +126,31 @@ class Maps:
         Raises:
             KeyError: no such cell.
         """
+        column, row = self.axes(cell)
+        values = as_float(self[cell])  # (C, h, w)
+        top, bottom, wy = neighbours(row, values.shape[1], values)
+        values = torch.lerp(values[:, top], values[:, bottom], wy[:, None])  # (C, H, w)
+        left, right, wx = neighbours(column, values.shape[2], values)
+        values = torch.lerp(values[:, :, left], values[:, :, right], wx)  # (C, H, W)
+        across, down = self.shown()
+        return self._as_given(cell, values), down[:, None] & across
+
+    def axes(self, cell: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(W,) columns and (H,) rows of a cell's map, float64, of the picture's pixels."""
+        height, width = self.size
+        x, y = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)
+        column = self.sites(np.stack([x, np.zeros(width)], 1), cell)[:, 0]
+        return column, self.sites(np.stack([np.zeros(height), y], 1), cell)[:, 1]
+
+    def shown(self) -> tuple[np.ndarray, np.ndarray]:
+        """(W,) and (H,) bool: which columns and rows of pixels the input shows."""
         height, width = self.size
         sx, tx, sy, ty = self.numbers
         x, y = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)
-        column = self.sites(np.stack([x, np.zeros(width)], 1), cell)[:, 0]
-        row = self.sites(np.stack([np.zeros(height), y], 1), cell)[:, 1]
-        values = _as_float(self[cell])  # (C, h, w)
-        top, bottom, wy = _neighbours(row, values.shape[1], values)
-        values = torch.lerp(values[:, top], values[:, bottom], wy[:, None])  # (C, H, w)
-        left, right, wx = _neighbours(column, values.shape[2], values)
-        values = torch.lerp(values[:, :, left], values[:, :, right], wx)  # (C, H, W)
-        valid = self._shown(y, 0, sy, ty)[:, None] & self._shown(x, 1, sx, tx)
-        return self._as_given(cell, values), valid
+        return self._shown(x, 1, sx, tx), self._shown(y, 0, sy, ty)
 
-    def _grid(self, cell: Any) -> tuple[int, int]:
+    def grid(self, cell: Any) -> tuple[int, int]:
+        """(h, w) of a cell's map; ValueError where it is none."""
         shape = tuple(self[cell].shape)
         if len(shape) != 3:
             raise ValueError(f"cell {cell} has shape {shape}; expected a map (C, h, w)")
@@ -157,7 +168,7 @@ def _columns(points: Any) -> tuple[np.ndarray, np.ndarray]:
     return found[:, 0], found[:, 1]
 
 
-def _as_float(values: Any) -> torch.Tensor:
+def as_float(values: Any) -> torch.Tensor:
     """A map as a tensor of at least float32, the same memory where that can be."""
     if not isinstance(values, torch.Tensor):
         values = np.asarray(values)
@@ -165,7 +176,7 @@ def _as_float(values: Any) -> torch.Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
-def _neighbours(
+def neighbours(
     k: np.ndarray, cells: int, like: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(n,) cells before and after sites k of one side, and the weight of the latter."""

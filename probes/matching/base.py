@@ -1,23 +1,73 @@
-"""What all matchers share."""
+"""What all matchers share: their parameters, checks, chunks of points, pictures kept in a row."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator
 
 from probes.cells import Cells
+from probes.checks import check_choice, check_number
 from probes.maps import Maps
-from probes.pairs import Matches, Pairs
+from probes.matching.placed import Placed, Rule
+from probes.matching.regions import Window, window_of
+from probes.matching.surfaces import Surfaces
+from probes.pairs import Matches, Pairs, as_points
+
+CHOICES = {
+    "metric": ("cosine", "l2"),
+    "combine": ("sum", "concat"),
+    "normalise": ("after", "before"),
+    "resolution": ("picture", "similarity", "site"),
+    "outside": ("refuse", "wrong"),
+}
+CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Numbers that are held for a chunk of points, where memory allows more."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Matcher(BaseEstimator):
-    """Finds points of a source picture in a target picture; nothing is learnt."""
+    """Finds points of a source picture in a target picture; nothing is learnt.
 
-    @abstractmethod
+    Features are read bilinearly between sites, clamped at the borders, each map straight from its
+    own grid at the pixels of the upright picture, whatever fit its input had. Features are never
+    upsampled: dots are (they are linear), and |f|² of every pixel follows from five Gram maps in
+    float64. That is equal up to rounding: the same pixel, or similarities within 1e-5.
+
+    Args:
+        metric: "cosine", or "l2": minus the Euclidean distance.
+        combine: of several cells: "sum", similarities add, each map normalised by its own norm;
+            "concat", their vectors are one.
+        weights: of the cells, by cell or in order, >= 0: of the similarity ("sum") or of the
+            vectors ("concat"). None: 1 each.
+        normalise: "after", what was read at a pixel is normalised; "before", the vectors of sites
+            are scaled to length 1 first, which is another matcher.
+        resolution: "picture", features are compared at every pixel; "similarity", at the sites of
+            the target's finest grid, and their similarities are read at every pixel; "site",
+            at sites alone, also of the source's point, and a match is the centre of one.
+        low_pass: sigma, in sites, of a Gaussian that smooths every map of both pictures first.
+        outside: points of the picture that a crop does not show: "refuse" them, or "wrong":
+            their matches are not valid.
+        device: "auto" is where the maps lie.
+        memory_mb: for what is held at a time; `match_pairs` keeps pictures in half of it.
+    """
+
+    metric: str = "cosine"
+    combine: str = "sum"
+    weights: Mapping[Any, float] | Sequence[float] | None = None
+    normalise: str = "after"
+    resolution: str = "picture"
+    low_pass: float | None = None
+    outside: str = "refuse"
+    device: str = "auto"
+    memory_mb: float = 512
+
     def match(
         self, source: Maps, target: Maps, points: Any, *, region: Any = None, check: Any = None
     ) -> Matches:
@@ -30,19 +80,149 @@ class Matcher(BaseEstimator):
                 bool mask; None is everywhere.
             check: pixels by which a match, matched back, may miss its point; None checks nothing.
 
+        Returns:
+            Matches in the order of the points. Pixels that the target's input does not show are
+            never among them.
+
         Raises:
             ValueError: points outside the source, maps of other cells or channels, an empty
                 region.
         """
+        rule = self._rule(source)
+        return self._match(
+            self._placed(source, rule), self._placed(target, rule), points, region, check
+        )
 
-    def match_pairs(self, cells: Cells, pairs: Pairs) -> Iterator[Matches]:
-        """`match` of every pair, in order; maps of a picture are read once in a row."""
-        held: dict[int, Maps] = {}
+    def match_pairs(self, cells: Cells, pairs: Pairs, *, check: Any = None) -> Iterator[Matches]:
+        """`match` of every pair, in order; pictures are read once while memory holds them."""
+        held: OrderedDict[int, Placed] = OrderedDict()
+        limit, rule = self.memory_mb * 2**20 / 2, None
         rows = zip(pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True)
         for source, target, points in rows:
-            held = {row: held.get(row) or cells.maps(row) for row in (source, target)}
-            yield self.match(held[source], held[target], points)
+            for row in (source, target):
+                if row not in held:
+                    maps = cells.maps(row)
+                    rule = rule or self._rule(maps)
+                    held[row] = Placed(maps, rule)
+                held.move_to_end(row)
+            yield self._match(held[source], held[target], points, None, check)
+            while len(held) > 2 and sum(one.nbytes for one in held.values()) > limit:
+                held.popitem(last=False)
+
+    def similarity(self, source: Maps, target: Maps, point: Any) -> np.ndarray:
+        """(H, W) float32 over the target: how like each pixel is to one point of the source.
+
+        nan where the target's input does not show a pixel. With `resolution="site"` pixels have
+        the similarity of the site nearest to them.
+        """
+        rule = self._rule(source)
+        a, b = self._placed(source, rule), self._placed(target, rule)
+        points = self._checked(a, b, [point])[0]
+        window = Window.whole(b.answers)
+        found = Surfaces(b, a.vectors(points), window).whole()[0].float().cpu().numpy()
+        shown, whole = b.pixels, np.full(b.maps.size, np.nan, np.float32)
+        at = [np.abs(line[:, None] - places).argmin(1)
+              for line, places in ((shown.y, b.answers.y), (shown.x, b.answers.x))]  # fmt: skip
+        whole[np.ix_(shown.y.astype(int), shown.x.astype(int))] = found[np.ix_(*at)]
+        return whole
 
     @abstractmethod
-    def similarity(self, source: Maps, target: Maps, point: Any) -> np.ndarray:
-        """(H, W) float32 over the target: how like each pixel is to one point of the source."""
+    def _read(self, surfaces: Surfaces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(n, 2) x, y; (n,) scores; (n,) bool, whether they mean anything."""
+
+    def _numbers(self, target: Placed, window: Window) -> int:
+        """How many numbers `_read` needs for one point."""
+        return window.shape[0] * window.shape[1]
+
+    def _match(
+        self, source: Placed, target: Placed, points: Any, region: Any, check: Any
+    ) -> Matches:
+        points, shown = self._checked(source, target, points)
+        window = window_of(region, target.answers, target.maps.size)
+        found = self._find(source, target, points, window)
+        valid = found.valid & shown
+        if check is not None and len(points):
+            check_number("check", check, check >= 0, ">= 0, in pixels")
+            back = self._find(target, source, found.points, Window.whole(source.answers))
+            valid &= back.valid & (np.linalg.norm(back.points - points, axis=1) <= check)
+        return Matches(found.points, found.score, valid)
+
+    def _find(self, source: Placed, target: Placed, points: np.ndarray, window: Window) -> Matches:
+        """Match points in chunks that fit memory; of what is not valid nothing is said yet."""
+        device = target.maps[target.cells[0]].device.type
+        each = sum(int(np.prod(target.maps.grid(cell))) + target.maps.grid(cell)[0]
+                   * window.shape[1] for cell in target.cells) + self._numbers(target, window)  # fmt: skip
+        room = min(CHUNK.get(device, CHUNK["cuda"]), self.memory_mb * 2**20 / 16)
+        size = max(1, int(room / each))
+        found = [
+            self._read(Surfaces(target, source.vectors(points[first : first + size]), window))
+            for first in range(0, len(points), size)
+        ]
+        if not found:
+            return Matches(np.zeros((0, 2)), np.zeros(0), np.zeros(0, bool))
+        return Matches(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+    def _rule(self, maps: Maps) -> Rule:
+        """The parameters, checked; those of the weights by the cells of a picture."""
+        for name, known in CHOICES.items():
+            check_choice(name, getattr(self, name), known)
+        check_number("memory_mb", self.memory_mb, self.memory_mb > 0, "> 0")
+        if self.low_pass is not None:
+            check_number("low_pass", self.low_pass, self.low_pass > 0, "> 0, in sites, or None")
+        if not maps.values:
+            raise ValueError("the maps hold no cell; expected one at least")
+        names = ("metric", "combine", "normalise", "resolution", "low_pass", "device")
+        options = {name: getattr(self, name) for name in names}
+        return Rule(weights=_weights(self.weights, tuple(maps.values)), **options)
+
+    def _placed(self, maps: Maps, rule: Rule) -> Placed:
+        return Placed(maps, rule)
+
+    def _checked(
+        self, source: Placed, target: Placed, points: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 2) points, and (n,) bool which of them the source's input shows."""
+        _check_cells(source, target)
+        points = as_points(points)
+        height, width = source.maps.size
+        inside = Maps(source.maps.values, (height, width), (height, width)).valid(points)
+        what = f"the source, {width} × {height} pixels"
+        _refuse(points, inside, f"outside {what}", "points of the upright picture")
+        shown = source.maps.valid(points)
+        if self.outside == "refuse":
+            _refuse(points, shown, f"cut off from the input of {what}",
+                    "points that the crop shows, or outside='wrong'")  # fmt: skip
+        return points, shown
+
+
+def _refuse(points: np.ndarray, good: np.ndarray, what: str, expected: str) -> None:
+    bad = np.flatnonzero(~good)
+    if len(bad):
+        raise ValueError(f"{len(bad)} of {len(points)} points are {what}, the first of them point "
+                         f"{bad[0]}: {points[bad[0]].tolist()}; expected {expected}")  # fmt: skip
+
+
+def _check_cells(source: Placed, target: Placed) -> None:
+    if set(source.cells) != set(target.cells):
+        raise ValueError(f"the source has the cells {list(source.cells)} and the target "
+                         f"{list(target.cells)}; expected the same")  # fmt: skip
+    for cell in source.cells:
+        a, b = (len(one.maps[cell]) for one in (source, target))
+        if a != b:
+            raise ValueError(f"cell {cell} has {a} channels in the source and {b} in the target; "
+                             "expected equally many")  # fmt: skip
+
+
+def _weights(weights: Any, cells: tuple[Any, ...]) -> tuple[float, ...] | None:
+    if weights is None:
+        return None
+    if isinstance(weights, Mapping):
+        if set(weights) != set(cells):
+            raise ValueError(f"weights of {list(weights)}; expected those of {list(cells)}")
+        weights = [weights[cell] for cell in cells]
+    found = np.asarray(weights, np.float64)
+    if found.shape != (len(cells),) or not np.isfinite(found).all() or (found < 0).any():
+        raise ValueError(f"weights={weights!r}; expected {len(cells)} numbers >= 0, one a cell")
+    if not found.any():
+        raise ValueError("all weights are 0; expected one above 0")
+    return tuple(found.tolist())

@@ -1,0 +1,185 @@
+"""One picture made ready: its maps on the device, where answers may lie, norms computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from probes.checks import pick_device
+from probes.maps import Maps, as_float
+from probes.matching.axes import Axis, gaussian, squares
+
+TINY = 1e-24
+"""|f|² at and below which a vector counts as zero."""
+CANCELLED = 1e-10
+"""Share of its neighbours' |f|² below which an interpolated vector is nothing but rounding."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What makes two places alike; see `probes.matching.base.Matcher`.
+
+    Attributes:
+        weights: of every cell, in order; None is 1.
+    """
+
+    metric: str = "cosine"
+    combine: str = "sum"
+    weights: tuple[float, ...] | None = None
+    normalise: str = "after"
+    resolution: str = "picture"
+    low_pass: float | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """Places in rows and columns: (X,) x and (Y,) y in pixels of the upright picture."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def points(self) -> np.ndarray:
+        """(Y·X, 2) x, y, row by row."""
+        x, y = np.meshgrid(self.x, self.y)
+        return np.stack([x.ravel(), y.ravel()], 1)
+
+    def nearest(self, points: np.ndarray) -> np.ndarray:
+        """(n, 2) column and row of the places nearest to points."""
+        found = [np.abs(points[:, side, None] - line).argmin(1)
+                 for side, line in enumerate((self.x, self.y))]  # fmt: skip
+        return np.stack(found, 1)
+
+
+class Placed:
+    """One picture's maps, ready to be matched; what is asked for again is kept.
+
+    Args:
+        maps: of one picture.
+        rule: how they are read.
+
+    Raises:
+        ValueError: a cell that holds no map, or a map with nan or inf.
+    """
+
+    def __init__(self, maps: Maps, rule: Rule):
+        self.rule, self.cells = rule, tuple(maps.values)
+        self.offsets: dict[Any, torch.Tensor] = {}
+        values = {cell: self._ready(maps, cell) for cell in self.cells}
+        self.maps = Maps(values, maps.size, maps.input_size, maps.placement)
+        self.finest = max(self.cells, key=lambda cell: int(np.prod(self.maps.grid(cell))))
+
+    def _ready(self, maps: Maps, cell: Any) -> torch.Tensor:
+        h, w = maps.grid(cell)
+        values = as_float(maps[cell])
+        values = values.detach().to(pick_device(self.rule.device, maps[cell]))
+        if not bool(torch.isfinite(values.sum(dtype=torch.float64))):
+            raise ValueError(f"the map of cell {cell} holds nan or inf; expected finite numbers")
+        if self.rule.low_pass:
+            rows, columns = (gaussian(side, self.rule.low_pass, values) for side in (h, w))
+            values = rows @ values @ columns.T
+        if self.rule.normalise == "before":
+            norms = torch.linalg.vector_norm(values, dim=0, dtype=torch.float64)
+            values = values * norms.clamp_min(TINY**0.5).reciprocal().to(values.dtype)
+        if self.rule.metric == "l2":  # distances do not change, and less of them cancels
+            self.offsets[cell] = values.mean((1, 2), dtype=torch.float64).to(values.dtype)
+            values = values - self.offsets[cell][:, None, None]
+        if self.rule.combine == "concat":
+            values = values * self.weight(cell)
+        return values.contiguous()
+
+    def weight(self, cell: Any) -> float:
+        weights = self.rule.weights
+        return 1.0 if weights is None else weights[self.cells.index(cell)]
+
+    @property
+    def groups(self) -> list[tuple[Any, ...]]:
+        """Cells whose vectors are one: all of them ("concat"), or each by itself ("sum")."""
+        if self.rule.combine == "concat":
+            return [self.cells]
+        return [(cell,) for cell in self.cells]
+
+    @cached_property
+    def pixels(self) -> Lattice:
+        """The pixels that the input shows."""
+        across, down = self.maps.shown()
+        return Lattice(np.flatnonzero(across).astype(float), np.flatnonzero(down).astype(float))
+
+    @cached_property
+    def sites(self) -> Lattice:
+        """Centres of all sites of the finest grid, also of those in a padding."""
+        h, w = self.maps.grid(self.finest)
+        x = self.maps.points(np.stack([np.arange(w), np.zeros(w)], 1), self.finest)[:, 0]
+        return Lattice(x, self.maps.points(np.stack([np.zeros(h), np.arange(h)], 1),
+                                           self.finest)[:, 1])  # fmt: skip
+
+    @cached_property
+    def inner(self) -> Lattice:
+        """Those of them that lie in the picture; the nearest, where none does."""
+        lines = []
+        for line, side in ((self.sites.x, self.maps.size[1]), (self.sites.y, self.maps.size[0])):
+            kept = line[(line >= -0.5) & (line <= side - 0.5)]
+            middle = line[[np.abs(line - (side - 1) / 2).argmin()]]
+            lines.append(kept if len(kept) else np.clip(middle, -0.5, side - 0.5))
+        return Lattice(*lines)
+
+    @property
+    def answers(self) -> Lattice:
+        """Where a match may lie."""
+        return self.inner if self.rule.resolution == "site" else self.pixels
+
+    @property
+    def compared(self) -> Lattice:
+        """Where features are compared."""
+        return self.sites if self.rule.resolution == "similarity" else self.answers
+
+    def steps(self) -> np.ndarray:
+        """(2,) pixels between sites of the finest grid, along x and y."""
+        here, there = self.maps.points([[0.0, 0.0], [1.0, 1.0]], self.finest)
+        return np.abs(there - here)
+
+    def axes(self, cell: Any, lattice: Lattice) -> tuple[Axis, Axis]:
+        """The rows and columns of a cell's map at a lattice's places."""
+        h, w = self.maps.grid(cell)
+        x, y = lattice.x, lattice.y
+        columns = self.maps.sites(np.stack([x, np.zeros(len(x))], 1), cell)[:, 0]
+        rows = self.maps.sites(np.stack([np.zeros(len(y)), y], 1), cell)[:, 1]
+        return Axis(rows, h, self.maps[cell]), Axis(columns, w, self.maps[cell])
+
+    @cached_property
+    def layers(self) -> Mapping[Any, tuple[Axis, Axis]]:
+        """Cell → its axes at the places where features are compared."""
+        return {cell: self.axes(cell, self.compared) for cell in self.cells}
+
+    @cached_property
+    def norms(self) -> list[torch.Tensor]:
+        """Of every group, (Y, X): 1/|f|, 0 where that is nothing ("cosine"); |f|² ("l2")."""
+        return [self._norm(group) for group in self.groups]
+
+    def _norm(self, group: tuple[Any, ...]) -> torch.Tensor:
+        found = [squares(self.maps[cell], *self.layers[cell]) for cell in group]
+        total, plain = (sum(parts[1:], parts[0]) for parts in zip(*found, strict=True))
+        kind = self.maps[group[0]].dtype
+        if self.rule.metric == "l2":
+            return total.clamp_min(0).to(kind)
+        empty = (total <= TINY) | (total < CANCELLED * plain)
+        return torch.where(empty, 0.0, total.clamp_min(TINY).rsqrt()).to(kind)
+
+    def vectors(self, points: np.ndarray) -> dict[Any, torch.Tensor]:
+        """Cell → (n, C) features at points; with `resolution="site"` those of the nearest site."""
+        if self.rule.resolution == "site":
+            column, row = self.inner.nearest(points).T
+            points = np.stack([self.inner.x[column], self.inner.y[row]], 1)
+        return {cell: self.maps.sample(cell, points)[0] for cell in self.cells}
+
+    @property
+    def nbytes(self) -> int:
+        """What is held, about: maps, and norms with what stands beside them."""
+        maps = sum(values.nbytes for values in self.maps.values.values())
+        places = len(self.compared.x) * len(self.compared.y) * len(self.groups)
+        return maps + 4 * places + (1 << 14)

@@ -1,0 +1,186 @@
+"""Similarities of points with all places of a picture, computed in strips that fit a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from probes.matching.axes import Axis
+from probes.matching.placed import TINY, Placed
+from probes.matching.regions import Window
+
+STRIP = {"cpu": 1 << 17, "cuda": 1 << 24}
+"""Similarities of a strip: few enough for a core's cache, enough to keep a GPU busy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Dots of n vectors with a map, (h, n, X), read across already; and how they are read down."""
+
+    dots: torch.Tensor
+    down: Axis
+
+    def line(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n, X): of every vector one row."""
+        each = torch.arange(len(rows), device=rows.device)
+        weight = self.down.weight[rows].to(self.dots.dtype)[:, None]
+        above, below = self.down.before[rows], self.down.after[rows]
+        return torch.lerp(self.dots[above, each], self.dots[below, each], weight)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Layers whose dots add before anything else is done to them.
+
+    Attributes:
+        norms: (Y, X), see `Placed.norms`; None: what is read are similarities already.
+        own: (n,) |s|² of the vectors ("l2"), whose similarity counts `weight` times.
+    """
+
+    layers: list[Layer]
+    norms: torch.Tensor | None = None
+    own: torch.Tensor | None = None
+    weight: float = 1.0
+
+    def strip(self, first: int, last: int) -> torch.Tensor:
+        """(last − first, n, X) similarities."""
+        norms = None if self.norms is None else self.norms[first:last, None]
+        parts = [layer.down.read(layer.dots, first, last) for layer in self.layers]
+        return self._similar(parts, norms, all(one.down.start is None for one in self.layers))
+
+    def line(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n, X) similarities: of every vector one row."""
+        norms = None if self.norms is None else self.norms[rows]
+        return self._similar([layer.line(rows) for layer in self.layers], norms, True)
+
+    def _similar(
+        self, parts: list[torch.Tensor], norms: torch.Tensor | None, fresh: bool
+    ) -> torch.Tensor:
+        """`fresh`: the memory is ours to write to."""
+        dots = parts[0]
+        for part in parts[1:]:
+            dots = dots + part
+        if norms is None:
+            return dots
+        if self.own is None:
+            return dots.mul_(norms) if fresh else dots * norms
+        apart = (norms + self.own[:, None]).sub_(dots, alpha=2).clamp_min_(0)
+        return apart.sqrt_().mul_(-self.weight)
+
+
+class Surfaces:
+    """Similarities of n vectors of a source with the places of a target.
+
+    Args:
+        target: the picture that is searched.
+        vectors: cell → (n, C) of the source, see `Placed.vectors`.
+        window: the part of `target.answers` that is searched.
+
+    Attributes:
+        known: (n,) bool, False for a vector that is zero ("cosine").
+    """
+
+    def __init__(self, target: Placed, vectors: Mapping[Any, torch.Tensor], window: Window):
+        self.target, self.window = target, window
+        self.count = len(next(iter(vectors.values())))
+        self.device = target.maps[target.cells[0]].device
+        between = target.rule.resolution == "similarity"
+        first = Window.whole(target.compared) if between else window
+        pairs = [_group(target, number, vectors, first) for number in range(len(target.groups))]
+        self.groups = [group for group, _ in pairs]
+        self.known = torch.stack([known for _, known in pairs]).any(0)
+        if between:
+            down, across = target.axes(target.finest, target.answers)
+            sites = self._strip(*first.rows)  # (h, n, w)
+            self.groups = [Group([Layer(across.across(sites, *window.columns), down)])]
+        self.outside = None
+        if window.outside is not None:
+            self.outside = torch.from_numpy(window.outside).to(self.device)
+
+    def _strip(self, first: int, last: int) -> torch.Tensor:
+        """(rows, n, X), rows counted from the lattice's first."""
+        parts = [group.strip(first, last) for group in self.groups]
+        return parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
+
+    def strips(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """First row in the window, and (rows, n, X) similarities; -inf outside."""
+        (begin, end), width = self.window.rows, self.window.shape[1]
+        rows = max(1, STRIP.get(self.device.type, STRIP["cuda"]) // max(1, self.count * width))
+        for first in range(begin, end, rows):
+            last = min(first + rows, end)
+            found = self._strip(first, last)
+            if self.outside is not None:
+                found = found.masked_fill(self.outside[first - begin : last - begin, None],
+                                          -torch.inf)  # fmt: skip
+            yield first - begin, found
+
+    def best(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(n,) rows and columns in the window of the most similar places, and (n,) similarities.
+
+        Of several, the first, row by row. A strip leaves but each row's largest; the row that
+        wins is read again.
+        """
+        tops = torch.cat([strip.amax(2) for _, strip in self.strips()])  # (Y, n)
+        row = tops.argmax(0)
+        parts = [group.line(row + self.window.rows[0]) for group in self.groups]
+        line = parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
+        if self.outside is not None:
+            line = line.masked_fill(self.outside[row], -torch.inf)
+        score, column = line.max(1)
+        return row, column, score
+
+    def whole(self) -> torch.Tensor:
+        """(n, Y, X) similarities of the window; -inf outside."""
+        kind = self.groups[0].layers[0].dots.dtype
+        found = torch.empty(self.count, *self.window.shape, dtype=kind, device=self.device)
+        for first, strip in self.strips():
+            found[:, first : first + len(strip)] = strip.transpose(0, 1)
+        return found
+
+    def somewhere(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """(n,) bool: vectors that are not zero, found where the target's is none, either."""
+        if self.target.rule.metric != "cosine":
+            return torch.ones_like(self.known)
+        target = self.target
+        if target.rule.resolution == "similarity":
+            x = target.answers.x[columns.cpu().numpy() + self.window.columns[0]]
+            y = target.answers.y[rows.cpu().numpy() + self.window.rows[0]]
+            at = target.sites.nearest(np.stack([x, y], 1))
+            columns, rows = (torch.from_numpy(line).to(self.device) for line in at.T)
+        else:
+            columns, rows = columns + self.window.columns[0], rows + self.window.rows[0]
+        there = torch.stack([norms[rows, columns] > 0 for norms in target.norms]).any(0)
+        return self.known & there
+
+
+def _group(
+    target: Placed, number: int, vectors: Mapping[Any, torch.Tensor], window: Window
+) -> tuple[Group, torch.Tensor]:
+    """A group of a target's cells; and (n,) which vectors are not zero."""
+    cells = target.groups[number]
+    weight = target.weight(cells[0]) if target.rule.combine == "sum" else 1.0
+    vectors = {cell: vectors[cell].to(target.maps[cell]) for cell in cells}
+    for cell in cells:
+        if target.rule.metric == "l2":
+            vectors[cell] = vectors[cell] - target.offsets[cell]
+    own = sum(vectors[cell].double().square().sum(1) for cell in cells)
+    known = own > TINY
+    if target.rule.metric == "cosine":
+        scale = weight * own.clamp_min(TINY).rsqrt()
+        vectors = {cell: values * scale[:, None].to(values) for cell, values in vectors.items()}
+    layers = [_layer(target, cell, values, window) for cell, values in vectors.items()]
+    norms = target.norms[number][:, slice(*window.columns)]
+    if target.rule.metric == "cosine":
+        return Group(layers, norms), known
+    return Group(layers, norms, own.to(norms.dtype), weight), known
+
+
+def _layer(target: Placed, cell: Any, vectors: torch.Tensor, window: Window) -> Layer:
+    values = target.maps[cell]
+    down, across = target.layers[cell]
+    dots = (vectors @ values.flatten(1)).view(-1, *values.shape[1:]).transpose(0, 1)  # (h, n, w)
+    return Layer(across.across(dots.contiguous(), *window.columns), down)
