@@ -16,7 +16,7 @@ from diffeat.search.multilabel import Multilabel
 from diffeat.search.splits import TEST
 
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""((n, …) outcomes, (B, n) how often each row is there) → (B,) scores."""
+"""((n, …) outcomes, (B, n) how often each row is there) → (B,) scores; nan where none is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,13 @@ class Outcomes:
 
 def mean_of_draws(values: np.ndarray, times: np.ndarray) -> np.ndarray:
     """(B,) means of (n,) numbers of rows."""
-    return times @ values / times.sum(1)
+    return share_of_draws(np.stack([values, np.ones(len(values))], 1), times)
+
+
+def share_of_draws(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """(B,) shares of (n, 2) right ones and all, such as points of pairs: sum of each by each."""
+    right, count = (times @ values).T
+    return np.divide(right, count, out=np.full(len(right), np.nan), where=count > 0)
 
 
 def outcomes_of(judge: Judge, candidate: Candidate, setting: float | None) -> Outcomes:

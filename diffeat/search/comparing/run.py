@@ -44,6 +44,8 @@ def compare(
     progress: Callable[[str, Iterable], Iterable] = lambda label, items: iter(items),
     notes: Sequence[str] = (),
     rows_are: str = "pictures",
+    draws: Draws | None = None,
+    floors: Mapping[str, Outcomes] | None = None,
 ) -> Comparison:
     """Compare systems whose judges have the same rows, targets and parts.
 
@@ -62,6 +64,9 @@ def compare(
         progress: (label, items) → the items, such as with a progress bar.
         notes: lines for people that go with the table.
         rows_are: what the rows are.
+        draws: how often each test row is there, draw by draw; None draws whole groups.
+        floors: name → outcomes without a model, the last rows of the table; None is what a
+            constant does.
 
     Raises:
         SpecError: one system only, a reference that is none of them, or parts that differ.
@@ -72,10 +77,12 @@ def compare(
         name: _chosen(judge, journal, memory, partial(progress, name))
         for name, judge in judges.items()
     }
-    if (floor := floor_of(first)) is not None:
-        found[floor[0]] = Chosen(None, None, floor[1])
-    draws = partial(resampled, [first.groups[row] for row in np.flatnonzero(first.part == TEST)],
-                    seed)  # fmt: skip
+    if floors is None:
+        floors = dict([floor] if (floor := floor_of(first)) is not None else [])
+    found |= {name: Chosen(None, None, outcomes) for name, outcomes in floors.items()}
+    if draws is None:
+        tested = [first.groups[row] for row in np.flatnonzero(first.part == TEST)]
+        draws = partial(resampled, tested, seed)
     return Comparison(
         first.task_name, rows_of(found, against, first.number, draws, simultaneous), against,
         first.number, first.counts, simultaneous, rows_are, tuple(notes),
