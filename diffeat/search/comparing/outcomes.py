@@ -12,8 +12,10 @@ from diffeat.errors import SpecError
 from diffeat.search.by_ridge import ByRidge
 from diffeat.search.classification import Classification
 from diffeat.search.judge import Candidate, Judge, cells_in
+from diffeat.search.matching.judge import Matching
 from diffeat.search.multilabel import Multilabel
 from diffeat.search.splits import TEST
+from probes.metrics.pck import PCK, shares
 
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """((n, …) outcomes, (B, n) how often each row is there) → (B,) scores; nan where none is."""
@@ -43,13 +45,7 @@ class Outcomes:
 
 def mean_of_draws(values: np.ndarray, times: np.ndarray) -> np.ndarray:
     """(B,) means of (n,) numbers of rows."""
-    return share_of_draws(np.stack([values, np.ones(len(values))], 1), times)
-
-
-def share_of_draws(values: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """(B,) shares of (n, 2) right ones and all, such as points of pairs: sum of each by each."""
-    right, count = (times @ values).T
-    return np.divide(right, count, out=np.full(len(right), np.nan), where=count > 0)
+    return times @ values / times.sum(1)
 
 
 def outcomes_of(judge: Judge, candidate: Candidate, setting: float | None) -> Outcomes:
@@ -57,13 +53,16 @@ def outcomes_of(judge: Judge, candidate: Candidate, setting: float | None) -> Ou
 
     Of classes it is the head's prediction, right (1) or wrong (0). Its mean is the accuracy that
     `Classification.test` gives, but for pictures whose two best classes differ by rounding alone
-    (see `Classification.head`). Other judges' `test` speaks of each row itself.
+    (see `Classification.head`). Of pairs it is how many points are right, of how many. Other
+    judges' `test` speaks of each row itself.
 
     Raises:
         SpecError: a judge that gives one number of all rows.
     """
     if isinstance(judge, Classification):
         return Outcomes(_right(judge, candidate, setting), mean_of_draws)
+    if isinstance(judge, Matching):
+        return pair_outcomes(judge, judge.test(candidate, setting))
     found = np.asarray(judge.test(candidate, setting), np.float64)
     if isinstance(judge, ByRidge):
         return Outcomes(found, scorer_of(judge))
@@ -79,7 +78,24 @@ def scorer_of(judge: Judge) -> Scorer:
     """How the outcomes of a judge's test rows make its score."""
     if isinstance(judge, ByRidge):
         return partial(judge.scores_of_draws, judge.tested)
+    if isinstance(judge, Matching):
+        rows, targets = np.flatnonzero(judge.part == TEST), judge.bound.targets
+        aggregate = judge.convention.aggregate
+        named = targets.target if aggregate == "picture" else targets.categories
+        return partial(_share_of_points, aggregate, np.asarray(named)[rows])
     return mean_of_draws
+
+
+def pair_outcomes(judge: Matching, found: PCK) -> Outcomes:
+    """(n, 2) points of each test pair that are right, and all of them."""
+    right, points = found.counts()
+    return Outcomes(np.stack([right[:, 0], points], 1).astype(np.float64), scorer_of(judge))
+
+
+def _share_of_points(
+    aggregate: str, names: np.ndarray, values: np.ndarray, times: np.ndarray
+) -> np.ndarray:
+    return shares(aggregate, values[:, :1], values[:, 1], names, times)[:, 0]
 
 
 def _right(judge: Classification, candidate: Candidate, setting: float | None) -> np.ndarray:

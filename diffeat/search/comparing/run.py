@@ -16,6 +16,7 @@ from diffeat.search.comparing.table import Comparison, Interval, Row, verdict_of
 from diffeat.search.intervals import percentile_interval, resampled
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Judge, Outcome
+from diffeat.search.matching.judge import Matching
 from diffeat.search.measure import Measure
 from diffeat.search.splits import TEST
 from diffeat.search.tasks import CellKey
@@ -101,11 +102,16 @@ def _checked(judges: Mapping[str, Judge], against: str | None) -> str:
                         f"{', '.join(names)}")  # fmt: skip
     first = judges[names[0]]
     for judge in judges.values():
-        if not np.array_equal(judge.part, first.part) or judge.targets != first.targets:
+        if not np.array_equal(judge.part, first.part) or _truth(judge) != _truth(first):
             raise SpecError(f"{judge.source} and {first.source} have different parts or targets; "
                             "expected the same rows for all")  # fmt: skip
         judge.check()
     return against or names[0]
+
+
+def _truth(judge: Judge) -> str:
+    """Hash of what is to be told, whatever rows of files it is told from."""
+    return judge.bound.targets.fingerprint if isinstance(judge, Matching) else judge.targets
 
 
 def _chosen(

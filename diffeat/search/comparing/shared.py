@@ -124,8 +124,12 @@ def _identity(store: FeatureStore, rows: np.ndarray) -> str:
     """What the features of some rows are, by their checksums too: what is compared may claim to be
     made alike and differ."""
     made = identity_of([(store.spec.to_dict(), store.model, store.pictures)])
-    sums = [str(store[cell].attrs.get(ATTRIBUTE, "")) for cell in cells_of(store)]
-    return fingerprint(made, sums, rows.tolist())
+    return fingerprint(made, checksums(store), rows.tolist())
+
+
+def checksums(store: FeatureStore) -> list[str]:
+    """Checksum of every cell; "" in files that note none."""
+    return [str(store[cell].attrs.get(ATTRIBUTE, "")) for cell in cells_of(store)]
 
 
 def reader(store: FeatureStore, rows: np.ndarray) -> Callable[[str, float], Any]:
