@@ -5,6 +5,7 @@ a matcher over them, `Matching` is the judge of a search.
 """
 
 from diffeat.search.matching.bound import BoundPairs, bind
+from diffeat.search.matching.judge import Matching
 from diffeat.search.matching.scored import Scored, score_pairs
 
-__all__ = ["BoundPairs", "Scored", "bind", "score_pairs"]
+__all__ = ["BoundPairs", "Matching", "Scored", "bind", "score_pairs"]

@@ -1,8 +1,8 @@
 """Pairs of pictures bound to the feature files that hold them.
 
-    bound = bind(targets, [store])            # or two files: pairs may go from one to the other
-    bound.pairs                               # probes.Pairs, rows of `bound.cells()`
-    bound.cells([("up.1", 20)])               # probes.Cells over the rows of all files
+bound = bind(targets, [store])            # or two files: pairs may go from one to the other
+bound.pairs                               # probes.Pairs, rows of `bound.cells()`
+bound.cells([("up.1", 20)])               # probes.Cells over the rows of all files
 """
 
 from __future__ import annotations
@@ -226,9 +226,7 @@ def _checked_files(
     return keys
 
 
-def _rows(
-    targets: PairTargets, stores: tuple[FeatureStore, ...]
-) -> tuple[np.ndarray, np.ndarray]:
+def _rows(targets: PairTargets, stores: tuple[FeatureStore, ...]) -> tuple[np.ndarray, np.ndarray]:
     """(P,) and (P,) rows of all files; -1 where no file has the picture."""
     row_of: dict[str, int] = {}
     first = 0
@@ -345,7 +343,7 @@ def _check_contents(
     for one in stores:
         mine = [(row - first, place[name]) for row, name in sorted(name_of.items())
                 if 0 <= row - first < len(one) and name in place]  # fmt: skip
-        if mine and pictures.reading != 1 and (other := _changed(one, pictures, *zip(*mine))):
+        if mine and pictures.reading != 1 and (other := _changed(one, pictures, mine)):
             raise SpecError(
                 f"{len(other)} pictures of {targets.name} hold something else than when "
                 f"{one.path} was made: {_some(other)}; extract them again (--overwrite), or give "
@@ -354,21 +352,21 @@ def _check_contents(
         first += len(one)
 
 
-def _changed(
-    store: FeatureStore, pictures: Source, rows: tuple[int, ...], places: tuple[int, ...]
-) -> list[str]:
-    """Ids of pictures that are there and are others by now."""
+def _changed(store: FeatureStore, pictures: Source, rows: list[tuple[int, int]]) -> list[str]:
+    """Ids of pictures, by (row, place in the source), that are there and are others by now."""
     seen = seen_in(store)
     if seen is None:
         return []
-    some, rows = pictures.take(places), np.asarray(rows)
+    rows, places = np.array(rows).T
+    some = pictures.take(places)
     stats = None if seen.stats is None else seen.stats[rows]
     noted = Seen(some.ids, seen.digests[rows], stats, seen.when)
     found = look(some, noted).digests
     return [
-        name for name, now, was in zip(some.ids, found, noted.digests, strict=True)
+        name
+        for name, now, was in zip(some.ids, found, noted.digests, strict=True)
         if (now != was).any() and now.tobytes() != digest_of_nothing(name)
-    ]  # fmt: skip
+    ]
 
 
 def named(targets: PairTargets, pair: int) -> str:

@@ -11,7 +11,7 @@ With a `Journal` in a folder, pairs that were matched are not matched again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from diffeat.search.grid import write_rows
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Candidate, Mix, cells_in
 from diffeat.search.matching.bound import BoundPairs, named
-from diffeat.search.matching.stream import HELD, stream
+from diffeat.search.matching.stream import stream
 from diffeat.search.tasks import bytes_fingerprint
 from probes.cells import Cells
 from probes.matching import NearestMatcher
@@ -33,9 +33,9 @@ from probes.matching.base import Matcher
 from probes.metrics.conventions import Convention
 from probes.metrics.pck import ALPHAS, PCK
 
-CHUNK = 200
+CHUNK = 1000
 """Pairs of a piece of finished work."""
-NOT_THE_RULE = ("device", "memory_mb")
+NOT_THE_RULE = ("device", "memory_mb", "outside")
 """Parameters of a matcher that change no more than the last bits."""
 
 
@@ -163,9 +163,7 @@ def score_pairs(
     candidate: Candidate | None = None,
     conventions: Sequence[Convention] = (Convention(),),
     alphas: Sequence[float] = ALPHAS,
-    *,
     journal: Journal | None = None,
-    memory: int = HELD,
     progress: bool | None = None,
 ) -> Scored:
     """Match the points of all pairs, and count which are right.
@@ -178,7 +176,6 @@ def score_pairs(
         conventions: ways of counting; every point is matched once for all of them.
         alphas: A shares of the reference.
         journal: keeps finished pieces of `CHUNK` pairs.
-        memory: bytes for maps that are held.
         progress: show a bar; None shows one on a terminal, and a line a minute elsewhere.
 
     Raises:
@@ -195,12 +192,12 @@ def score_pairs(
     made_of = fingerprint(bound.fingerprint, str(candidate), getattr(candidate, "weights", None),
                           described(matcher), total.alphas, state["counted"].tolist())  # fmt: skip
     with counted(len(bound), desc="match", unit="pairs", show=progress) as bar:
-        for rows in _chunks(bound):
+        for rows in _chunks(bound, CHUNK if journal.folder else len(bound)):
             key = fingerprint(made_of, bytes_fingerprint(rows)) if journal.folder else ""
-            kept = journal.read("pairs", key, lambda stored, n=len(rows): len(stored["right"]) == n)
+            kept = journal.read("pairs", key, lambda stored: "right" in stored)
             if kept is None:
                 piece = PCK(alphas, conventions)
-                done, silent = count(piece, matcher, bound, cells, rows, memory, bar.update)
+                done, silent = count(piece, matcher, bound, cells, rows, bar.update)
                 right[done], unsaid[done] = piece.state["right"], silent
                 values = {"right": right[rows].tolist(), "unsaid": unsaid[rows].tolist()}
                 if journal.folder:
@@ -215,15 +212,15 @@ def score_pairs(
     return Scored(name, bound, total, unsaid, matcher_text(matcher))
 
 
-def _chunks(bound: BoundPairs) -> Iterator[np.ndarray]:
+def _chunks(bound: BoundPairs, size: int) -> Iterator[np.ndarray]:
     """Runs of pairs that share pictures."""
     order = np.lexsort((bound.pairs.target, bound.pairs.source))
-    yield from (order[start : start + CHUNK] for start in range(0, len(order), CHUNK))
+    yield from (order[start : start + size] for start in range(0, len(order), size))
 
 
 def count(
     pck: PCK, matcher: Matcher, bound: BoundPairs, cells: Cells, rows: np.ndarray,
-    memory: int = HELD, update: Any = lambda: None,
+    update: Callable[[], Any] = lambda: None,
 ) -> tuple[list[int], list[int]]:  # fmt: skip
     """Match some pairs and count them.
 
@@ -236,17 +233,15 @@ def count(
     """
     done, unsaid = [], []
     pairs, targets = bound.pairs, bound.targets
-    for pair, shown, found in stream(matcher, bound, cells, rows, memory):
-        valid, points = shown.copy(), np.zeros((len(shown), 2))
-        valid[shown], points[shown] = found.valid, np.where(found.valid[:, None], found.points, 0)
+    for pair, found in stream(matcher, bound, cells, rows):
         box = bound.boxes[pair]
         pck.update(
-            points, pairs.target_points[pair], size=tuple(bound.target_sizes[pair].tolist()),
+            found.points, pairs.target_points[pair], size=tuple(bound.target_sizes[pair].tolist()),
             box=None if np.isnan(box).any() else box, picture=targets.target[pair],
-            category=bound.categories[pair], groups=bound.groups[pair], valid=valid,
+            category=bound.categories[pair], groups=bound.groups[pair], valid=found.valid,
         )  # fmt: skip
         done.append(pair)
-        unsaid.append(int((~valid).sum()))
+        unsaid.append(int((~found.valid).sum()))
         update()
     return done, unsaid
 
