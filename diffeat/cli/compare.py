@@ -306,8 +306,7 @@ def _paired(
     cells = [_cells_of(one, store) for one, store in zip(systems, stores, strict=True)]
     found = paired_systems(stores, [one.name for one in systems], values["opened"], cells,
                            Counting(**given), seed=values["seed"], **split)  # fmt: skip
-    return found.judges, {"notes": found.notes, "draws": found.draws, "floors": found.floors,
-                          "rows_are": "pairs"}  # fmt: skip
+    return found.judges, {"notes": found.notes, "draws": found.draws, "floors": found.floors}
 
 
 def _cells_of(system: System, store: Any) -> tuple[Any, Any]:

@@ -44,7 +44,6 @@ def compare(
     seed: int = 0,
     progress: Callable[[str, Iterable], Iterable] = lambda label, items: iter(items),
     notes: Sequence[str] = (),
-    rows_are: str = "pictures",
     draws: Draws | None = None,
     floors: Mapping[str, Outcomes] | None = None,
 ) -> Comparison:
@@ -64,7 +63,6 @@ def compare(
         seed: of the draws.
         progress: (label, items) → the items, such as with a progress bar.
         notes: lines for people that go with the table.
-        rows_are: what the rows are.
         draws: how often each test row is there, draw by draw; None draws whole groups.
         floors: name → outcomes without a model, the last rows of the table; None is what a
             constant does.
@@ -86,7 +84,7 @@ def compare(
         draws = partial(resampled, tested, seed)
     return Comparison(
         first.task_name, rows_of(found, against, first.number, draws, simultaneous), against,
-        first.number, first.counts, simultaneous, rows_are, tuple(notes),
+        first.number, first.counts, simultaneous, first.rows, tuple(notes),
         (journal.found, journal.computed),
     )  # fmt: skip
 

@@ -125,11 +125,12 @@ class Comparison:
     def headline(self) -> str:
         train, held, tested = self.counts
         learnt = f"{train} training, " if train else ""
+        settled = any(row.setting is not None for row in self.rows)
+        chosen = "cells and settings" if settled else "cells"
         unit = f" in {self.measure.unit}" if self.measure.unit else ""
         return (
             f"{self.task}: {self.measure.name}{unit}{self.measure.direction} on the same {tested} "
-            f"test {self.rows_are} ({learnt}{held} validation); cells and settings chosen on "
-            "validation"
+            f"test {self.rows_are} ({learnt}{held} validation); {chosen} chosen on validation"
         )
 
     @property

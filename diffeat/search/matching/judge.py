@@ -218,8 +218,14 @@ class Matching(Judge):
 
     # what stands beside the number
 
-    @cached_property
+    @property
     def floor(self) -> tuple[float, str] | None:
+        return self._value(self.same_place), SAME_PLACE
+
+    @cached_property
+    def same_place(self) -> PCK:
+        """What is right of the test pairs where every point stays where it is, squashed to the
+        target's size."""
         bound, pairs = self.bound, self.bound.pairs
         found = PCK(self.alphas, [self.convention])
         for row in np.flatnonzero(self.part == TEST):
@@ -231,7 +237,7 @@ class Matching(Judge):
                 box=None if np.isnan(box).any() else box, picture=bound.targets.target[row],
                 category=bound.categories[row], groups=bound.groups[row],
             )  # fmt: skip
-        return self._value(found), SAME_PLACE
+        return found
 
     def aside(self, cell: Candidate, setting: float | None) -> dict[str, float]:
         pck = self._tested.get(cell) or self.test(cell, setting)
