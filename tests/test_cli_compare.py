@@ -197,3 +197,77 @@ class TestModels:
         assert answer.code == 2
         assert "conditioned on their own targets" in answer.err
         assert not list((tmp_path / "kept").glob("*.h5"))
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A list of pairs of twelve pictures, each of a bright square that lies elsewhere."""
+    rng, corners = np.random.default_rng(0), {}
+    for k in range(12):
+        pixels = rng.integers(0, 60, (16, 16, 3))
+        corners[k] = rng.integers(1, 10, 2)  # x, y
+        x, y = corners[k]
+        pixels[y : y + 4, x : x + 4] += 180
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{k}.png")
+    rows = ["source,target,source_x,source_y,target_x,target_y"]
+    for a, b in ((a, b) for a in range(12) for b in range(12) if a != b):
+        rows.append(
+            f"{a}.png,{b}.png,{corners[a][0]},{corners[a][1]},{corners[b][0]},{corners[b][1]}"
+        )
+    (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "pairs.csv"
+
+
+class TestMatching:
+    def test_models_a_file_and_the_same_place(self, diffeat, pairs, folder_of, tmp_path):
+        model = folder_of("pixel")
+        args = ("compare", f"one={model} -t 20 -b up.0,up.1", f"two={model}@random -t 20 -b up.1",
+                "--task", "matching", "--pairs", pairs, "--out", tmp_path / "kept", "--alpha", 0.15,
+                "--aggregate", "pair", "--split", "0,0.4,0.6")  # fmt: skip
+        answer = diffeat(*args)
+        assert answer.code == 0, answer.err
+        lines = answer.out.splitlines()
+        assert lines[0].startswith("matching: PCK@0.15 in % on the same")
+        assert "test pairs" in lines[0]
+        assert [line.split()[0] for line in lines[3:6]] == ["one", "two", "same"]
+        assert "per pair" in answer.out
+        assert "NearestMatcher" in answer.out
+        again = json.loads(diffeat(*args, "--json").out)
+        assert again["computed"] == 0
+        assert again["rows_are"] == "pairs"
+        kept = next((tmp_path / "kept").glob("one-*.h5"))
+        third = diffeat(*args[:2], kept, *args[3:], "--json", "--png", tmp_path / "m.png")
+        rows = json.loads(third.out)["systems"]
+        assert rows[1]["difference_interval_95"] == [0, 0]
+        assert (tmp_path / "m.png").stat().st_size > 5000
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (("--task", "matching"), ["needs --pairs"]),
+            (("--pairs", "p.csv"), ["--pairs: not for --task classification"]),
+            (("--task", "matching", "--pairs", "p.csv", "--score", "knn", "--column", "x"),
+             ["--column, --score: not for --task matching"]),
+            (("--task", "matching", "--pairs", "none.csv"), ["none.csv"]),
+            (("--alpha", 0), ["--alpha"]),
+        ],
+    )  # fmt: skip
+    def test_refusals(self, diffeat, files, options, words):
+        answer = diffeat("compare", *files, *options)
+        assert answer.code in (1, 2), answer.err
+        for word in words:
+            assert word in answer.err
+
+    def test_vectors_and_averages_that_there_are_not(self, diffeat, files, pairs, folder_of):
+        matching = ("--task", "matching", "--pairs", pairs)
+        model = f"{folder_of('pixel')} -t 20 -b up.0"
+        answer = diffeat("compare", model, f"b={model} --pool 2x2", *matching)
+        assert answer.code == 2
+        assert "--pool 2x2 gives vectors" in answer.err
+        answer = diffeat("compare", model, files[0], *matching)
+        assert answer.code == 2
+        assert "holds vectors (--pool 1x1)" in answer.err
+        assert "plan" not in answer.err
+        answer = diffeat("compare", model, f"b={model}", *matching, "--aggregate", "points")
+        assert answer.code == 2
+        assert "aggregate='points'; expected one of" in answer.err

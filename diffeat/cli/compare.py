@@ -205,6 +205,16 @@ def _check_options(values: dict) -> None:
     if matching and not values["pairs"]:
         raise click.UsageError("--task matching needs --pairs: a list of pairs (.csv), a folder or "
                                "a named set, such as spair:test")  # fmt: skip
+    if matching:
+        _counting(values)
+
+
+def _counting(values: dict) -> Any:
+    """How points are counted."""
+    from diffeat.search.comparing.pairs import Counting
+
+    given = {n: values[n] for n in ("alpha", "aggregate", "reference") if values[n] is not None}
+    return Counting(**given)
 
 
 def _prepared(systems: Sequence[System], values: dict) -> list[Any]:
@@ -260,6 +270,9 @@ def _opened(stack: ExitStack, prepared: Sequence[Any], values: dict) -> list[Any
     if made and folder is None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-compare-")))
         note("the models' features go into a temporary folder; --out FOLDER keeps them")
+    if values["pairs"]:
+        for store in stores.values():
+            _check_maps(store)
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     for k, one in enumerate(prepared):
         if k in stores:
@@ -268,6 +281,15 @@ def _opened(stack: ExitStack, prepared: Sequence[Any], values: dict) -> list[Any
         extract_to_file(request, source, spec, folder / name, announce=True, **run)
         stores[k] = stack.enter_context(FeatureStore(folder / name))
     return [stores[k] for k in range(len(prepared))]
+
+
+def _check_maps(store: Any) -> None:
+    """SpecError for vectors, before models are run to be compared with them."""
+    from diffeat.errors import SpecError
+
+    if store.spec.pool != "none":
+        raise SpecError(f"{store.path} holds vectors (--pool {store.spec.pool}), in which no place "
+                        "can be found; extract with --pool none for --task matching")  # fmt: skip
 
 
 def _judges(
@@ -299,13 +321,12 @@ def _paired(
     systems: Sequence[System], stores: Sequence[Any], values: dict
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same of pairs."""
-    from diffeat.search.comparing.pairs import Counting, paired_systems
+    from diffeat.search.comparing.pairs import paired_systems
 
-    given = {n: values[n] for n in ("alpha", "aggregate", "reference") if values[n] is not None}
     split = {"fractions": values["split"]} if values["split"] else {}
     cells = [_cells_of(one, store) for one, store in zip(systems, stores, strict=True)]
     found = paired_systems(stores, [one.name for one in systems], values["opened"], cells,
-                           Counting(**given), seed=values["seed"], **split)  # fmt: skip
+                           _counting(values), seed=values["seed"], **split)  # fmt: skip
     return found.judges, {"notes": found.notes, "draws": found.draws, "floors": found.floors}
 
 

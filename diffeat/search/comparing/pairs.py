@@ -35,19 +35,24 @@ class Counting:
         aggregate: over what shares are averaged (`probes.metrics.conventions.AGGREGATES`).
         reference: "box", "image" or "extent"; None is the target's box where all pairs have one,
             else the picture.
+
+    Raises:
+        SpecError: a word that means nothing.
     """
 
     alpha: float = 0.1
     aggregate: str = "point"
     reference: str | None = None
 
-    def convention(self, bound: BoundPairs) -> Convention:
-        """The convention of some pairs.
+    def __post_init__(self) -> None:
+        self.by(self.reference or "box")
 
-        Raises:
-            SpecError: a word that means nothing.
-        """
-        reference = self.reference or ("image" if np.isnan(bound.boxes).any() else "box")
+    def convention(self, bound: BoundPairs) -> Convention:
+        """The convention of some pairs."""
+        return self.by(self.reference or ("image" if np.isnan(bound.boxes).any() else "box"))
+
+    def by(self, reference: str) -> Convention:
+        """The convention with a reference."""
         try:
             return Convention(reference, self.aggregate)
         except ValueError as error:
