@@ -92,7 +92,10 @@ def shares_or_none(context: click.Context, parameter: click.Parameter, value: st
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a picture: scores "
         "and differences with their intervals.")  # fmt: skip
-@spec_options(*SHARED, before="Models: ")
+@spec_options(
+    *SHARED, before="Models: ",
+    pool={"help": "Models: 1x1 (default), 2x2, …; for matching they give maps."},
+)  # fmt: skip
 @limit_option("Models: only so many pictures, class-balanced.")
 @batch_size_option("Models: ")
 @workers_option("Models: ")
