@@ -300,5 +300,6 @@ def described(matcher: Matcher) -> dict[str, Any]:
 
 def matcher_text(matcher: Matcher) -> str:
     """ "NearestMatcher(metric=cosine, resolution=picture, normalise=after)"."""
-    params = {k: v for k, v in described(matcher).items() if k not in ("matcher", "weights")}
+    params = {k: v for k, v in described(matcher).items()
+              if v is not None and k not in ("matcher", "weights")}  # fmt: skip
     return f"{type(matcher).__name__}({', '.join(f'{k}={v}' for k, v in params.items())})"
