@@ -241,14 +241,32 @@ class TestMatching:
         assert rows[1]["difference_interval_95"] == [0, 0]
         assert (tmp_path / "m.png").stat().st_size > 5000
 
+    def test_lists_of_their_own_for_choice_and_test(self, diffeat, pairs, folder_of, tmp_path):
+        head, *rows = pairs.read_text().splitlines()
+        for name, low in (("choose", True), ("test", False)):
+            both = [
+                [int(cell.partition(".")[0]) < 4 for cell in row.split(",")[:2]] for row in rows
+            ]
+            mine = [row for row, (a, b) in zip(rows, both, strict=True) if a == b == low]
+            (tmp_path / f"{name}.csv").write_text("\n".join([head, *mine]) + "\n")
+        model = f"{folder_of('pixel')} -t 20 -b up.1"
+        answer = diffeat("compare", model, f"{model} --noise none", "--task", "matching", "--pairs",
+                         tmp_path / "choose.csv", "--test-pairs", tmp_path / "test.csv", "--out",
+                         tmp_path / "kept", "--json")  # fmt: skip
+        assert answer.code == 0, answer.err
+        counts = json.loads(answer.out)["counts"]
+        assert counts == {"training": 0, "validation": 12, "test": 56}
+        assert len(list((tmp_path / "kept").glob("*.h5"))) == 4
+
     @pytest.mark.parametrize(
         ("options", "words"),
         [
             (("--task", "matching"), ["needs --pairs"]),
-            (("--pairs", "p.csv"), ["--pairs: not for --task classification"]),
+            (("--pairs", "p.csv"), ["--pairs: for --task matching"]),
             (("--task", "matching", "--pairs", "p.csv", "--score", "knn", "--column", "x"),
-             ["--column, --score: not for --task matching"]),
+             ["--score", "--column", "of tasks whose pictures have labels", "(--pairs, "]),
             (("--task", "matching", "--pairs", "none.csv"), ["none.csv"]),
+            (("--task", "matching", "--pairs", "p", "--pictures", "x"), ["those that its --pairs"]),
             (("--alpha", 0), ["--alpha"]),
         ],
     )  # fmt: skip
@@ -270,4 +288,4 @@ class TestMatching:
         assert "plan" not in answer.err
         answer = diffeat("compare", model, f"b={model}", *matching, "--aggregate", "points")
         assert answer.code == 2
-        assert "aggregate='points'; expected one of" in answer.err
+        assert "aggregate='points'; expected" in answer.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from diffeat.cli.options import (
     workers_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
+from diffeat.cli.search_pairs import check_pairs_options, pair_choice, pairs_options, sources_of
 from diffeat.cli.spec_options import spec_options
 from diffeat.cli.systems import (
     System,
@@ -41,19 +43,6 @@ from diffeat.cli.systems import (
 
 SHARED = ("pool", "size", "fit", "dtype")
 """Fields of a spec that may be said for all models at once."""
-MATCHING = "matching"
-"""The task whose rows are pairs of pictures, and which learns nothing."""
-OF_PAIRS = {"pairs": None, "alpha": None, "aggregate": None, "reference": None}
-OF_PICTURES = {"pictures": None, "labels": None, "columns": None, "groups": None, "score": None,
-               "penalties": None, "limit": None, "duplicates": "warn",
-               "allow_conditioned": False}  # fmt: skip
-"""Options of one kind of task, and what they are where nobody gave them."""
-FLAGS = {"columns": "column", "penalties": "-C", "duplicates": "drop-duplicates"}
-
-
-def shares_or_none(context: click.Context, parameter: click.Parameter, value: str | None):
-    """Callback: "0.6,0.2,0.2" → three shares; None stays."""
-    return None if value is None else split_shares(context, parameter, value)
 
 
 @command()
@@ -62,13 +51,7 @@ def shares_or_none(context: click.Context, parameter: click.Parameter, value: st
         "for: classification, regression (numbers), multilabel (several labels per picture), "
         "matching (key points of pairs).")  # fmt: skip
 @option("--pictures", help="Models: the pictures whose features are extracted.")
-@option("--pairs", help="matching: a list of pairs (.csv), a folder or a named set, such as "
-        "spair:test.")  # fmt: skip
-@option("--alpha", type=click.FloatRange(0, min_open=True), help="matching: share of the "
-        "reference that a point may be off (default 0.1).")  # fmt: skip
-@option("--aggregate", help="matching: over what shares are averaged: point (default), pair, "
-        "picture, class, class-weighted, class-pair.")  # fmt: skip
-@option("--reference", help="matching: box (default where all targets have one), image, extent.")
+@partial(pairs_options, flag="--pairs")
 @labels_options
 @option("--groups", metavar="COLUMN", help="Column that says what a picture belongs to (person, "
         "scene, clip, …): no split parts it, and intervals count it once.")  # fmt: skip
@@ -80,7 +63,7 @@ def shares_or_none(context: click.Context, parameter: click.Parameter, value: st
         "(default: logistic; regression and multilabel: ridge).")  # fmt: skip
 @option("-C", "penalties", callback=positive_numbers, help="To choose from: C of logistic, alpha "
         "of ridge, k of knn.")  # fmt: skip
-@option("--split", callback=shares_or_none, help="Training, validation and test shares, by a hash "
+@option("--split", callback=split_shares, help="Training, validation and test shares, by a hash "
         "of the ids or groups (default 0.6,0.2,0.2; matching, which learns nothing, "
         "0,0.5,0.5).")  # fmt: skip
 @option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split "
@@ -132,7 +115,7 @@ def compare(systems, csv_path, png_path, as_json, **values) -> None:
     with ExitStack() as stack, resumable(_left(values["out"])):
         prepared = _prepared(found, values)  # everything that can be refused, before any work
         stores = _opened(stack, prepared, values)
-        judges, how = (_paired if values["pairs"] else _judges)(found, stores, values)
+        judges, how = (_paired if values["pairing"] else _judges)(found, stores, values)
         out = values["out"]
         result = compared(
             judges, values["against"], values["simultaneous"],
@@ -175,9 +158,7 @@ def _check(systems: Sequence[System], values: dict) -> None:
     from diffeat.errors import SpecError, nearest
     from diffeat.search.judges import task_kind
 
-    if values["task"] != MATCHING:
-        task_kind(values["task"])
-    _check_options(values)
+    _check_options(task_kind(values["task"]), values)
     names, models = [one.name for one in systems], [one for one in systems if not one.is_file]
     if len(systems) < 2:
         raise SpecError(f"{names[0]}: nothing to compare with; expected two systems or more, or "
@@ -185,7 +166,7 @@ def _check(systems: Sequence[System], values: dict) -> None:
     if values["against"] is not None and values["against"] not in names:
         raise SpecError(f"--against {values['against']!r}{nearest(values['against'], names)}; "
                         f"expected one of {', '.join(names)}")  # fmt: skip
-    if models and not (values["pictures"] or values["pairs"]):
+    if models and not (values["pictures"] or values["pairing"]):
         raise click.UsageError(
             f"{models[0].what} is no feature file; a model needs --pictures FOLDER (or a list, a "
             "glob, a named data set)"
@@ -196,38 +177,28 @@ def _check(systems: Sequence[System], values: dict) -> None:
                                f"{', '.join(names)} are made already")  # fmt: skip
 
 
-def _check_options(values: dict) -> None:
-    """UsageError for options of another task."""
-    matching = values["task"] == MATCHING
-    others = OF_PICTURES if matching else OF_PAIRS
-    given = [name for name, unsaid in others.items() if values[name] not in (unsaid, ())]
-    if given:
-        flags = [FLAGS.get(name, name.replace("_", "-")) for name in given]
-        flags = [flag if flag.startswith("-") else f"--{flag}" for flag in flags]
-        raise click.UsageError(f"{', '.join(flags)}: not for --task {values['task']}")
-    if matching and not values["pairs"]:
+def _check_options(kind: Any, values: dict) -> None:
+    """UsageError for options of another task; the choice of pairs goes into `values`."""
+    check_pairs_options(kind)
+    values["pairing"] = None
+    if kind.takes != "pairs":
+        return
+    if values["pictures"]:
+        raise click.UsageError("--pictures: matching takes those that its --pairs name")
+    if not values["pair_list"]:
         raise click.UsageError("--task matching needs --pairs: a list of pairs (.csv), a folder or "
                                "a named set, such as spair:test")  # fmt: skip
-    if matching:
-        _counting(values)
-
-
-def _counting(values: dict) -> Any:
-    """How points are counted."""
-    from diffeat.search.comparing.pairs import Counting
-
-    given = {n: values[n] for n in ("alpha", "aggregate", "reference") if values[n] is not None}
-    return Counting(**given)
+    values["pairing"] = pair_choice(values)
 
 
 def _prepared(systems: Sequence[System], values: dict) -> list[Any]:
-    """Of each system its file, or what is extracted: (path, request, source, spec)."""
+    """Of each system its file, or what is extracted: a list of (file, request, source, spec)."""
     from diffeat.conditioned import check_targets, conditioned
     from diffeat.errors import SpecError
 
     found: list[Any] = []
-    source = _pictures(values, any(not one.is_file for one in systems))
-    pool = "none" if values["pairs"] else "1x1"
+    sources = _pictures(values, any(not one.is_file for one in systems))
+    pool = "none" if values["pairing"] else "1x1"
     for system in systems:
         if system.is_file:
             found.append(Path(system.what))
@@ -235,37 +206,39 @@ def _prepared(systems: Sequence[System], values: dict) -> list[Any]:
         spec, said = spec_of_system(system, {name: values[name] for name in SHARED}, pool)
         if said:
             note(said)
-        if not values["pairs"]:  # of which a prompt may name the category, as DIFT's does
+        if not values["pairing"]:  # of which a prompt may name the category, as DIFT's does
             check_targets(system.name, conditioned(spec), values["allow_conditioned"])
         elif spec.pool != "none":
             raise SpecError(f"{system.name}: --pool {spec.pool} gives vectors, in which no place "
                             "can be found; leave it out for --task matching")  # fmt: skip
         request = request_of_system(system, model_fields(values))
-        pictures = f"{values['pairs'] or values['pictures']}, {values['limit']}"
-        found.append((cache_name(system, spec, request, pictures), request, source, spec))
+        found.append([
+            (cache_name(system, spec, request, f"{source.name}, {values['limit']}"), request,
+             source, spec)
+            for source in sources
+        ])  # fmt: skip
     return found
 
 
-def _pictures(values: dict, wanted: bool) -> Any:
-    """The pictures whose features models give; the pairs are opened in any case."""
-    from diffeat.targets.pairs import open_pairs
-
-    if values["pairs"]:
-        values["opened"] = open_pairs(values["pairs"])
-        return values["opened"].pictures() if wanted else None
+def _pictures(values: dict, wanted: bool) -> list[Any]:
+    """The pictures whose features models give, of pairs from every list; these are opened."""
+    if values["pairing"]:
+        values["opened"] = values["pairing"].opened()
+        return sources_of(values["opened"]) if wanted else []
     if not wanted:
-        return None
-    return open_pictures(values["pictures"], not values["targets"].labels, limit=values["limit"])
+        return []
+    labels = values["targets"].labels
+    return [open_pictures(values["pictures"], not labels, limit=values["limit"])]
 
 
-def _opened(stack: ExitStack, prepared: Sequence[Any], values: dict) -> list[Any]:
-    """The feature file of each system, those of models made now; files are opened first."""
+def _opened(stack: ExitStack, prepared: Sequence[Any], values: dict) -> list[list[Any]]:
+    """The feature files of each system, those of models made now; what is there comes first."""
     from diffeat.jobs import extract_to_file
     from diffeat.store import FeatureStore
 
     made = [one for one in prepared if not isinstance(one, Path)]
-    stores: dict[int, Any] = {
-        k: stack.enter_context(FeatureStore(one))
+    stores: dict[int, list[Any]] = {
+        k: [stack.enter_context(FeatureStore(one))]
         for k, one in enumerate(prepared)
         if isinstance(one, Path)
     }
@@ -273,16 +246,13 @@ def _opened(stack: ExitStack, prepared: Sequence[Any], values: dict) -> list[Any
     if made and folder is None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-compare-")))
         note("the models' features go into a temporary folder; --out FOLDER keeps them")
-    if values["pairs"]:
-        for store in stores.values():
-            _check_maps(store)
+    for [store] in stores.values() if values["pairing"] else ():
+        _check_maps(store)
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     for k, one in enumerate(prepared):
-        if k in stores:
-            continue
-        name, request, source, spec = one
-        extract_to_file(request, source, spec, folder / name, announce=True, **run)
-        stores[k] = stack.enter_context(FeatureStore(folder / name))
+        for name, request, source, spec in one if k not in stores else ():
+            extract_to_file(request, source, spec, folder / name, announce=True, **run)
+            stores.setdefault(k, []).append(stack.enter_context(FeatureStore(folder / name)))
     return [stores[k] for k in range(len(prepared))]
 
 
@@ -296,21 +266,18 @@ def _check_maps(store: Any) -> None:
 
 
 def _judges(
-    systems: Sequence[System], stores: Sequence[Any], values: dict
+    systems: Sequence[System], stores: Sequence[list[Any]], values: dict
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A judge per system on the same pictures, and what else a comparison takes of them."""
-    from diffeat.backbones.devices import pick_device
     from diffeat.search.comparing.shared import shared_tasks
     from diffeat.search.judges import JUDGES, Choices, task_kind
 
-    names = ("seed", "allow_conditioned", "duplicates", "score", "penalties", "targets")
-    device = "cpu" if values["device"] == "auto" else values["device"]
-    own = {"split": values["split"]} if values["split"] else {}
-    choices = Choices(**{name: values[name] for name in names}, **own,
-                      device=str(pick_device(device)))  # fmt: skip
+    names = ("split", "seed", "allow_conditioned", "duplicates", "score", "penalties", "targets")
+    choices = Choices(**{name: values[name] for name in names}, device=_device(values))
     kind = task_kind(values["task"]).takes
-    cells = [_cells_of(one, store) for one, store in zip(systems, stores, strict=True)]
-    tasks, common = shared_tasks(stores, [one.name for one in systems], kind, choices, cells)
+    files = [store for [store] in stores]
+    tasks, common = shared_tasks(files, [one.name for one in systems], kind, choices,
+                                 list(map(_cells_of, systems, files)))  # fmt: skip
     judges = {task.name: JUDGES[kind](task, choices) for task in tasks}
     notes = [f"left out: {count:,} pictures of {one.name} that not all have"
              for one, count in zip(systems, common.left_out, strict=True) if count]  # fmt: skip
@@ -321,16 +288,24 @@ def _judges(
 
 
 def _paired(
-    systems: Sequence[System], stores: Sequence[Any], values: dict
+    systems: Sequence[System], stores: Sequence[list[Any]], values: dict
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same of pairs."""
     from diffeat.search.comparing.pairs import paired_systems
 
-    split = {"fractions": values["split"]} if values["split"] else {}
-    cells = [_cells_of(one, store) for one, store in zip(systems, stores, strict=True)]
-    found = paired_systems(stores, [one.name for one in systems], values["opened"], cells,
-                           _counting(values), seed=values["seed"], **split)  # fmt: skip
+    names = [one.name for one in systems]
+    cells = [_cells_of(one, files[0]) for one, files in zip(systems, stores, strict=True)]
+    found = paired_systems(stores, names, values["pairing"], cells, values["split"],
+                           values["seed"], values["memory"], _device(values),
+                           values["opened"])  # fmt: skip
     return found.judges, {"notes": found.notes, "draws": found.draws, "floors": found.floors}
+
+
+def _device(values: dict) -> str:
+    """Where heads and matchers run: features of files lie on the CPU."""
+    from diffeat.backbones.devices import pick_device
+
+    return str(pick_device("cpu" if values["device"] == "auto" else values["device"]))
 
 
 def _cells_of(system: System, store: Any) -> tuple[Any, Any]:

@@ -23,11 +23,15 @@ OTHERS = ("score", "penalties", "labels", "test_labels", "columns", "groups", "t
 """Options of tasks whose pictures have a target each."""
 
 
-def pairs_options(command: Callable) -> Callable:
-    """--pair-list, --test-pairs, and how what is found is counted."""
+missing_option = option(
+    "--missing", type=click.Choice(("refuse", "leave-out")), default="refuse", show_default=True,
+    help="matching: pairs whose pictures a file lacks.",
+)  # fmt: skip
+
+
+def pairs_options(command: Callable, flag: str = "--pair-list") -> Callable:
+    """--pair-list (or another flag), --test-pairs, and how what is found is counted."""
     for each in (
-        option("--missing", type=click.Choice(("refuse", "leave-out")), default="refuse",
-               show_default=True, help="matching: pairs whose pictures a file lacks."),
         option("--outside", type=click.Choice(("refuse", "wrong")), default="refuse",
                show_default=True, help="matching: points that a crop does not show."),
         option("--resolution", type=click.Choice(("picture", "similarity", "site")),
@@ -41,9 +45,9 @@ def pairs_options(command: Callable) -> Callable:
                show_default=True, help="matching: a point is found within alpha times the "
                "reference; cells are judged by the first."),
         option("--test-pairs", metavar="LIST", help="matching: pairs of the test; without, those "
-               "of --pair-list are split by their groups."),
-        option("--pair-list", metavar="LIST", help="matching: pairs with what corresponds: a CSV, "
-               "a named set (spair:test), or a folder in its layout."),
+               f"of {flag} are split by their groups."),
+        option(flag, "pair_list", metavar="LIST", help="matching: pairs with what corresponds: a "
+               "CSV, a named set (spair:test), or a folder in its layout."),
     ):  # fmt: skip
         command = each(command)
     return command
@@ -61,9 +65,10 @@ def check_pairs_options(kind: Any) -> None:
     if not wrong:
         return
     if kind.takes == "pairs":
+        flag = next(one.opts[0] for one in context.command.params if one.name == "pair_list")
         raise click.UsageError(
             f"{', '.join(wrong)}: of tasks whose pictures have labels; matching takes pairs "
-            "(--pair-list, --test-pairs), learns nothing and keeps no head"
+            f"({flag}, --test-pairs), learns nothing and keeps no head"
         )
     raise click.UsageError(f"{', '.join(wrong)}: for --task matching")
 
@@ -72,7 +77,7 @@ def pair_choice(values: dict[str, Any], pairs: str | None = None) -> Any:
     """The `PairChoice` of the options; `pairs` where no option names them."""
     from diffeat.search.matching.task import PairChoice
 
-    given = {name: values[name] for name in OWN if name != "pair_list"}
+    given = {name: values[name] for name in OWN if name != "pair_list" and name in values}
     return PairChoice(values["pair_list"] or pairs, **given)
 
 
@@ -112,10 +117,13 @@ def maps_of_model(
 
 def _sources(choice: Any, pictures: str | None) -> Sequence[Any]:
     """The pictures of the pairs: those that are named, or what each list says, each once."""
-    if pictures is not None:
-        return [open_pictures(pictures)]
+    return sources_of(choice.opened()) if pictures is None else [open_pictures(pictures)]
+
+
+def sources_of(opened: Sequence[Any]) -> list[Any]:
+    """The pictures of each list of pairs that no earlier one has."""
     found, seen = [], set()
-    for targets in choice.opened():
+    for targets in opened:
         source = targets.pictures()
         rows = [row for row, name in enumerate(source.ids) if name not in seen]
         seen |= set(source.ids)

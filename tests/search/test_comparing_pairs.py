@@ -13,8 +13,9 @@ from torch.nn.functional import interpolate
 from diffeat.errors import SourceError, SpecError
 from diffeat.search import LEFT_OUT, TEST, VALIDATION
 from diffeat.search.comparing import compare
-from diffeat.search.comparing.pairs import Counting, paired_systems
+from diffeat.search.comparing.pairs import paired_systems
 from diffeat.search.comparing.table import BETTER, SAME, WORSE
+from diffeat.search.matching.task import PairChoice
 from diffeat.store import FeatureStore
 from diffeat.targets.pairs import PointPairs, Truth
 from tests.search.common import write_store
@@ -68,8 +69,11 @@ def stores(tmp_path_factory, shifts) -> Iterator[list[FeatureStore]]:
         store.close()
 
 
-def systems(stores, targets, **more):
-    return paired_systems(stores, [f"s{k}" for k in range(len(stores))], targets, **more)
+def systems(stores, targets, alpha=0.1, aggregate="point", **more):
+    names = [f"s{k}" for k in range(len(stores))]
+    choice = PairChoice("made", alphas=(alpha,), aggregate=aggregate)
+    files = [[store] for store in stores]
+    return paired_systems(files, names, choice, **{"opened": [targets], **more})
 
 
 def compared(found, **more):
@@ -95,7 +99,7 @@ def right_by_hand(store, targets, rows, alpha) -> np.ndarray:
 
 class TestScores:
     def test_points_of_every_test_pair_and_their_intervals(self, stores, targets):
-        found = systems([*stores, stores[0]], targets, counting=Counting(alpha=0.15))
+        found = systems([*stores, stores[0]], targets, 0.15)
         result, judge = compared(found), found.judges["s0"]
         rows = np.flatnonzero(judge.part == TEST)
         assert len(rows) > 25
@@ -122,7 +126,7 @@ class TestScores:
 
     @pytest.mark.parametrize("aggregate", ["pair", "picture"])
     def test_other_averages(self, stores, targets, aggregate):
-        found = systems(stores, targets, counting=Counting(0.15, aggregate))
+        found = systems(stores, targets, 0.15, aggregate)
         result, judge = compared(found), found.judges["s0"]
         rows = np.flatnonzero(judge.part == TEST)
         share = right_by_hand(stores[1], targets, rows, 0.15).mean(1)
@@ -192,6 +196,28 @@ class TestSamePairs:
             result = compared(systems([stores[1], mixed], targets))
         assert (result["s1"].difference, result["s1"].verdict) == (0, SAME)
 
+    def test_lists_and_files_of_their_own_for_choice_and_test(self, stores, targets, tmp_path):
+        """One file of all pictures, and two files of one half each, say the same."""
+        low = np.array([[int(name[1:]) < 18 for name in pair]
+                        for pair in zip(targets.source, targets.target, strict=True)])  # fmt: skip
+        lists = [targets.take(np.flatnonzero(one.all(1))) for one in (low, ~low)]
+        halves = []
+        for k, rows in enumerate((slice(0, 18), slice(18, 36))):
+            arrays = {cell: stores[1][cell][rows] for cell in (("a", 10), ("b", 10))}
+            write_store(tmp_path / f"{k}.h5", arrays).close()
+            with h5py.File(tmp_path / f"{k}.h5", "a") as file:
+                file["ids"][...] = stores[1].ids[rows]
+                for name in ("sizes", "placements"):
+                    file[name] = getattr(stores[1], name)[rows]
+            halves.append(FeatureStore(tmp_path / f"{k}.h5"))
+        choice = PairChoice("low", "high")
+        found = paired_systems([[stores[1]], halves], ["one", "two"], choice, opened=lists)
+        result = compared(found)
+        assert result.counts == (0, len(lists[0]), len(lists[1]))
+        assert (result["two"].difference, result["two"].verdict) == (0, SAME)
+        for store in halves:
+            store.close()
+
     def test_refusals(self, stores, targets, tmp_path):
         vectors = {("a", 10): np.zeros((PICTURES, 4))}
         with (
@@ -199,10 +225,10 @@ class TestSamePairs:
             pytest.raises(SpecError, match="holds vectors"),
         ):
             systems([stores[0], store], targets)
-        with pytest.raises(SpecError, match="aggregate='points'; expected one of"):
-            systems(stores, targets, counting=Counting(aggregate="points"))
+        with pytest.raises(SpecError, match="aggregate='points'; expected"):
+            systems(stores, targets, aggregate="points")
         others = PointPairs("others", ("q1",), ("q2",), targets.truths[:1], no_pictures)
-        with pytest.raises(SpecError, match="no pair has both of its pictures in all of"):
+        with pytest.raises(SpecError, match="no pair has both of its pictures"):
             systems(stores, others)
-        with pytest.raises(SpecError, match="fewer than two groups"):
-            systems(stores, targets, fractions=(0.0, 1.0, 0.0))
+        with pytest.raises(SpecError, match="the test part is empty"):
+            systems(stores, targets, split=(0.0, 1.0, 0.0))

@@ -11,7 +11,7 @@ import numpy as np
 from diffeat.conditioned import check_targets, conditioned
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
-from diffeat.search.judges import Choices
+from diffeat.search.judges import SHARES, Choices
 from diffeat.search.stored import cells_of, identity_of, made_of, parted
 from diffeat.search.targeted import WAYS, own_if_any, targets_of
 from diffeat.search.tasks import Task, choose_cells, known_targets
@@ -103,8 +103,8 @@ def shared_tasks(
     labels = _shared_targets(stores, common, kind, choices)
     digests = next((s.digests[r] for s, r in zip(stores, common.rows, strict=True)
                     if s.digests is not None), None)  # fmt: skip
-    parts = parted(names[0], [common.ids], [labels], [digests], choices.split, choices.seed,
-                   choices.duplicates)  # fmt: skip
+    parts = parted(names[0], [common.ids], [labels], [digests], choices.split or SHARES,
+                   choices.seed, choices.duplicates)  # fmt: skip
     tasks = []
     for k, (store, name) in enumerate(zip(stores, names, strict=True)):
         why = conditioned(store.spec, store.pictures)
