@@ -437,3 +437,19 @@ def test_a_classification_is_what_search_would_judge(stores):
     judge = judge_of(stores[0])
     np.testing.assert_array_equal(judge.part, alone.part)
     assert judge.validate([("b", 10)], judge.part) == alone.validate([("b", 10)], alone.part)
+
+
+def test_the_example_of_the_page_runs(stores, monkeypatch, capsys):
+    from pathlib import Path
+    from re import DOTALL, findall
+
+    page = Path(__file__).parents[2] / "docs" / "compare.md"
+    [example] = findall(r"```python\n(.*?)```", page.read_text("utf-8"), DOTALL)
+    for name, store in zip("ab", stores, strict=True):
+        store.path.rename(store.path.with_name(f"{name}.h5"))
+    monkeypatch.chdir(stores[0].path.parent)
+    exec(example, given := {})
+    for store in given["stores"]:
+        store.close()
+    assert given["result"]["b"].verdict == BETTER
+    assert capsys.readouterr().out.startswith("classification: accuracy in % on the same 60 test")
