@@ -31,7 +31,7 @@ def files(tmp_path):
 def folder(tmp_path):
     """Two classes of small pictures: dark and bright."""
     rng = np.random.default_rng(0)
-    for index in range(60):
+    for index in range(40):
         place = tmp_path / "pictures" / str(index % 2)
         place.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 130, (16, 16, 3)) + 120 * (index % 2)
@@ -170,7 +170,7 @@ class TestModels:
         with FeatureStore(kept[0]) as store:
             assert store.blocks == ["block.0"]
             assert store.spec.pool == "1x1"
-            assert len(store) == 60
+            assert len(store) == 40
         again = diffeat(*args)
         assert json.loads(again.out)["computed"] == 0
         assert "extract" not in again.err
@@ -183,10 +183,35 @@ class TestModels:
         before = set(tmp_path.rglob("*.h5"))
         model = f"{folder_of('pixel')} -t 20 -b up.0"
         answer = diffeat("compare", model, f"two={model} --pool 2x2", "--pictures", folder,
-                         "--score", "knn", "--limit", 40)  # fmt: skip
+                         "--score", "knn", "--limit", 30)  # fmt: skip
         assert answer.code == 0, answer.err
         assert "temporary folder; --out FOLDER keeps them" in answer.err
         assert set(tmp_path.rglob("*.h5")) == before
+
+    @pytest.mark.parametrize(
+        ("second", "words"),
+        [
+            ("-t 20 -b up.7", "block 'up.7' selects nothing"),
+            ("-t 5000 -b up.0", "5000"),
+            ("-t 20 -b up.0 --prompt {class}", "conditioned on their own targets"),
+        ],
+    )
+    def test_what_the_second_cannot_do_is_told_before_the_first_runs(
+        self, diffeat, folder, folder_of, second, words
+    ):
+        model = folder_of("pixel")
+        answer = diffeat("compare", f"{model} -t 20 -b up.0", f"{model} {second}", "--pictures",
+                         folder)  # fmt: skip
+        assert answer.code == 2, answer.err
+        assert words in answer.err
+        assert "plan" not in answer.err
+
+    def test_pictures_without_labels(self, diffeat, folder, folder_of):
+        model = f"{folder_of('pixel')} -t 20 -b up.0"
+        answer = diffeat("compare", model, f"{model} --noise none", "--pictures", folder / "0")
+        assert answer.code == 2
+        assert "has no labels" in answer.err
+        assert "plan" not in answer.err
 
     def test_features_that_are_told_their_classes_are_not_computed(
         self, diffeat, folder, folder_of, tmp_path

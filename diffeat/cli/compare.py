@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -21,6 +22,7 @@ from diffeat.cli.options import (
     labels_options,
     limit_option,
     model_fields,
+    on_error_option,
     open_pictures,
     option,
     positive_numbers,
@@ -82,6 +84,7 @@ SHARED = ("pool", "size", "fit", "dtype")
 @limit_option("Models: only so many pictures, class-balanced.")
 @batch_size_option("Models: ")
 @workers_option("Models: ")
+@on_error_option
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 @option("--model-dtype", default="auto", show_default=True, help="Precision of the forward.")
 @option("--allow-pickle", is_flag=True, help="Also load pickled weights, which can run code.")
@@ -192,12 +195,17 @@ def _check_options(kind: Any, values: dict) -> None:
 
 
 def _prepared(systems: Sequence[System], values: dict) -> list[Any]:
-    """Of each system its file, or what is extracted: a list of (file, request, source, spec)."""
+    """Of each system its file, or what is extracted: a list of (file, request, source, spec).
+
+    Models are built without weights, so that no block or t is refused after hours of work.
+    """
     from diffeat.conditioned import check_targets, conditioned
     from diffeat.errors import SpecError
+    from diffeat.extraction import Plan
+    from diffeat.loading import load
 
     found: list[Any] = []
-    sources = _pictures(values, any(not one.is_file for one in systems))
+    sources = _pictures(values, [not one.is_file for one in systems])
     pool = "none" if values["pairing"] else "1x1"
     for system in systems:
         if system.is_file:
@@ -211,6 +219,8 @@ def _prepared(systems: Sequence[System], values: dict) -> list[Any]:
         elif spec.pool != "none":
             raise SpecError(f"{system.name}: --pool {spec.pool} gives vectors, in which no place "
                             "can be found; leave it out for --task matching")  # fmt: skip
+        if spec.embeddings is None:  # whose length the plan would have to know
+            Plan(load(system.what, "meta"), spec)
         request = request_of_system(system, model_fields(values))
         found.append([
             (cache_name(system, spec, request, f"{source.name}, {values['limit']}"), request,
@@ -220,15 +230,27 @@ def _prepared(systems: Sequence[System], values: dict) -> list[Any]:
     return found
 
 
-def _pictures(values: dict, wanted: bool) -> list[Any]:
-    """The pictures whose features models give, of pairs from every list; these are opened."""
+def _pictures(values: dict, models: Sequence[bool]) -> list[Any]:
+    """The pictures whose features models give, of pairs from every list; these are opened.
+
+    Args:
+        models: of each system, whether it is one.
+    """
+    from diffeat.search.judges import task_kind
+    from diffeat.search.targeted import targets_of
+
     if values["pairing"]:
         values["opened"] = values["pairing"].opened()
-        return sources_of(values["opened"]) if wanted else []
-    if not wanted:
+        return sources_of(values["opened"]) if any(models) else []
+    if not any(models):
         return []
-    labels = values["targets"].labels
-    return [open_pictures(values["pictures"], not labels, limit=values["limit"])]
+    targets = values["targets"]
+    source = open_pictures(values["pictures"], not targets.labels, limit=values["limit"])
+    if all(models):  # else a file may have the targets
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what there is to say is said of the features
+            targets_of([source], task_kind(values["task"]).takes, targets)
+    return [source]
 
 
 def _opened(stack: ExitStack, prepared: Sequence[Any], values: dict) -> list[list[Any]]:
@@ -248,7 +270,7 @@ def _opened(stack: ExitStack, prepared: Sequence[Any], values: dict) -> list[lis
         note("the models' features go into a temporary folder; --out FOLDER keeps them")
     for [store] in stores.values() if values["pairing"] else ():
         _check_maps(store)
-    run = {"batch_size": values["batch_size"], "workers": values["workers"]}
+    run = {name: values[name] for name in ("batch_size", "workers", "on_error")}
     for k, one in enumerate(prepared):
         for name, request, source, spec in one if k not in stores else ():
             extract_to_file(request, source, spec, folder / name, announce=True, **run)
