@@ -264,6 +264,23 @@ class TestSimultaneous:
         assert "together in 95 of 100" in together.small_print
 
 
+def test_equal_systems_are_told_apart_in_one_row_of_twenty():
+    """120 tables of a reference and five systems, all right in 60 of 100 pictures by chance."""
+    rng, wrong, tables = np.random.default_rng(0), [], []
+    measure, names = Measure(pictures=130, groups=130, counted=True), np.arange(130).astype(str)
+    for seed in range(120):
+        right = (rng.random((6, 130)) < 0.6).astype(float)
+        found = {f"s{k}": Chosen(("b", 10), None, Outcomes(one, mean_of_draws))
+                 for k, one in enumerate(right)}  # fmt: skip
+        for together, rates in ((False, wrong), (True, tables)):
+            rows = rows_of(found, "s0", measure, lambda seed=seed: resampled(names, seed, 400),
+                           together)  # fmt: skip
+            rates.append(np.mean([row.verdict != SAME for row in rows[1:]]))
+    assert 0.03 < np.mean(wrong) < 0.08
+    assert np.mean(np.array(wrong) > 0) > 0.1
+    assert np.mean(np.array(tables) > 0) < 0.1
+
+
 class TestOtherTasks:
     """Draws of groups, one by one, scored by scikit-learn."""
 
