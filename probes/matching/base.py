@@ -16,8 +16,9 @@ from probes.maps import Maps
 from probes.matching.flow import Flow
 from probes.matching.placed import Held, Placed, Rule
 from probes.matching.regions import Window, window_of
-from probes.matching.surfaces import Surfaces
+from probes.matching.surfaces import STRIP, Surfaces
 from probes.pairs import Matches, Pairs, as_points
+from probes.threads import sized
 
 CHOICES = {
     "metric": ("cosine", "l2"),
@@ -192,17 +193,19 @@ class Matcher(BaseEstimator):
         self, source: Placed, target: Placed, points: np.ndarray, window: Window
     ) -> Matches:
         """Match points, so many at a time as fit memory."""
-        each = self._numbers(target, window)
+        each, device = self._numbers(target, window), target.device
         for cell in target.cells:
             h, w = target.maps.grid(cell)
             each += h * (w + window.shape[1])
-        device = target.maps[target.cells[0]].device.type
-        room = min(CHUNK.get(device, CHUNK["cuda"]), self.memory_mb * 2**20 / 16)
+        room = min(CHUNK.get(device.type, CHUNK["cuda"]), self.memory_mb * 2**20 / 16)
         size = max(1, int(room / each))
-        found = [
-            self._read(Surfaces(target, source.vectors(points[first : first + size]), window))
-            for first in range(0, len(points), size)
-        ]
+        found = []
+        for first in range(0, len(points), size):
+            vectors = source.vectors(points[first : first + size])
+            with sized(min(size, len(points)) * target.numbers, device):
+                surfaces = Surfaces(target, vectors, window)
+            with sized(STRIP["cpu"], device):
+                found.append(self._read(surfaces))
         if not found:
             return Matches(np.zeros((0, 2)), np.zeros(0), np.zeros(0, bool))
         return Matches(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
