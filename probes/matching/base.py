@@ -260,7 +260,7 @@ def _check_cells(source: Placed, target: Placed) -> None:
                              "expected equally many")  # fmt: skip
 
 
-def _weights(weights: Any, cells: tuple[Any, ...]) -> tuple[float, ...] | None:
+def _weights(weights: Any, cells: tuple[Any, ...]) -> dict[Any, float] | None:
     if weights is None:
         return None
     if isinstance(weights, Mapping):
@@ -272,4 +272,4 @@ def _weights(weights: Any, cells: tuple[Any, ...]) -> tuple[float, ...] | None:
         raise ValueError(f"weights={weights!r}; expected {len(cells)} numbers >= 0, one a cell")
     if not found.any():
         raise ValueError("all weights are 0; expected one above 0")
-    return tuple(found.tolist())
+    return dict(zip(cells, found.tolist(), strict=True))

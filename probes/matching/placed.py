@@ -28,12 +28,12 @@ class Rule:
     """What makes two places alike; see `probes.matching.base.Matcher`.
 
     Attributes:
-        weights: of every cell, in order; None is 1.
+        weights: of every cell; None is 1.
     """
 
     metric: str = "cosine"
     combine: str = "sum"
-    weights: tuple[float, ...] | None = None
+    weights: Mapping[Any, float] | None = None
     normalise: str = "after"
     resolution: str = "picture"
     low_pass: float | None = None
@@ -116,7 +116,7 @@ class Placed:
 
     def weight(self, cell: Any) -> float:
         weights = self.rule.weights
-        return 1.0 if weights is None else weights[self.cells.index(cell)]
+        return 1.0 if weights is None else weights[cell]
 
     @property
     def groups(self) -> list[tuple[Any, ...]]:
@@ -240,10 +240,11 @@ class Placed:
 
     @property
     def nbytes(self) -> int:
-        """What is held, about: maps, and norms with what stands beside them."""
+        """What is held, about: maps, norms, and the matrices that say how maps are read."""
         maps = sum(values.nbytes for values in self.maps.values.values())
-        places = len(self.compared.x) * len(self.compared.y) * len(self.groups)
-        return maps + 4 * places + (1 << 14)
+        x, y = len(self.compared.x), len(self.compared.y)
+        axes = sum(y * h + x * w for h, w in map(self.maps.grid, self.cells))
+        return maps + 4 * (x * y * len(self.groups) + axes) + 64 * (x + y) * len(self.cells)
 
 
 class Held:
