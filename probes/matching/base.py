@@ -28,7 +28,9 @@ CHOICES = {
     "outside": ("refuse", "wrong"),
 }
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Numbers that are held for a chunk of points, where memory allows more."""
+"""Numbers that are held for a chunk of points, where memory allows more; of whole surfaces, which
+no cache holds anyway, `SURFACES` times as many."""
+SURFACES = 8
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -131,6 +133,8 @@ class Matcher(BaseEstimator):
     ) -> Flow:
         """Match a grid of the source's pixels, or its sites.
 
+        Time is that of as many matches: of all pixels of a large picture, minutes.
+
         Args:
             source, target, region, check: as `match` takes them.
             stride: every so many-th pixel along x and y, from 0; "site": the centres of the sites
@@ -194,11 +198,11 @@ class Matcher(BaseEstimator):
     ) -> Matches:
         """Match points, so many at a time as fit memory."""
         each, device = self._numbers(target, window), target.device
+        room = CHUNK.get(device.type, CHUNK["cuda"]) * (SURFACES if each else 1)
         for cell in target.cells:
             h, w = target.maps.grid(cell)
             each += h * (w + window.shape[1])
-        room = min(CHUNK.get(device.type, CHUNK["cuda"]), self.memory_mb * 2**20 / 16)
-        size = max(1, int(room / each))
+        size = max(1, int(min(room, self.memory_mb * 2**20 / 16) / each))
         found = []
         for first in range(0, len(points), size):
             vectors = source.vectors(points[first : first + size])
