@@ -1,4 +1,4 @@
-"""What predictions are worth, and what representations have in common."""
+"""What predictions and correspondences are worth, and what representations have in common."""
 
 from probes.metrics.classification import (
     Accuracy,
@@ -11,6 +11,9 @@ from probes.metrics.classification import (
     precision_score,
     recall_score,
 )
+from probes.metrics.conventions import PRESETS, Convention, conventions_of
+from probes.metrics.intervals import Interval, drawn_interval, pair_interval, pair_weights
+from probes.metrics.pck import PCK, pck
 from probes.metrics.ranking import (
     MeanAveragePrecision,
     average_precision_score,
@@ -34,8 +37,12 @@ from probes.metrics.representations import (
 )
 
 __all__ = [
+    "PCK",
+    "PRESETS",
     "Accuracy",
     "ConfusionMatrix",
+    "Convention",
+    "Interval",
     "MeanAbsoluteError",
     "MeanAveragePrecision",
     "MeanIoU",
@@ -47,6 +54,8 @@ __all__ = [
     "cknna",
     "cknna_public",
     "confusion_matrix",
+    "conventions_of",
+    "drawn_interval",
     "f1_score",
     "jaccard_score",
     "linear_cka",
@@ -54,6 +63,9 @@ __all__ = [
     "mean_average_precision",
     "mean_squared_error",
     "mutual_knn",
+    "pair_interval",
+    "pair_weights",
+    "pck",
     "precision_score",
     "r2_score",
     "recall_score",
