@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from diffeat.errors import SourceError
 from diffeat.images.files import from_folder
 from diffeat.images.imagenet import open_imagenet
+from diffeat.images.paired import PAIRED
 from diffeat.images.sources import ArraySource, FileSource, Source
 
 CIFAR10_CLASSES = (
@@ -38,10 +40,10 @@ def data_roots() -> list[Path]:
     return [*roots, Path("data"), Path("/usr/share/datasets")]
 
 
-def _find(name: str, wanted: str, how_to_get: str, also: str = "") -> Path:
-    """The data set's folder, which may be called `also`."""
+def _find(name: str, wanted: str, how_to_get: str, *also: str) -> Path:
+    """The data set's folder, which may have one of further names."""
     for root in data_roots():
-        for folder in filter(None, (name, also)):
+        for folder in (name, *also):
             if (root / folder).is_dir():
                 return root / folder
     looked = ", ".join(str(root / name) for root in data_roots())
@@ -120,7 +122,7 @@ def _tiny_imagenet(split: str) -> Source:
         "val/val_annotations.txt, wnids.txt, words.txt), also in a folder tiny-imagenet-200",
         "It is at http://cs231n.stanford.edu/tiny-imagenet-200.zip; ':test' is its val, whose "
         "labels are public.",
-        also="tiny-imagenet-200",
+        "tiny-imagenet-200",
     )
     inner = folder / "tiny-imagenet-200"
     return open_imagenet("tiny-imagenet", inner if inner.is_dir() else folder, split)
@@ -135,6 +137,16 @@ def _imagenet(split: str) -> Source:
         "public.",
     )
     return open_imagenet("imagenet", folder, split)
+
+
+def paired_folder(name: str) -> Path:
+    """Where a named set of pairs lies (`diffeat.images.paired.PAIRED`)."""
+    one = PAIRED[name]
+    return _find(name, one.wanted, one.how, *one.folders)
+
+
+def _paired(name: str, split: str) -> Source:
+    return PAIRED[name].pictures(f"{name}:{split}", paired_folder(name), split)
 
 
 def _read_cifar_batch(path: Path) -> np.ndarray:
@@ -188,6 +200,7 @@ DATASETS: dict[str, tuple[Callable[[str], Source], tuple[str, ...]]] = {
     "cifar10": (_cifar10, ("train", "test")),
     "tiny-imagenet": (_tiny_imagenet, ("train", "test", "val")),
     "imagenet": (_imagenet, ("train", "test", "val")),
+    **{name: (partial(_paired, name), one.splits) for name, one in PAIRED.items()},
 }
 
 

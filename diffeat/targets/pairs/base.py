@@ -17,13 +17,14 @@ class Truth:
     """What corresponds in one pair, in pixels of the upright pictures (centres at whole numbers).
 
     Attributes:
-        source_points, target_points: (n, 2) float64 x, y; row k is the same place in both.
+        source_points: (n, 2) float64 x, y.
+        target_points: (n, 2) float64 x, y; row k is the same place in both. None is not known.
         names: n names of the points; () where they have none.
         source_box, target_box: (4,) float64 x1, y1, x2, y2 of what is shown; None if not known.
     """
 
     source_points: np.ndarray
-    target_points: np.ndarray
+    target_points: np.ndarray | None
     names: tuple[str, ...] = ()
     source_box: np.ndarray | None = None
     target_box: np.ndarray | None = None
@@ -115,10 +116,10 @@ class PointPairs(PairTargets):
     def fingerprint(self) -> str:
         from diffeat.hashing import fingerprint
 
+        arrays = ("source_points", "target_points", "source_box", "target_box")
         points = [
-            (one.source_points.tolist(), one.target_points.tolist(), list(one.names),
-             *(None if box is None else np.asarray(box).tolist()
-               for box in (one.source_box, one.target_box)))
+            (list(one.names), *(None if (array := getattr(one, name)) is None
+                                else np.asarray(array).tolist() for name in arrays))
             for one in self.truths
         ]  # fmt: skip
         return fingerprint(self.source, self.target, points, self.groups, self.categories)
