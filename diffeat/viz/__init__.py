@@ -1,10 +1,11 @@
-"""Pictures of results: grids, sheets of maps, learning curves, confusion matrices, a page."""
+"""Pictures of results: grids, sheets of maps, matches, curves, confusion matrices, a page."""
 
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.viz.confusion import confusion_lines, confusion_picture, largest_confusions
 from diffeat.viz.curves import learning_curve, score_curves
 from diffeat.viz.grids import heat_map
 from diffeat.viz.maps import agreement, channel_rgb, feature_sheet, laid, pca_rgb
+from diffeat.viz.matches import mask_over, match_lines, similarity_sheet, warp_sheet
 from diffeat.viz.page import Predictions, write_page
 from diffeat.viz.scales import Scale, contrast, ink
 
@@ -22,7 +23,11 @@ __all__ = [
     "laid",
     "largest_confusions",
     "learning_curve",
+    "mask_over",
+    "match_lines",
     "pca_rgb",
     "score_curves",
+    "similarity_sheet",
+    "warp_sheet",
     "write_page",
 ]

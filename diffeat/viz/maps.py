@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,8 +90,14 @@ def agreement(colours: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """One picture of a sheet, with its two lines of text and where it stands in the figure."""
+class Tile:
+    """One picture of a sheet, with its two lines of text and where it stands in the figure.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        head: the lines above it.
+        left, top: pixels of its corner in the sheet.
+    """
 
     pixels: np.ndarray
     head: str
@@ -137,9 +144,9 @@ def feature_sheet(
     for row, (picture, name, given, placement) in enumerate(rows):
         maps = [(_heading(head, columns[head]), one[row]) for head, one in shown.items()]
         line = list(_line(picture, name, given, placement, maps, smooth, across, side))
-        tiles += [_Tile(t.pixels, t.head, t.left, t.top + top) for t in line]
+        tiles += [Tile(t.pixels, t.head, t.left, t.top + top) for t in line]
         top = max(tile.top + tile.pixels.shape[0] for tile in tiles) + GAP
-    _write(tiles, title, path)
+    save(sheet_of(tiles, title), path, DPI)
 
 
 def _heading(heading: str, maps: np.ndarray) -> str:
@@ -149,7 +156,7 @@ def _heading(heading: str, maps: np.ndarray) -> str:
 
 def _line(
     picture, name: str, given, placement, maps, smooth: bool, across: int, side: int
-) -> Iterator[_Tile]:
+) -> Iterator[Tile]:
     """The tiles of one picture, from the top left corner of its row."""
     size = _shape(picture, given, placement, maps)
     tile = tile_size(size, side)
@@ -160,19 +167,19 @@ def _line(
     )
     head = f"{shorten(name, step // 7)}\n{told}"
     if under is not None or given is None:
-        yield _Tile(_blank(tile) if under is None else under, head, left, HEAD)
+        yield Tile(_blank(tile) if under is None else under, head, left, HEAD)
         left += step
     if given is not None:
         own = tile_size(given.shape[:2], side)
         if own[0] > tile[0]:  # no higher than its neighbours
             own = tile_size(given.shape[:2], max(1, side * tile[0] // own[0]))
         seen = f"the network saw\n{given.shape[1]}×{given.shape[0]} pixels"
-        yield _Tile(resized(given, own), head if under is None else seen, left, HEAD)
+        yield Tile(resized(given, own), head if under is None else seen, left, HEAD)
         left += max(own[1], 150) + GAP
     for k, (text, cells) in enumerate(maps):
         down, right = divmod(k, across)
         at = left + right * step, HEAD + down * (tile[0] + HEAD + GAP)
-        yield _Tile(laid(cells, tile, size, placement, under, smooth), text, *at)
+        yield Tile(laid(cells, tile, size, placement, under, smooth), text, *at)
 
 
 def _shape(picture, given, placement, maps) -> tuple[int, int]:
@@ -262,10 +269,16 @@ def _weights(
     return weights, seen.reshape(pixels, parts).mean(1) >= 0.5
 
 
-def _write(tiles: Sequence[_Tile], title: str, path: str | Path) -> None:
-    """One raster, pixel by pixel, with letters on it."""
+def sheet_of(tiles: Sequence[Tile], title: str, below: int = 0) -> Any:
+    """A figure that is one raster, pixel by pixel at `DPI`, with letters on it.
+
+    Args:
+        tiles: at least one.
+        title: headline.
+        below: pixels of room at the bottom.
+    """
     width = max(tile.left + max(tile.pixels.shape[1], 150) for tile in tiles) + GAP
-    height = max(tile.top + tile.pixels.shape[0] for tile in tiles) + GAP
+    height = max(tile.top + tile.pixels.shape[0] for tile in tiles) + GAP + below
     sheet = np.full((height, width, 3), 255, np.uint8)
     for tile in tiles:
         rows, columns = tile.pixels.shape[:2]
@@ -278,4 +291,4 @@ def _write(tiles: Sequence[_Tile], title: str, path: str | Path) -> None:
                     va="bottom", linespacing=1.1, parse_math=False)  # fmt: skip
     figure.text(GAP / width, 1 - 8 / height, title, fontsize=10.5, va="top", weight="bold",
                 parse_math=False)  # fmt: skip
-    save(figure, path, DPI)
+    return figure
