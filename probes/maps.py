@@ -106,13 +106,19 @@ class Maps:
             KeyError: no such cell.
             ValueError: `points` is no (n, 2) array.
         """
+        return self._as_given(cell, self.read(cell, points)), self.valid(points)
+
+    def read(self, cell: Any, points: Any) -> torch.Tensor:
+        """(n, C) tensor: what `sample` gives, without a word on which points are valid."""
         column, row = self.sites(points, cell).T
         values = as_float(self[cell])  # (C, h, w)
         left, right, wx = neighbours(column, values.shape[2], values)
         top, bottom, wy = neighbours(row, values.shape[1], values)
-        upper = torch.lerp(values[:, top, left], values[:, top, right], wx)  # (C, n)
-        lower = torch.lerp(values[:, bottom, left], values[:, bottom, right], wx)
-        return self._as_given(cell, torch.lerp(upper, lower, wy).T), self.valid(points)
+        flat, width = values.flatten(1), values.shape[2]
+        corners = (top * width + left, top * width + right,
+                   bottom * width + left, bottom * width + right)  # fmt: skip
+        a, b, c, d = (flat.index_select(1, corner) for corner in corners)  # (C, n)
+        return torch.lerp(torch.lerp(a, b, wx), torch.lerp(c, d, wx), wy).T
 
     def resize(self, cell: Any) -> tuple[Any, np.ndarray]:
         """A map over the whole picture: `sample` at every pixel.

@@ -1,5 +1,22 @@
 """Where points of one picture lie in another, by their features."""
 
+from probes.matching.base import Matcher
+from probes.matching.flow import Flow, warp
+from probes.matching.mutual import MutualMatcher
 from probes.matching.nearest import NearestMatcher
+from probes.matching.soft import (
+    KernelSoftArgmaxMatcher,
+    SoftArgmaxMatcher,
+    WindowSoftArgmaxMatcher,
+)
 
-__all__ = ["NearestMatcher"]
+__all__ = [
+    "Flow",
+    "KernelSoftArgmaxMatcher",
+    "Matcher",
+    "MutualMatcher",
+    "NearestMatcher",
+    "SoftArgmaxMatcher",
+    "WindowSoftArgmaxMatcher",
+    "warp",
+]

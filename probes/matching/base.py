@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 
 from probes.cells import Cells
 from probes.checks import check_choice, check_number
 from probes.maps import Maps
-from probes.matching.placed import Placed, Rule
+from probes.matching.flow import Flow
+from probes.matching.placed import Held, Placed, Rule
 from probes.matching.regions import Window, window_of
 from probes.matching.surfaces import Surfaces
 from probes.pairs import Matches, Pairs, as_points
@@ -54,6 +53,9 @@ class Matcher(BaseEstimator):
         low_pass: sigma, in sites, of a Gaussian that smooths every map of both pictures first.
         outside: points of the picture that a crop does not show: "refuse" them, or "wrong":
             their matches are not valid.
+        refine: "bilinear": the four sites around a point (of the source's finest grid) are matched
+            in its place, and their answers are averaged with bilinear weights, as a flow is read
+            between sites. None: the point itself is matched.
         device: "auto" is where the maps lie.
         memory_mb: for what is held at a time; `match_pairs` keeps pictures in half of it.
     """
@@ -65,6 +67,7 @@ class Matcher(BaseEstimator):
     resolution: str = "picture"
     low_pass: float | None = None
     outside: str = "refuse"
+    refine: str | None = None
     device: str = "auto"
     memory_mb: float = 512
 
@@ -89,25 +92,15 @@ class Matcher(BaseEstimator):
                 region.
         """
         rule = self._rule(source)
-        return self._match(
-            self._placed(source, rule), self._placed(target, rule), points, region, check
-        )
+        return self._match(Placed(source, rule), Placed(target, rule), points, region, check)
 
     def match_pairs(self, cells: Cells, pairs: Pairs, *, check: Any = None) -> Iterator[Matches]:
         """`match` of every pair, in order; pictures are read once while memory holds them."""
-        held: OrderedDict[int, Placed] = OrderedDict()
-        limit, rule = self.memory_mb * 2**20 / 2, None
+        held = Held(cells, self.memory_mb * 2**20 / 2, self._rule)
         rows = zip(pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True)
         for source, target, points in rows:
-            for row in (source, target):
-                if row not in held:
-                    maps = cells.maps(row)
-                    rule = rule or self._rule(maps)
-                    held[row] = Placed(maps, rule)
-                held.move_to_end(row)
-            yield self._match(held[source], held[target], points, None, check)
-            while len(held) > 2 and sum(one.nbytes for one in held.values()) > limit:
-                held.popitem(last=False)
+            a, b = held(source, target)
+            yield self._match(a, b, points, None, check)
 
     def similarity(self, source: Maps, target: Maps, point: Any) -> np.ndarray:
         """(H, W) float32 over the target: how like each pixel is to one point of the source.
@@ -116,7 +109,7 @@ class Matcher(BaseEstimator):
         the similarity of the site nearest to them.
         """
         rule = self._rule(source)
-        a, b = self._placed(source, rule), self._placed(target, rule)
+        a, b = Placed(source, rule), Placed(target, rule)
         points = self._checked(a, b, [point])[0]
         window = Window.whole(b.answers)
         found = Surfaces(b, a.vectors(points), window).whole()[0].float().cpu().numpy()
@@ -125,6 +118,39 @@ class Matcher(BaseEstimator):
               for line, places in ((shown.y, b.answers.y), (shown.x, b.answers.x))]  # fmt: skip
         whole[np.ix_(shown.y.astype(int), shown.x.astype(int))] = found[np.ix_(*at)]
         return whole
+
+    def flow(
+        self,
+        source: Maps,
+        target: Maps,
+        stride: int | str = 1,
+        *,
+        region: Any = None,
+        check: Any = None,
+    ) -> Flow:
+        """Match a grid of the source's pixels, or its sites.
+
+        Args:
+            source, target, region, check: as `match` takes them.
+            stride: every so many-th pixel along x and y, from 0; "site": the centres of the sites
+                of the finest grid that lie in the picture.
+
+        Returns:
+            Where they were found; what the source's input does not show is not valid.
+
+        Raises:
+            ValueError: as `match`; another stride.
+        """
+        rule = self._rule(source)
+        a, b = Placed(source, rule), Placed(target, rule)
+        _check_cells(a, b)
+        grid = a.grid(stride)
+        window = window_of(region, b.answers, b.maps.size)
+        points = grid.points()
+        found = self._confirmed(a, b, points, a.maps.valid(points), window, check)
+        shape = len(grid.y), len(grid.x)
+        return Flow(found.points.reshape(*shape, 2), found.score.reshape(shape),
+                    found.valid.reshape(shape), grid.x, grid.y)  # fmt: skip
 
     @abstractmethod
     def _read(self, surfaces: Surfaces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -139,19 +165,38 @@ class Matcher(BaseEstimator):
     ) -> Matches:
         points, shown = self._checked(source, target, points)
         window = window_of(region, target.answers, target.maps.size)
+        return self._confirmed(source, target, points, shown, window, check)
+
+    def _confirmed(self, source: Placed, target: Placed, points: np.ndarray, shown: np.ndarray,
+                   window: Window, check: Any) -> Matches:  # fmt: skip
+        """Matches, of which those are valid that the source shows and the check confirms."""
         found = self._find(source, target, points, window)
         valid = found.valid & shown
-        if check is not None and len(points):
+        if check is not None:
             check_number("check", check, check >= 0, ">= 0, in pixels")
             back = self._find(target, source, found.points, Window.whole(source.answers))
             valid &= back.valid & (np.linalg.norm(back.points - points, axis=1) <= check)
         return Matches(found.points, found.score, valid)
 
     def _find(self, source: Placed, target: Placed, points: np.ndarray, window: Window) -> Matches:
-        """Match points in chunks that fit memory; of what is not valid nothing is said yet."""
+        """Match points; whether the source shows them is not asked."""
+        if self.refine is None:
+            return self._in_chunks(source, target, points, window)
+        corners, shares = source.corners(points)  # (n, 4, 2), (n, 4)
+        found = self._in_chunks(source, target, corners.reshape(-1, 2), window)
+        places, score = found.points.reshape(corners.shape), found.score.reshape(shares.shape)
+        valid = (found.valid.reshape(shares.shape) | (shares == 0)).all(1)
+        return Matches((places * shares[..., None]).sum(1), (score * shares).sum(1), valid)
+
+    def _in_chunks(
+        self, source: Placed, target: Placed, points: np.ndarray, window: Window
+    ) -> Matches:
+        """Match points, so many at a time as fit memory."""
+        each = self._numbers(target, window)
+        for cell in target.cells:
+            h, w = target.maps.grid(cell)
+            each += h * (w + window.shape[1])
         device = target.maps[target.cells[0]].device.type
-        each = sum(int(np.prod(target.maps.grid(cell))) + target.maps.grid(cell)[0]
-                   * window.shape[1] for cell in target.cells) + self._numbers(target, window)  # fmt: skip
         room = min(CHUNK.get(device, CHUNK["cuda"]), self.memory_mb * 2**20 / 16)
         size = max(1, int(room / each))
         found = [
@@ -166,17 +211,14 @@ class Matcher(BaseEstimator):
         """The parameters, checked; those of the weights by the cells of a picture."""
         for name, known in CHOICES.items():
             check_choice(name, getattr(self, name), known)
+        if self.refine is not None:
+            check_choice("refine", self.refine, ("bilinear",))
         check_number("memory_mb", self.memory_mb, self.memory_mb > 0, "> 0")
         if self.low_pass is not None:
             check_number("low_pass", self.low_pass, self.low_pass > 0, "> 0, in sites, or None")
-        if not maps.values:
-            raise ValueError("the maps hold no cell; expected one at least")
         names = ("metric", "combine", "normalise", "resolution", "low_pass", "device")
         options = {name: getattr(self, name) for name in names}
         return Rule(weights=_weights(self.weights, tuple(maps.values)), **options)
-
-    def _placed(self, maps: Maps, rule: Rule) -> Placed:
-        return Placed(maps, rule)
 
     def _checked(
         self, source: Placed, target: Placed, points: Any
@@ -185,10 +227,12 @@ class Matcher(BaseEstimator):
         _check_cells(source, target)
         points = as_points(points)
         height, width = source.maps.size
+        shown = source.maps.valid(points)
+        if shown.all():
+            return points, shown
         inside = Maps(source.maps.values, (height, width), (height, width)).valid(points)
         what = f"the source, {width} × {height} pixels"
         _refuse(points, inside, f"outside {what}", "points of the upright picture")
-        shown = source.maps.valid(points)
         if self.outside == "refuse":
             _refuse(points, shown, f"cut off from the input of {what}",
                     "points that the crop shows, or outside='wrong'")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The place whose feature is nearest."""
+"""The place whose feature is nearest, and the ratio test."""
 
 from __future__ import annotations
 
@@ -7,36 +7,55 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from probes.checks import check_number
+from probes.maps import Maps
 from probes.matching.base import Matcher
+from probes.matching.placed import Placed, Rule
+from probes.matching.regions import Window
 from probes.matching.surfaces import Surfaces
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class NearestMatcher(Matcher):
-    """The place of the target that is most similar to the point; of several, the first."""
+    """The place of the target that is most similar to the point; of several, the first.
 
-    def _numbers(self, target, window) -> int:
-        return 0
+    Args:
+        ratio: a match is valid only where its distance is at most so many times that of the next
+            best place; the distance of a cosine (of several: their weighted mean) is √(2 − 2·cos),
+            that of unit vectors. None asks nothing.
+        apart: sites along x or y, of the target's finest grid, by which the next best must be
+            further away than this.
+    """
+
+    ratio: float | None = None
+    apart: float = 2.0
+
+    def _rule(self, maps: Maps) -> Rule:
+        if self.ratio is not None:
+            check_number("ratio", self.ratio, 0 < self.ratio <= 1, "in (0, 1], or None")
+            check_number("apart", self.apart, self.apart >= 0, ">= 0, in sites")
+        return super()._rule(maps)
+
+    def _numbers(self, target: Placed, window: Window) -> int:
+        return 0 if self.ratio is None else 3 * super()._numbers(target, window)
 
     def _read(self, surfaces: Surfaces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         row, column, score = surfaces.best()
-        return (
-            places(surfaces, row, column),
-            as_scores(score),
-            as_bools(surfaces.somewhere(row, column)),
-        )
+        known = surfaces.somewhere(row, column)
+        if self.ratio is not None:
+            known = known & self._stands_out(surfaces, row, column, score)
+        return surfaces.places(row, column), score.double().cpu().numpy(), known.cpu().numpy()
 
+    def _stands_out(
+        self, surfaces: Surfaces, row: torch.Tensor, column: torch.Tensor, score: torch.Tensor
+    ) -> torch.Tensor:
+        """(n,) bool: the ratio test."""
+        down, across = surfaces.from_places(row, column)  # sites
+        near = (down.abs() <= self.apart)[:, :, None] & (across.abs() <= self.apart)[:, None]
+        other = surfaces.whole().masked_fill_(near, -torch.inf).amax((1, 2))
+        return self._distance(surfaces, score) <= self.ratio * self._distance(surfaces, other)
 
-def places(surfaces: Surfaces, row: torch.Tensor, column: torch.Tensor) -> np.ndarray:
-    """(n, 2) x, y of rows and columns of the window."""
-    answers, window = surfaces.target.answers, surfaces.window
-    x = answers.x[column.cpu().numpy() + window.columns[0]]
-    return np.stack([x, answers.y[row.cpu().numpy() + window.rows[0]]], 1)
-
-
-def as_scores(values: torch.Tensor) -> np.ndarray:
-    return values.double().cpu().numpy()
-
-
-def as_bools(values: torch.Tensor) -> np.ndarray:
-    return values.cpu().numpy()
+    def _distance(self, surfaces: Surfaces, similar: torch.Tensor) -> torch.Tensor:
+        if self.metric == "l2":
+            return -similar
+        return (2 - 2 * similar.double() / surfaces.most).clamp_min(0).sqrt()

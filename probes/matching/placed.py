@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from probes.cells import Cells
 from probes.checks import pick_device
 from probes.maps import Maps, as_float
 from probes.matching.axes import Axis, gaussian, squares
@@ -55,6 +57,11 @@ class Lattice:
                  for side, line in enumerate((self.x, self.y))]  # fmt: skip
         return np.stack(found, 1)
 
+    def snapped(self, points: np.ndarray) -> np.ndarray:
+        """(n, 2) x, y of the places nearest to points."""
+        column, row = self.nearest(points).T
+        return np.stack([self.x[column], self.y[row]], 1)
+
 
 class Placed:
     """One picture's maps, ready to be matched; what is asked for again is kept.
@@ -64,12 +71,14 @@ class Placed:
         rule: how they are read.
 
     Raises:
-        ValueError: a cell that holds no map, or a map with nan or inf.
+        ValueError: no cell, a cell that holds no map, or a map with nan or inf.
     """
 
     def __init__(self, maps: Maps, rule: Rule):
         self.rule, self.cells = rule, tuple(maps.values)
         self.offsets: dict[Any, torch.Tensor] = {}
+        if not self.cells:
+            raise ValueError("the maps hold no cell; expected one at least")
         values = {cell: self._ready(maps, cell) for cell in self.cells}
         self.maps = Maps(values, maps.size, maps.input_size, maps.placement)
         self.finest = max(self.cells, key=lambda cell: int(np.prod(self.maps.grid(cell))))
@@ -86,11 +95,11 @@ class Placed:
         if self.rule.normalise == "before":
             norms = torch.linalg.vector_norm(values, dim=0, dtype=torch.float64)
             values = values * norms.clamp_min(TINY**0.5).reciprocal().to(values.dtype)
+        if self.rule.combine == "concat":
+            values = values * self.weight(cell)
         if self.rule.metric == "l2":  # distances do not change, and less of them cancels
             self.offsets[cell] = values.mean((1, 2), dtype=torch.float64).to(values.dtype)
             values = values - self.offsets[cell][:, None, None]
-        if self.rule.combine == "concat":
-            values = values * self.weight(cell)
         return values.contiguous()
 
     def weight(self, cell: Any) -> float:
@@ -103,6 +112,12 @@ class Placed:
         if self.rule.combine == "concat":
             return [self.cells]
         return [(cell,) for cell in self.cells]
+
+    @property
+    def shares(self) -> list[float]:
+        """What each group's similarity counts in the sum."""
+        single = self.rule.combine == "concat"
+        return [1.0] if single else [self.weight(cell) for cell in self.cells]
 
     @cached_property
     def pixels(self) -> Lattice:
@@ -143,6 +158,29 @@ class Placed:
         here, there = self.maps.points([[0.0, 0.0], [1.0, 1.0]], self.finest)
         return np.abs(there - here)
 
+    def grid(self, stride: int | str) -> Lattice:
+        """Every so many-th pixel of the picture, or the centres of sites ("site")."""
+        if stride == "site":
+            return self.inner
+        if isinstance(stride, str) or stride != int(stride) or stride < 1:
+            raise ValueError(f"stride={stride!r}; expected whole pixels >= 1, or 'site'")
+        height, width = self.maps.size
+        lines = (np.arange(0, side, int(stride), dtype=np.float64) for side in (width, height))
+        return Lattice(*lines)
+
+    def corners(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 4, 2) centres of the sites around points, and (n, 4) their bilinear weights."""
+        h, w = self.maps.grid(self.finest)
+        at = np.clip(self.maps.sites(points, self.finest), 0, [w - 1, h - 1])
+        low = np.minimum(at.astype(np.int64), np.maximum([w - 2, h - 2], 0))
+        high, share = np.minimum(low + 1, [w - 1, h - 1]), at - low
+        places, shares = [], []
+        for x, along in ((low[:, 0], 1 - share[:, 0]), (high[:, 0], share[:, 0])):
+            for y, down in ((low[:, 1], 1 - share[:, 1]), (high[:, 1], share[:, 1])):
+                places.append(self.maps.points(np.stack([x, y], 1), self.finest))
+                shares.append(along * down)
+        return np.stack(places, 1), np.stack(shares, 1)
+
     def axes(self, cell: Any, lattice: Lattice) -> tuple[Axis, Axis]:
         """The rows and columns of a cell's map at a lattice's places."""
         h, w = self.maps.grid(cell)
@@ -173,9 +211,9 @@ class Placed:
     def vectors(self, points: np.ndarray) -> dict[Any, torch.Tensor]:
         """Cell → (n, C) features at points; with `resolution="site"` those of the nearest site."""
         if self.rule.resolution == "site":
-            column, row = self.inner.nearest(points).T
-            points = np.stack([self.inner.x[column], self.inner.y[row]], 1)
-        return {cell: self.maps.sample(cell, points)[0] for cell in self.cells}
+            points = self.inner.snapped(points)
+        found = {cell: self.maps.read(cell, points) for cell in self.cells}
+        return {cell: values + self.offsets.get(cell, 0) for cell, values in found.items()}
 
     @property
     def nbytes(self) -> int:
@@ -183,3 +221,36 @@ class Placed:
         maps = sum(values.nbytes for values in self.maps.values.values())
         places = len(self.compared.x) * len(self.compared.y) * len(self.groups)
         return maps + 4 * places + (1 << 14)
+
+
+class Held:
+    """Pictures that were asked for, those asked for last kept while they fit.
+
+    Args:
+        cells: their maps.
+        limit: bytes; the two of a pair are held whatever they take.
+        rule: says how the first picture, and then every one, is read.
+    """
+
+    def __init__(self, cells: Cells, limit: float, rule: Callable[[Maps], Rule]):
+        self.cells, self.limit, self._rule_of = cells, limit, rule
+        self._rule: Rule | None = None
+        self._held: OrderedDict[int, tuple[Placed, int]] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, *rows: int) -> list[Placed]:
+        """The pictures of some rows."""
+        found = [self._one(row) for row in rows]
+        while self._bytes > self.limit and len(self._held) > len(set(rows)):
+            self._bytes -= self._held.popitem(last=False)[1][1]
+        return found
+
+    def _one(self, row: int) -> Placed:
+        if row not in self._held:
+            maps = self.cells.maps(row)
+            self._rule = self._rule or self._rule_of(maps)
+            placed = Placed(maps, self._rule)
+            self._held[row] = placed, placed.nbytes
+            self._bytes += placed.nbytes
+        self._held.move_to_end(row)
+        return self._held[row][0]

@@ -141,6 +141,29 @@ class Surfaces:
             found[:, first : first + len(strip)] = strip.transpose(0, 1)
         return found
 
+    @property
+    def most(self) -> float:
+        """The largest sum of cosines that there can be."""
+        return sum(self.target.shares)
+
+    def lines(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(X,) x and (Y,) y of the window's places, float64 pixels."""
+        answers, window = self.target.answers, self.window
+        x, y = answers.x[slice(*window.columns)], answers.y[slice(*window.rows)]
+        return torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
+
+    def places(self, rows: torch.Tensor, columns: torch.Tensor) -> np.ndarray:
+        """(n, 2) x, y of rows and columns of the window."""
+        x, y = self.lines()
+        return torch.stack([x[columns], y[rows]], 1).cpu().numpy()
+
+    def from_places(
+        self, rows: torch.Tensor, columns: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, Y) and (n, X): along y and x from given places, in sites of the finest grid."""
+        (x, y), (across, down) = self.lines(), self.target.steps().tolist()
+        return (y - y[rows, None]) / down, (x - x[columns, None]) / across
+
     def somewhere(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """(n,) bool: vectors that are not zero, found where the target's is none, either."""
         if self.target.rule.metric != "cosine":
@@ -161,22 +184,34 @@ def _group(
     target: Placed, number: int, vectors: Mapping[Any, torch.Tensor], window: Window
 ) -> tuple[Group, torch.Tensor]:
     """A group of a target's cells; and (n,) which vectors are not zero."""
-    cells = target.groups[number]
-    weight = target.weight(cells[0]) if target.rule.combine == "sum" else 1.0
-    vectors = {cell: vectors[cell].to(target.maps[cell]) for cell in cells}
-    for cell in cells:
-        if target.rule.metric == "l2":
-            vectors[cell] = vectors[cell] - target.offsets[cell]
-    own = sum(vectors[cell].double().square().sum(1) for cell in cells)
-    known = own > TINY
-    if target.rule.metric == "cosine":
-        scale = weight * own.clamp_min(TINY).rsqrt()
-        vectors = {cell: values * scale[:, None].to(values) for cell, values in vectors.items()}
+    vectors, own = readied(target, number, vectors)
+    weight = target.shares[number]
+    if target.rule.metric == "cosine" and weight != 1:
+        vectors = {cell: values * weight for cell, values in vectors.items()}
     layers = [_layer(target, cell, values, window) for cell, values in vectors.items()]
     norms = target.norms[number][:, slice(*window.columns)]
     if target.rule.metric == "cosine":
-        return Group(layers, norms), known
-    return Group(layers, norms, own.to(norms.dtype), weight), known
+        return Group(layers, norms), own > TINY
+    return Group(layers, norms, own.to(norms.dtype), weight), own > TINY
+
+
+def readied(
+    target: Placed, number: int, vectors: Mapping[Any, torch.Tensor]
+) -> tuple[dict[Any, torch.Tensor], torch.Tensor]:
+    """Vectors of a group's cells, made ready for dots with a target's, wherever they are from.
+
+    Returns:
+        Cell → (n, C): together of length 1 or 0 ("cosine"), or from the target's own origin
+        ("l2"); and (n,) float64 |s|² before that.
+    """
+    cells = target.groups[number]
+    found = {cell: vectors[cell].to(target.maps[cell]) for cell in cells}
+    found = {cell: values - target.offsets.get(cell, 0) for cell, values in found.items()}
+    own = sum(values.double().square().sum(1) for values in found.values())
+    if target.rule.metric == "cosine":
+        scale = own.clamp_min(TINY).rsqrt()[:, None]
+        found = {cell: values * scale.to(values) for cell, values in found.items()}
+    return found, own
 
 
 def _layer(target: Placed, cell: Any, vectors: torch.Tensor, window: Window) -> Layer:
