@@ -25,6 +25,7 @@ from diffeat.search import (
     greedy_sets,
     search_surface,
     split_by_hash,
+    split_pairs,
     task_from_store,
 )
 from diffeat.search import Task as CellTask

@@ -6,11 +6,12 @@ from typing import Any
 
 from benchmarks.tasks.base import Place, Task
 from benchmarks.tasks.classification import Classification
+from benchmarks.tasks.matching import Matching
 from diffeat.errors import SpecError, nearest
 
 __all__ = ["TASKS", "Place", "Task", "task_named"]
 
-TASKS: dict[str, Task] = {"classification": Classification()}
+TASKS: dict[str, Task] = {"classification": Classification(), "matching": Matching()}
 """Name in a benchmark file → what measures it and makes its tables."""
 
 

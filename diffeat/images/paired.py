@@ -111,5 +111,11 @@ PAIRED = {
         "They are at https://github.com/hpatches/hpatches-dataset.",
         ("all", "108", *layouts.HPATCHES_CATEGORIES.values()), _in(""), layouts.hpatches_shown,
     ),
+    "7scenes": PairedSet(
+        ("kitchen-rgbd", "seq-01"),
+        "RGB-D frames of one sequence (frame-NNNNNN.color.png, .depth.png, .pose.txt)",
+        "It is at https://www.microsoft.com/en-us/research/project/rgb-d-dataset-7-scenes/.",
+        tuple(layouts.RGBD_SPLITS), _in(""), layouts.rgbd_shown,
+    ),
 }  # fmt: skip
 """Named sets of pairs, in the order in which a folder is tried."""

@@ -6,7 +6,8 @@ every picture of a split, more than once where pairs share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ AP10K_PARTS = {"trn": "train", "val": "val", "test": "test"}
 AP10K_KINDS = ("", "_cross_species", "_cross_family")
 AP10K_SPLITS = tuple(part + kind for kind in AP10K_KINDS for part in AP10K_PARTS)
 TSS_PARTS = ("FG3DCar", "JODS", "PASCAL")
+RGBD_COLOUR = re.compile(r"frame-(\d+)\.color\.(?:png|jpe?g)", re.IGNORECASE)
+FIRST_HELD = 700
+"""Frames of a sequence from this number on are held out."""
+RGBD_SPLITS: dict[str, Callable[[int], bool]] = {
+    "trn": lambda number: number < FIRST_HELD,
+    "val": lambda number: number >= FIRST_HELD,
+    "all": lambda number: True,
+}
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -304,3 +313,22 @@ def tss_shown(folder: Path, split: str) -> Shown:
         if split in ("all", part):
             for number in (1, 2):
                 yield str(folder / scene), f"{scene}/image{number}.png", part
+
+
+# RGB-D frames
+
+
+def rgbd_colours(folder: Path, split: str = "all") -> dict[int, str]:
+    """Number → colour picture of the RGB-D frames of a folder, as a sequence of 7-Scenes has
+    them; "trn" are those below 700, "val" the others."""
+    try:
+        names = sorted(one.name for one in folder.iterdir())
+    except OSError:
+        return {}
+    found = {int(match[1]): match[0] for name in names if (match := RGBD_COLOUR.fullmatch(name))}
+    return {k: found[k] for k in sorted(found) if RGBD_SPLITS[split](k)}
+
+
+def rgbd_shown(folder: Path, split: str) -> Shown:
+    for name in rgbd_colours(folder, split).values():
+        yield str(folder), name, ""

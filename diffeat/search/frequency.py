@@ -18,7 +18,6 @@ from diffeat.search.journal import Journal
 from diffeat.search.judge import Judge
 from diffeat.search.measure import SHARE, Measure
 from diffeat.search.reading import Sliced
-from diffeat.search.splits import TRAIN, VALIDATION
 from diffeat.search.tasks import CellKey
 
 CUTOFF = 0.5
@@ -148,8 +147,7 @@ def guess_frequency(
     pictures: int = PICTURES,
 ) -> FrequencyGuess:
     """`frequency_guess` of a judge's cells, over training and validation pictures."""
-    rows = np.flatnonzero((judge.part == TRAIN) | (judge.part == VALIDATION))
-    return frequency_guess(_Cells(judge), progress(judge.cells), cutoff, pictures, rows)
+    return frequency_guess(_Cells(judge), progress(judge.cells), cutoff, pictures, judge.seen)
 
 
 class _Cells:

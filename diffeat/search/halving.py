@@ -61,11 +61,12 @@ class Halving(Finding):
 
     def lines(self) -> list[str]:
         rounds = ", ".join(f"{len(one.scores)} cells on {one.pictures}" for one in self.rounds)
+        rows = self.measure.rows
         mark = [marked(self.conditioned)] if self.conditioned else []
         return [
             *mark,
-            f"successive halving: {rounds} pictures; {self.fits} fits that cost as much as "
-            f"{self.cost:.1f} on all pictures instead of {self.full_cost}, "
+            f"successive halving: {rounds} {rows}; {self.fits} fits that cost as much as "
+            f"{self.cost:.1f} on all {rows} instead of {self.full_cost}, "
             f"{self.large_fits_saved} cells never fitted on all",
         ]
 

@@ -14,7 +14,14 @@ from diffeat.noise import format_t, shown_t
 from diffeat.search.intervals import FEW, group_interval
 from diffeat.search.measure import Measure
 from diffeat.search.reading import numel, read_rows, side_by_side
-from diffeat.search.splits import LEFT_OUT, TEST, TRAIN, VALIDATION, split_groups
+from diffeat.search.splits import (
+    LEFT_OUT,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    random_part,
+    split_groups,
+)
 from diffeat.search.tasks import CellKey, Made, cell_name, readable
 
 
@@ -79,6 +86,7 @@ class Judge:
         task_name: of the command line, for heads that are kept.
         bounds: that no number can leave, if there are any; the bandit's rewards are scaled by
             them.
+        rows: what is split and counted: "pictures", or "pairs" of them.
         mixes: whether standardised cells side by side mean something to it; sets, pairs and
             mixers are refused where they do not.
 
@@ -100,6 +108,7 @@ class Judge:
     task_name: ClassVar[str] = ""
     bounds: ClassVar[tuple[float, float] | None] = None
     mixes: ClassVar[bool] = True
+    rows: ClassVar[str] = "pictures"
 
     together: tuple[tuple[CellKey, ...], ...] = ()
     """Cells whose features are at hand together; () if it does not matter."""
@@ -109,6 +118,8 @@ class Judge:
     """What the features were made of, where that is known."""
     how: str = ""
     """Why the parts were not made by a hash alone."""
+    told: str = ""
+    """What every file says of the features, where the protocol tells the model something."""
 
     def __init__(
         self,
@@ -203,8 +214,21 @@ class Judge:
         return split_groups(self.groups, labels=self.labels)[0]
 
     @property
+    def seen(self) -> np.ndarray:
+        """Rows of features that may be looked at before the end: of training and validation."""
+        return np.flatnonzero((self.part == TRAIN) | (self.part == VALIDATION))
+
+    def another_part(self, seed: int, repeat: int, labels: np.ndarray | None = None) -> np.ndarray:
+        """(N,) another random split into training and validation; the test part stays.
+
+        Args:
+            labels: (N,) to split class by class; None splits by a hash.
+        """
+        return random_part(self.part, self.groups, seed, repeat, labels)
+
+    @property
     def counts(self) -> tuple[int, int, int]:
-        """Pictures in training, validation and test."""
+        """Rows in training, validation and test."""
         return tuple(int((self.part == part).sum()) for part in (TRAIN, VALIDATION, TEST))
 
     @property
@@ -236,8 +260,9 @@ class Judge:
     def number(self) -> Measure:
         """The kind of number that is given."""
         return Measure(
-            self.name, self.unit, self.higher_is_better, self.counts[2], self.tested_groups
-        )
+            self.name, self.unit, self.higher_is_better, self.counts[2], self.tested_groups,
+            rows=self.rows,
+        )  # fmt: skip
 
     def check(self, part: np.ndarray | None = None) -> None:
         """SpecError, before anything is judged, if a part is empty or a feature is no map."""
@@ -245,7 +270,8 @@ class Judge:
         for number, what in ((VALIDATION, "validation"), (TEST, "test")):
             if not (part == number).any():
                 raise SpecError(
-                    f"{self.source}: the {what} part is empty; give more pictures or another split"
+                    f"{self.source}: the {what} part is empty; give more {self.rows} or another "
+                    "split"
                 )
         for cell in self.cells if "maps" in self.needs else ():
             if len(self.shape(cell)) != 4:
@@ -293,7 +319,7 @@ class Judge:
         unit = f" in {self.unit}" if self.unit else ""
         return (
             f"{self.source}: validation {self.name}{unit}{self.number.direction}, {train} "
-            f"training, {held} validation and {tested} test pictures"
+            f"training, {held} validation and {tested} test {self.rows}"
         )
 
     @property
@@ -301,7 +327,9 @@ class Judge:
         """A warning of too few test pictures, or None."""
         if self.tested_groups >= FEW:
             return None
-        return f"{self.source}: {self.tested_groups} groups of test pictures say little; give more"
+        return (
+            f"{self.source}: {self.tested_groups} groups of test {self.rows} say little; give more"
+        )
 
     # reading, in pieces that fit
 

@@ -34,6 +34,7 @@ class Measure:
         groups: of how many groups these are; intervals count groups, which alone are independent.
         counted: whether it is the share of test pictures that are right, whose interval is
             Wilson's.
+        rows: what the number is of: "pictures" or "pairs".
     """
 
     name: str = "accuracy"
@@ -42,6 +43,7 @@ class Measure:
     pictures: int = 0
     groups: int = 0
     counted: bool = False
+    rows: str = "pictures"
 
     # which way is better is decided in these four and nowhere else
 
@@ -111,4 +113,4 @@ class Measure:
         if interval is not None:
             low, high = map(self.show, interval)
             text += f" (95 % interval {low} to {high}, bootstrap of {self.groups} groups)"
-        return f"{text} on {self.pictures} test pictures"
+        return f"{text} on {self.pictures} test {self.rows}"

@@ -13,7 +13,7 @@ from diffeat.search.asking import MEMORY, Progress, ask, ask_test
 from diffeat.search.finding import Cell, Finding, cell_text
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Judge
-from diffeat.search.splits import TEST, TRAIN, VALIDATION, random_part
+from diffeat.search.splits import TEST, TRAIN, VALIDATION
 from diffeat.search.surface import Surface
 from diffeat.search.tasks import CellKey
 
@@ -129,7 +129,7 @@ def repeat_surface(
     if repeats < 2:
         raise SpecError(f"repeats={repeats}; expected at least 2 for a spread")
     journal, labels = journal or Journal(), judge.labels if judge.how else None
-    parts = [random_part(judge.part, judge.groups, seed, k, labels) for k in range(repeats)]
+    parts = [judge.another_part(seed, k, labels) for k in range(repeats)]
     for part in parts:
         judge.check(part)
     steps, found = iter(progress(list(judge.cells))), {}

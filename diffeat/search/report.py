@@ -28,6 +28,8 @@ class SearchReport:
         selectors: whether the selectors are compared in a table.
         seconds: that each finding took in this run; what was kept before takes none.
         left_out: which selector is not in the table, and why; "" if none.
+        told: what the model was told by the task's own protocol, for every file; "" if nothing.
+        learns: whether what was scored on test was fitted anew before.
     """
 
     findings: dict[str, Finding]
@@ -37,6 +39,8 @@ class SearchReport:
     selectors: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     left_out: str = ""
+    told: str = ""
+    learns: bool = True
 
     @property
     def first(self) -> Finding:
@@ -93,6 +97,8 @@ class SearchReport:
                 more["left_out"] = self.left_out
         if self.conditioned:
             more["conditioned"] = marked(self.conditioned)
+        if self.told:
+            more["told"] = self.told
         return {
             **{key: finding.to_dict() for key, finding in self.findings.items()},
             "best": self.best.to_dict(),
@@ -114,7 +120,7 @@ class SearchReport:
         tested = (
             ""
             if best.test is None
-            else f"; refitted on both, {number.say_test(best.test, self.interval)}"
+            else f"; {'refitted on both, ' * self.learns}{number.say_test(best.test, self.interval)}"
         )
         lines.append(
             f"best on validation: {best.block}{shown_t(best.t, ' at t=')}{setting}, "
@@ -128,6 +134,7 @@ class SearchReport:
         for finding in self.findings.values():
             columns.update(finding.columns())
         mark = {"conditioned": marked(self.conditioned)} if self.conditioned else {}
+        mark |= {"told": self.told} if self.told else {}
         rows = [
             {**row, **{name: values.get(cell, "") for name, values in columns.items()}, **mark}
             for cell, row in self.first.rows()

@@ -137,6 +137,7 @@ def run_search(
     report = SearchReport(
         findings, judge.number, judge.conditioned, (journal.found, journal.computed),
         options.selectors, seconds, "" if judge.mixes else f"no mixer: {judge.no_mixes}",
+        judge.told, judge.learns,
     )  # fmt: skip
     report.compare()
     return report

@@ -152,6 +152,26 @@ def split_pairs(
     return np.where(apart, LEFT_OUT, sides[:, 0]), int(apart.sum())
 
 
+def random_pairs(
+    part: np.ndarray, groups: Sequence[tuple[str, str]], seed: int, repeat: int
+) -> np.ndarray:
+    """(P,) the same test part, and for validation about half of the other pairs.
+
+    These are the pairs both of whose groups are among √½ of them, by a hash; what is left is in
+    no part, since nothing is learnt from it.
+
+    Args:
+        part: (P,) parts; what is in none of them stays there.
+        groups: P pairs of names.
+    """
+    rest = (part == TRAIN) | (part == VALIDATION)
+    names = {name for row in np.flatnonzero(rest) for name in groups[row]}
+    order = sorted(names, key=lambda name: (unit_interval("repeat", seed, repeat, name), name))
+    held = set(order[: max(2, round(0.5**0.5 * len(order)))])
+    both = np.array([a in held and b in held for a, b in groups])
+    return np.where(rest, np.where(both, VALIDATION, LEFT_OUT), part)
+
+
 def random_part(
     part: np.ndarray,
     groups: Sequence[str],

@@ -202,8 +202,7 @@ def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:
 
 
 def _check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> None:
-    if train.model["fingerprint"] != test.model["fingerprint"]:
-        raise SpecError(f"{train.path} and {test.path} come from different models")
+    check_model(train, test)
     if train.pictures["fingerprint"] == test.pictures["fingerprint"]:
         raise SpecError(
             f"{train.path} and {test.path} hold the same pictures; expected a test set of its own, "
@@ -211,16 +210,29 @@ def _check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> Non
         )
     if duplicates != "drop":  # which leaves them out of training
         _check_apart(train, test)
-    specs = [without_cells(one.spec.to_dict()) for one in (train, test)]
+    check_alike(train, test)
+
+
+def check_model(first: FeatureStore, second: FeatureStore) -> None:
+    """SpecError unless two files come from one model."""
+    if first.model["fingerprint"] != second.model["fingerprint"]:
+        raise SpecError(f"{first.path} and {second.path} come from different models")
+
+
+def check_alike(first: FeatureStore, second: FeatureStore) -> None:
+    """SpecError unless two files come from one model, were made alike, and the second has all
+    cells of the first."""
+    check_model(first, second)
+    specs = [without_cells(one.spec.to_dict()) for one in (first, second)]
     if differ := differences(*specs):
         raise SpecError(
-            f"{test.path} was extracted in another way than {train.path} ({'; '.join(differ)}); "
+            f"{second.path} was extracted in another way than {first.path} ({'; '.join(differ)}); "
             "extract both with the same options"
         )
-    missing = set(cells_of(train)) - set(cells_of(test))
+    missing = set(cells_of(first)) - set(cells_of(second))
     if missing:
         block, t = sorted(missing, key=str)[0]
-        raise SpecError(f"{test.path} lacks block {block!r} at t={t}, which {train.path} has")
+        raise SpecError(f"{second.path} lacks block {block!r} at t={t}, which {first.path} has")
 
 
 def _check_apart(train: FeatureStore, test: FeatureStore) -> None:

@@ -12,7 +12,7 @@ from diffeat.images.datasets import paired_folder
 from diffeat.images.paired import PAIRED
 from diffeat.images.paired_layouts import SIZES
 from diffeat.images.tables import SEPARATORS
-from diffeat.targets.pairs import ap10k, cub, hpatches, pf_pascal, pf_willow, spair, tss
+from diffeat.targets.pairs import ap10k, cub, depth, hpatches, pf_pascal, pf_willow, spair, tss
 from diffeat.targets.pairs.base import PairTargets
 from diffeat.targets.pairs.building import OUTSIDE
 from diffeat.targets.pairs.drawn import PER_CLASS
@@ -45,6 +45,7 @@ READERS = {
     "cub": Reader(cub.fits, cub.splits, cub.open_cub, DRAWN),
     "tss": Reader(tss.fits, tss.splits, tss.open_tss),
     "hpatches": Reader(hpatches.fits, hpatches.splits, hpatches.open_hpatches),
+    "7scenes": Reader(depth.fits, depth.splits, depth.open_rgbd),
 }
 """Of the named sets, in the order in which a folder is tried."""
 DEFAULTS = {"size": "large", "outside": "refuse", "seed": 0, "per_class": PER_CLASS}

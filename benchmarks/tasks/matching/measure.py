@@ -1,0 +1,217 @@
+"""Measure: models and their twins, vision models, pixels, and places that see nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.features import Pictures
+from benchmarks.searching import (
+    BoundPairs,
+    Journal,
+    Mix,
+    Surface,
+    bind,
+    cells_in,
+    matching_judge,
+    matching_sets,
+    matching_surface,
+    score_pairs,
+    write_csv,
+    write_png,
+)
+from benchmarks.tasks.base import Place
+from benchmarks.tasks.matching.file import AGGREGATES, MatchingBenchmark
+from benchmarks.tasks.matching.floors import mean_place_row, patch_row, same_place_row
+from benchmarks.tasks.matching.models import Row, rows_of, stores_of
+from benchmarks.tasks.matching.sets import Sets, joined
+from diffeat.backbones import Backbone
+from diffeat.errors import ModelError, SpecError
+from diffeat.progress import say
+from diffeat.targets.pairs import PairTargets
+from probes.matching import NearestMatcher
+from probes.metrics.pck import PCK
+
+FLOOR = "the same place"
+"""The untrained method that rows have to be above."""
+DRAWN = 6
+"""Heat maps beside each other at most."""
+
+
+def measure(benchmark: MatchingBenchmark, place: Place) -> dict[str, Any]:
+    """Everything that a file of matching asks for.
+
+    Features and finished cells stay on disk and are used again by the next run. Writes
+    <name>.csv (every cell) and <name>.png (heat maps) where there are surfaces.
+
+    Returns:
+        What the JSON holds.
+    """
+    sets = Sets.open(benchmark)
+    run = Run(benchmark, place, sets, sets.pictures(), Journal(place.features / "finished"))
+    result = run.everything()
+    if run.surfaces:
+        write_csv(run.surfaces, place.out / f"{benchmark.name}.csv")
+        drawn = [one for one in run.surfaces if not one.name.endswith("@random")][:DRAWN]
+        write_png(drawn, place.out / f"{benchmark.name}.png", benchmark.title)
+    return result
+
+
+@dataclass
+class Run:
+    """One run and what it has found so far.
+
+    Attributes:
+        benchmark, place, sets, pictures: what is measured, where, on what.
+        journal: finished cells and pairs.
+        surfaces: PCK of every cell on the pairs that choose, of rows with several cells.
+        rows: the table, as the JSON has it.
+        counted: what each row found of each set of pairs.
+        missing: what could not be measured, each with the reason.
+    """
+
+    benchmark: MatchingBenchmark
+    place: Place
+    sets: Sets
+    pictures: Pictures
+    journal: Journal
+    surfaces: list[Surface] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    counted: dict[str, dict[str, PCK]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def everything(self) -> dict[str, Any]:
+        """All rows, one after the other; what the JSON holds."""
+        for row in rows_of(self.benchmark):
+            self._features(row)
+        if not self.rows:
+            raise ModelError(f"benchmark {self.benchmark.name}: none of its models is on this "
+                             f"machine: {'; '.join(self.missing.values())}")  # fmt: skip
+        with self.place.stages("rows without a model"):
+            self._without_models()
+        floor = self.counted[FLOOR]
+        for one in self.rows:
+            one["above"] = {name: _above(found, floor[name], self.benchmark)
+                            for name, found in self.counted[one["label"]].items()}  # fmt: skip
+        chooses, report = self.sets.chooses, self.sets.report
+        return {
+            "rows": self.rows,
+            "surfaces": [surface.to_dict() for surface in self.surfaces],
+            "pairs": {one.name: _about(one) for one in self.sets.reported},
+            "chosen_on": None if chooses is None else {**_about(chooses), "apart": self.sets.apart},
+            "report": report.name,
+            "conventions": [way.line() for way in self.benchmark.conventions],
+            "floor": FLOOR,
+            "pictures": self.pictures.keys,
+            "missing": self.missing,
+            "finished": {"found": self.journal.found, "computed": self.journal.computed,
+                         "versions": sorted(self.journal.versions)},
+        }  # fmt: skip
+
+    def _features(self, row: Row) -> None:
+        """A model, a random twin or a vision model; what is not there is left out and said."""
+        with self.place.stages(f"features of {row.label}"):
+            try:
+                backbone = row.load(self.place.device)
+            except ModelError as error:
+                say(f"left out: {error}")
+                self.missing[row.label] = str(error)
+                return
+        self._matched(row, backbone)
+
+    def _matched(self, row: Row, backbone: Backbone) -> None:
+        """The cell that is best on the pairs that choose, and the best set, on all other pairs."""
+        with stores_of(row, backbone, self.pictures, self.place) as stores:
+            bounds = [bind(targets, stores) for targets in self.sets.reported]
+            with self.place.stages(f"matching with {row.label}"):
+                chosen, selected, told = self._chosen(row, stores, bounds[0])
+                for cells in chosen:
+                    label = row.label if len(chosen) == 1 or cells is chosen[0] else (
+                        f"{row.label}, {len(cells_in(cells))} cells")  # fmt: skip
+                    found = {one.name: score_pairs(NearestMatcher(), one, cells,
+                                                   self.benchmark.conventions, self.benchmark.alphas,
+                                                   self.journal)
+                             for one in bounds}  # fmt: skip
+                    self._add(label, row.kind, found, cells_in(cells), selected[cells],
+                              published=row.published if cells is chosen[0] else "",
+                              model=stores[0].model, spec=stores[0].spec.to_dict(), told=told)  # fmt: skip
+
+    def _chosen(
+        self, row: Row, stores: Sequence[Any], report: BoundPairs
+    ) -> tuple[list[Any], dict[Any, float | None], str]:
+        """Candidates that are reported, and what each scored where it was chosen."""
+        if self.sets.chooses is None:
+            if len(report.keys) != 1:
+                raise SpecError(f"benchmark {self.benchmark.name}: {row.label} has "
+                                f"{len(report.keys)} cells and no pairs choose among them; give "
+                                "select, or one block and one t")  # fmt: skip
+            return [report.keys[0]], {report.keys[0]: None}, report.conditioned
+        both = bind(joined(self.sets.chooses, self.sets.report), stores)
+        judge = matching_judge(both, len(self.sets.chooses), self.benchmark.conventions[0],
+                               self.benchmark.alphas, row.label)  # fmt: skip
+        surface = matching_surface(judge, self.place.memory, self.journal)
+        self.surfaces.append(surface)
+        best = surface.best
+        chosen, selected = [best.key], {best.key: best.validation}
+        if self.benchmark.sets and row.kind == "model":
+            step = matching_sets(judge, self.place.memory, self.journal, self.benchmark.sets).best
+            if len(step.cells) > 1:
+                chosen.append(Mix(step.cells))
+                selected[chosen[-1]] = step.validation
+        return chosen, selected, both.conditioned
+
+    def _without_models(self) -> None:
+        """Pixels, and places that see no picture."""
+        one, reported = self.benchmark, self.sets.reported
+        counted = {"alphas": one.alphas, "conventions": one.conventions}
+        for side in one.patches:
+            found = {targets.name: patch_row(targets, self.pictures, side, **counted)
+                     for targets in reported}  # fmt: skip
+            self._add(f"raw pixels, 7×7 patches at {side}×{side}", "pixels", found)
+        self._add(FLOOR, "floor", {targets.name: same_place_row(targets, **counted)
+                                   for targets in reported})  # fmt: skip
+        if name := one.places or one.select:
+            found = mean_place_row(name, reported, **counted)
+            self._add(f"mean place of the key point in {name}", "floor", found)
+
+    def _add(self, label: str, kind: str, found: dict[str, Any], cells: Any = (),
+             selected: float | None = None, **others: Any) -> None:  # fmt: skip
+        self.counted[label] = {name: getattr(one, "pck", one) for name, one in found.items()}
+        scores = {name: _numbers(one, self.benchmark) for name, one in self.counted[label].items()}
+        self.rows.append({"label": label, "kind": kind, "cells": [list(cell) for cell in cells],
+                          "selected": selected, "scores": scores, **others})  # fmt: skip
+
+
+def _numbers(found: PCK, benchmark: MatchingBenchmark) -> list[dict[str, Any]]:
+    """PCK by every convention and alpha, with intervals: groups of both pictures drawn anew."""
+    numbers = []
+    for way in benchmark.conventions:
+        ends = found.interval(convention=way) if _groups(found) > 1 else {}
+        for alpha, value in found.compute(convention=way).items():
+            one = {"reference": way.reference, "aggregate": way.aggregate, "alpha": alpha}
+            if alpha in ends:
+                one |= {"low": ends[alpha].low, "high": ends[alpha].high}
+            numbers.append({**one, "value": value})
+    return numbers
+
+
+def _above(found: PCK, floor: PCK, benchmark: MatchingBenchmark) -> list[dict[str, Any]]:
+    """How many more of all points than the floor's are found, on the same draws of groups."""
+    if _groups(found) < 2:
+        return []
+    ends = found.interval(AGGREGATES[0], benchmark.conventions[0], other=floor)
+    return [{"alpha": alpha, "difference": one.value, "low": one.low, "high": one.high}
+            for alpha, one in ends.items()]  # fmt: skip
+
+
+def _groups(found: PCK) -> int:
+    return len(set(found.names("groups").ravel().tolist()))
+
+
+def _about(targets: PairTargets) -> dict[str, Any]:
+    """How many there are, and of what."""
+    points = sum(len(targets.truth(pair).source_points) for pair in range(len(targets)))
+    groups = {name for both in targets.groups for name in both}
+    return {"name": targets.name, "pairs": len(targets), "points": points, "groups": len(groups),
+            "left_out": dict(targets.left_out), "fingerprint": targets.fingerprint}  # fmt: skip

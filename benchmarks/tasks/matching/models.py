@@ -1,0 +1,82 @@
+"""Which models a file of matching measures, and the feature files of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffeat
+from benchmarks.features import Pictures, feature_files
+from benchmarks.tasks.base import Place
+from benchmarks.tasks.matching.file import MatchingBenchmark
+from diffeat.backbones import Backbone
+from diffeat.images.datasets import data_roots
+from diffeat.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table with features.
+
+    Attributes:
+        label: for tables.
+        kind: "model", "twin" (random weights) or "vision".
+        name: what `diffeat.load` takes.
+        fields: of the ExtractSpec.
+        denoiser: weights that take the place of the denoiser's, or None.
+    """
+
+    label: str
+    kind: str
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    denoiser: str | None = None
+
+    def load(self, device: str) -> Backbone:
+        """The model.
+
+        Raises:
+            ModelError: it is not there.
+        """
+        return diffeat.load(self.name, device, denoiser=self.denoiser)
+
+    @property
+    def published(self) -> str:
+        """What a figure of a paper stands beside; random weights have none."""
+        return "" if self.kind == "twin" else self.label
+
+
+def rows_of(benchmark: MatchingBenchmark) -> Iterator[Row]:
+    """Models, each followed by its random twin; then vision models."""
+    for one in benchmark.models:
+        fields = {**benchmark.extract, **one.extract}
+        name, denoiser = located(one.name), located(one.denoiser) or None
+        yield Row(one.shown, "model", name, fields, denoiser)
+        if one.twin:
+            yield Row(f"{one.shown}@random", "twin", f"{name}@random", {**fields, **benchmark.twin})
+    for name in benchmark.vision:
+        model, at, weights = name.partition("@")
+        label = model.rpartition(":")[2]
+        fields = {"timesteps": [0], "blocks": ["all"], **benchmark.vision_extract}
+        yield Row(label, "vision", model + at + located(weights), fields)
+
+
+def located(name: str) -> str:
+    """A name that is a path below a folder of data sets as that path; any other as it is."""
+    there = (root / name for root in data_roots()) if "/" in name else ()
+    return next((str(path) for path in there if path.exists()), name)
+
+
+@contextmanager
+def stores_of(
+    row: Row, backbone: Backbone, pictures: Pictures, place: Place
+) -> Iterator[list[FeatureStore]]:
+    """Feature files of a row, one for each source of pictures; what is missing is extracted."""
+    with ExitStack() as stack:
+        with place.stages(f"features of {row.label}"):
+            stores = stack.enter_context(
+                feature_files(backbone, pictures, row.fields, place.features, place.processes)
+            )
+        yield stores

@@ -1,0 +1,304 @@
+"""PCK of all pairs, streamed: per pair, per class and over all, by every convention asked for.
+
+    scored = score_pairs(matcher, bound, ("up.1", 20))       # a cell, a `Mix`; None: all cells
+    print(scored.table())
+    scored.pck.compute(); scored.pck.interval()              # a probes.metrics.pck.PCK, in the
+    scored.pck.interval(other=another.pck)                   # order of the pairs of `bound`
+    scored.to_dict(); scored.write_csv("pairs.csv"); scored.write_csv("classes.csv", rows="class")
+
+With a `Journal` in a folder, pairs that were matched are not matched again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffeat.errors import SpecError
+from diffeat.hashing import fingerprint
+from diffeat.progress import counted
+from diffeat.search.grid import write_rows
+from diffeat.search.journal import Journal
+from diffeat.search.judge import Candidate, Mix, cells_in
+from diffeat.search.matching.bound import BoundPairs, named
+from diffeat.search.matching.stream import stream
+from diffeat.search.tasks import bytes_fingerprint
+from probes.cells import Cells
+from probes.matching import NearestMatcher
+from probes.matching.base import Matcher
+from probes.metrics.conventions import Convention
+from probes.metrics.pck import ALPHAS, PCK
+
+CHUNK = 1000
+"""Pairs of a piece of finished work."""
+NOT_THE_RULE = ("device", "memory_mb", "outside")
+"""Parameters of a matcher that change no more than the last bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """How many points of each pair were found.
+
+    Attributes:
+        name: of the features: "up.1 t=20".
+        bound: the P pairs.
+        pck: what was counted, pair by pair, and every number of it.
+        unsaid: (P,) int32 points of which nothing can be said, such as those that an input does
+            not show; they count as wrong.
+        matcher: what the points were found by.
+    """
+
+    name: str
+    bound: BoundPairs
+    pck: PCK
+    unsaid: np.ndarray
+    matcher: str
+
+    def __len__(self) -> int:
+        return len(self.bound)
+
+    @property
+    def points(self) -> int:
+        """Points of all pairs."""
+        return int(self.pck.counts()[1].sum())
+
+    @property
+    def remarks(self) -> str:
+        """What to know of the pairs: how many, what was left out, what the model was told."""
+        unsaid = int(self.unsaid.sum())
+        silent = f"; {unsaid:,} points of which nothing can be said count as wrong" * bool(unsaid)
+        return pairs_text(self.bound, self.points) + silent + told_text(self.bound.conditioned)
+
+    def per_class(self) -> dict[str, dict[str, Any]]:
+        """Class → pairs, points, and PCK per point by alpha, by the first convention."""
+        names, (_, points) = np.asarray(self.bound.categories), self.pck.counts()
+        found = self.pck.by_category()
+        return {
+            name: {"pairs": int((names == name).sum()), "points": int(points[names == name].sum()),
+                   "pck": found[name]}
+            for name in sorted(found)
+        }  # fmt: skip
+
+    def table(self) -> str:
+        """A line per class and one per convention, each of which is written out."""
+        alphas, ways = self.pck.alphas, self.pck.conventions
+        rows = [["class", "pairs", "points", *(f"PCK@{alpha:g}" for alpha in alphas)]]
+        classes = self.per_class()
+        for name, one in classes.items() if len(classes) > 1 else ():
+            rows.append([name, f"{one['pairs']:,}", f"{one['points']:,}",
+                         *(f"{100 * one['pck'][alpha]:.1f}" for alpha in alphas)])  # fmt: skip
+        for place, (way, values) in enumerate(self.pck.table().items()):
+            said = way.aggregate + (f" [{place + 1}]" if len(ways) > 1 else "")
+            rows.append([f"all, {said}", f"{len(self):,}", f"{self.points:,}",
+                         *(f"{100 * values[alpha]:.1f}" for alpha in alphas)])  # fmt: skip
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        head, *body = ["  ".join(
+            text.ljust(width) if k == 0 else text.rjust(width)
+            for k, (text, width) in enumerate(zip(row, widths, strict=True))
+        ) for row in rows]  # fmt: skip
+        notes = [f"[{k + 1}] {way.line(alphas)}" if len(ways) > 1 else way.line(alphas)
+                 for k, way in enumerate(ways)]  # fmt: skip
+        title = [f"{self.name}: {self.remarks}", self.matcher]
+        return "\n".join([*title, head, "-" * len(head), *body, *notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: conventions, numbers with intervals, classes, what was left out."""
+        values = []
+        for way in self.pck.conventions:
+            found, ends = self.pck.compute(convention=way), self._intervals(way)
+            values += [{"convention": way.line(), **asdict(way), "alpha": alpha, "pck": value,
+                        "interval_95": ends.get(alpha)}
+                       for alpha, value in found.items()]  # fmt: skip
+        return {
+            "features": self.name, "pairs_of": self.bound.name, "pairs": len(self),
+            "points": self.points, "unsaid": int(self.unsaid.sum()), "matcher": self.matcher,
+            "values": values, "left_out": dict(self.bound.left_out),
+            "classes": [{"class": name, **one, "pck": {f"{a:g}": v for a, v in one["pck"].items()}}
+                        for name, one in self.per_class().items()],
+            **({"told": self.bound.conditioned} if self.bound.conditioned else {}),
+        }  # fmt: skip
+
+    def _intervals(self, way: Convention) -> dict[float, tuple[float, float]]:
+        """Alpha → 95 % interval; {} of pairs of one group, of which nothing can be said."""
+        if len({name for pair in self.bound.groups for name in pair}) < 2:
+            return {}
+        found = self.pck.interval(convention=way)
+        return {alpha: (one.low, one.high) for alpha, one in found.items()}
+
+    def write_csv(self, path: str | Path, rows: str = "pair") -> None:
+        """One row per pair or per class ("class"); how it was counted stands in columns."""
+        if rows not in ("pair", "class"):
+            raise SpecError(f"rows={rows!r}; expected pair or class")
+        rule = {"convention": self.pck.conventions[0].line(), "matcher": self.matcher}
+        if self.bound.conditioned:
+            rule["told"] = self.bound.conditioned
+        found = self._pair_rows() if rows == "pair" else self._class_rows()
+        write_rows(path, [{**row, **rule} for row in found])
+
+    def _pair_rows(self) -> Iterator[dict[str, Any]]:
+        bound, (right, points) = self.bound, self.pck.counts()
+        for pair in range(len(self)):
+            counts = zip(self.pck.alphas, right[pair].tolist(), strict=True)
+            yield {
+                "source": bound.targets.source[pair], "target": bound.targets.target[pair],
+                "class": bound.categories[pair], "source_group": bound.groups[pair][0],
+                "target_group": bound.groups[pair][1], "points": int(points[pair]),
+                **{f"right@{alpha:g}": count for alpha, count in counts},
+                "unsaid": int(self.unsaid[pair]),
+            }  # fmt: skip
+
+    def _class_rows(self) -> Iterator[dict[str, Any]]:
+        for name, one in self.per_class().items():
+            values = {f"pck@{alpha:g}": round(value, 6) for alpha, value in one["pck"].items()}
+            yield {"class": name, "pairs": one["pairs"], "points": one["points"], **values}
+
+
+def score_pairs(
+    matcher: Matcher | None,
+    bound: BoundPairs,
+    candidate: Candidate | None = None,
+    conventions: Sequence[Convention] = (Convention(),),
+    alphas: Sequence[float] = ALPHAS,
+    journal: Journal | None = None,
+    progress: bool | None = None,
+) -> Scored:
+    """Match the points of all pairs, and count which are right.
+
+    Args:
+        matcher: None is `NearestMatcher()`.
+        bound: pairs with their features; `bound.take` gives some of them.
+        candidate: a cell, or several as one (sums of cosines, with the weights of a `Mix`); None
+            is all cells of `bound`.
+        conventions: ways of counting; every point is matched once for all of them.
+        alphas: A shares of the reference.
+        journal: keeps finished pieces of `CHUNK` pairs.
+        progress: show a bar; None shows one on a terminal, and a line a minute elsewhere.
+
+    Raises:
+        SpecError: pairs without a truth, or without what the errors are measured in; points or
+            maps that the matcher refuses.
+    """
+    candidate = Mix(bound.keys) if candidate is None else candidate
+    matcher = matcher_of(matcher or NearestMatcher(), candidate)
+    check_references(bound, conventions)
+    total, journal = PCK(alphas, conventions), journal or Journal()
+    state, cells = total.state, bound.cells(cells_in(candidate))
+    right = np.zeros((len(bound), *state["right"].shape[1:]), np.int32)
+    unsaid = np.zeros(len(bound), np.int32)
+    made_of = fingerprint(bound.fingerprint, str(candidate), getattr(candidate, "weights", None),
+                          described(matcher), total.alphas, state["counted"].tolist())  # fmt: skip
+    with counted(len(bound), desc="match", unit="pairs", show=progress) as bar:
+        for rows in _chunks(bound, CHUNK if journal.folder else len(bound)):
+            key = fingerprint(made_of, bytes_fingerprint(rows)) if journal.folder else ""
+            kept = journal.read("pairs", key, lambda stored: "right" in stored)
+            if kept is None:
+                piece = PCK(alphas, conventions)
+                done, silent = count(piece, matcher, bound, cells, rows, bar.update)
+                right[done], unsaid[done] = piece.state["right"], silent
+                values = {"right": right[rows].tolist(), "unsaid": unsaid[rows].tolist()}
+                if journal.folder:
+                    journal.write("pairs", key, values)
+            else:
+                right[rows], unsaid[rows] = kept["right"], kept["unsaid"]
+                bar.update(len(rows))
+    points = np.array([len(found) for found in bound.pairs.source_points], np.int32)
+    total.load({**state, "right": right, "points": points, "picture": bound.targets.target,
+                "category": bound.categories, "groups": bound.groups})  # fmt: skip
+    name = str(candidate if isinstance(candidate, Mix) else Mix((candidate,)))
+    return Scored(name, bound, total, unsaid, matcher_text(matcher))
+
+
+def _chunks(bound: BoundPairs, size: int) -> Iterator[np.ndarray]:
+    """Runs of pairs that share pictures."""
+    order = np.lexsort((bound.pairs.target, bound.pairs.source))
+    yield from (order[start : start + size] for start in range(0, len(order), size))
+
+
+def count(
+    pck: PCK, matcher: Matcher, bound: BoundPairs, cells: Cells, rows: np.ndarray,
+    update: Callable[[], Any] = lambda: None,
+) -> tuple[list[int], list[int]]:  # fmt: skip
+    """Match some pairs and count them.
+
+    Args:
+        pck: counts them, in the order in which they are returned.
+        update: called after each pair.
+
+    Returns:
+        The pairs; of how many points of each nothing can be said.
+    """
+    done, unsaid = [], []
+    pairs, targets = bound.pairs, bound.targets
+    for pair, found in stream(matcher, bound, cells, rows):
+        box = bound.boxes[pair]
+        pck.update(
+            found.points, pairs.target_points[pair], size=tuple(bound.target_sizes[pair].tolist()),
+            box=None if np.isnan(box).any() else box, picture=targets.target[pair],
+            category=bound.categories[pair], groups=bound.groups[pair], valid=found.valid,
+        )  # fmt: skip
+        done.append(pair)
+        unsaid.append(int((~found.valid).sum()))
+        update()
+    return done, unsaid
+
+
+def check_references(bound: BoundPairs, conventions: Sequence[Convention]) -> None:
+    """SpecError unless every pair has a truth, and what its errors are measured in."""
+    if bound.pairs.target_points is None:
+        raise SpecError(f"{bound.name} has no points in the targets, so nothing can be counted; "
+                        "expected pairs with a truth")  # fmt: skip
+    for way in {one.reference: one for one in conventions}.values():
+        for pair, (box, points) in enumerate(
+            zip(bound.boxes, bound.pairs.target_points, strict=True)
+        ):
+            try:
+                way.reference_of(tuple(bound.target_sizes[pair].tolist()),
+                                 None if np.isnan(box).any() else box, points)  # fmt: skip
+            except ValueError as error:
+                raise SpecError(f"{named(bound.targets, pair)}: {error}; take another reference "
+                                "(--reference box, image or extent)") from error  # fmt: skip
+
+
+def pairs_text(bound: BoundPairs, points: int) -> str:
+    """ "600 pairs, 11,400 points, 40 groups; 3 pairs left out: no common points"."""
+    groups = len({name for pair in bound.groups for name in pair})
+    text = f"{len(bound):,} pairs, {points:,} points, {groups:,} groups"
+    return text + "".join(f"; {n:,} left out: {why}" for why, n in bound.left_out.items())
+
+
+def told_text(conditioned: str) -> str:
+    """What to say where the model was told something of single pictures; "" where it was not."""
+    if not conditioned:
+        return ""
+    if all(one.endswith("in the prompt") for one in conditioned.split(", ")):
+        return f"; the prompt names the category, as DIFT's does ({conditioned})"
+    return f"; the model was told of each picture: {conditioned}"
+
+
+def matcher_of(matcher: Matcher, candidate: Candidate) -> Matcher:
+    """The matcher for a candidate: of a mix with weights, with these."""
+    if not isinstance(candidate, Mix) or candidate.weights is None:
+        return matcher
+    from sklearn.base import clone
+
+    weights = dict(zip(candidate.cells, candidate.weights, strict=True))
+    return clone(matcher).set_params(weights=weights)
+
+
+def described(matcher: Matcher) -> dict[str, Any]:
+    """What finished work depends on: the kind of the matcher, and its parameters."""
+    params = {name: value for name, value in matcher.get_params().items()
+              if name not in NOT_THE_RULE}  # fmt: skip
+    if isinstance(params.get("weights"), dict):
+        params["weights"] = [[*cell, weight] for cell, weight in params["weights"].items()]
+    return {"matcher": type(matcher).__name__, **params}
+
+
+def matcher_text(matcher: Matcher) -> str:
+    """ "NearestMatcher(metric=cosine, resolution=picture, normalise=after)"."""
+    params = {k: v for k, v in described(matcher).items() if k not in ("matcher", "weights")}
+    return f"{type(matcher).__name__}({', '.join(f'{k}={v}' for k, v in params.items())})"
