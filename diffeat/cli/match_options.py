@@ -24,7 +24,7 @@ MATCHERS = {
 }
 """--matcher → its class in `probes.matching`."""
 SETTINGS = ("combine", "metric", "resolution", "normalise", "temperature", "radius", "sigma",
-            "ratio", "low_pass")  # fmt: skip
+            "ratio", "low_pass", "refine")  # fmt: skip
 """Options that are parameters of matchers, of those that have them."""
 GRID = 8
 """Points along the longer side of a picture, where none are named."""
@@ -42,10 +42,12 @@ class Points(NamedTuple):
 def matcher_options(command: Callable) -> Callable:
     """--matcher and what each of them can be told."""
     for each in (
+        option("--refine", type=click.Choice(("bilinear",)), help="Match the four sites around a "
+               "point, and take the weighted mean of their places."),
         option("--low-pass", type=click.FloatRange(0, min_open=True), metavar="SITES",
                help="Smooth maps by a Gaussian of so many sites first."),
         option("--ratio", type=click.FloatRange(0, 1, min_open=True), metavar="R",
-               help="Not valid where the second best place is nearly as good (Lowe's test)."),
+               help="nearest, mutual: not valid where the next best is nearly as good (Lowe)."),
         option("--sigma", type=click.FloatRange(0, min_open=True), metavar="SITES",
                help="kernel: of its Gaussian (default 7)."),
         option("--radius", type=click.IntRange(1), metavar="SITES",
@@ -55,8 +57,9 @@ def matcher_options(command: Callable) -> Callable:
         option("--normalise", type=click.Choice(("after", "before")), help="Vectors are brought "
                "to length 1 after maps are upsampled (default, as DIFT), or before."),
         option("--resolution", type=click.Choice(("picture", "similarity", "site")),
-               help="picture (default): features as if upsampled to the picture; similarity: the "
-               "similarity map upsampled; site: the nearest site of the map."),
+               help="picture (default of nearest and mutual): features as if upsampled to the "
+               "picture; similarity: the similarity map upsampled; site (default of the others): "
+               "the nearest site of the map."),
         option("--metric", type=click.Choice(("cosine", "l2")), help="Default: cosine."),
         option("--matcher", type=click.Choice(tuple(MATCHERS)), default="nearest",
                show_default=True, help="nearest: the best place; mutual: valid where it leads "
@@ -89,9 +92,7 @@ def box_of(_context: click.Context, _option: click.Parameter, value: str | None)
     except ValueError:
         box = ()
     if len(box) != 4 or not all(map(math.isfinite, box)) or box[0] > box[2] or box[1] > box[3]:
-        raise click.BadParameter(
-            f"{value!r}; expected x1,y1,x2,y2 in pixels, such as 10,20,300,200"
-        )
+        raise click.BadParameter(f"{value!r}; expected x1,y1,x2,y2 in pixels: 10,20,300,200")
     return box
 
 
@@ -238,9 +239,7 @@ def _written_points(_context: click.Context, _option: click.Parameter, value: st
     parts = WRITTEN.findall(value)
     try:
         if not parts or WRITTEN.sub("", value).strip():
-            raise SpecError(
-                f'{value!r}; expected x,y in pixels, several with spaces: "120,80 30,40"'
-            )
+            raise SpecError(f'{value!r}; expected x,y in pixels, such as "120,80 30,40"')
         return tuple(_number_pair(x, y, value) for x, y in parts)
     except SpecError as error:
         raise click.BadParameter(str(error)) from None

@@ -107,11 +107,12 @@ def _extracted(stack: ExitStack, model: str, targets: Any, values: dict[str, Any
     from diffeat.extraction import Plan
     from diffeat.jobs import extract_to_file
     from diffeat.loading import load
+    from diffeat.noise import plain_t
     from diffeat.store import FeatureStore
 
     spec = spec_of_maps(model, values)
     plan = Plan(load(model, "meta"), spec)
-    cells = [(block.name, level.t) for block in plan.blocks for level in plan.levels]
+    cells = [(block.name, plain_t(level.t)) for block in plan.blocks for level in plan.levels]
     check_one(model, cells, values)  # before hours of work
     path = values["cache"]
     if path is None:
@@ -157,12 +158,10 @@ def _matches(matcher: Any, bound: Any) -> Iterator[dict[str, Any]]:
     rows, targets = np.arange(len(bound)), bound.targets
     found: dict[int, list[dict[str, Any]]] = {}
     with counted(len(bound), desc="match", unit="pairs") as bar:
-        for pair, shown, matches in stream(matcher, bound, bound.cells(), rows):
-            names = targets.truth(pair).names
-            kept = tuple(name for name, one in zip(names, shown, strict=False) if one)
+        for pair, matches in stream(matcher, bound, bound.cells(), rows):
             both = targets.source[pair], targets.target[pair]
-            points = bound.pairs.source_points[pair][shown]
-            found[pair] = match_rows(both, points, matches, kept)
+            names, points = targets.truth(pair).names, bound.pairs.source_points[pair]
+            found[pair] = match_rows(both, points, matches, names)
             bar.update()
     for pair in rows.tolist():
         yield from found[pair]

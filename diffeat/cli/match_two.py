@@ -83,6 +83,7 @@ def _from_model(
     """Two pictures straight from a model; their maps are kept in memory."""
     from diffeat.backbones import ModelRequest
     from diffeat.extraction import Plan, extract, load_for
+    from diffeat.noise import plain_t
     from diffeat.progress import track
     from probes.cells import Cells
 
@@ -90,7 +91,7 @@ def _from_model(
     sources = [_one_picture(name) for name in names]
     backbone = load_for(ModelRequest(what, **model_fields(values)), spec)
     plan = Plan(backbone, spec)
-    cells = tuple((block.name, level.t) for block in plan.blocks for level in plan.levels)
+    cells = tuple((block.name, plain_t(level.t)) for block in plan.blocks for level in plan.levels)
     check_one(what, cells, values)
     sides = []
     for source in track(sources, desc="extract", unit="pictures"):
@@ -130,7 +131,7 @@ def _from_file(
     refuse_options_of_models(what, values)
     store = stack.enter_context(FeatureStore(what))
     ids = _ids_of(store, names)
-    first = Truth(np.zeros((1, 2)), np.zeros((1, 2)))  # a point that every picture has
+    first = Truth(np.zeros((1, 2)), None)  # a point that every picture has
     pair = PointPairs(what, ids[:1], ids[1:], (first,), lambda: find_originals(store, ids)[0])
     chosen = {"blocks": values["blocks"], "timesteps": store.native(values["timesteps"])}
     bound = bind(pair, [store], outside="wrong", **chosen)
