@@ -77,8 +77,9 @@ MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool"
         help="--pairs: what is averaged.")  # fmt: skip
 @option("--preset", callback=comma_list, metavar="dift|sd-dino|hyperfeatures,…", help="--pairs: "
         "count as a paper does.")  # fmt: skip
-@option("--outside", type=click.Choice(("refuse", "wrong")), default="refuse", show_default=True,
-        help="--pairs: points that a crop does not show: an error, or not found.")  # fmt: skip
+@option("--outside", type=click.Choice(("refuse", "wrong", "drop")), default="refuse",
+        show_default=True, help="--pairs: wrong: points that a crop does not show count as not "
+        "found; drop: those outside of their picture are left out.")  # fmt: skip
 @option("--missing", type=click.Choice(("refuse", "leave-out")), default="refuse",
         show_default=True, help="--pairs: pairs whose pictures a file lacks.")  # fmt: skip
 @option("--out", type=OutputPath(folder=True), help="--pairs: folder that keeps finished pairs; a "

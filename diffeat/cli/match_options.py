@@ -122,7 +122,7 @@ def matcher_of(values: dict[str, Any]) -> Any:
             if unused[0] in getattr(matching, name)().get_params()
         ]
         raise click.UsageError(
-            f"--{unused[0].replace('_', '-')} is nothing that --matcher {values['matcher']} has; "
+            f"--matcher {values['matcher']} has no use for --{unused[0].replace('_', '-')}; "
             f"it is of {', '.join(able) or 'no matcher'}"
         )
     return kind(**given, device=str(pick_device(values["device"])))
@@ -186,7 +186,7 @@ def check_shown(points: np.ndarray, maps: Any, name: str) -> None:
     x, y = points.T
     inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
     out = ~inside if not inside.all() else ~shown
-    first = ", ".join(f"{number:g}" for number in points[np.flatnonzero(out)[0]])
+    first = ",".join(f"{number:g}" for number in points[np.flatnonzero(out)[0]])
     count = f"{int(out.sum())} of {len(points)} points, the first {first},"
     if not inside.all():
         raise SpecError(

@@ -28,7 +28,8 @@ def match_pairs(what: str, more: Sequence[str], from_file: bool, values: dict[st
 
     matcher = matcher_of(values)
     ways = _conventions(values)
-    targets = open_pairs(values["pairs"])
+    drop, wrong = (values["outside"] == word for word in ("drop", "wrong"))
+    targets = open_pairs(values["pairs"], outside="drop" if drop else "refuse")
     truth = targets.truth(0).target_points is not None
     if not truth and not (values["output"] or values["as_json"]):
         raise click.UsageError(
@@ -43,7 +44,7 @@ def match_pairs(what: str, more: Sequence[str], from_file: bool, values: dict[st
             stores = [_extracted(stack, what, targets, values)]
         chosen = {"blocks": values["blocks"], "timesteps": stores[0].native(values["timesteps"])}
         chosen = chosen if from_file else {}
-        bound = bind(targets, stores, outside=values["outside"], missing=values["missing"],
+        bound = bind(targets, stores, outside="wrong" if wrong else "refuse", missing=values["missing"],
                      **chosen)  # fmt: skip
         check_one(what, bound.keys, values)
         tables = _scored(matcher, bound, ways, values) if truth else []

@@ -20,7 +20,7 @@ from diffeat.cli.match_cells import (
 from diffeat.cli.match_drawn import draw
 from diffeat.cli.match_options import Points, matcher_of, points_of, told
 from diffeat.cli.options import model_fields, print_json
-from diffeat.errors import SpecError, nearest
+from diffeat.errors import SourceError, SpecError, nearest
 
 COLUMNS = ("source", "target", "source_x", "source_y", "target_x", "target_y", "score", "valid")
 """Of the table of matches; where points have names, a column `point` follows."""
@@ -132,7 +132,7 @@ def _from_file(
     store = stack.enter_context(FeatureStore(what))
     ids = _ids_of(store, names)
     first = Truth(np.zeros((1, 2)), None)  # a point that every picture has
-    pair = PointPairs(what, ids[:1], ids[1:], (first,), lambda: find_originals(store, ids)[0])
+    pair = PointPairs(what, ids[:1], ids[1:], (first,), lambda: _said_to_lie(store, ids, values))
     chosen = {"blocks": values["blocks"], "timesteps": store.native(values["timesteps"])}
     bound = bind(pair, [store], outside="wrong", **chosen)
     check_one(what, bound.keys, values)
@@ -145,6 +145,19 @@ def _from_file(
 
         sides.append(Side(name, found.maps(row), load))
     return *sides, bound.keys
+
+
+def _said_to_lie(store: Any, ids: tuple[str, str], values: dict) -> Any:
+    """The source of the pictures where a user says it, which is then looked at.
+
+    Raises:
+        SourceError: nothing is said; whoever draws looks for them.
+    """
+    from diffeat.store import find_originals
+
+    if values["pictures_at"] is None:
+        raise SourceError("not said where the pictures lie")
+    return find_originals(store, ids, values["pictures_at"])[0]
 
 
 def _ids_of(store: Any, names: tuple[str, str]) -> tuple[str, str]:
