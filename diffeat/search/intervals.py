@@ -45,13 +45,12 @@ def resampled(groups: Sequence[str], seed: int = 0, draws: int = RESAMPLES) -> I
         groups: n names of what each picture belongs to.
         draws: sum of the B.
     """
+    from probes.metrics.intervals import drawn_groups
+
     _, place = np.unique(np.asarray(groups), return_inverse=True)
-    count, rng = int(place.max()) + 1, np.random.default_rng(seed)
     step = max(1, DRAWN_AT_ONCE // len(place))
-    for start in range(0, draws, step):
-        drawn = [np.bincount(rng.integers(0, count, count), minlength=count)
-                 for _ in range(min(step, draws - start))]  # fmt: skip
-        yield np.stack(drawn)[:, place]
+    for drawn in drawn_groups(int(place.max()) + 1, seed, draws, step):
+        yield drawn[:, place]
 
 
 def percentile_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
@@ -73,13 +72,12 @@ def group_interval(values: np.ndarray, groups: Sequence[str], seed: int = 0) -> 
 
     Source: Field & Welsh 2007, "Bootstrapping clustered data" (the cluster bootstrap).
     """
+    from probes.metrics.intervals import drawn_groups
+
     _, place = np.unique(np.asarray(groups), return_inverse=True)
     sums, counts = np.bincount(place, values), np.bincount(place)  # (G,)
-    rng, means = np.random.default_rng(seed), np.empty(RESAMPLES)
-    for k in range(RESAMPLES):
-        drawn = rng.integers(0, len(sums), len(sums))
-        means[k] = sums[drawn].sum() / counts[drawn].sum()
-    return percentile_interval(means)
+    drawn = drawn_groups(len(sums), seed, RESAMPLES, max(1, DRAWN_AT_ONCE // len(sums)))
+    return percentile_interval(np.concatenate([(c @ sums) / (c @ counts) for c in drawn]))
 
 
 def accuracy_text(accuracy: float, count: int, groups: int | None = None) -> str:

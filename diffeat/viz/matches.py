@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,8 @@ GREY, MASKED = 0.35, 0.6
 """What is seen of the picture under a heat map, and of a mask's colour over it."""
 BELOW = 34
 """Pixels of what colours mean, at the bottom."""
+LETTER, BOLD, LINE = 8, 9, 17
+"""Pixels of a letter's width, of one of the headline's, and of a line of it."""
 
 
 def match_lines(
@@ -74,8 +77,8 @@ def match_lines(
             raise SpecError(f"{len(values)} {what} for {len(points)} points; expected one for each")
     if truth is not None and right is None:
         raise SpecError("a truth without `right`; say which of the points are right")
-    pair = _Pair(source, target, names, side)
-    figure = sheet_of(pair.tiles, title, BELOW)
+    pair = _Pair(source, target, names, side, title)
+    figure = sheet_of(pair.tiles, pair.title, BELOW)
     axis = _over(figure)
     found = np.flatnonzero(matches.valid)
     scale = Scale.of(matches.score[found])
@@ -88,7 +91,7 @@ def match_lines(
         wrong = right is not None and not right[k]
         _line(axis, starts[k], ends[k], colours[k], wrong, len(points))
         if wrong and truth is not None:
-            _ring(axis, pair.to_target(truth[k : k + 1])[0], colours[k])
+            _ring(axis, pair.to_target(truth[k : k + 1])[0], colours[k], count=len(points))
     for k, point in enumerate(starts):
         if matches.valid[k]:
             _spot(axis, point, colours[k], k, len(points))
@@ -138,7 +141,7 @@ def similarity_sheet(
                         "and a map (and a truth) for each")  # fmt: skip
     if wrong := [one.shape for one in maps if one.shape != size]:
         raise SpecError(f"a map is {wrong[0]}; expected {size}, the target's pixels")
-    pair = _Pair(source, target, names, side)
+    pair = _Pair(source, target, names, side, title, min(across, len(maps)))
     scale = Scale.of(np.concatenate([one.ravel() for one in maps]))
     tiles, spots = [pair.tiles[0]], []
     tile, step = pair.tiles[1], max(pair.tiles[1].pixels.shape[1], 150) + GAP
@@ -146,11 +149,11 @@ def similarity_sheet(
     for k, one in enumerate(maps):
         down, right = divmod(k, across)
         best = _largest(one)
-        head = f"{shorten(names[1], step // 7 - 10)}, point {k + 1}"
+        head = f"{shorten(names[1], step // LETTER - 10)}, point {k + 1}"
         tiles.append(_heated(tile, grey, one, scale, head, best, right * step,
                              down * (tile.pixels.shape[0] + HEAD + GAP)))  # fmt: skip
         spots.append(None if best is None else np.array([best[::-1]], np.float64))
-    figure = sheet_of(tiles, title, BELOW)
+    figure = sheet_of(tiles, pair.title, BELOW)
     axis = _over(figure)
     for k, point in enumerate(pair.to_source(points)):
         _spot(axis, point, RIGHT, k, len(points))
@@ -198,7 +201,9 @@ def warp_sheet(
         if values is not None and values.shape[:2] != picture.shape[:2]:
             raise SpecError(f"{what} is {values.shape[:2]}; expected {picture.shape[:2]}, the "
                             "pixels of its picture")  # fmt: skip
-    pair = _Pair(source if labels is None else mask_over(source, labels), target, names, side)
+    more = 1 + (warped is not None) + (carried is not None)
+    under = source if labels is None else mask_over(source, labels)
+    pair = _Pair(under, target, names, side, title, more)
     shown: list[tuple[str, np.ndarray]] = []
     if warped is not None:
         hidden = np.zeros(target.shape[:2], bool) if seen is None else ~np.asarray(seen, bool)
@@ -211,7 +216,7 @@ def warp_sheet(
         tile = pair.tiles[1].pixels.shape[:2]
         tiles.append(Tile(resized(picture, tile), head, left, pair.tiles[1].top))
         left += max(tile[1], 150) + GAP
-    save(sheet_of(tiles, title), path, DPI)
+    save(sheet_of(tiles, pair.title), path, DPI)
 
 
 def mask_over(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -232,19 +237,27 @@ def mask_over(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 class _Pair:
-    """Two pictures side by side, and where their pixels lie in the sheet."""
+    """Two pictures side by side, and where their pixels lie in the sheet.
 
-    def __init__(self, source: np.ndarray, target: np.ndarray, names, side: int):
+    Args:
+        source, target, names, side, title: as `match_lines` takes them.
+        more: how often a picture of the target's size stands beside the source.
+    """
+
+    def __init__(self, source: np.ndarray, target: np.ndarray, names, side: int, title: str,
+                 more: int = 1):  # fmt: skip
         for name, picture in (("source", source), ("target", target)):
             if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
                 raise SpecError(f"the {name} is {picture.shape} of {picture.dtype}; expected "
                                 "(H, W, 3) uint8")  # fmt: skip
+        tiles = [tile_size(picture.shape[:2], side) for picture in (source, target)]
+        steps = [max(tile[1], 150) + GAP for tile in tiles]
+        lines = wrap(title, (steps[0] + more * steps[1]) // BOLD) or [""]
+        self.title, top = "\n".join(lines), TOP + HEAD + LINE * (len(lines) - 1)
         self.tiles, self.right = [], GAP
-        for name, picture in zip(names, (source, target), strict=True):
-            tile = tile_size(picture.shape[:2], side)
-            step = max(tile[1], 150) + GAP
-            head = f"{shorten(name, step // 7)}\n{picture.shape[1]}×{picture.shape[0]} pixels"
-            self.tiles.append(Tile(resized(picture, tile), head, self.right, TOP + HEAD))
+        for name, picture, tile, step in zip(names, (source, target), tiles, steps, strict=True):
+            head = f"{shorten(name, step // LETTER)}\n{picture.shape[1]}×{picture.shape[0]} pixels"
+            self.tiles.append(Tile(resized(picture, tile), head, self.right, top))
             self.right += step
         self.sizes = source.shape[:2], target.shape[:2]
 
@@ -305,9 +318,10 @@ def _cross(axis: Any, point, count: int = 1) -> None:
     axis.plot(*point, "x", color=LOST, markersize=size, markeredgewidth=width, **_edge(width + 1.5))
 
 
-def _ring(axis: Any, point, colour, edge: str = "white") -> None:
-    axis.plot(*point, "o", markersize=13, markerfacecolor="none", markeredgecolor=colour,
-              markeredgewidth=2, **_edge(3.6, edge))  # fmt: skip
+def _ring(axis: Any, point, colour, edge: str = "white", count: int = 1) -> None:
+    size, width = (13, 2) if count <= NUMBERED else (5, 0.8)
+    axis.plot(*point, "o", markersize=size, markerfacecolor="none", markeredgecolor=colour,
+              markeredgewidth=width, **_edge(1.8 * width, edge))  # fmt: skip
 
 
 def _spot(axis: Any, point, colour, place: int, count: int) -> None:

@@ -12,6 +12,8 @@ from probes.metrics.classification import (
     recall_score,
 )
 from probes.metrics.conventions import PRESETS, Convention, conventions_of
+from probes.metrics.flow import FlowShare, FlowSmoothness, flow_error, flow_smoothness
+from probes.metrics.homography import CornerError, corner_error, find_homography
 from probes.metrics.intervals import Interval, drawn_interval, pair_interval, pair_weights
 from probes.metrics.pck import PCK, pck
 from probes.metrics.ranking import (
@@ -19,6 +21,7 @@ from probes.metrics.ranking import (
     average_precision_score,
     mean_average_precision,
 )
+from probes.metrics.recall import Recall
 from probes.metrics.regression import (
     MeanAbsoluteError,
     MeanSquaredError,
@@ -42,12 +45,16 @@ __all__ = [
     "Accuracy",
     "ConfusionMatrix",
     "Convention",
+    "CornerError",
+    "FlowShare",
+    "FlowSmoothness",
     "Interval",
     "MeanAbsoluteError",
     "MeanAveragePrecision",
     "MeanIoU",
     "MeanSquaredError",
     "R2Score",
+    "Recall",
     "accuracy_score",
     "alignment",
     "average_precision_score",
@@ -55,8 +62,12 @@ __all__ = [
     "cknna_public",
     "confusion_matrix",
     "conventions_of",
+    "corner_error",
     "drawn_interval",
     "f1_score",
+    "find_homography",
+    "flow_error",
+    "flow_smoothness",
     "jaccard_score",
     "linear_cka",
     "mean_absolute_error",

@@ -96,11 +96,18 @@ class Convention:
         points = as_points(points)
         if self.frame == "original":
             return points
-        scale, offset = self._scale(size)
+        scale, offset = self.scale_of(size)
         return (points + 0.5) * scale + offset - 0.5
 
-    def _scale(self, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
-        """(2,) factors and (2,) shifts of x and y."""
+    def scale_of(self, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
+        """(2,) factors and (2,) shifts of x and y: x' + .5 = factor·(x + .5) + shift.
+
+        Args:
+            size: (H, W) of the picture; not needed for the original frame.
+
+        Returns:
+            Two (2,) float64 arrays.
+        """
         if self.frame == "original":
             return np.ones(2), np.zeros(2)
         if size is None:
@@ -129,7 +136,7 @@ class Convention:
             what = {"image": "a picture's size (H, W)", "box": "a box", "extent": "key points"}
             raise ValueError(f"the reference is the {REFERENCES[self.reference]}; expected "
                              f"{what[self.reference]}")  # fmt: skip
-        scale = self._scale(size)[0]
+        scale = self.scale_of(size)[0]
         if self.reference == "image":
             sides = np.full(2, self.side) if self.side else np.array([size[1], size[0]])
         elif self.reference == "box":

@@ -34,7 +34,7 @@ class Interval:
         value: of all pairs, each once.
         low, high: the 2.5th and the 97.5th percentile over the draws.
         draws: draws that the percentiles are of.
-        skipped: further draws of which nothing can be said, such as those without any pair.
+        skipped: further draws of which nothing can be said: without any pair, or one of a class.
     """
 
     value: float
@@ -44,7 +44,7 @@ class Interval:
     skipped: int = 0
 
     def __str__(self) -> str:
-        left = f", {self.skipped} draws without a pair left out" if self.skipped else ""
+        left = f", {self.skipped} draws that say nothing left out" if self.skipped else ""
         return f"{self.value:.4g} (95 % {self.low:.4g} to {self.high:.4g}{left})"
 
 

@@ -133,7 +133,7 @@ class PCK:
         box: Any = None,
         picture: str = "",
         category: str = "",
-        groups: tuple[str, str] = ("", ""),
+        groups: tuple[str, str] | None = None,
         valid: Any = None,
     ) -> np.ndarray:
         """Count one pair.
@@ -146,7 +146,7 @@ class PCK:
             box: (4,) x1, y1, x2, y2 of the target.
             picture: the target's name.
             category: what is shown.
-            groups: what the two pictures belong to.
+            groups: names of what the two pictures belong to, for intervals.
             valid: (n,) bool; what is not valid is wrong, and may be nan. None: all are.
 
         Returns:
@@ -166,7 +166,7 @@ class PCK:
         self._right.extend(int(count) for hit in hits for count in hit.sum(0))
         self._points.append(len(truth))
         self._codes.extend(self._names.setdefault(str(name), len(self._names))
-                           for name in (picture, category, *groups))  # fmt: skip
+                           for name in (picture, category, *(groups or ("", ""))))  # fmt: skip
         return hits[0]
 
     def _hits(self, way: Convention, found, truth, reference, size, box) -> np.ndarray:
@@ -177,7 +177,7 @@ class PCK:
             if way.frame == "resized" or len({one.reference for one in self._counted}) > 1:
                 raise ValueError("one reference in pixels does not serve squashed frames, nor "
                                  "conventions with several; give size and box")  # fmt: skip
-            measured = reference * way._scale(size)[0][0]
+            measured = reference * way.scale_of(size)[0][0]
         found, truth = way.to_frame(found, size), way.to_frame(truth, size)
         hits = [pck(found, truth, measured, alpha, way.strict) for alpha in self.alphas]
         return np.stack(hits, 1)

@@ -103,6 +103,18 @@ class TestLines:
             drawn(tmp_path, grey(60, 60), grey(60, 60), points, Matches(points, scores, valid),
                   title="$x_{$", names=("$a_{.jpg", "b" * 90))  # fmt: skip
 
+    def test_a_long_title_takes_more_lines(self, tmp_path):
+        none = Matches(np.zeros((0, 2)), np.zeros(0), np.zeros(0, bool))
+        short, long = (
+            drawn(tmp_path, noise(200, 200), grey(200, 200), [], none, title=title)
+            for title in ("a title", "several words " * 8)
+        )
+        lower = len(long) - len(short)
+        assert lower > 0
+        top = TOP + HEAD
+        np.testing.assert_array_equal(long[top + lower :], short[top:])
+        assert (long[: top + lower - HEAD, -GAP:] == 255).all()
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
