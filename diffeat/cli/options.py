@@ -65,8 +65,10 @@ def _numbers(value: str) -> tuple[float, ...]:
         return ()
 
 
-def split_shares(_context: click.Context, _option: click.Parameter, value: str):
+def split_shares(_context: click.Context, _option: click.Parameter, value: str | None):
     """Callback: "0.6,0.2,0.2" → three shares."""
+    if value is None:
+        return None
     shares = _numbers(value)
     if len(shares) != 3 or abs(sum(shares) - 1) > 1e-6:
         raise click.BadParameter(f"{value!r}; expected three shares that sum to 1, such as "
@@ -245,7 +247,8 @@ task_option = option(
     default="classification",
     show_default=True,
     help="What the features are "
-    "judged for: classification, regression (numbers), multilabel (several labels per picture).",
+    "judged for: classification, regression (numbers), multilabel (several labels per picture), "
+    "and of a search matching (pairs of pictures).",
 )
 on_error_option = option(
     "--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,

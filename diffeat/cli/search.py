@@ -34,6 +34,12 @@ from diffeat.cli.options import (
     workers_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
+from diffeat.cli.search_pairs import (
+    check_pairs_options,
+    maps_of_model,
+    pair_choice,
+    pairs_options,
+)
 from diffeat.cli.spec_options import check_recipe_option, spec_of, spec_options
 from diffeat.errors import SpecError
 
@@ -53,19 +59,21 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
 
 @command()
 @click.argument("what", metavar="FILE|MODEL")
-@click.argument("second", metavar="[TEST_FILE|PICTURES]", required=False)
+@click.argument("second", metavar="[TEST_FILE|PICTURES|PAIRS]", required=False)
 @option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only "
               "these).")  # fmt: skip
 @option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
 @task_option
 @targets_options
+@pairs_options
 @option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
 @option("--score", type=click.Choice(("logistic", "ridge", "knn")), help="What judges a cell "
               "(default: logistic; regression and multilabel: ridge).")  # fmt: skip
 @option("-C", "penalties", callback=positive_numbers, help="To"
               " choose from: C of logistic, alpha of ridge, k of knn.")  # fmt: skip
-@option("--split", default="0.6,0.2,0.2", show_default=True, callback=split_shares,
-              help="Training, validation and test shares, by a hash of the ids.")  # fmt: skip
+@option("--split", callback=split_shares, help="Training, validation and test shares, by a hash "
+              "of the ids (default: 0.6,0.2,0.2; matching, which trains nothing: "
+              "0,0.5,0.5).")  # fmt: skip
 @option(
     "--seed",
     type=click.IntRange(0),
@@ -120,6 +128,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     \b
     diffeat search FEATURES.h5 [TEST.h5]              features that are stored
     diffeat search MODEL PICTURES -t 20,60 -b decoder  straight from the model
+    diffeat search MODEL PAIRS --task matching -t …    where points of a picture lie in another
 
     The second stores no features: pooled vectors are kept in memory, all t's together or, where
     they do not fit in half of --memory, in groups one after the other (the VAE and the text
@@ -133,7 +142,9 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     from diffeat.search.kept import keep_head
     from diffeat.search.run import SearchOptions, run_search
 
-    kind, values["targets"] = task_kind(values["task"]), target_choice(values)
+    kind = task_kind(values["task"])
+    check_pairs_options(kind)
+    values["targets"] = target_choice(values)
     if values["score"] == "knn" and any(k % 1 for k in values["penalties"] or ()):
         raise click.UsageError("-C of knn: expected whole numbers such as 5,10")
     if png_path and values["halving"]:
@@ -143,7 +154,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     options = SearchOptions(
         **asked,
         memory=values["memory"] if from_file else values["memory"] // 2,
-        frequency=values["cutoff"] if values["frequency"] and from_file else None,
+        frequency=values["cutoff"] if values["frequency"] and (from_file or kind.maps) else None,
         **{
             name: values[name] for name in ("pairs", "halving", "agent", "selectors", "seed", "out")
         },
@@ -183,10 +194,11 @@ def _choices(values: dict, device: str, timesteps=None):
     from diffeat.backbones.devices import pick_device
     from diffeat.search.judges import Choices
 
-    names = ("split", "seed", "allow_conditioned", "duplicates", "score", "penalties", "targets")
+    names = ("split", "seed", "allow_conditioned", "duplicates", "score", "penalties", "targets",
+             "memory")  # fmt: skip
     return Choices(
         **{name: values[name] for name in names}, blocks=values["blocks"] or None,
-        timesteps=timesteps or None, device=str(pick_device(device)),
+        timesteps=timesteps or None, device=str(pick_device(device)), pairs=values.get("pairing"),
     )  # fmt: skip
 
 
@@ -257,7 +269,9 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
                                f"features of {what} are made already")  # fmt: skip
     store = stack.enter_context(FeatureStore(what))
     timesteps = store.native(values["timesteps"])
-    if store.labels is None and values["frequency"] and not _asks_labels(values):
+    if kind.takes == "pairs":
+        values["pairing"] = pair_choice(values)
+    elif store.labels is None and values["frequency"] and not _asks_labels(values):
         _check_guess(what)
         if second:
             raise click.UsageError(f"{second}: {what} has no labels, so there is nothing to test")
@@ -282,7 +296,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     from diffeat.search.targeted import sources_with_targets
     from diffeat.vision.names import defaults_for
 
-    if second is None:
+    if second is None and not (kind.maps and values["pair_list"]):
         raise click.UsageError(
             f"{what} is no feature file; a search straight from a model needs PICTURES too"
         )
@@ -292,6 +306,8 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
         raise click.UsageError("a search straight from a model needs -t and -b, or --recipe")
     fields = {**values, "seed": values["noise_seed"]}
     spec = spec_of(values["recipe"], None, fields, known)
+    if kind.maps:
+        return _from_maps(stack, what, second, values, kind, spec)
     if spec.pool == "none":
         if values["pool"]:
             raise SpecError("--pool none: maps are not kept in memory; choose 1x1, 2x2, …")
@@ -330,6 +346,15 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     return judge, features.plan.spec, ready
 
 
+def _from_maps(stack: ExitStack, what: str, second: str | None, values: dict, kind, spec):
+    """The same for a task that asks for maps, which are computed into a feature file first."""
+    check_recipe_option(values["recipe"], what, spec)
+    values["pairing"], stores = maps_of_model(stack, what, second, values, spec)
+    choices = _choices({**values, "blocks": None}, values["device"])
+    test = stores[1] if len(stores) > 1 else None
+    return kind.from_files(stores[0], test, choices), stores[0].spec, []
+
+
 def _write(report, spec, judge, csv_path, png_path, spec_path) -> None:
     """The files that were asked for."""
     from diffeat.conditioned import marked
@@ -343,5 +368,6 @@ def _write(report, spec, judge, csv_path, png_path, spec_path) -> None:
         heat_map([report.grid], png_path, title=f"{rule}, on validation")
     if spec_path:
         note = f"best of {len(judge.cells)} cells of {judge.source} by {rule} on validation"
-        notes = [note, *([marked(judge.conditioned)] if judge.conditioned else [])]
+        notes = [note, *([marked(judge.conditioned)] if judge.conditioned else []),
+                 *([judge.told] if judge.told else [])]  # fmt: skip
         write_best_spec(spec_path, spec, report.best_cells, notes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,11 @@ def read_below(path: Path, within: Path, expected: str) -> bytes:
         SourceError: not there, no file (a pipe would be waited for), or a link out of the folder.
     """
     try:
-        check_regular(path)
-        if path.is_symlink() and not path.resolve().is_relative_to(within.resolve()):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode) and not path.resolve().is_relative_to(within.resolve()):
             raise SourceError(f"{path}: a link leads out of {within}; expected {expected} in it")
+        if not stat.S_ISREG(mode):
+            check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}; expected {expected}") from error
@@ -119,8 +122,13 @@ def read_text(path: Path, within: Path, expected: str) -> str:
         raise SourceError(f"{path}: {error}; expected {expected} in UTF-8") from error
 
 
-def read_records(path: Path, within: Path) -> tuple[tuple[str, ...], Records]:
+def read_records(
+    path: Path, within: Path, check: Callable[[Path, tuple[str, ...]], None]
+) -> tuple[tuple[str, ...], Records]:
     """A .csv or .tsv with a header.
+
+    Args:
+        check: raises SourceError for a header that is wrong, before the rows are looked at.
 
     Returns:
         columns: their names.
@@ -133,6 +141,7 @@ def read_records(path: Path, within: Path) -> tuple[tuple[str, ...], Records]:
     delimiter = separator(path, text.partition("\n")[0])
     lines = list(table_rows(path, text, delimiter))
     columns = tuple(name.strip() for name in lines[0][1]) if lines else ()
+    check(path, columns)
     for line, row in lines[1:]:
         if len(row) != len(columns):
             raise SourceError(

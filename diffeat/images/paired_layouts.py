@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,8 @@ def pascal_rows(folder: Path, split: str) -> Records:
         raise SourceError(f"{folder}: no list of pairs {split}_pairs.csv (there are: "
                           f"{', '.join(lists) or 'none'}); it comes with the lists of SCNet or "
                           "Weakalign")  # fmt: skip
-    columns, rows = read_records(lists[split], folder)
-    _check_columns(lists[split], columns, ("source_image", "target_image", "class"))
+    has = partial(_check_columns, wanted=("source_image", "target_image", "class"))
+    _, rows = read_records(lists[split], folder, has)
     for where, row in rows:
         for name in ("source_image", "target_image"):
             row[name] = after(row[name].strip(), "JPEGImages")
@@ -201,9 +202,9 @@ def willow_root(folder: Path) -> Path:
 def willow_rows(folder: Path) -> Records:
     """The rows of PF-WILLOW's list, with paths below its root."""
     path = folder / "test_pairs.csv"
-    columns, rows = read_records(path, folder)
     points = tuple(f"{axis}{side}{k}" for side in "AB" for axis in "XY" for k in range(1, 11))
-    _check_columns(path, columns, ("imageA", "imageB", *points))
+    has = partial(_check_columns, wanted=("imageA", "imageB", *points))
+    _, rows = read_records(path, folder, has)
     for _, row in rows:
         for name in ("imageA", "imageB"):
             row[name] = after(row[name].strip(), "PF-dataset")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from diffeat.errors import SpecError, nearest
+from diffeat.search.asking import MEMORY
 from diffeat.search.by_ridge import ByRidge
 from diffeat.search.classification import Classification
 from diffeat.search.judge import Judge
@@ -19,13 +21,19 @@ from diffeat.search.tasks import Task
 from diffeat.store import FeatureStore
 from diffeat.targets import Labelled
 
+if TYPE_CHECKING:
+    from diffeat.search.matching.task import PairChoice
+
+SHARES = (0.6, 0.2, 0.2)
+"""Of training, validation and test."""
+
 
 @dataclass(frozen=True)
 class Choices:
     """What all tasks are asked with; each takes what it needs.
 
     Attributes:
-        split: shares of training, validation and test.
+        split: shares of training, validation and test; None is the task's own.
         seed: of the split.
         blocks, timesteps: only these; None means all.
         allow_conditioned: also features that were told their targets.
@@ -33,9 +41,11 @@ class Choices:
         score, penalties, device: the probe, its settings, where it is fitted; None is that of the
             task, and its own settings.
         targets: where they come from.
+        pairs: of matching.
+        memory: bytes that features may take.
     """
 
-    split: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    split: tuple[float, float, float] | None = None
     seed: int = 0
     blocks: Sequence[str] | None = None
     timesteps: Sequence[float] | None = None
@@ -45,6 +55,8 @@ class Choices:
     penalties: Sequence[float] | None = None
     device: str = "cpu"
     targets: TargetChoice = field(default_factory=TargetChoice)
+    pairs: PairChoice | None = None
+    memory: int = MEMORY
 
 
 @dataclass(frozen=True)
@@ -55,11 +67,14 @@ class TaskKind:
         from_files: (store, test store or None, choices) → judge.
         from_model: (features, choices, their targets or None for the pictures' own) → judge.
         takes: kind of the targets.
+        maps: whether it asks for places, so that the maps of a model go through a feature file;
+            `from_model` is then None.
     """
 
     from_files: Callable[[FeatureStore, FeatureStore | None, Choices], Judge]
-    from_model: Callable[[LiveFeatures, Choices, Sequence[Labelled] | None], Judge]
+    from_model: Callable[[LiveFeatures, Choices, Sequence[Labelled] | None], Judge] | None
     takes: str = "class"
+    maps: bool = False
 
 
 def _task_kind(kind: str, judged: Callable[[Task, Choices], Judge]) -> TaskKind:
@@ -69,8 +84,8 @@ def _task_kind(kind: str, judged: Callable[[Task, Choices], Judge]) -> TaskKind:
         stores = [store] if test is None else [store, test]
         labels = targets_of(stores, kind, c.targets, c.duplicates)
         task = task_from_store(
-            store, c.split, c.seed, test, c.blocks, c.timesteps, c.allow_conditioned, c.duplicates,
-            labels=labels,
+            store, c.split or SHARES, c.seed, test, c.blocks, c.timesteps, c.allow_conditioned,
+            c.duplicates, labels=labels,
         )  # fmt: skip
         return judged(task, c)
 
@@ -79,7 +94,7 @@ def _task_kind(kind: str, judged: Callable[[Task, Choices], Judge]) -> TaskKind:
     ) -> Judge:
         labels = labels or targets_of(features.sources, kind, None, c.duplicates)
         task = live_task(
-            features, c.split, c.seed, c.allow_conditioned, c.duplicates, labels=labels
+            features, c.split or SHARES, c.seed, c.allow_conditioned, c.duplicates, labels=labels
         )
         return judged(task, c)
 
@@ -100,12 +115,24 @@ def _by_ridge(kind: type[ByRidge]) -> Callable[[Task, Choices], Judge]:
     return judged
 
 
+def _pairs_of_files(store: FeatureStore, test: FeatureStore | None, c: Choices) -> Judge:
+    """Matching: pairs within one file, or from one file to another."""
+    from diffeat.search.matching.task import PairChoice, matching_judge
+
+    stores = [store] if test is None else [store, test]
+    return matching_judge(
+        c.pairs or PairChoice(), stores, c.split, c.seed, c.memory, c.device, blocks=c.blocks,
+        timesteps=c.timesteps,
+    )  # fmt: skip
+
+
 JUDGES = {
     "class": _classes,
     "number": _by_ridge(Regression),
     "labels": _by_ridge(Multilabel),
 }
 TASKS = {TASK_OF[kind]: _task_kind(kind, judged) for kind, judged in JUDGES.items()}
+TASKS["matching"] = TaskKind(_pairs_of_files, None, "pairs", maps=True)
 
 
 def task_kind(name: str) -> TaskKind:

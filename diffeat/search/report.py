@@ -120,7 +120,9 @@ class SearchReport:
         tested = (
             ""
             if best.test is None
-            else f"; {'refitted on both, ' * self.learns}{number.say_test(best.test, self.interval)}"
+            else "; "
+            + "refitted on both, " * self.learns
+            + number.say_test(best.test, self.interval)
         )
         lines.append(
             f"best on validation: {best.block}{shown_t(best.t, ' at t=')}{setting}, "

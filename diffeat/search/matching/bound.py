@@ -24,6 +24,7 @@ from diffeat.search.stored import cells_of, check_alike, identity_of
 from diffeat.search.tasks import CellKey, bytes_fingerprint, cell_name, choose_cells
 from diffeat.store import FeatureStore, seen_in
 from diffeat.targets.pairs.base import PairTargets, Truth
+from diffeat.targets.pairs.joined import JoinedPairs
 from probes.cells import Cells
 from probes.lazy import Stacked
 from probes.pairs import Pairs, as_points
@@ -142,6 +143,27 @@ class BoundPairs:
         rows = np.arange(len(self))[pairs]
         targets, pairs = self.targets.take(rows), self.pairs.take(rows)
         return replace(self, targets=targets, pairs=pairs, boxes=self.boxes[rows])
+
+    def joined(self, other: BoundPairs) -> BoundPairs:
+        """These pairs and others of the same files, after them."""
+        if self.stores != other.stores or self.keys != other.keys:
+            raise SpecError(f"{self.name} and {other.name} are bound to other files or cells; "
+                            "expected the same")  # fmt: skip
+        (a, b), left_out = (self.pairs, other.pairs), dict(self.left_out)
+        for why, number in other.left_out.items():
+            left_out[why] = left_out.get(why, 0) + number
+        truths = a.target_points is not None and b.target_points is not None
+        pairs = Pairs(
+            np.concatenate([a.source, b.source]), np.concatenate([a.target, b.target]),
+            (*a.source_points, *b.source_points),
+            (*a.target_points, *b.target_points) if truths else None,
+            groups=(*a.groups, *b.groups),
+        )  # fmt: skip
+        return replace(
+            self, targets=JoinedPairs((self.targets, other.targets)), pairs=pairs,
+            boxes=np.concatenate([self.boxes, other.boxes]), left_out=left_out,
+            hidden=self.hidden + other.hidden,
+        )  # fmt: skip
 
 
 def bind(

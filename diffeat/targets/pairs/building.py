@@ -22,7 +22,7 @@ AT_EDGE = 1.0
 """Pixels by which annotations miss the picture that count pixels from 1, or edges for pixels."""
 OUTSIDE = ("refuse", "drop")
 NO_POINTS = "pairs without common points"
-TWICE = "pairs listed twice"
+TWICE = "pairs listed twice, which count twice"
 MOVED = "points up to a pixel outside their picture, taken at its edge"
 DROPPED = "points outside their picture"
 
@@ -54,16 +54,20 @@ class Said:
     kinds: tuple[str, str] | None = None
 
 
+Pair = tuple[tuple[str, str], Said, Truth]
+"""Ids, what was said, what of it is true."""
+
+
 def point_pairs(
     name: str, below: Below, said: Iterable[Said], *, outside: str = "refuse",
     left_out: Counter[str] | None = None,
 ) -> PointPairs:  # fmt: skip
     """Pairs with key points, checked.
 
-    A pair that is listed twice with the same points counts once. A point is in a picture of W
-    columns from x = −.5 to W − .5; one that misses that by no more than a pixel, as annotations
-    do that count from 1, is taken at the edge. Both are counted in `left_out`, as are pairs
-    without points.
+    A pair that a list names twice counts twice, as it does in published figures; it is noted, and
+    may not say two different things. A point is in a picture of W columns from x = −.5 to W − .5;
+    one that misses that by no more than a pixel, as annotations do that count from 1, is taken at
+    the edge and noted. Pairs without points are left out and counted.
 
     Args:
         name: of the pairs.
@@ -76,40 +80,41 @@ def point_pairs(
         SourceError: no pairs or none with points; points that are no numbers, not finite or
             outside; a picture that is missing or outside of the folder; one pair with two truths.
     """
-    counts = Counter(left_out or {})
-    kept: dict[tuple[str, str], tuple[Said, Truth]] = {}
+    counts: Counter[str] = Counter()
+    kept: list[Pair] = []
+    first: dict[tuple[str, str], Pair] = {}
     for one in said:
         key = below.picture(one.source, one.where), below.picture(one.target, one.where)
-        truth = _truth(one, below, outside, counts)
-        if not len(truth.source_points):
+        pair = key, one, _truth(one, below, outside, counts)
+        if not len(pair[2].source_points):
             counts[NO_POINTS] += 1
-        elif key not in kept:
-            kept[key] = one, truth
-        elif _same(kept[key], (one, truth)):
+            continue
+        if first.setdefault(key, pair) is not pair:
+            _check_same(first[key], pair)
             counts[TWICE] += 1
-        else:
-            raise SourceError(f"{one.where}: {key[0]!r} and {key[1]!r} are a pair in "
-                              f"{kept[key][0].where}, too, with other points or another category; "
-                              "expected each pair once: remove one of them")  # fmt: skip
+        kept.append(pair)
+    noted = {what: counts.pop(what) for what in (TWICE, MOVED) if counts[what]}
+    counts += left_out or Counter()
     if not kept:
         found = ", ".join(f"{count:,} {what}" for what, count in counts.items())
         raise SourceError(f"{name}: no pairs with points ({found or 'nothing is listed'}); "
                           "expected one pair at least")  # fmt: skip
-    return _built(name, below, kept, dict(counts))
+    return _built(name, below, kept, {what: n for what, n in counts.items() if n}, noted)
 
 
 def _built(
-    name: str, below: Below, kept: dict[tuple[str, str], tuple[Said, Truth]], counts: dict[str, int]
+    name: str, below: Below, kept: list[Pair], left_out: dict[str, int], noted: dict[str, int]
 ) -> PointPairs:
-    source, target = zip(*kept, strict=True)
-    categories = tuple(one.category for one, _ in kept.values())
+    keys, said, truths = zip(*kept, strict=True)
+    source, target = zip(*keys, strict=True)
+    categories = tuple(one.category for one in said)
     groups = tuple(
-        (one.groups[0] or a, one.groups[1] or b) for (a, b), (one, _) in kept.items()
-    )  # fmt: skip
-    kinds = tuple(one.kinds or (one.category, one.category) for one, _ in kept.values())
+        (one.groups[0] or a, one.groups[1] or b) for (a, b), one in zip(keys, said, strict=True)
+    )
+    kinds = tuple(one.kinds or (one.category, one.category) for one in said)
     pictures = partial(pictures_of, name, below.root, source, target, kinds)
-    truths = tuple(truth for _, truth in kept.values())
-    return PointPairs(name, source, target, truths, pictures, groups, categories, counts)
+    return PointPairs(name, source, target, truths, pictures, groups, categories, left_out,
+                      noted=noted)  # fmt: skip
 
 
 def pictures_of(
@@ -132,39 +137,44 @@ def pictures_of(
 
 
 def _truth(one: Said, below: Below, outside: str, counts: Counter[str]) -> Truth:
-    """The points of a pair that both pictures have, and the boxes."""
-    values = [_points(one, side) for side in ("source", "target")]
-    if values[1] is not None and len(values[0]) != len(values[1]):
-        raise SourceError(f"{one.where}: {len(values[0])} points in the source and "
-                          f"{len(values[1])} in the target; expected equally many")  # fmt: skip
-    if one.names and len(one.names) != len(values[0]):
-        raise SourceError(f"{one.where}: {len(one.names)} names for {len(values[0])} points; "
-                          "expected one for each")  # fmt: skip
-    kept = np.ones(len(values[0]), bool)
-    for side, points in zip(("source", "target"), values, strict=True):
-        if points is not None and len(points):
-            size = below.size(getattr(one, side), one.where)
-            kept &= _inside(one, side, points, size, outside, counts)
-    names = tuple(name for name, there in zip(one.names, kept, strict=False) if there)
-    boxes = (_box(one, box) for box in one.boxes)
-    return Truth(*(None if points is None else points[kept] for points in values), names, *boxes)
+    """The points of a pair that lie in both pictures, and the boxes."""
+    found, kept = [], None
+    for side in ("source", "target"):
+        points, inside = _points(one, side, below, outside, counts)
+        found.append(points)
+        kept = inside if kept is None else kept if inside is None else kept & inside
+    source, target = found
+    if target is not None and len(source) != len(target):
+        raise SourceError(f"{one.where}: {len(source)} points in the source and {len(target)} in "
+                          "the target; expected equally many")  # fmt: skip
+    names = one.names
+    if names and len(names) != len(source):
+        raise SourceError(f"{one.where}: {len(names)} names for {len(source)} points; expected "
+                          "one for each")  # fmt: skip
+    if kept is not None:
+        names = tuple(name for name, there in zip(names, kept, strict=False) if there)
+        source, target = source[kept], None if target is None else target[kept]
+    return Truth(source, target, names, *(_box(one, box) for box in one.boxes))
 
 
-def _points(one: Said, side: str) -> np.ndarray | None:
-    """(n, 2) float64 of one side."""
-    said = getattr(one, f"{side}_points")
+def _points(
+    one: Said, side: str, below: Below, outside: str, counts: Counter[str]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(n, 2) float64 of one side, and (n,) bool which of them count; None where all do."""
+    said = one.source_points if side == "source" else one.target_points
     if said is None:
-        return None
+        return None, None
     points = _numbers(one, said, f"points of the {side}")
-    points = points.reshape(0, 2) if points.size == 0 else points
+    if points.size == 0:
+        return np.empty((0, 2)), None
     if points.ndim != 2 or points.shape[1] != 2:
         raise SourceError(f"{one.where}: points of the {side} have shape {points.shape}; expected "
                           "(n, 2), x and y in pixels")  # fmt: skip
-    if not np.isfinite(points).all():
-        row = int(np.flatnonzero(~np.isfinite(points).all(1))[0])
-        raise SourceError(f"{one.where}: point {row} of the {side} is {points[row].tolist()}; "
-                          "expected finite x and y in pixels")  # fmt: skip
-    return points
+    size = below.size(one.source if side == "source" else one.target, one.where)
+    right, bottom = points.max(0)  # nan fails every comparison, so it is looked at more closely
+    if points.min() >= -0.5 and right <= size[1] - 0.5 and bottom <= size[0] - 0.5:
+        return points, None
+    return points, _inside(one, side, points, size, outside, counts)
 
 
 def _numbers(one: Said, said: Any, what: str) -> np.ndarray:
@@ -178,10 +188,13 @@ def _inside(
     one: Said, side: str, points: np.ndarray, size: Size, outside: str, counts: Counter[str]
 ) -> np.ndarray:
     """(n,) bool: which points lie in the picture; those that just miss it are moved to its edge."""
+    finite = np.isfinite(points).all(1)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise SourceError(f"{one.where}: point {row} of the {side} is {points[row].tolist()}; "
+                          "expected finite x and y in pixels")  # fmt: skip
     most = np.array(size[::-1]) - 0.5
     beyond = np.maximum(-0.5 - points, points - most).max(1)
-    if (beyond <= EDGE).all():
-        return np.ones(len(points), bool)
     far = beyond > AT_EDGE + EDGE
     if far.any() and outside == "refuse":
         first = int(np.flatnonzero(far)[0])
@@ -194,8 +207,8 @@ def _inside(
         )
     moved = (beyond > EDGE) & ~far
     points[moved] = points[moved].clip(0, most - 0.5)
-    counts.update({name: n for name, n in ((MOVED, int(moved.sum())), (DROPPED, int(far.sum())))
-                   if n})  # fmt: skip
+    counts[MOVED] += int(moved.sum())
+    counts[DROPPED] += int(far.sum())
     return ~far
 
 
@@ -203,16 +216,20 @@ def _box(one: Said, said: Any) -> np.ndarray | None:
     if said is None:
         return None
     box = _numbers(one, said, "corners of a box")
-    if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= box[:2]).any():
+    if box.shape != (4,) or not (box[0] < box[2] < np.inf and box[1] < box[3] < np.inf):
         raise SourceError(f"{one.where}: a box is {said!r:.80}; expected x1, y1, x2, y2 in pixels "
                           "with x1 < x2 and y1 < y2")  # fmt: skip
     return box
 
 
-def _same(one: tuple[Said, Truth], other: tuple[Said, Truth]) -> bool:
-    """Whether two annotations say the same of a pair."""
-    (said, truth), (said_2, truth_2) = one, other
-    return (said.category, truth.names) == (said_2.category, truth_2.names) and all(
-        np.array_equal(getattr(truth, name), getattr(truth_2, name))
-        for name in ("source_points", "target_points", "source_box", "target_box")
+def _check_same(first: Pair, again: Pair) -> None:
+    """SourceError where two annotations of a pair say different things."""
+    (key, said, truth), (_, said_2, truth_2) = first, again
+    arrays = ("source_points", "target_points", "source_box", "target_box")
+    same = (said.category, truth.names) == (said_2.category, truth_2.names) and all(
+        np.array_equal(getattr(truth, name), getattr(truth_2, name)) for name in arrays
     )
+    if not same:
+        raise SourceError(f"{said_2.where}: {key[0]!r} and {key[1]!r} are a pair in {said.where}, "
+                          "too, with other points, boxes or another category; expected one truth "
+                          "for each pair: remove one of them")  # fmt: skip

@@ -42,8 +42,7 @@ def open_list(path: Path, outside: str = "refuse") -> PointPairs:
             commas), rows of a pair that contradict, a point twice, pictures that are missing or
             outside of the list's folder.
     """
-    columns, rows = read_records(path, path.parent)
-    _check_columns(path, columns)
+    columns, rows = read_records(path, path.parent, _check_columns)
     if not rows:
         raise SourceError(f"{path}: a header and no rows; expected a point a row")
     pairs: dict[tuple[str, str], Records] = {}

@@ -20,8 +20,6 @@ is not said there; they are taken as they are.
 
 from __future__ import annotations
 
-import io
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
@@ -34,6 +32,7 @@ from diffeat.images.below import Below, read_below
 from diffeat.images.paired_layouts import pascal_annotated, pascal_lists, pascal_rows
 from diffeat.targets.pairs.base import PointPairs
 from diffeat.targets.pairs.building import Said, point_pairs
+from diffeat.targets.pairs.mat import read_arrays
 
 FLIPPED = "pairs of mirrored copies (flip = 1)"
 POINTS = ("XA", "YA", "XB", "YB")
@@ -136,17 +135,15 @@ def read_annotation(path: Path, within: Path) -> Annotation:
     Raises:
         SourceError: no such file, a damaged one, or other arrays in it.
     """
-    from scipy.io import loadmat
-
     raw = read_below(path, within, "key points in a .mat")
     try:
-        found = loadmat(io.BytesIO(raw), variable_names=("kps", "bbox"))
-        points = np.asarray(found["kps"], np.float64)
-        box = np.asarray(found["bbox"], np.float64).ravel() if "bbox" in found else None
-    except (ValueError, TypeError, KeyError, OSError, NotImplementedError, EOFError,
-            IndexError, zlib.error) as error:  # fmt: skip
-        raise SourceError(f"{path}: {error or type(error).__name__}; expected arrays kps (n, 2) "
-                          "and bbox") from error  # fmt: skip
+        found = read_arrays(raw)
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}; expected arrays kps (n, 2) and bbox") from error
+    if "kps" not in found:
+        raise SourceError(f"{path}: has {', '.join(found) or 'no arrays'}; expected kps (n, 2) and "
+                          "bbox")  # fmt: skip
+    points, box = found["kps"], found["bbox"].ravel() if "bbox" in found else None
     if points.ndim != 2 or points.shape[1] != 2:
         raise SourceError(f"{path}: kps have shape {points.shape}; expected (n, 2)")
     return points, box

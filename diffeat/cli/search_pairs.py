@@ -1,0 +1,127 @@
+"""`diffeat search --task matching`: its options, and the maps of a model through a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from diffeat.cli.ending import note
+from diffeat.cli.options import model_fields, open_pictures, option, positive_numbers
+
+OWN = ("pair_list", "test_pairs", "alphas", "reference", "aggregate", "resolution", "outside",
+       "missing")  # fmt: skip
+"""Options of matching alone."""
+OTHERS = ("score", "penalties", "labels", "test_labels", "columns", "groups", "test", "limit",
+          "duplicates", "save_path")  # fmt: skip
+"""Options of tasks whose pictures have a target each."""
+
+
+def pairs_options(command: Callable) -> Callable:
+    """--pair-list, --test-pairs, and how what is found is counted."""
+    for each in (
+        option("--missing", type=click.Choice(("refuse", "leave-out")), default="refuse",
+               show_default=True, help="matching: pairs whose pictures a file lacks."),
+        option("--outside", type=click.Choice(("refuse", "wrong")), default="refuse",
+               show_default=True, help="matching: points that a crop does not show."),
+        option("--resolution", type=click.Choice(("picture", "similarity", "site")),
+               default="picture", show_default=True, help="matching: features as if upsampled to "
+               "the picture, the similarity map upsampled, or the nearest site."),
+        option("--aggregate", default="point", show_default=True, metavar="WORD",
+               help="matching: point, pair, picture, class, class-weighted, class-pair."),
+        option("--reference", type=click.Choice(("box", "image", "extent")), help="matching: what "
+               "errors are measured in (default: the target's box, else its picture)."),
+        option("--alpha", "alphas", callback=positive_numbers, default="0.1,0.05",
+               show_default=True, help="matching: a point is found within alpha times the "
+               "reference; cells are judged by the first."),
+        option("--test-pairs", metavar="LIST", help="matching: pairs of the test; without, those "
+               "of --pair-list are split by their groups."),
+        option("--pair-list", metavar="LIST", help="matching: pairs with what corresponds: a CSV, "
+               "a named set (spair:test), or a folder in its layout."),
+    ):  # fmt: skip
+        command = each(command)
+    return command
+
+
+def check_pairs_options(kind: Any) -> None:
+    """UsageError for options that the task has no use for."""
+    context = click.get_current_context()
+    wrong = [
+        one.opts[0]
+        for one in context.command.params
+        if one.name in (OTHERS if kind.takes == "pairs" else OWN)
+        and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE
+    ]
+    if not wrong:
+        return
+    if kind.takes == "pairs":
+        raise click.UsageError(
+            f"{', '.join(wrong)}: of tasks whose pictures have labels; matching takes pairs "
+            "(--pair-list, --test-pairs), learns nothing and keeps no head"
+        )
+    raise click.UsageError(f"{', '.join(wrong)}: for --task matching")
+
+
+def pair_choice(values: dict[str, Any], pairs: str | None = None) -> Any:
+    """The `PairChoice` of the options; `pairs` where no option names them."""
+    from diffeat.search.matching.task import PairChoice
+
+    given = {name: values[name] for name in OWN if name != "pair_list"}
+    return PairChoice(values["pair_list"] or pairs, **given)
+
+
+def maps_of_model(
+    stack: ExitStack, what: str, second: str | None, values: dict[str, Any], spec: Any
+) -> tuple[Any, list[Any]]:
+    """The pairs of a search straight from a model, and feature files of their pictures' maps.
+
+    Every picture is computed once. The files lie in --out, where a second run finds them; without
+    it they go with `stack`.
+    """
+    from diffeat.backbones import ModelRequest
+    from diffeat.hashing import fingerprint
+    from diffeat.jobs import extract_to_file
+    from diffeat.search.matching.task import parts_of
+    from diffeat.store import FeatureStore
+
+    if values["pool"] not in (None, "none"):
+        raise click.UsageError(f"--pool {values['pool']}: vectors, in which no place can be found; "
+                               "leave it out, matching takes maps")  # fmt: skip
+    spec = replace(spec, pool="none")
+    choice = pair_choice(values, second)
+    targets = choice.opened()
+    parts_of(targets, values["split"], values["seed"])  # before hours of work
+    folder = values["out"]
+    if folder is None:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-search-"))
+        note("maps go to a temporary file that is removed at the end; --out FOLDER keeps them")
+    request = ModelRequest(what, **model_fields(values))
+    run = {"batch_size": values["batch_size"], "workers": values["workers"]}
+    stores = []
+    for source in _sources(targets, second if values["pair_list"] else None):
+        made_of = fingerprint(what, model_fields(values), spec.to_dict(), source.name)
+        path = Path(folder) / f"maps-{made_of[:12]}.h5"
+        done = extract_to_file(request, source, spec, path, announce=True, **run)
+        note(f"{path}: {done.pictures:,} pictures, {done.computed:,} computed now")
+        stores.append(stack.enter_context(FeatureStore(path)))
+    return choice, stores
+
+
+def _sources(targets: Sequence[Any], pictures: str | None) -> Sequence[Any]:
+    """The pictures of the pairs: those that are named, or what each list says, each once."""
+    if pictures is not None:
+        return [open_pictures(pictures)]
+    found, seen = [], set()
+    for one in targets:
+        source = one.pictures()
+        rows = [row for row, name in enumerate(source.ids) if name not in seen]
+        seen |= set(source.ids)
+        if rows:
+            found.append(source if len(rows) == len(source) else source.take(rows))
+    return found
