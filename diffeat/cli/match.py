@@ -68,7 +68,7 @@ MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool"
         "not where it says; for what is drawn.")  # fmt: skip
 @option("--category", metavar="WORD", help="MODEL: what both pictures show, for a prompt or "
         "recipe with {class}.")  # fmt: skip
-@option("--alphas", callback=positive_numbers, default="0.05,0.1,0.15", show_default=True,
+@option("--alphas", "--alpha", "alphas", callback=positive_numbers, default="0.05,0.1,0.15", show_default=True,
         help="--pairs: a point is found within alpha times the reference.")  # fmt: skip
 @option("--reference", type=click.Choice(("box", "image", "extent")), help="--pairs: what errors "
         "are measured in: the larger side of the target's box, of the picture, or of the key "
