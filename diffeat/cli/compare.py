@@ -237,10 +237,12 @@ def _pictures(values: dict, models: Sequence[bool]) -> list[Any]:
         models: of each system, whether it is one.
     """
     from diffeat.search.judges import task_kind
+    from diffeat.search.matching.task import parts_of
     from diffeat.search.targeted import targets_of
 
     if values["pairing"]:
         values["opened"] = values["pairing"].opened()
+        parts_of(values["opened"], values["split"], values["seed"])  # before hours of work
         return sources_of(values["opened"]) if any(models) else []
     if not any(models):
         return []

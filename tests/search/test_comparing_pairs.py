@@ -230,5 +230,5 @@ class TestSamePairs:
         others = PointPairs("others", ("q1",), ("q2",), targets.truths[:1], no_pictures)
         with pytest.raises(SpecError, match="no pair has both of its pictures"):
             systems(stores, others)
-        with pytest.raises(SpecError, match="the test part is empty"):
+        with pytest.raises(SpecError, match="no test pairs are left"):
             systems(stores, targets, split=(0.0, 1.0, 0.0))
