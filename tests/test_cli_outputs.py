@@ -20,6 +20,7 @@ WRITERS = {
     "predict": {"output", "page", "confusion"},
     "align": {"csv_path", "png_path", "keep"},
     "search": {"csv_path", "png_path", "spec_path", "out", "save_path"},
+    "compare": {"csv_path", "png_path", "out"},
 }  # fmt: skip
 
 

@@ -6,10 +6,12 @@ import click
 
 from diffeat._version import __version__
 from diffeat.cli.align import align
+from diffeat.cli.compare import compare
 from diffeat.cli.ending import run
 from diffeat.cli.export import export
 from diffeat.cli.extract import extract
 from diffeat.cli.info import info
+from diffeat.cli.match import match
 from diffeat.cli.merge import merge
 from diffeat.cli.models import blocks, models
 from diffeat.cli.plan import plan
@@ -32,6 +34,7 @@ def cli() -> None:
     diffeat search unet-cifar10 digits -t 20,60 -b decoder
     diffeat predict head.safetensors pictures/ -o predictions.csv
     diffeat align features.h5 digits --with facebook/dinov2-base
+    diffeat match unet-cifar10 A.jpg B.jpg -t 20 -b up.1 --png lines.png
 
     PICTURES is a folder (class subfolders become labels), a glob, a list file, WebDataset
     tars, a Hugging Face data set (hf:NAME[:split]), or a named data set: digits, photos,
@@ -57,6 +60,8 @@ for command in (
     search,
     predict,
     align,
+    compare,
+    match,
 ):
     cli.add_command(command)
 

@@ -37,6 +37,7 @@ from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.cli.search_pairs import (
     check_pairs_options,
     maps_of_model,
+    missing_option,
     pair_choice,
     pairs_options,
 )
@@ -66,6 +67,7 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
 @task_option
 @targets_options
 @pairs_options
+@missing_option
 @option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
 @option("--score", type=click.Choice(("logistic", "ridge", "knn")), help="What judges a cell "
               "(default: logistic; regression and multilabel: ridge).")  # fmt: skip

@@ -23,11 +23,15 @@ OTHERS = ("score", "penalties", "labels", "test_labels", "columns", "groups", "t
 """Options of tasks whose pictures have a target each."""
 
 
-def pairs_options(command: Callable) -> Callable:
-    """--pair-list, --test-pairs, and how what is found is counted."""
+missing_option = option(
+    "--missing", type=click.Choice(("refuse", "leave-out")), default="refuse", show_default=True,
+    help="matching: pairs whose pictures a file lacks.",
+)  # fmt: skip
+
+
+def pairs_options(command: Callable, flag: str = "--pair-list") -> Callable:
+    """--pair-list (or another flag), --test-pairs, and how what is found is counted."""
     for each in (
-        option("--missing", type=click.Choice(("refuse", "leave-out")), default="refuse",
-               show_default=True, help="matching: pairs whose pictures a file lacks."),
         option("--outside", type=click.Choice(("refuse", "wrong")), default="refuse",
                show_default=True, help="matching: points that a crop does not show."),
         option("--resolution", type=click.Choice(("picture", "similarity", "site")),
@@ -41,9 +45,9 @@ def pairs_options(command: Callable) -> Callable:
                show_default=True, help="matching: a point is found within alpha times the "
                "reference; cells are judged by the first."),
         option("--test-pairs", metavar="LIST", help="matching: pairs of the test; without, those "
-               "of --pair-list are split by their groups."),
-        option("--pair-list", metavar="LIST", help="matching: pairs with what corresponds: a CSV, "
-               "a named set (spair:test), or a folder in its layout."),
+               f"of {flag} are split by their groups."),
+        option(flag, "pair_list", metavar="LIST", help="matching: pairs with what corresponds: a "
+               "CSV, a named set (spair:test), or a folder in its layout."),
     ):  # fmt: skip
         command = each(command)
     return command
@@ -61,9 +65,10 @@ def check_pairs_options(kind: Any) -> None:
     if not wrong:
         return
     if kind.takes == "pairs":
+        flag = next(one.opts[0] for one in context.command.params if one.name == "pair_list")
         raise click.UsageError(
             f"{', '.join(wrong)}: of tasks whose pictures have labels; matching takes pairs "
-            "(--pair-list, --test-pairs), learns nothing and keeps no head"
+            f"({flag}, --test-pairs), learns nothing and keeps no head"
         )
     raise click.UsageError(f"{', '.join(wrong)}: for --task matching")
 
@@ -72,7 +77,7 @@ def pair_choice(values: dict[str, Any], pairs: str | None = None) -> Any:
     """The `PairChoice` of the options; `pairs` where no option names them."""
     from diffeat.search.matching.task import PairChoice
 
-    given = {name: values[name] for name in OWN if name != "pair_list"}
+    given = {name: values[name] for name in OWN if name != "pair_list" and name in values}
     return PairChoice(values["pair_list"] or pairs, **given)
 
 
@@ -87,6 +92,7 @@ def maps_of_model(
     from diffeat.backbones import ModelRequest
     from diffeat.hashing import fingerprint
     from diffeat.jobs import extract_to_file
+    from diffeat.search.matching.task import parts_of
     from diffeat.store import FeatureStore
 
     if values["pool"] not in (None, "none"):
@@ -94,6 +100,8 @@ def maps_of_model(
                                "leave it out, matching takes maps")  # fmt: skip
     spec = replace(spec, pool="none")
     choice = pair_choice(values, second)
+    targets = choice.opened()
+    parts_of(targets, values["split"], values["seed"])  # before hours of work
     folder = values["out"]
     if folder is None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-search-"))
@@ -101,7 +109,7 @@ def maps_of_model(
     request = ModelRequest(what, **model_fields(values))
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     stores = []
-    for source in _sources(choice, second if values["pair_list"] else None):
+    for source in _sources(targets, second if values["pair_list"] else None):
         made_of = fingerprint(what, model_fields(values), spec.to_dict(), source.name)
         path = Path(folder) / f"maps-{made_of[:12]}.h5"
         done = extract_to_file(request, source, spec, path, announce=True, **run)
@@ -110,13 +118,16 @@ def maps_of_model(
     return choice, stores
 
 
-def _sources(choice: Any, pictures: str | None) -> Sequence[Any]:
+def _sources(targets: Sequence[Any], pictures: str | None) -> Sequence[Any]:
     """The pictures of the pairs: those that are named, or what each list says, each once."""
-    if pictures is not None:
-        return [open_pictures(pictures)]
+    return sources_of(targets) if pictures is None else [open_pictures(pictures)]
+
+
+def sources_of(targets: Sequence[Any]) -> list[Any]:
+    """The pictures of each list of pairs that no earlier one has."""
     found, seen = [], set()
-    for targets in choice.opened():
-        source = targets.pictures()
+    for one in targets:
+        source = one.pictures()
         rows = [row for row, name in enumerate(source.ids) if name not in seen]
         seen |= set(source.ids)
         if rows:

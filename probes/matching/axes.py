@@ -20,6 +20,7 @@ class Axis:
         before, after: (L,) int64 neighbours.
         weight: (L,) float64 of the latter.
         low, high: the neighbours again, as numpy, so that nobody waits for a device.
+        cells: g.
         start: the first row, where the positions are the map's own rows in order; else None.
         matrix: (L, g), rows of which sum to 1, in the map's dtype.
     """
@@ -34,6 +35,7 @@ class Axis:
         own = np.abs(positions - first - np.arange(len(positions))) < CLOSE
         inside = first >= 0 and first + len(positions) <= cells
         self.start = first if own.all() and inside else None
+        self.cells = cells
         matrix = torch.zeros(len(positions), cells, dtype=torch.float64, device=like.device)
         matrix.scatter_(1, self.before[:, None], 1 - self.weight[:, None])
         matrix.scatter_add_(1, self.after[:, None], self.weight[:, None])
@@ -71,6 +73,11 @@ def squares(values: torch.Tensor, down: Axis, across: Axis) -> tuple[torch.Tenso
         (Y, X) float64; and (Y, X) float64 |f|² interpolated, which it is where neighbours are
         alike and which says how much of them cancels.
     """
+    if down.start is not None and across.start is not None:
+        rows, columns = (slice(one.start, one.start + len(one)) for one in (down, across))
+        part = values[:, rows, columns]
+        own = torch.linalg.vector_norm(part, dim=0, dtype=torch.float64).square()
+        return own, own
     own, right, below, diagonal, other = grams(values)
     a, b, u = across.before, across.after, across.weight
     beside = right[:, a] * (2 * u * (1 - u))

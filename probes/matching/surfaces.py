@@ -87,7 +87,7 @@ class Surfaces:
     def __init__(self, target: Placed, vectors: Mapping[Any, torch.Tensor], window: Window):
         self.target, self.window = target, window
         self.count = len(next(iter(vectors.values())))
-        self.device = target.maps[target.cells[0]].device
+        self.device = target.device
         between = target.rule.resolution == "similarity"
         first = Window.whole(target.compared) if between else window
         pairs = [_group(target, number, vectors, first) for number in range(len(target.groups))]

@@ -35,6 +35,8 @@ from probes.metrics.pck import ALPHAS, PCK
 
 CHUNK = 1000
 """Pairs of a piece of finished work."""
+SAID = ("metric", "resolution", "normalise")
+"""Parameters of a matcher that are always said."""
 NOT_THE_RULE = ("device", "memory_mb", "outside")
 """Parameters of a matcher that change no more than the last bits."""
 
@@ -116,7 +118,7 @@ class Scored:
         return {
             "features": self.name, "pairs_of": self.bound.name, "pairs": len(self),
             "points": self.points, "unsaid": int(self.unsaid.sum()), "matcher": self.matcher,
-            "values": values, "left_out": dict(self.bound.left_out),
+            "values": values, "left_out": dict(self.bound.left_out), "noted": self.bound.noted,
             "classes": [{"class": name, **one, "pck": {f"{a:g}": v for a, v in one["pck"].items()}}
                         for name, one in self.per_class().items()],
             **({"told": self.bound.conditioned} if self.bound.conditioned else {}),
@@ -267,6 +269,7 @@ def pairs_text(bound: BoundPairs, points: int) -> str:
     """ "600 pairs, 11,400 points, 40 groups; 3 pairs left out: no common points"."""
     groups = len({name for pair in bound.groups for name in pair})
     text = f"{len(bound):,} pairs, {points:,} points, {groups:,} groups"
+    text += "".join(f"; {n:,} {what}" for what, n in bound.noted.items())
     return text + "".join(f"; {n:,} left out: {why}" for why, n in bound.left_out.items())
 
 
@@ -299,7 +302,10 @@ def described(matcher: Matcher) -> dict[str, Any]:
 
 
 def matcher_text(matcher: Matcher) -> str:
-    """ "NearestMatcher(metric=cosine, resolution=picture, normalise=after)"."""
-    params = {k: v for k, v in described(matcher).items()
-              if v is not None and k not in ("matcher", "weights")}  # fmt: skip
-    return f"{type(matcher).__name__}({', '.join(f'{k}={v}' for k, v in params.items())})"
+    """ "NearestMatcher(metric=cosine, resolution=picture, normalise=after)", and what else is not
+    as by default."""
+    usual, params = type(matcher)().get_params(), described(matcher)
+    shown = {name: params[name] for name in SAID if name in params}
+    shown |= {name: value for name, value in params.items()
+              if name not in ("matcher", "weights") and value != usual[name]}  # fmt: skip
+    return f"{type(matcher).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"

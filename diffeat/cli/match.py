@@ -1,0 +1,158 @@
+"""`diffeat match`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from diffeat.cli.match_options import box_of, matcher_options, points_options, stride_of
+from diffeat.cli.match_pairs import match_pairs
+from diffeat.cli.match_two import match_two
+from diffeat.cli.options import (
+    batch_size_option,
+    comma_list,
+    json_option,
+    model_options,
+    on_error_option,
+    option,
+    positive_numbers,
+    speed_options,
+    threads_option,
+    workers_option,
+)
+from diffeat.cli.outputs import PICTURES, OutputPath, command
+from diffeat.cli.spec_options import recipe_option, spec_file_option, spec_options
+from diffeat.specs import HELP
+
+TWO = ("points", "points_file", "grid", "region", "check", "png_path", "heat_path", "mask",
+       "warp_path", "sheet_path", "stride", "pictures_at", "category")  # fmt: skip
+"""Options of two pictures alone."""
+PAIRS = ("alphas", "reference", "aggregate", "preset", "each", "out", "cache", "csv_path",
+         "by_class", "outside", "missing", "on_error")  # fmt: skip
+"""Options of lists of pairs alone."""
+MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool"))
+"""Fields of a spec that say how the features of a model are made."""
+
+
+@command()
+@click.argument("what", metavar="FILE|MODEL")
+@click.argument("pictures", nargs=-1, metavar="[A B | FILE]")
+@option("--pairs", "--pair-list", "pairs", metavar="LIST|SET", help="Many pairs, with what "
+        "corresponds: a CSV, a named set (spair:test) or a folder in its layout.")  # fmt: skip
+@option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only these).")
+@option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
+@option("--combine", type=click.Choice(("sum", "concat")), help="Several cells at once: the sum "
+        "of their similarities, or their vectors as one.")  # fmt: skip
+@option("--each", is_flag=True, help="--pairs: a table for each cell.")
+@matcher_options
+@option("--check", type=click.FloatRange(0), metavar="PX", help="Not valid where a match, matched "
+        "back, misses its point by more.")  # fmt: skip
+@points_options
+@option("--region", callback=box_of, metavar="X1,Y1,X2,Y2", help="Look only there in the second "
+        "picture.")  # fmt: skip
+@option("-o", "--output", type=OutputPath((".csv",)), help="Write every match as CSV.")
+@option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Draw both pictures "
+        "with a line per match.")  # fmt: skip
+@option("--heat", "heat_path", type=OutputPath(PICTURES, strict=True), help="Draw how like the "
+        "second picture is to each point (of the first few).")  # fmt: skip
+@option("--mask", type=click.Path(path_type=Path, dir_okay=False), help="Of the first picture, a "
+        "PNG of labels: carried to the second by --warp.")  # fmt: skip
+@option("--warp", "warp_path", type=OutputPath((".png",), strict=True), help="The second picture, "
+        "or with --mask its labels, made of what the first shows at the same places.")  # fmt: skip
+@option("--warp-sheet", "sheet_path", type=OutputPath(PICTURES, strict=True), help="Draw both "
+        "pictures and what was carried over.")  # fmt: skip
+@option("--stride", callback=stride_of, default="4", show_default=True, metavar="PX|site",
+        help="--warp: match every so many-th pixel, or sites of the map.")  # fmt: skip
+@option("--pictures", "pictures_at", metavar="PICTURES", help="FILE: where the pictures lie, if "
+        "not where it says; for what is drawn.")  # fmt: skip
+@option("--category", metavar="WORD", help="MODEL: what both pictures show, for a prompt or "
+        "recipe with {class}.")  # fmt: skip
+@option("--alphas", "--alpha", "alphas", callback=positive_numbers, default="0.05,0.1,0.15", show_default=True,
+        help="--pairs: a point is found within alpha times the reference.")  # fmt: skip
+@option("--reference", type=click.Choice(("box", "image", "extent")), help="--pairs: what errors "
+        "are measured in: the larger side of the target's box, of the picture, or of the key "
+        "points' extent.")  # fmt: skip
+@option("--aggregate", callback=comma_list, metavar="point|pair|picture|class,…",
+        help="--pairs: what is averaged.")  # fmt: skip
+@option("--preset", callback=comma_list, metavar="dift|sd-dino|hyperfeatures,…", help="--pairs: "
+        "count as a paper does.")  # fmt: skip
+@option("--outside", type=click.Choice(("refuse", "wrong", "drop")), default="refuse",
+        show_default=True, help="--pairs: wrong: points that a crop does not show count as not "
+        "found; drop: those outside of their picture are left out.")  # fmt: skip
+@option("--missing", type=click.Choice(("refuse", "leave-out")), default="refuse",
+        show_default=True, help="--pairs: pairs whose pictures a file lacks.")  # fmt: skip
+@option("--out", type=OutputPath(folder=True), help="--pairs: folder that keeps finished pairs; a "
+        "second run matches none of them again.")  # fmt: skip
+@option("--cache", type=OutputPath((".h5", ".hdf5")), help="MODEL --pairs: keep the maps in this "
+        "file; a second run computes none of them again.")  # fmt: skip
+@option("--csv", "csv_path", type=OutputPath((".csv",)), help="--pairs: write the counts of each "
+        "pair.")  # fmt: skip
+@option("--class-csv", "by_class", type=OutputPath((".csv",)), help="--pairs: write the table by "
+        "class.")  # fmt: skip
+@recipe_option
+@spec_file_option
+@spec_options(*MADE, before="MODEL: ")
+@batch_size_option("MODEL: ")
+@workers_option("MODEL: ")
+@on_error_option
+@model_options
+@speed_options
+@json_option
+@threads_option
+def match(what, pictures, **values) -> None:
+    """Find points of one picture in another, and say how often that is right.
+
+    \b
+    diffeat match MODEL A.jpg B.jpg -t 20 -b up.1 --png lines.png   two pictures
+    diffeat match FILE.h5 A B --points "120,80 30,40" -o M.csv      two of a file, by id
+    diffeat match FILE.h5 [FILE2.h5] --pairs spair:test             the share of points found
+    diffeat match MODEL --pairs LIST.csv -t 20 -b up.1 --cache F.h5 the same, from a model
+
+    Without points a grid of them is looked for. x and y are pixels of the upright picture, 0,0 the
+    centre of the first one; the CSV has source, target, source_x, source_y, target_x, target_y,
+    score, valid. A LIST has a point a row (source,target,source_x,source_y,target_x,target_y;
+    docs/matching.md); of one without target_x and target_y the matches are written alone. Features
+    are computed once a picture.
+    """
+    from_file = Path(what).suffix in (".h5", ".hdf5")
+    _check_usage(what, pictures, from_file, values)
+    if values["pairs"]:
+        match_pairs(what, pictures, from_file, values)
+    else:
+        match_two(what, pictures, from_file, values)
+
+
+def _check_usage(what: str, pictures: tuple[str, ...], from_file: bool, values: dict) -> None:
+    """UsageError unless arguments and options go together."""
+    if values["pairs"]:
+        most = 1 if from_file else 0
+        if len(pictures) > most or not all(name.endswith((".h5", ".hdf5")) for name in pictures):
+            raise click.UsageError(
+                f"{' '.join(pictures)} beside --pairs {values['pairs']}; the list names the "
+                "pictures" + (", so at most another feature file is expected" if from_file else "")
+            )
+    elif len(pictures) != 2:
+        raise click.UsageError(
+            f"expected two pictures after {what}, or --pairs LIST; got {len(pictures)}"
+        )
+    wrong = _given(TWO if values["pairs"] else PAIRS)
+    if wrong:
+        kind = "two pictures" if values["pairs"] else "lists of pairs (--pairs)"
+        raise click.UsageError(f"{', '.join(wrong)}: for {kind}")
+    if values["mask"] and not (values["warp_path"] or values["sheet_path"]):
+        raise click.UsageError("--mask is carried to the second picture: give --warp OUT.png, or "
+                               "--warp-sheet to look at it")  # fmt: skip
+
+
+def _given(names: tuple[str, ...]) -> list[str]:
+    """The options among these that stand on the command line."""
+    from click.core import ParameterSource
+
+    context = click.get_current_context()
+    return [
+        one.opts[-1]
+        for one in context.command.params
+        if one.name in names
+        and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE
+    ]

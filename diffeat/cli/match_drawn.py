@@ -1,0 +1,125 @@
+"""What `diffeat match` draws of two pictures, and what it carries from one to the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffeat.cli.ending import note
+from diffeat.cli.match_options import told
+from diffeat.errors import PictureError, SourceError, SpecError, StoreError
+
+HEATED = 7
+"""Points with a heat map of their own; with the first picture they fill two lines."""
+LABELS = ("1", "L", "P", "I;16", "I")
+"""Pillow's modes of pictures that hold one whole number a pixel."""
+DRAWN = ("png_path", "heat_path", "warp_path", "sheet_path")
+"""Options that need the pictures themselves."""
+
+
+def draw(found: Any, values: dict[str, Any]) -> None:
+    """Write the pictures that are asked for.
+
+    Args:
+        found: of `diffeat.cli.match_two`.
+        values: options.
+    """
+    if not any(values[name] for name in DRAWN):
+        return
+    from diffeat.viz import match_lines
+
+    pixels = pictures_of(found)
+    titled = {"title": found.title, "names": (found.source.name, found.target.name)}
+    if path := values["png_path"]:
+        match_lines(*pixels, found.points.at, found.matches, path, **titled)
+    if path := values["heat_path"]:
+        _draw_heat(found, pixels, path, titled)
+    if values["warp_path"] or values["sheet_path"]:
+        _warp(found, pixels, values, titled)
+
+
+def pictures_of(found: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both pictures, (H, W, 3) uint8 and upright.
+
+    Raises:
+        StoreError: they are not where the feature file says.
+        SpecError: one has another size than its maps say.
+    """
+    pixels = []
+    for side in (found.source, found.target):
+        try:
+            pixels.append(np.asarray(side.load()))
+        except (SourceError, StoreError) as error:
+            raise StoreError(
+                f"{error}; say with --pictures where they lie, or leave the drawings out"
+            ) from error
+        if (size := pixels[-1].shape[:2]) != tuple(side.maps.size):
+            raise SpecError(
+                f"{side.name} has {size[1]}×{size[0]} pixels by now; its features are of "
+                f"{side.maps.size[1]}×{side.maps.size[0]}: extract it again"
+            )
+    return pixels[0], pixels[1]
+
+
+def _draw_heat(found: Any, pixels: tuple, path: Path, titled: dict[str, Any]) -> None:
+    from diffeat.viz import similarity_sheet
+
+    some = found.points.at[:HEATED]
+    if len(some) < len(found.points.at):
+        note(f"{path}: of the first {HEATED} of {len(found.points.at)} points")
+    with told():
+        maps = [found.matcher.similarity(found.source.maps, found.target.maps, one) for one in some]
+    similarity_sheet(*pixels, some, maps, path, **titled)
+
+
+def _warp(found: Any, pixels: tuple, values: dict[str, Any], titled: dict[str, Any]) -> None:
+    """The first picture's colours, or labels of its mask, at the pixels of the second."""
+    from PIL import Image
+
+    from diffeat.viz import warp_sheet
+    from probes.matching import warp
+
+    labels, palette = (pixels[0], None)
+    if values["mask"]:
+        labels, palette = read_mask(values["mask"], found.source)
+    with told():
+        carried = warp(labels, found.source.maps, found.target.maps, found.matcher,
+                       stride=values["stride"], check=values["check"])  # fmt: skip
+    if path := values["warp_path"]:
+        image = Image.fromarray(carried)
+        if palette is not None:
+            image.putpalette(palette)
+        image.save(path)
+    if path := values["sheet_path"]:
+        what = {"labels": labels, "carried": carried} if values["mask"] else {"warped": carried}
+        warp_sheet(*pixels, path, **what, **titled)
+
+
+def read_mask(path: Path, side: Any) -> tuple[np.ndarray, Any]:
+    """(H, W) labels of a picture as it is seen, and the palette of its file or None.
+
+    Raises:
+        PictureError: it cannot be read, or holds colours and no labels.
+        SpecError: it has another size than its picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PictureError(str(path), f"no mask that can be read ({error})") from error
+    if image.mode not in LABELS:
+        raise PictureError(
+            str(path), f"holds colours ({image.mode}); expected a PNG with one label a pixel"
+        )
+    labels = np.asarray(image)
+    labels = labels.astype(np.uint8) if labels.dtype == bool else labels
+    if labels.shape != tuple(side.maps.size):
+        raise SpecError(
+            f"{path} is {labels.shape[1]}×{labels.shape[0]}; expected the "
+            f"{side.maps.size[1]}×{side.maps.size[0]} pixels of {side.name}, as it is seen"
+        )
+    return labels, image.getpalette() if image.mode == "P" else None

@@ -1,0 +1,241 @@
+"""`diffeat match --pairs`: textures that were moved by whole pixels, so that all is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffeat.search.matching import scored
+from tests.test_cli_match import CLEAN, MODEL, MOVED, found_of, rows_of, texture
+
+COLUMNS = "source,target,source_x,source_y,target_x,target_y"
+HEADER = f"{COLUMNS},category,target_x1,target_y1,target_x2,target_y2\n"
+POINTS = ((8, 9), (20, 11), (14, 22), (23, 25))
+NAMES = "abcd"
+
+
+def moved_by(k: int) -> np.ndarray:
+    """By how much the texture of a picture lies further than that of the first."""
+    return k * np.array(MOVED)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Four pictures of one texture, and a list of pairs: every picture with its neighbours."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for k, name in enumerate(NAMES):
+        Image.fromarray(texture(0, tuple(moved_by(k).tolist()))).save(folder / f"{name}.png")
+    lines = [HEADER]
+    for a, b in ((0, 1), (1, 0), (1, 2), (2, 1)):
+        # the last of the points truly lies elsewhere, so that it counts as wrong
+        lines += [row_of(a, b, point, off=-9 * (point == POINTS[-1])) for point in POINTS[a:]]
+    (folder / "pairs.csv").write_text("".join(lines))
+    return folder
+
+
+def row_of(a: int, b: int, point, off: float = 0) -> str:
+    x, y = np.array(point) - (MOVED if a else 0)
+    to = np.array([x, y]) + moved_by(b) - moved_by(a)
+    both, what = f"{NAMES[a]}.png,{NAMES[b]}.png", "cat" if a else "dog"
+    return f"{both},{x},{y},{to[0] + off},{to[1]},{what},0,0,20,16\n"
+
+
+@pytest.fixture(scope="module")
+def list_(folder) -> Path:
+    return folder / "pairs.csv"
+
+
+@pytest.fixture
+def file(diffeat, folder, tmp_path) -> Path:
+    assert diffeat("extract", MODEL, folder / "*.png", "-o", tmp_path / "f.h5", *CLEAN).code == 0
+    return tmp_path / "f.h5"
+
+
+def tables_of(answer) -> list[dict]:
+    assert answer.code == 0, answer.err
+    return json.loads(answer.out)["tables"]
+
+
+class TestTable:
+    def test_the_share_that_is_found_and_how_it_is_counted(self, diffeat, file, list_, tmp_path):
+        out = ("--csv", tmp_path / "p.csv", "--class-csv", tmp_path / "c.csv")
+        answer = diffeat("match", file, "--pairs", list_, "--alphas", "0.1,0.5", *out)
+        assert answer.code == 0, answer.err
+        # of 4 + 3 + 3 + 2 points the last of each pair is said to lie elsewhere
+        point, pair = 100 * 8 / 12, 100 * (3 / 4 + 2 / 3 + 2 / 3 + 1 / 2) / 4
+        lines = [line.split() for line in answer.out.splitlines() if line.startswith("all, ")]
+        assert [line[-2:] for line in lines] == [
+            [f"{point:.1f}", "100.0"],
+            [f"{pair:.1f}", "100.0"],
+        ]
+        assert "larger side of the target's box, per point, ≤, original pixels" in answer.out
+        assert "NearestMatcher" in answer.out
+        assert [row["right@0.1"] for row in rows_of(tmp_path / "p.csv")] == ["3", "2", "2", "1"]
+        assert [row["class"] for row in rows_of(tmp_path / "c.csv")] == ["cat", "dog"]
+
+    def test_other_ways_of_counting(self, diffeat, file, list_):
+        asked = ("match", file, "--pairs", list_, "--alphas", "0.1", "--json")
+        [table] = tables_of(diffeat(*asked, "--reference", "image", "--aggregate", "pair"))
+        [value] = table["values"]
+        assert (value["reference"], value["aggregate"]) == ("image", "pair")
+        [table] = tables_of(diffeat(*asked, "--preset", "dift,sd-dino"))
+        assert {one["strict"] for one in table["values"]} == {True, False}
+        assert diffeat(*asked, "--preset", "dift", "--aggregate", "pair").code == 2
+        answer = diffeat(*asked, "--preset", "DIFT")
+        assert (answer.code, "expected dift, sd-dino" in answer.err) == (2, True)
+
+    def test_matches_too(self, diffeat, file, list_, tmp_path):
+        answer = diffeat("match", file, "--pairs", list_, "-o", tmp_path / "m.csv")
+        assert answer.code == 0, answer.err
+        rows = rows_of(tmp_path / "m.csv")
+        given = rows_of(list_)
+        assert [row["source"] for row in rows] == [row["source"] for row in given]
+        far = found_of(rows)[:, 2:] - found_of(given)[:, 2:]
+        np.testing.assert_array_equal(far[:3], 0)
+        np.testing.assert_array_equal(far[3], (9, 0))
+
+    def test_a_list_without_truth(self, diffeat, file, list_, tmp_path):
+        bare = list_.parent / "bare.csv"
+        bare.write_text("source,target,source_x,source_y\na.png,b.png,8,9\nb.png,a.png,13,12\n")
+        answer = diffeat("match", file, "--pairs", bare)
+        assert (answer.code, "-o M.csv" in answer.err) == (2, True)
+        answer = diffeat("match", file, "--pairs", bare, "-o", tmp_path / "m.csv")
+        assert answer.code == 0, answer.err
+        assert "2 pairs without a truth" in answer.out
+        np.testing.assert_array_equal(
+            found_of(rows_of(tmp_path / "m.csv"))[:, 2:], [(13, 12), (8, 9)]
+        )
+
+    def test_pictures_in_two_files(self, diffeat, folder, file, list_, tmp_path):
+        both = []
+        for name, some in (("one.h5", "a.png"), ("two.h5", "[b-d].png")):
+            both.append(tmp_path / name)
+            assert diffeat("extract", MODEL, folder / some, "-o", both[-1], *CLEAN).code == 0
+        asked = ("--pairs", list_, "--json")
+        one, two = (tables_of(diffeat("match", *files, *asked))
+                    for files in ([file], both))  # fmt: skip
+        assert one[0]["values"] == two[0]["values"]
+        answer = diffeat("match", both[0], *asked)
+        assert answer.code == 2
+        assert "pictures of" in answer.err
+        assert "are not there" in answer.err
+
+    def test_several_cells(self, diffeat, folder, list_, tmp_path):
+        path = tmp_path / "two.h5"
+        diffeat("extract", MODEL, folder / "*.png", "-o", path, *CLEAN, "-b", "down.0.res.0")
+        answer = diffeat("match", path, "--pair-list", list_)
+        assert (answer.code, "--each" in answer.err) == (2, True)
+        tables = tables_of(diffeat("match", path, "--pairs", list_, "--each", "--json"))
+        assert [one["features"] for one in tables] == ["conv_in t=0", "down.0.res.0 t=0"]
+        one = diffeat("match", path, "--pairs", list_, "-b", "conv_in", "--json")
+        assert tables_of(one) == tables[:1]
+        [both] = tables_of(diffeat("match", path, "--pairs", list_, "--combine", "sum", "--json"))
+        assert both["features"] == "conv_in t=0 + down.0.res.0 t=0"
+
+
+class TestResumed:
+    def test_finished_pairs_are_kept(self, diffeat, file, list_, tmp_path, monkeypatch):
+        monkeypatch.setattr(scored, "CHUNK", 1)
+        asked = ("match", file, "--pairs", list_, "--out", tmp_path / "kept")
+        first = diffeat(*asked)
+        assert "0 pieces of work were there already, 4 computed now" in first.err
+        kept = sorted((tmp_path / "kept").glob("*.json"))
+        kept[0].unlink()
+        second = diffeat(*asked)
+        assert "3 pieces of work were there already, 1 computed now" in second.err
+        assert second.out == first.out
+        third = diffeat(*asked, "--metric", "l2")
+        assert "0 pieces of work were there already, 4 computed now" in third.err
+
+    def test_interrupted(self, diffeat, file, list_, tmp_path, monkeypatch):
+        monkeypatch.setattr(scored, "CHUNK", 1)
+        whole, calls = scored.count, []
+
+        def stopped(*args, **more):
+            calls.append(args)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return whole(*args, **more)
+
+        asked = ("match", file, "--pairs", list_, "--out", tmp_path / "kept")
+        monkeypatch.setattr(scored, "count", stopped)
+        answer = diffeat(*asked)
+        assert answer.code == 130
+        assert "finished pairs are kept" in answer.err
+        monkeypatch.setattr(scored, "count", whole)
+        again = diffeat(*asked)
+        assert "2 pieces of work were there already, 2 computed now" in again.err
+        assert again.out == diffeat("match", file, "--pairs", list_).out
+
+
+class TestModel:
+    def test_straight_from_a_model(self, diffeat, file, list_, tmp_path):
+        asked = ("match", MODEL, "--pairs", list_, *CLEAN)
+        first = diffeat(*asked)
+        assert first.code == 0, first.err
+        assert "temporary file" in first.err
+        assert first.out == diffeat("match", file, "--pairs", list_).out
+        cached = (*asked, "--cache", tmp_path / "cache.h5")
+        assert "3 pictures, 3 computed now" in diffeat(*cached).err
+        again = diffeat(*cached)
+        assert "3 pictures, 0 computed now" in again.err
+        assert again.out == first.out
+
+    def test_what_is_refused_before_anything_is_computed(self, diffeat, list_, tmp_path):
+        asked = ("match", MODEL, "--pairs", list_, "--cache", tmp_path / "cache.h5", *CLEAN)
+        for more, said in (
+            (("-t", "5"), "2 cells here: conv_in at t=0, conv_in at t=5"),
+            (("--points", "3,4"), "--points: for two pictures"),
+            (("--radius", 3), "has no use for --radius"),
+        ):
+            answer = diffeat(*asked, *more)
+            assert answer.code == 2
+            assert said in answer.err
+        assert not (tmp_path / "cache.h5").exists()
+        answer = diffeat("match", MODEL, "a.png", "--pairs", list_, *CLEAN)
+        assert (answer.code, "the list names the pictures" in answer.err) == (2, True)
+
+
+class TestBadLists:
+    @pytest.mark.parametrize(("rows", "said"), [
+        ("a.png,z.png,8,9,1,1", "z.png"),
+        ("a.png,../b.png,8,9,1,1", ".."),
+        ("a.png,b.png,8,nan,1,1", "nan"),
+        ("a.png,b.png,8,9,60,1", "outside"),
+        ("", "no rows"),
+    ])  # fmt: skip
+    def test_are_refused_by_name(self, diffeat, file, folder, rows, said):
+        path = folder / "bad.csv"
+        path.write_text(f"{COLUMNS}\n{rows}\n")
+        answer = diffeat("match", file, "--pairs", path)
+        assert answer.code in (1, 2)
+        assert said in answer.err
+        assert "Traceback" not in answer.err
+
+    def test_a_picture_that_is_another_one_by_now(self, diffeat, list_, tmp_path):
+        for name in NAMES[:3]:
+            picture = list_.parent / f"{name}.png"
+            (tmp_path / picture.name).write_bytes(picture.read_bytes())
+        (tmp_path / "pairs.csv").write_text(list_.read_text())
+        path = tmp_path / "f.h5"
+        assert diffeat("extract", MODEL, tmp_path / "*.png", "-o", path, *CLEAN).code == 0
+        Image.fromarray(texture(7)).save(tmp_path / "b.png")
+        answer = diffeat("match", path, "--pairs", tmp_path / "pairs.csv")
+        assert answer.code == 2
+        assert "'b.png'" in answer.err
+        assert "something else" in answer.err
+
+    def test_points_outside_can_be_left_out(self, diffeat, file, folder):
+        path = folder / "beyond.csv"
+        path.write_text(f"{COLUMNS}\na.png,b.png,8,9,13,12\na.png,b.png,20,11,60,1\n")
+        assert diffeat("match", file, "--pairs", path).code == 1
+        [table] = tables_of(diffeat("match", file, "--pairs", path, "--outside", "drop", "--json"))
+        assert table["points"] == 1
+
+    def test_no_such_set(self, diffeat, file):
+        answer = diffeat("match", file, "--pairs", "spare:test")
+        assert (answer.code, "did you mean 'spair'" in answer.err) == (1, True)
