@@ -9,6 +9,8 @@ from probes.maps import neighbours
 
 CLOSE = 1e-9
 """Sites by which positions may miss whole numbers and still be a map's own rows or columns."""
+CHANNELS = 64
+"""Of a map, that are float64 at a time."""
 TRUNCATE = 4.0
 """Sigmas at which a Gaussian ends, as in `scipy.ndimage`."""
 
@@ -75,8 +77,9 @@ def squares(values: torch.Tensor, down: Axis, across: Axis) -> tuple[torch.Tenso
     """
     if down.start is not None and across.start is not None:
         rows, columns = (slice(one.start, one.start + len(one)) for one in (down, across))
-        part = values[:, rows, columns]
-        own = torch.linalg.vector_norm(part, dim=0, dtype=torch.float64).square()
+        own = values.new_zeros((len(down), len(across)), dtype=torch.float64)
+        for part in values[:, rows, columns].split(CHANNELS):
+            own += part.double().square().sum(0)
         return own, own
     own, right, below, diagonal, other = grams(values)
     a, b, u = across.before, across.after, across.weight
@@ -90,12 +93,12 @@ def squares(values: torch.Tensor, down: Axis, across: Axis) -> tuple[torch.Tenso
     return found, torch.lerp(plain[top], plain[bottom], v)
 
 
-def grams(values: torch.Tensor, channels: int = 64) -> tuple[torch.Tensor, ...]:
+def grams(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The five (h, w) float64 Gram maps of a (C, h, w) map; borders go on beyond the last site."""
     _, h, w = values.shape
     found = torch.zeros(5, h, w, dtype=torch.float64, device=values.device)
     own, right, below, diagonal, other = found
-    for part in values.split(channels):
+    for part in values.split(CHANNELS):
         f = part.double()
         own += f.square().sum(0)
         right[:, :-1] += (f[:, :, :-1] * f[:, :, 1:]).sum(0)

@@ -42,7 +42,7 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """Places in rows and columns: (X,) x and (Y,) y in pixels of the upright picture."""
+    """Places evenly in rows and columns: (X,) x and (Y,) y in pixels of the upright picture."""
 
     x: np.ndarray
     y: np.ndarray
@@ -54,9 +54,12 @@ class Lattice:
 
     def nearest(self, points: np.ndarray) -> np.ndarray:
         """(n, 2) column and row of the places nearest to points."""
-        found = [np.abs(points[:, side, None] - line).argmin(1)
-                 for side, line in enumerate((self.x, self.y))]  # fmt: skip
-        return np.stack(found, 1)
+        found = np.zeros((len(points), 2), np.int64)
+        for side, line in enumerate((self.x, self.y)):
+            if len(line) > 1:
+                steps = (points[:, side] - line[0]) / (line[1] - line[0])
+                found[:, side] = np.clip(np.rint(steps), 0, len(line) - 1)
+        return found
 
     def snapped(self, points: np.ndarray) -> np.ndarray:
         """(n, 2) x, y of the places nearest to points."""
@@ -98,7 +101,8 @@ class Placed:
 
     def _changed(self, cell: Any, values: torch.Tensor) -> torch.Tensor:
         """A (C, h, w) map as the rule wants it."""
-        if not bool(torch.isfinite(values.sum(dtype=torch.float64))):
+        low, high = values.aminmax()  # nan, if there is one
+        if not bool(torch.isfinite(high - low)):
             raise ValueError(f"the map of cell {cell} holds nan or inf; expected finite numbers")
         if self.rule.low_pass:
             sides = values.shape[1:]
