@@ -73,8 +73,8 @@ MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool"
         "points' extent.")  # fmt: skip
 @option("--aggregate", callback=comma_list, metavar="point|pair|picture|class,…",
         help="--pairs: what is averaged.")  # fmt: skip
-@option("--preset", callback=comma_list, metavar="dift|sd-dino|hyperfeatures,…", help="--pairs: "
-        "count as a paper does.")  # fmt: skip
+@option("--preset", callback=comma_list, metavar="dift|sd-dino|geoaware|hyperfeatures,…",
+        help="--pairs: count as a paper does.")  # fmt: skip
 @option("--outside", type=click.Choice(("refuse", "wrong", "drop")), default="refuse",
         show_default=True, help="--pairs: wrong: points that a crop does not show count as not "
         "found; drop: those outside of their picture are left out.")  # fmt: skip
