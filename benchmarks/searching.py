@@ -17,6 +17,7 @@ from diffeat.search import (
     TEST,
     TRAIN,
     VALIDATION,
+    Cell,
     CellSets,
     Classification,
     Grid,
@@ -30,6 +31,22 @@ from diffeat.search import (
 )
 from diffeat.search import Task as CellTask
 from diffeat.search.classification import chance
+from diffeat.search.judge import Mix, cells_in
+from diffeat.search.matching import (
+    BoundPairs,
+    DenseRecall,
+    HomographyAccuracy,
+    Matching,
+    bind,
+    score_pairs,
+)
+from diffeat.search.matching.geometry import (
+    Plane,
+    match_planes,
+    plane_of,
+    recall_of,
+    unmoved,
+)
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
@@ -41,14 +58,28 @@ __all__ = [
     "TEST",
     "TRAIN",
     "VALIDATION",
+    "BoundPairs",
     "CellKey",
     "CellTask",
+    "DenseRecall",
+    "HomographyAccuracy",
     "Journal",
     "Logistic",
+    "Matching",
+    "Mix",
+    "Plane",
     "Surface",
+    "bind",
     "bytes_fingerprint",
+    "cells_in",
     "chance",
+    "match_planes",
+    "plane_of",
     "readable",
+    "recall_of",
+    "score_pairs",
+    "split_pairs",
+    "unmoved",
 ]
 
 
@@ -104,6 +135,29 @@ def greedy(
     """A set of cells that grows by the one that helps most, up to `most`."""
     task = replace(task, cells=tuple(cells))
     return greedy_sets(Classification(task, score), journal, test=False, **arguments)
+
+
+def matching_surface(judge: Matching, memory: int, journal: Journal) -> Surface:
+    """PCK of every cell on the pairs that choose; the best is judged on the others."""
+    return search_surface(
+        judge, journal, memory, lambda cells: track(cells, desc="match", unit="cells")
+    )
+
+
+def matching_sets(
+    judge: Matching, surface: Surface, memory: int, journal: Journal, most: int
+) -> CellSets:
+    """A set that grows by the cell that helps most; each block takes part with its best cell."""
+    best: dict[str, Cell] = {}
+    for cell in surface.cells:
+        if cell.block not in best or cell.validation > best[cell.block].validation:
+            best[cell.block] = cell
+    among = replace(judge.bound, keys=tuple(cell.key for cell in best.values()))
+    few = Matching(among, judge.part, judge.convention, judge.alphas, source=judge.source)
+    return greedy_sets(
+        few, journal, memory, lambda sizes: track(sizes, desc="sets", unit="cells"), most=most,
+        test=False,
+    )  # fmt: skip
 
 
 def surface_text(stored: dict[str, Any]) -> str:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from benchmarks.features import Changed
 from diffeat.images import Source, fit_picture
 from diffeat.targets.pairs import PairTargets
 from probes.cells import Cells
+from probes.lazy import Deferred
 
 PATCH = 7
 """Side in pixels of the patches that raw pixels are matched by."""
@@ -39,7 +39,8 @@ def patch_cells(source: Source, size: tuple[int, int], fit: str = "squash",
         picture = source.load(row)
         pixels[row] = fit_picture(picture, size, fit, resample)
         sizes[row] = picture.height, picture.width
-    maps = Changed(pixels, (3 * side**2, *size), lambda rows: patches(rows, side))
+    shape = (len(source), 3 * side**2, *size)
+    maps = Deferred(shape, lambda rows: patches(pixels[rows], side), np.float32)
     return Cells({("pixels", 0): maps}, sizes=sizes, input_size=size)
 
 

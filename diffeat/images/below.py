@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diffeat.coords import Size
 from diffeat.errors import PictureError, SourceError
@@ -34,6 +35,7 @@ class Below:
         self.root = Path(root)
         self._real = os.path.realpath(self.root if within is None else within)
         self._known: dict[str, str] = {}
+        self._paths: dict[str, str] = {}
         self._sizes: dict[str, Size] = {}
 
     def picture(self, name: str, where: str) -> str:
@@ -50,8 +52,16 @@ class Below:
         if name not in self._known:
             path = posixpath.normpath(name) if name else ""
             self._check(name, path, where)
-            self._known[name] = nfc(path)
+            key = nfc(path)
+            if self._paths.setdefault(key, path) != path:
+                raise SourceError(f"{where}: {path!a} and {self._paths[key]!a} are one name in two "
+                                  "spellings (Unicode NFC and NFD); rename one")  # fmt: skip
+            self._known[name] = key
         return self._known[name]
+
+    def path(self, key: str) -> Path:
+        """Where a picture lies, by its id."""
+        return self.root / self._paths[key]
 
     def _check(self, name: str, path: str, where: str) -> None:
         if not path or path == ".":
@@ -70,7 +80,7 @@ class Below:
             ) from error
         except OSError as error:
             raise SourceError(f"{where}: {full}: {error}; expected a file") from error
-        if not Path(os.path.realpath(full)).is_relative_to(self._real):
+        if not is_inside(full, self._real):
             raise SourceError(
                 f"{where}: a link leads {name!r:.120} out of {self.root}; expected files in it: "
                 "copy what the link leads to"
@@ -92,6 +102,12 @@ class Below:
         return self._sizes[name]
 
 
+def is_inside(path: Path, folder: str) -> bool:
+    """Whether a file lies below a folder, wherever links lead; `folder` is a real path."""
+    # no pathlib: this is asked for each of twelve thousand annotations
+    return os.path.realpath(path).startswith(folder.rstrip("/") + "/")
+
+
 def read_below(path: Path, within: Path, expected: str) -> bytes:
     """What a file of annotations holds.
 
@@ -104,11 +120,9 @@ def read_below(path: Path, within: Path, expected: str) -> bytes:
         SourceError: not there, no file (a pipe would be waited for), or a link out of the folder.
     """
     try:
-        mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode) and not path.resolve().is_relative_to(within.resolve()):
+        check_regular(path)
+        if not is_inside(path, os.path.realpath(within)):
             raise SourceError(f"{path}: a link leads out of {within}; expected {expected} in it")
-        if not stat.S_ISREG(mode):
-            check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}; expected {expected}") from error
@@ -120,6 +134,27 @@ def read_text(path: Path, within: Path, expected: str) -> str:
         return read_below(path, within, expected).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: {error}; expected {expected} in UTF-8") from error
+
+
+def read_matrix(path: Path, within: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A matrix, float64, of numbers in text with white space between them.
+
+    Raises:
+        SourceError: as for `read_below`; other words, other than so many numbers, not finite.
+    """
+    words = read_text(path, within, f"a matrix of {shape[0]}×{shape[1]}").split()
+    try:
+        values = np.array([float(word) for word in words])
+    except ValueError as error:
+        raise SourceError(
+            f"{path}: cannot be read ({error}); expected {shape[0]}×{shape[1]} numbers"
+        ) from error
+    if values.size != shape[0] * shape[1] or not np.isfinite(values).all():
+        raise SourceError(
+            f"{path}: {values.size} numbers, {int(np.isfinite(values).sum())} of them finite; "
+            f"expected {shape[0]}×{shape[1]} finite ones"
+        )
+    return values.reshape(shape)
 
 
 def read_records(

@@ -37,21 +37,21 @@ class PairedSet:
 
     def pictures(self, name: str, folder: Path, split: str) -> FileSource:
         """Every picture of a split once, by id; its label is its category where each has one."""
-        root = self.root(folder)
-        below, of = Below(root, folder), {}
+        below, of = Below(self.root(folder), folder), {}
         for where, path, category in self.shown(folder, split):
             of.setdefault(below.picture(path, where), set()).add(category)
-        return by_category(name, root, of)
+        return by_category(name, below, of)
 
 
-def by_category(name: str, root: Path, of: Mapping[str, set[str]]) -> FileSource:
+def by_category(name: str, below: Below, of: Mapping[str, set[str]]) -> FileSource:
     """Pictures below a folder, in the order of their ids; labels if each has one category.
 
     Args:
+        below: the folder, which has been asked for all of them.
         of: id → categories, "" for none.
     """
     ids = tuple(sorted(of))
-    found = FileSource(name=name, ids=ids, paths=tuple(root / one for one in ids))
+    found = FileSource(name=name, ids=ids, paths=tuple(map(below.path, ids)))
     if any(len(of[one]) != 1 or "" in of[one] for one in ids):
         return found
     labels, names = numbered([next(iter(of[one])) for one in ids])

@@ -290,12 +290,13 @@ def ap10k_shown(folder: Path, split: str) -> Shown:
                 yield str(path), f"{name}.jpg", name.split("/")[-2] if "/" in name else ""
         return
     said = ap10k_said(folder, split)
-    species = {one.get("id"): str(one.get("name", "")) for one in said["categories"]}
-    kinds: dict[Any, set[str]] = {}
+    species = {str(one.get("id")): str(one.get("name", "")) for one in said["categories"]}
+    kinds: dict[str, set[str]] = {}
     for one in said["annotations"]:
-        kinds.setdefault(one.get("image_id"), set()).add(species.get(one.get("category_id"), ""))
+        kind = species.get(str(one.get("category_id")), "")
+        kinds.setdefault(str(one.get("image_id")), set()).add(kind)
     for one in said["images"]:
-        found = kinds.get(one.get("id"), set())
+        found = kinds.get(str(one.get("id")), set())
         yield str(folder), str(one.get("file_name")), found.pop() if len(found) == 1 else ""
 
 

@@ -23,6 +23,7 @@ from diffeat.specs import ExtractSpec
 from tests.twins import DIVISORS, twin
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+CLASSIFICATION = [n for n in benchmark_names() if open_benchmark(n).task == "classification"]
 TINY = {"epochs": 1, "width": 16, "heads": 2, "batch_size": 16, "hidden": (8,), "channels": (8,)}
 
 
@@ -41,7 +42,7 @@ def model_of(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("name", benchmark_names())
+@pytest.mark.parametrize("name", CLASSIFICATION)
 def test_blocks_and_timesteps_exist(name, model_of):
     benchmark = open_benchmark(name)
     backbone = diffeat.load(model_of(benchmark.model), "cpu")
@@ -55,7 +56,7 @@ def test_blocks_and_timesteps_exist(name, model_of):
             assert set(system.cells.get("timesteps", steps)) <= steps
 
 
-@pytest.mark.parametrize("name", benchmark_names())
+@pytest.mark.parametrize("name", CLASSIFICATION)
 def test_data_sets_are_known(name):
     benchmark = open_benchmark(name)
     for pictures in (benchmark.train, benchmark.test or benchmark.train):
@@ -135,7 +136,7 @@ class TestPictures:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", benchmark_names())
+@pytest.mark.parametrize("name", CLASSIFICATION)
 def test_every_benchmark_runs(name, model_of, tmp_path):
     rng = np.random.default_rng(0)
     for part, count in (("train", 30), ("test", 10)):

@@ -106,7 +106,7 @@ class TestAnotherTask:
         with pytest.raises(SpecError, match=r"toy\.toml: task 'lihgt' is unknown.*'light'"):
             open_benchmark("toy")
         file.write_text('title = "Toy"\ntask = 3\n', "utf-8")
-        with pytest.raises(SpecError, match="task 3 is unknown; expected one of classification"):
+        with pytest.raises(SpecError, match="task 3 is unknown; expected one of classification, "):
             open_benchmark("toy")
 
     def test_a_result_of_an_unknown_task(self, tmp_path):

@@ -37,9 +37,7 @@ def same_place_row(targets: PairTargets, **counted: Any) -> PCK:
     return _counted(targets, found, [sizes[name] for name in targets.target], **counted)
 
 
-def mean_place_row(
-    name: str, reported: Sequence[PairTargets], **counted: Any
-) -> dict[str, PCK]:
+def mean_place_row(name: str, reported: Sequence[PairTargets], **counted: Any) -> dict[str, PCK]:
     """Every point at the mean place of its name among other pairs: the floor of what is trained.
 
     Args:

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from benchmarks.features import Pictures
 from benchmarks.searching import (
+    TEST,
+    VALIDATION,
     BoundPairs,
     Journal,
+    Matching,
     Mix,
     Surface,
     bind,
     cells_in,
-    matching_judge,
     matching_sets,
     matching_surface,
     score_pairs,
@@ -25,7 +29,7 @@ from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.file import AGGREGATES, MatchingBenchmark
 from benchmarks.tasks.matching.floors import mean_place_row, patch_row, same_place_row
 from benchmarks.tasks.matching.models import Row, rows_of, stores_of
-from benchmarks.tasks.matching.sets import Sets, joined
+from benchmarks.tasks.matching.sets import Sets, joined, names_in
 from diffeat.backbones import Backbone
 from diffeat.errors import ModelError, SpecError
 from diffeat.progress import say
@@ -122,44 +126,47 @@ class Run:
 
     def _matched(self, row: Row, backbone: Backbone) -> None:
         """The cell that is best on the pairs that choose, and the best set, on all other pairs."""
+        one, stage = self.benchmark, self.place.stages
         with stores_of(row, backbone, self.pictures, self.place) as stores:
             bounds = [bind(targets, stores) for targets in self.sets.reported]
-            with self.place.stages(f"matching with {row.label}"):
-                chosen, selected, told = self._chosen(row, stores, bounds[0])
-                for cells in chosen:
-                    label = row.label if len(chosen) == 1 or cells is chosen[0] else (
-                        f"{row.label}, {len(cells_in(cells))} cells")  # fmt: skip
-                    found = {one.name: score_pairs(NearestMatcher(), one, cells,
-                                                   self.benchmark.conventions, self.benchmark.alphas,
-                                                   self.journal)
-                             for one in bounds}  # fmt: skip
-                    self._add(label, row.kind, found, cells_in(cells), selected[cells],
-                              published=row.published if cells is chosen[0] else "",
-                              model=stores[0].model, spec=stores[0].spec.to_dict(), told=told)  # fmt: skip
+            about = {"model": stores[0].model, "spec": stores[0].spec.to_dict(),
+                     "told": bounds[0].conditioned}  # fmt: skip
+            with stage(f"matching with {row.label}"):
+                for candidate, selected in self._chosen(row, stores, bounds[0]).items():
+                    found = {
+                        bound.name: score_pairs(NearestMatcher(), bound, candidate,
+                                                one.conventions, one.alphas, self.journal).pck
+                        for bound in bounds
+                    }  # fmt: skip
+                    cells, label, beside = cells_in(candidate), row.label, row.published
+                    if isinstance(candidate, Mix):
+                        label, beside = f"{label}, {len(cells)} cells", ""
+                    self._add(label, row.kind, found, cells, selected, published=beside, **about)
 
     def _chosen(
         self, row: Row, stores: Sequence[Any], report: BoundPairs
-    ) -> tuple[list[Any], dict[Any, float | None], str]:
-        """Candidates that are reported, and what each scored where it was chosen."""
+    ) -> dict[Any, float | None]:
+        """Candidates that are reported → what each scored on the pairs that chose it."""
         if self.sets.chooses is None:
             if len(report.keys) != 1:
                 raise SpecError(f"benchmark {self.benchmark.name}: {row.label} has "
                                 f"{len(report.keys)} cells and no pairs choose among them; give "
                                 "select, or one block and one t")  # fmt: skip
-            return [report.keys[0]], {report.keys[0]: None}, report.conditioned
-        both = bind(joined(self.sets.chooses, self.sets.report), stores)
-        judge = matching_judge(both, len(self.sets.chooses), self.benchmark.conventions[0],
-                               self.benchmark.alphas, row.label)  # fmt: skip
+            return {report.keys[0]: None}
+        groups = names_in(self.sets.chooses)
+        both = bind(joined(self.sets.chooses, report.targets), stores)
+        part = np.array([VALIDATION if one in groups else TEST for one, _ in both.groups])
+        judge = Matching(both, part, self.benchmark.conventions[0], self.benchmark.alphas,
+                         source=row.label)  # fmt: skip
         surface = matching_surface(judge, self.place.memory, self.journal)
         self.surfaces.append(surface)
-        best = surface.best
-        chosen, selected = [best.key], {best.key: best.validation}
+        chosen = {surface.best.key: surface.best.validation}
         if self.benchmark.sets and row.kind == "model":
-            step = matching_sets(judge, self.place.memory, self.journal, self.benchmark.sets).best
+            step = matching_sets(judge, surface, self.place.memory, self.journal,
+                                 self.benchmark.sets).best  # fmt: skip
             if len(step.cells) > 1:
-                chosen.append(Mix(step.cells))
-                selected[chosen[-1]] = step.validation
-        return chosen, selected, both.conditioned
+                chosen[Mix(step.cells)] = step.validation
+        return chosen
 
     def _without_models(self) -> None:
         """Pixels, and places that see no picture."""
@@ -175,10 +182,10 @@ class Run:
             found = mean_place_row(name, reported, **counted)
             self._add(f"mean place of the key point in {name}", "floor", found)
 
-    def _add(self, label: str, kind: str, found: dict[str, Any], cells: Any = (),
+    def _add(self, label: str, kind: str, found: dict[str, PCK], cells: Any = (),
              selected: float | None = None, **others: Any) -> None:  # fmt: skip
-        self.counted[label] = {name: getattr(one, "pck", one) for name, one in found.items()}
-        scores = {name: _numbers(one, self.benchmark) for name, one in self.counted[label].items()}
+        self.counted[label] = found
+        scores = {name: _numbers(one, self.benchmark) for name, one in found.items()}
         self.rows.append({"label": label, "kind": kind, "cells": [list(cell) for cell in cells],
                           "selected": selected, "scores": scores, **others})  # fmt: skip
 

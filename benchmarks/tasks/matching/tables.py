@@ -17,7 +17,7 @@ OTHERS = ("floor", "pixels")
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The grid of every surface, then a table for each set of pairs, then what is above the floor."""
+    """The grid of every surface, then a table for each set of pairs and what is above its floor."""
     from benchmarks.searching import surface_text
 
     lines = []
@@ -48,7 +48,7 @@ def set_up(result: dict[str, Any]) -> str:
             f"{chosen['groups']:,} other groups ({chosen['name']}; {chosen['apart']:,} pairs of "
             "groups on two sides left out). "
         )
-    text += f"{READ_OUT} {result['conventions'][0]}; intervals are of 95 %, with groups drawn anew. "
+    text += f"{READ_OUT} {result['conventions'][0]}; 95 % intervals, groups drawn anew. "
     text += "".join(f"The model was told: {one}. " for one in told)
     return f"{text}{result['seconds']:.0f} s on {machine['cores']} cores ({machine['processor']})."
 

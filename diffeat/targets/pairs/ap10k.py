@@ -32,7 +32,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -136,6 +135,9 @@ def _listed(folder: Path, split: str, left_out: Counter[str]) -> Iterator[Said]:
                 known[name] = _one(folder, name)
         a, b = (known[name] for name in names)
         category = path.stem.rpartition(":")[2]
+        if len(a.seen) != len(b.seen):
+            raise SourceError(f"{path}: {len(a.seen)} and {len(b.seen)} key points in its two "
+                              "pictures; expected equally many")  # fmt: skip
         if (a.seen & b.seen).sum() < SHARED:
             left_out[FEW] += 1
         else:
@@ -153,19 +155,20 @@ def read_animals(folder: Path, split: str, left_out: Counter[str]) -> list[Anima
     """The pictures of a split that show one animal, by path."""
     said = ap10k_said(folder, split)
     where = str(folder / "annotations")
-    kinds = {one.get("id"): one for one in said["categories"]}
-    by_picture: dict[Any, list[dict]] = {}
+    kinds = {str(one.get("id")): one for one in said["categories"]}
+    by_picture: dict[str, list[dict]] = {}
     for one in said["annotations"]:
-        by_picture.setdefault(one.get("image_id"), []).append(one)
+        by_picture.setdefault(str(one.get("image_id")), []).append(one)
     found = []
     for picture in said["images"]:
-        annotations = by_picture.get(picture.get("id"), [])
+        annotations = by_picture.get(str(picture.get("id")), [])
         if len(annotations) != 1:
             left_out[SEVERAL] += len(annotations) > 1
             continue
-        kind = kinds.get(annotations[0].get("category_id"), {})
+        kind = kinds.get(str(annotations[0].get("category_id")), {})
         words = [str(kind.get(key, "")) for key in ("name", "supercategory")]
-        names = tuple(map(str, kind.get("keypoints", ())))
+        names = kind.get("keypoints")
+        names = tuple(map(str, names)) if isinstance(names, list) else ()
         path = str(picture.get("file_name"))
         found.append(_animal(f"{where}, {path}", path, *words, annotations[0], names))
     left_out += Counter()  # without zeros

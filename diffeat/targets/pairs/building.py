@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,14 +111,14 @@ def _built(
         (one.groups[0] or a, one.groups[1] or b) for (a, b), one in zip(keys, said, strict=True)
     )
     kinds = tuple(one.kinds or (one.category, one.category) for one in said)
-    pictures = partial(pictures_of, name, below.root, source, target, kinds)
+    pictures = partial(pictures_of, name, below, source, target, kinds)
     return PointPairs(name, source, target, truths, pictures, groups, categories, left_out,
                       noted=noted)  # fmt: skip
 
 
 def pictures_of(
     name: str,
-    root: Path,
+    below: Below,
     source: Sequence[str],
     target: Sequence[str],
     kinds: Sequence[tuple[str, str]],
@@ -127,13 +126,14 @@ def pictures_of(
     """Every picture of some pairs once.
 
     Args:
+        below: which gave their ids.
         kinds: (source's, target's) categories of each pair.
     """
     of: dict[str, set[str]] = {}
     for a, b, (kind_a, kind_b) in zip(source, target, kinds, strict=True):
         of.setdefault(a, set()).add(kind_a)
         of.setdefault(b, set()).add(kind_b)
-    return by_category(name, root, of)
+    return by_category(name, below, of)
 
 
 def _truth(one: Said, below: Below, outside: str, counts: Counter[str]) -> Truth:

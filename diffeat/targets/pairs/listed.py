@@ -11,12 +11,12 @@ wherever they stand. Paths are relative to the list's folder, which all pictures
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffeat.errors import SourceError, nearest
 from diffeat.images.below import Below, Records, read_records
-from diffeat.images.tables import NUMBER
 from diffeat.targets.pairs.base import PointPairs
 from diffeat.targets.pairs.building import Said, point_pairs
 
@@ -96,13 +96,16 @@ def _said(key: tuple[str, str], rows: Records, columns: Sequence[str]) -> Said:
 
 def _number(text: str, where: str, column: str) -> float:
     """A number; a comma in it, or what is none, is an error."""
-    text = text.strip()
-    if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
-        raise SourceError(f"{where}: {column} is {text}; expected finite pixels")
-    if not NUMBER.fullmatch(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = None
+    if value is None or "_" in text or not text.isascii():
         hint = " with a decimal point: 12.5" if "," in text else " of pixels"
         raise SourceError(f"{where}: {column} is {text!r:.60}; expected a number{hint}")
-    return float(text)
+    if not math.isfinite(value):
+        raise SourceError(f"{where}: {column} is {text.strip()}; expected finite pixels")
+    return value
 
 
 def _alike(rows: Records, names: Sequence[str]) -> tuple[str, ...]:

@@ -70,16 +70,22 @@ def _said(folder: Path, below: Below, split: str, size: str) -> Iterator[Said]:
                 persons[picture] = _person(folder, below.picture(picture, where))
         yield Said(
             where, *pictures, said["src_kps"], said["trg_kps"],
-            names=tuple(map(str, said.get("kps_ids") or ())),
+            names=_names(said.get("kps_ids"), where),
             boxes=(said.get("src_bndbox"), said.get("trg_bndbox")),
             category=category, groups=tuple(persons[picture] for picture in pictures),
         )  # fmt: skip
 
 
+def _names(said: Any, where: str) -> tuple[str, ...]:
+    if said is not None and not isinstance(said, list):
+        raise SourceError(f"{where}: kps_ids are {said!r:.60}; expected a list of names")
+    return tuple(map(str, said or ()))
+
+
 def _check_size(below: Below, picture: str, said: Any, where: str) -> None:
     """SourceError where a picture's size is not the one that its points belong to."""
     height, width = below.size(picture, where)
-    if isinstance(said, list) and len(said) >= 2 and sorted(said[:2]) != sorted((width, height)):
+    if isinstance(said, list) and len(said) >= 2 and said[:2] != [width, height]:
         raise SourceError(f"{where}: points of a picture of {said[0]}x{said[1]} pixels, but "
                           f"{picture!r} has {width}x{height}; expected the data set's own "
                           "pictures")  # fmt: skip

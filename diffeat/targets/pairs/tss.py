@@ -18,6 +18,7 @@ Images", CVPR 2016, and the evaluation of Rocco et al., "Weakalign".
 
 from __future__ import annotations
 
+import io
 from functools import partial
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def open_tss(name: str, folder: Path, split: str = "all") -> FlowPairs:
                           "masks")  # fmt: skip
     source, target, sizes, flows, groups, parts, keys = zip(*pairs, strict=True)
     kinds = tuple(zip(parts, parts, strict=True))
-    pictures = partial(pictures_of, name, folder, source, target, kinds)
+    pictures = partial(pictures_of, name, below, source, target, kinds)
     return FlowPairs(name, source, target, sizes, flows, pictures, groups, parts, keys)
 
 
@@ -139,9 +140,9 @@ def read_flo(path: Path, within: Path) -> np.ndarray:
 
 def _mask(path: Path, within: Path) -> np.ndarray:
     """(H, W) bool."""
-    read_below(path, within, "a mask")
+    raw = read_below(path, within, "a mask")
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(raw)) as image:
             return np.asarray(image.convert("L")) > 127
-    except (OSError, ValueError, SyntaxError) as error:
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise SourceError(f"{path}: {error}; expected a mask in black and white") from error

@@ -106,6 +106,7 @@ def test_other_columns(folder, header, wrong):
         ("a.png,b.png,1,2,3", "line 2: 5 fields; expected 6"),
         ("a.png,b.png,one,2,3,4", r"source_x is 'one'; expected a number of pixels"),
         ("a.png,b.png,,2,3,4", "source_x is ''"),
+        ("a.png,b.png,1_0,2,3,4", r"source_x is '1_0'; expected a number of pixels"),
         ("a.png,b.png,1,nan,3,4", r"source_y is nan; expected finite"),
         ("a.png,b.png,1,2,-inf,4", r"target_x is -inf; expected finite"),
         ("a.png,b.png,1,2,3,1e400", r"expected finite"),

@@ -181,6 +181,23 @@ def test_a_picture_of_another_size_than_annotated(root):
         opened(root)
 
 
+def test_names_that_are_no_list(root):
+    change(root, kps_ids=12)
+    with pytest.raises(SourceError, match=r"000003.*kps_ids are 12; expected a list"):
+        opened(root)
+
+
+def test_names_of_files_in_another_spelling_of_unicode(root):
+    name = "cafe\u0301.jpg"  # as some systems write é
+    (root / "JPEGImages/cat/a.jpg").rename(root / "JPEGImages/cat" / name)
+    for path in sorted((root / "PairAnnotation").glob("*/*:cat.json")):
+        path.write_text(path.read_text().replace("a.jpg", name), "utf-8")
+    pairs = opened(root)
+    assert pairs.source[0] == "cat/caf\xe9.jpg"
+    assert pairs.pictures().load(pairs.pictures().ids.index(pairs.source[0])).size == (40, 30)
+    assert pairs.source[0] in open_source(root / "JPEGImages").ids
+
+
 def test_sizes_are_of_the_upright_picture(root):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
@@ -237,10 +254,11 @@ class TestPathsThatLeadOut:
         with pytest.raises(SourceError, match="a link leads out"):
             opened(root)
 
-    def test_a_folder_of_pictures_that_is_a_link(self, root, tmp_path_factory):
-        other = tmp_path_factory.mktemp("other") / "pictures"
-        (root / "JPEGImages").rename(other)
-        (root / "JPEGImages").symlink_to(other)
+    @pytest.mark.parametrize("name", ["JPEGImages", "PairAnnotation", "ImageAnnotation"])
+    def test_folders_that_are_links(self, root, tmp_path_factory, name):
+        other = tmp_path_factory.mktemp("other") / name
+        (root / name).rename(other)
+        (root / name).symlink_to(other)
         with pytest.raises(SourceError, match="a link leads"):
             opened(root)
 
