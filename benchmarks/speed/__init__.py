@@ -24,6 +24,7 @@ PARTS = {
         "threads",
         "the default number of threads against the others, idle and beside a neighbour",
     ),
+    "j": ("matching", "points found by features at every pixel, against upsampling the features"),
 }
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +17,7 @@ import torch
 from PIL import Image
 
 import diffeat
+from diffeat.errors import DiffeatError
 from diffeat.images import Source
 
 Work = Callable[[], Any]
@@ -55,6 +60,24 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
         "min": round(min(each), 4),
         "max": round(max(each), 4),
     }
+
+
+def in_process(module: str, order: dict[str, Any], what: str) -> dict[str, Any]:
+    """The JSON that a module of the suite prints last, given an order, in a process of its own.
+
+    Raises:
+        DiffeatError: it failed; `what` says of what it was to do.
+    """
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.speed.{module}", json.dumps(order)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise DiffeatError(f"{what} ended with exit code {done.returncode}; expected 0. It said: "
+                           f"{done.stderr[-2000:]}")  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def rounded(values: Sequence[float]) -> list[float]:

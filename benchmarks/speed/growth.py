@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,10 +10,9 @@ from typing import Any
 import torch
 
 import diffeat
-from benchmarks.speed.common import in_turn, jpegs, ratios, rounded
+from benchmarks.speed.common import in_process, in_turn, jpegs, ratios, rounded
 from benchmarks.speed.settings import Settings
 from benchmarks.speed.surface import evenly
-from diffeat.errors import DiffeatError
 from diffeat.images import Source
 
 MODEL, TIMESTEP = "unet-cifar10", 20
@@ -73,19 +68,7 @@ def _first_half(backbone) -> str:
 
 
 def _in_process(order: dict[str, Any]) -> dict[str, Any]:
-    root = str(Path(__file__).parents[2])
-    known = os.environ.get("PYTHONPATH")
-    paths = os.pathsep.join([root, known] if known else [root])
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.speed.child", json.dumps(order)],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise DiffeatError(
-            f"the extraction of {order['pictures']} ended with exit code {done.returncode}; "
-            f"expected 0. It said: {done.stderr[-2000:]}"
-        )
-    return json.loads(done.stdout.splitlines()[-1])
+    return in_process("child", order, f"the extraction of {order['pictures']}")
 
 
 def _by_blocks(settings: Settings) -> dict[str, Any]:

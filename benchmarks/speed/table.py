@@ -365,6 +365,50 @@ def _i(part: dict[str, Any]) -> Lines:
     ]
 
 
+def _j_summary(part: dict[str, Any]) -> list[tuple]:
+    against, rates, targets = part["against"], part["file"]["rates"], part["targets"]
+    counts = " and ".join(f"{run['pairs']:,}" for run in part["file"]["growth"])
+    return [
+        ("features upsampled ÷ NearestMatcher, time of a point", f"{against['ratio']:,.0f}",
+         f"≥ {targets['ratio']}"),
+        ("features upsampled ÷ NearestMatcher, peak memory above that of the maps",
+         f"{against['memory_ratio']:,.0f}", f"≥ {targets['memory']}"),
+        ("largest difference of similarities", f"{against['apart']:.1e}", f"≤ {targets['apart']}"),
+        *((f"points a second of a feature file, {words}", f"{rates[name]['points_per_s']:,.0f}",
+           f"≥ {targets[name]:,}") for name, words in PLACES.items()),
+        (f"largest ÷ smallest peak memory, {counts} pairs", f"{part['file']['memory_ratio']:.3f}",
+         f"≤ {targets['growth']}"),
+    ]  # fmt: skip
+
+
+PLACES = {"site": "at sites", "picture": "at pixels"}
+
+
+def _j(part: dict[str, Any]) -> Lines:
+    against, file = part["against"], part["file"]
+    runs = [("features upsampled", against["upsampled"]), ("NearestMatcher", against["ours"]),
+            *((f"a file, {PLACES[name]}", run) for name, run in file["rates"].items()),
+            *(("a file, at sites", run) for run in file["growth"])]  # fmt: skip
+    rows = [
+        (name, f"{run['pairs']:,}", f"{run['points']:,}", f"{run['seconds']:.2f}",
+         f"{run['points_per_s']:,.1f}", run["loaded_mb"], run["peak_mb"])
+        for name, run in runs
+    ]  # fmt: skip
+    return [
+        f"Pictures of {_sides(part['size'])}; maps of {_sides(against['shape'])}, those of the "
+        f"file, of {file['pictures']} pictures, {_sides(file['shape'])}; float32. Every run in a "
+        "process of its own; of maps in memory nothing is kept from pair to pair. "
+        f"{against['same_pixel']} of {against['upsampled']['points']} points were found at the "
+        "same pixel both ways.",
+        "",
+        *_table(("", "pairs", "points", "s", "points/s", "MiB before", "peak MiB"), rows),
+    ]
+
+
+def _sides(values: Sequence[int]) -> str:
+    return " × ".join(map(str, values))
+
+
 SUMMARIES = {"a": _a_summary, "b": _b_summary, "c": _c_summary, "d": _d_summary, "e": _e_summary,
-             "f": _f_summary, "h": _h_summary, "i": _i_summary}  # fmt: skip
-DETAILS = {"a": _a, "b": _b, "c": _c, "d": _d, "e": _e, "f": _f, "g": _g, "h": _h, "i": _i}
+             "f": _f_summary, "h": _h_summary, "i": _i_summary, "j": _j_summary}  # fmt: skip
+DETAILS = {"a": _a, "b": _b, "c": _c, "d": _d, "e": _e, "f": _f, "g": _g, "h": _h, "i": _i, "j": _j}

@@ -9,6 +9,8 @@ from probes.maps import neighbours
 
 CLOSE = 1e-9
 """Sites by which positions may miss whole numbers and still be a map's own rows or columns."""
+CHANNELS = 64
+"""Of a map, that are float64 at a time."""
 TRUNCATE = 4.0
 """Sigmas at which a Gaussian ends, as in `scipy.ndimage`."""
 
@@ -20,6 +22,7 @@ class Axis:
         before, after: (L,) int64 neighbours.
         weight: (L,) float64 of the latter.
         low, high: the neighbours again, as numpy, so that nobody waits for a device.
+        cells: g.
         start: the first row, where the positions are the map's own rows in order; else None.
         matrix: (L, g), rows of which sum to 1, in the map's dtype.
     """
@@ -34,6 +37,7 @@ class Axis:
         own = np.abs(positions - first - np.arange(len(positions))) < CLOSE
         inside = first >= 0 and first + len(positions) <= cells
         self.start = first if own.all() and inside else None
+        self.cells = cells
         matrix = torch.zeros(len(positions), cells, dtype=torch.float64, device=like.device)
         matrix.scatter_(1, self.before[:, None], 1 - self.weight[:, None])
         matrix.scatter_add_(1, self.after[:, None], self.weight[:, None])
@@ -71,6 +75,12 @@ def squares(values: torch.Tensor, down: Axis, across: Axis) -> tuple[torch.Tenso
         (Y, X) float64; and (Y, X) float64 |f|² interpolated, which it is where neighbours are
         alike and which says how much of them cancels.
     """
+    if down.start is not None and across.start is not None:
+        rows, columns = (slice(one.start, one.start + len(one)) for one in (down, across))
+        own = values.new_zeros((len(down), len(across)), dtype=torch.float64)
+        for part in values[:, rows, columns].split(CHANNELS):
+            own += part.double().square().sum(0)
+        return own, own
     own, right, below, diagonal, other = grams(values)
     a, b, u = across.before, across.after, across.weight
     beside = right[:, a] * (2 * u * (1 - u))
@@ -83,12 +93,12 @@ def squares(values: torch.Tensor, down: Axis, across: Axis) -> tuple[torch.Tenso
     return found, torch.lerp(plain[top], plain[bottom], v)
 
 
-def grams(values: torch.Tensor, channels: int = 64) -> tuple[torch.Tensor, ...]:
+def grams(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The five (h, w) float64 Gram maps of a (C, h, w) map; borders go on beyond the last site."""
     _, h, w = values.shape
     found = torch.zeros(5, h, w, dtype=torch.float64, device=values.device)
     own, right, below, diagonal, other = found
-    for part in values.split(channels):
+    for part in values.split(CHANNELS):
         f = part.double()
         own += f.square().sum(0)
         right[:, :-1] += (f[:, :, :-1] * f[:, :, 1:]).sum(0)

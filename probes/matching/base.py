@@ -16,8 +16,9 @@ from probes.maps import Maps
 from probes.matching.flow import Flow
 from probes.matching.placed import Held, Placed, Rule
 from probes.matching.regions import Window, window_of
-from probes.matching.surfaces import Surfaces
+from probes.matching.surfaces import STRIP, Surfaces
 from probes.pairs import Matches, Pairs, as_points
+from probes.threads import sized
 
 CHOICES = {
     "metric": ("cosine", "l2"),
@@ -27,7 +28,9 @@ CHOICES = {
     "outside": ("refuse", "wrong"),
 }
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Numbers that are held for a chunk of points, where memory allows more."""
+"""Numbers that are held for a chunk of points, where memory allows more; of whole surfaces, which
+no cache holds anyway, `SURFACES` times as many."""
+SURFACES = 8
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -130,6 +133,8 @@ class Matcher(BaseEstimator):
     ) -> Flow:
         """Match a grid of the source's pixels, or its sites.
 
+        Time is that of as many matches: of all pixels of a large picture, minutes.
+
         Args:
             source, target, region, check: as `match` takes them.
             stride: every so many-th pixel along x and y, from 0; "site": the centres of the sites
@@ -192,17 +197,19 @@ class Matcher(BaseEstimator):
         self, source: Placed, target: Placed, points: np.ndarray, window: Window
     ) -> Matches:
         """Match points, so many at a time as fit memory."""
-        each = self._numbers(target, window)
+        each, device = self._numbers(target, window), target.device
+        room = CHUNK.get(device.type, CHUNK["cuda"]) * (SURFACES if each else 1)
         for cell in target.cells:
             h, w = target.maps.grid(cell)
             each += h * (w + window.shape[1])
-        device = target.maps[target.cells[0]].device.type
-        room = min(CHUNK.get(device, CHUNK["cuda"]), self.memory_mb * 2**20 / 16)
-        size = max(1, int(room / each))
-        found = [
-            self._read(Surfaces(target, source.vectors(points[first : first + size]), window))
-            for first in range(0, len(points), size)
-        ]
+        size = max(1, int(min(room, self.memory_mb * 2**20 / 16) / each))
+        found = []
+        for first in range(0, len(points), size):
+            vectors = source.vectors(points[first : first + size])
+            with sized(min(size, len(points)) * target.numbers, device):
+                surfaces = Surfaces(target, vectors, window)
+            with sized(STRIP["cpu"], device):
+                found.append(self._read(surfaces))
         if not found:
             return Matches(np.zeros((0, 2)), np.zeros(0), np.zeros(0, bool))
         return Matches(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
@@ -257,7 +264,7 @@ def _check_cells(source: Placed, target: Placed) -> None:
                              "expected equally many")  # fmt: skip
 
 
-def _weights(weights: Any, cells: tuple[Any, ...]) -> tuple[float, ...] | None:
+def _weights(weights: Any, cells: tuple[Any, ...]) -> dict[Any, float] | None:
     if weights is None:
         return None
     if isinstance(weights, Mapping):
@@ -269,4 +276,4 @@ def _weights(weights: Any, cells: tuple[Any, ...]) -> tuple[float, ...] | None:
         raise ValueError(f"weights={weights!r}; expected {len(cells)} numbers >= 0, one a cell")
     if not found.any():
         raise ValueError("all weights are 0; expected one above 0")
-    return tuple(found.tolist())
+    return dict(zip(cells, found.tolist(), strict=True))

@@ -15,6 +15,7 @@ from probes.cells import Cells
 from probes.checks import pick_device
 from probes.maps import Maps, as_float
 from probes.matching.axes import Axis, gaussian, squares
+from probes.threads import sized
 
 TINY = 1e-24
 """|f|² at and below which a vector counts as zero."""
@@ -27,12 +28,12 @@ class Rule:
     """What makes two places alike; see `probes.matching.base.Matcher`.
 
     Attributes:
-        weights: of every cell, in order; None is 1.
+        weights: of every cell; None is 1.
     """
 
     metric: str = "cosine"
     combine: str = "sum"
-    weights: tuple[float, ...] | None = None
+    weights: Mapping[Any, float] | None = None
     normalise: str = "after"
     resolution: str = "picture"
     low_pass: float | None = None
@@ -59,8 +60,11 @@ class Lattice:
 
     def snapped(self, points: np.ndarray) -> np.ndarray:
         """(n, 2) x, y of the places nearest to points."""
-        column, row = self.nearest(points).T
-        return np.stack([self.x[column], self.y[row]], 1)
+        return self.at(self.nearest(points))
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """(n, 2) x, y of (n, 2) columns and rows."""
+        return np.stack([self.x[places[:, 0]], self.y[places[:, 1]]], 1)
 
 
 class Placed:
@@ -80,17 +84,25 @@ class Placed:
         if not self.cells:
             raise ValueError("the maps hold no cell; expected one at least")
         values = {cell: self._ready(maps, cell) for cell in self.cells}
+        self.device = values[self.cells[0]].device
+        self.numbers = sum(one.numel() for one in values.values())
         self.maps = Maps(values, maps.size, maps.input_size, maps.placement)
         self.finest = max(self.cells, key=lambda cell: int(np.prod(self.maps.grid(cell))))
 
     def _ready(self, maps: Maps, cell: Any) -> torch.Tensor:
-        h, w = maps.grid(cell)
+        maps.grid(cell)  # or it is none
         values = as_float(maps[cell])
         values = values.detach().to(pick_device(self.rule.device, maps[cell]))
+        with sized(values.numel(), values.device):
+            return self._changed(cell, values)
+
+    def _changed(self, cell: Any, values: torch.Tensor) -> torch.Tensor:
+        """A (C, h, w) map as the rule wants it."""
         if not bool(torch.isfinite(values.sum(dtype=torch.float64))):
             raise ValueError(f"the map of cell {cell} holds nan or inf; expected finite numbers")
         if self.rule.low_pass:
-            rows, columns = (gaussian(side, self.rule.low_pass, values) for side in (h, w))
+            sides = values.shape[1:]
+            rows, columns = (gaussian(side, self.rule.low_pass, values) for side in sides)
             values = rows @ values @ columns.T
         if self.rule.normalise == "before":
             norms = torch.linalg.vector_norm(values, dim=0, dtype=torch.float64)
@@ -104,7 +116,7 @@ class Placed:
 
     def weight(self, cell: Any) -> float:
         weights = self.rule.weights
-        return 1.0 if weights is None else weights[self.cells.index(cell)]
+        return 1.0 if weights is None else weights[cell]
 
     @property
     def groups(self) -> list[tuple[Any, ...]]:
@@ -197,7 +209,8 @@ class Placed:
     @cached_property
     def norms(self) -> list[torch.Tensor]:
         """Of every group, (Y, X): 1/|f|, 0 where that is nothing ("cosine"); |f|² ("l2")."""
-        return [self._norm(group) for group in self.groups]
+        with sized(5 * self.numbers, self.device):
+            return [self._norm(group) for group in self.groups]
 
     def _norm(self, group: tuple[Any, ...]) -> torch.Tensor:
         found = [squares(self.maps[cell], *self.layers[cell]) for cell in group]
@@ -210,17 +223,28 @@ class Placed:
 
     def vectors(self, points: np.ndarray) -> dict[Any, torch.Tensor]:
         """Cell → (n, C) features at points; with `resolution="site"` those of the nearest site."""
-        if self.rule.resolution == "site":
-            points = self.inner.snapped(points)
-        found = {cell: self.maps.read(cell, points) for cell in self.cells}
-        return {cell: values + self.offsets.get(cell, 0) for cell, values in found.items()}
+        found = {}
+        site = self.inner.nearest(points) if self.rule.resolution == "site" else None
+        for cell in self.cells:
+            down, across = self.layers[cell]
+            if site is None:
+                values = self.maps.read(cell, points)
+            elif down.start is None or across.start is None:  # of a coarser grid
+                values = self.maps.read(cell, self.inner.at(site))
+            else:
+                flat = self.maps[cell].flatten(1)
+                place = (down.start + site[:, 1]) * across.cells + across.start + site[:, 0]
+                values = flat.index_select(1, torch.from_numpy(place).to(self.device)).T
+            found[cell] = values + self.offsets[cell] if self.offsets else values
+        return found
 
     @property
     def nbytes(self) -> int:
-        """What is held, about: maps, and norms with what stands beside them."""
+        """What is held, about: maps, norms, and the matrices that say how maps are read."""
         maps = sum(values.nbytes for values in self.maps.values.values())
-        places = len(self.compared.x) * len(self.compared.y) * len(self.groups)
-        return maps + 4 * places + (1 << 14)
+        x, y = len(self.compared.x), len(self.compared.y)
+        axes = sum(y * h + x * w for h, w in map(self.maps.grid, self.cells))
+        return maps + 4 * (x * y * len(self.groups) + axes) + 64 * (x + y) * len(self.cells)
 
 
 class Held:

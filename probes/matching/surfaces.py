@@ -27,6 +27,8 @@ class Layer:
     def line(self, rows: torch.Tensor) -> torch.Tensor:
         """(n, X): of every vector one row."""
         each = torch.arange(len(rows), device=rows.device)
+        if self.down.start is not None:
+            return self.dots[self.down.start + rows, each]
         weight = self.down.weight[rows].to(self.dots.dtype)[:, None]
         above, below = self.down.before[rows], self.down.after[rows]
         return torch.lerp(self.dots[above, each], self.dots[below, each], weight)
@@ -87,12 +89,12 @@ class Surfaces:
     def __init__(self, target: Placed, vectors: Mapping[Any, torch.Tensor], window: Window):
         self.target, self.window = target, window
         self.count = len(next(iter(vectors.values())))
-        self.device = target.maps[target.cells[0]].device
+        self.device = target.device
         between = target.rule.resolution == "similarity"
         first = Window.whole(target.compared) if between else window
         pairs = [_group(target, number, vectors, first) for number in range(len(target.groups))]
         self.groups = [group for group, _ in pairs]
-        self.known = torch.stack([known for _, known in pairs]).any(0)
+        self.known = _any([known for _, known in pairs])
         if between:
             down, across = target.axes(target.finest, target.answers)
             sites = self._strip(*first.rows)  # (h, n, w)
@@ -154,8 +156,12 @@ class Surfaces:
 
     def places(self, rows: torch.Tensor, columns: torch.Tensor) -> np.ndarray:
         """(n, 2) x, y of rows and columns of the window."""
-        x, y = self.lines()
-        return torch.stack([x[columns], y[rows]], 1).cpu().numpy()
+        return self.target.answers.at(self._in_lattice(rows, columns))
+
+    def _in_lattice(self, rows: torch.Tensor, columns: torch.Tensor) -> np.ndarray:
+        """(n, 2) columns and rows, counted from the lattice's first."""
+        columns, rows = columns.cpu().numpy(), rows.cpu().numpy()
+        return np.stack([columns + self.window.columns[0], rows + self.window.rows[0]], 1)
 
     def from_places(
         self, rows: torch.Tensor, columns: torch.Tensor
@@ -170,14 +176,16 @@ class Surfaces:
             return torch.ones_like(self.known)
         target = self.target
         if target.rule.resolution == "similarity":
-            x = target.answers.x[columns.cpu().numpy() + self.window.columns[0]]
-            y = target.answers.y[rows.cpu().numpy() + self.window.rows[0]]
-            at = target.sites.nearest(np.stack([x, y], 1))
+            at = target.sites.nearest(self.places(rows, columns))
             columns, rows = (torch.from_numpy(line).to(self.device) for line in at.T)
         else:
             columns, rows = columns + self.window.columns[0], rows + self.window.rows[0]
-        there = torch.stack([norms[rows, columns] > 0 for norms in target.norms]).any(0)
-        return self.known & there
+        return self.known & _any([norms[rows, columns] > 0 for norms in target.norms])
+
+
+def _any(each: list[torch.Tensor]) -> torch.Tensor:
+    """(n,) bool: whether any of them is True."""
+    return each[0] if len(each) == 1 else torch.stack(each).any(0)
 
 
 def _group(

@@ -126,6 +126,10 @@ def test_similarities_add(two, metric, weights):
     parts = [similarities(*two, points, cell, of) for cell in ("a", "b")]
     found = NearestMatcher(metric=metric, weights=weights).match(*two, points)
     check(found, a * parts[0] + b * parts[1], 1e-9)
+    target = two[1]
+    turned = Maps(dict(reversed(target.values.items())), target.size, (24, 32), target.placement)
+    again = NearestMatcher(metric=metric, weights=weights).match(two[0], turned, points)
+    np.testing.assert_array_equal(again.points, found.points)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
