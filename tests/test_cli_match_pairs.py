@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from diffeat.cli.match import PAIRS, TWO, match
+from diffeat.cli.match_options import SETTINGS
 from diffeat.search.matching import scored
 from tests.test_cli_match import CLEAN, MODEL, MOVED, found_of, rows_of, texture
 
@@ -239,3 +242,32 @@ class TestBadLists:
     def test_no_such_set(self, diffeat, file):
         answer = diffeat("match", file, "--pairs", "spare:test")
         assert (answer.code, "did you mean 'spair'" in answer.err) == (1, True)
+
+
+def test_the_examples_of_the_page_run(diffeat, tmp_path, monkeypatch, capsys):
+    """With textures in place of the horses."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "horses").mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("horse027", (192, 512, 3)), ("horse014", (178, 220, 3))):
+        Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(f"horses/{name}.jpg")
+    row = "horse027.jpg,horse014.jpg,78,170,15,60\n"
+    Path("horses/pairs.csv").write_text(f"{COLUMNS}\n{row}")
+    cell = ("-t", 20, "-b", "up.0.attn.0")
+    assert diffeat("extract", MODEL, "horses", "-o", "horses.h5", *cell).code == 0
+    page = Path(__file__).parent.parent / "docs/matching.md"
+    examples = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
+    assert len(examples) == 2
+    given = {}
+    for example in examples:
+        exec(example, given)
+    assert given["found"].points.shape == (2, 2)
+    assert "per point, ≤, original pixels" in capsys.readouterr().out
+
+
+def test_every_option_of_two_pictures_and_lists_is_told():
+    page = (Path(__file__).parent.parent / "docs/matching.md").read_text("utf-8")
+    own = {one for names in (TWO, PAIRS, SETTINGS) for one in names}
+    flags = {one.opts[0] for one in match.params if one.name in own}
+    assert len(flags) > 20
+    assert not {flag for flag in flags if flag not in page}

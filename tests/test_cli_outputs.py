@@ -16,6 +16,8 @@ from tests.store.conftest import Job
 
 WRITERS = {
     "extract": {"output"}, "merge": {"file"}, "export": {"output"}, "view": {"output"},
+    "match": {"output", "png_path", "heat_path", "warp_path", "sheet_path", "out", "cache",
+              "csv_path", "by_class"},
     "probe": {"csv_path", "png_path", "save_path", "confusion"},
     "predict": {"output", "page", "confusion"},
     "align": {"csv_path", "png_path", "keep"},

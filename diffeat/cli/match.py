@@ -7,8 +7,6 @@ from pathlib import Path
 import click
 
 from diffeat.cli.match_options import box_of, matcher_options, points_options, stride_of
-from diffeat.cli.match_pairs import match_pairs
-from diffeat.cli.match_two import match_two
 from diffeat.cli.options import (
     batch_size_option,
     comma_list,
@@ -68,15 +66,15 @@ MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool"
         "not where it says; for what is drawn.")  # fmt: skip
 @option("--category", metavar="WORD", help="MODEL: what both pictures show, for a prompt or "
         "recipe with {class}.")  # fmt: skip
-@option("--alphas", "--alpha", "alphas", callback=positive_numbers, default="0.05,0.1,0.15", show_default=True,
-        help="--pairs: a point is found within alpha times the reference.")  # fmt: skip
+@option("--alphas", "--alpha", "alphas", callback=positive_numbers, default="0.05,0.1,0.15",
+        show_default=True, help="--pairs: found is what lies within alpha·reference.")  # fmt: skip
 @option("--reference", type=click.Choice(("box", "image", "extent")), help="--pairs: what errors "
         "are measured in: the larger side of the target's box, of the picture, or of the key "
         "points' extent.")  # fmt: skip
 @option("--aggregate", callback=comma_list, metavar="point|pair|picture|class,…",
         help="--pairs: what is averaged.")  # fmt: skip
-@option("--preset", callback=comma_list, metavar="dift|sd-dino|hyperfeatures,…", help="--pairs: "
-        "count as a paper does.")  # fmt: skip
+@option("--preset", callback=comma_list, metavar="dift|sd-dino|geoaware|hyperfeatures,…",
+        help="--pairs: count as a paper does.")  # fmt: skip
 @option("--outside", type=click.Choice(("refuse", "wrong", "drop")), default="refuse",
         show_default=True, help="--pairs: wrong: points that a crop does not show count as not "
         "found; drop: those outside of their picture are left out.")  # fmt: skip
@@ -115,6 +113,9 @@ def match(what, pictures, **values) -> None:
     docs/matching.md); of one without target_x and target_y the matches are written alone. Features
     are computed once a picture.
     """
+    from diffeat.cli.match_pairs import match_pairs
+    from diffeat.cli.match_two import match_two
+
     from_file = Path(what).suffix in (".h5", ".hdf5")
     _check_usage(what, pictures, from_file, values)
     if values["pairs"]:
@@ -151,7 +152,7 @@ def _given(names: tuple[str, ...]) -> list[str]:
 
     context = click.get_current_context()
     return [
-        one.opts[-1]
+        one.opts[0]
         for one in context.command.params
         if one.name in names
         and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE

@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-import numpy as np
 
 from diffeat.cli.options import option
 from diffeat.errors import SpecError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MATCHERS = {
     "nearest": "NearestMatcher",
@@ -150,6 +152,8 @@ def points_of(values: dict[str, Any], maps: Any, name: str) -> Points:
         click.UsageError: several options that say where.
         SpecError: nan, points outside the picture or outside what its input shows.
     """
+    import numpy as np
+
     given = [one for one in ("points", "points_file", "grid") if values[one] is not None]
     if len(given) > 1:
         names = " and ".join(f"--{one.replace('_', '-')}" for one in given)
@@ -171,6 +175,8 @@ def grid_points(size: tuple[int, int], along: int) -> np.ndarray:
     Args:
         size: (H, W) of the picture in pixels.
     """
+    import numpy as np
+
     step = max(size) / along
     rows, columns = (max(1, round(side / step)) for side in size)
     y = (np.arange(rows) + 0.5) * size[0] / rows - 0.5
@@ -180,6 +186,8 @@ def grid_points(size: tuple[int, int], along: int) -> np.ndarray:
 
 def check_shown(points: np.ndarray, maps: Any, name: str) -> None:
     """SpecError unless all points lie in the picture, and where its input shows it."""
+    import numpy as np
+
     (height, width), shown = maps.size, maps.valid(points)
     if shown.all():
         return
@@ -206,6 +214,8 @@ def read_points(path: Path) -> Points:
         SpecError: what is no number; says in which line.
         SourceError: no table that can be read, or one without these columns.
     """
+    import numpy as np
+
     from diffeat.images.tables import TABLES, read_columns, text_of
 
     expected = "columns x,y or x,y,point"

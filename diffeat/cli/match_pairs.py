@@ -23,30 +23,11 @@ NOT_KEPT = "no pair is kept; with --out FOLDER finished pairs are, and a second 
 
 def match_pairs(what: str, more: Sequence[str], from_file: bool, values: dict[str, Any]) -> None:
     """Score the pairs of a list or set, or match those that have no truth."""
-    from diffeat.search.matching import bind
-    from diffeat.targets.pairs import open_pairs
-
-    matcher = matcher_of(values)
-    ways = _conventions(values)
-    drop, wrong = (values["outside"] == word for word in ("drop", "wrong"))
-    targets = open_pairs(values["pairs"], outside="drop" if drop else "refuse")
-    truth = targets.truth(0).target_points is not None
-    if not truth and not (values["output"] or values["as_json"]):
-        raise click.UsageError(
-            f"{values['pairs']} says nothing of where points lie in the targets, so nothing can be "
-            "counted; write the matches with -o M.csv"
-        )
+    matcher, ways = matcher_of(values), _conventions(values)
+    targets, truth = _targets(values)
     left = f"finished pairs are kept in {values['out']}; run the same command again"
     with ExitStack() as stack, resumable(left if values["out"] else NOT_KEPT):
-        if from_file:
-            stores = _opened(stack, (what, *more), values)
-        else:
-            stores = [_extracted(stack, what, targets, values)]
-        chosen = {"blocks": values["blocks"], "timesteps": stores[0].native(values["timesteps"])}
-        chosen = chosen if from_file else {}
-        bound = bind(targets, stores, outside="wrong" if wrong else "refuse", missing=values["missing"],
-                     **chosen)  # fmt: skip
-        check_one(what, bound.keys, values)
+        bound = (_of_files if from_file else _of_model)(stack, (what, *more), targets, values)
         tables = _scored(matcher, bound, ways, values) if truth else []
         matches = list(_matches(matcher, bound)) if values["output"] or not truth else []
     if values["output"]:
@@ -54,12 +35,27 @@ def match_pairs(what: str, more: Sequence[str], from_file: bool, values: dict[st
     if values["as_json"]:
         found = {"tables": [one.to_dict() for one in tables]} if truth else {"matches": matches}
         print_json({"features": what, "pairs": values["pairs"], **found})
-    elif not truth:
+    elif truth:
+        click.echo("\n\n".join(one.table() for one in tables))
+    else:
         click.echo(f"{what}: {cells_words(bound.keys)}; {len(bound):,} pairs without a truth")
         click.echo("\n".join(match_table(matches)))
-    else:
-        click.echo("\n\n".join(one.table() for one in tables))
     _write(tables, values)
+
+
+def _targets(values: dict[str, Any]) -> tuple[Any, bool]:
+    """The pairs, and whether they say where points truly lie."""
+    from diffeat.targets.pairs import open_pairs
+
+    drop = values["outside"] == "drop"
+    targets = open_pairs(values["pairs"], outside="drop" if drop else "refuse")
+    truth = targets.truth(0).target_points is not None
+    if not truth and not (values["output"] or values["as_json"]):
+        raise click.UsageError(
+            f"{values['pairs']} says nothing of where points lie in the targets, so nothing can be "
+            "counted; write the matches with -o M.csv"
+        )
+    return targets, truth
 
 
 def _conventions(values: dict[str, Any]) -> tuple[Any, ...] | None:
@@ -94,16 +90,27 @@ def _usual(bound: Any) -> tuple[Any, ...]:
     return Convention(reference, "point"), Convention(reference, "pair")
 
 
-def _opened(stack: ExitStack, names: Sequence[str], values: dict[str, Any]) -> list[Any]:
-    """Feature files that share the pictures."""
+def _of_files(stack: ExitStack, names: Sequence[str], targets: Any, values: dict[str, Any]) -> Any:
+    """The pairs, bound to feature files that share the pictures."""
     from diffeat.store import FeatureStore
 
     refuse_options_of_models(names[0], values)
-    return [stack.enter_context(FeatureStore(name)) for name in names]
+    stores = [stack.enter_context(FeatureStore(name)) for name in names]
+    steps = stores[0].native(values["timesteps"])
+    bound = _bound(targets, stores, values, blocks=values["blocks"], timesteps=steps)
+    check_one(names[0], bound.keys, values)
+    return bound
 
 
-def _extracted(stack: ExitStack, model: str, targets: Any, values: dict[str, Any]) -> Any:
-    """The maps of all pictures of pairs, each of which is computed once."""
+def _bound(targets: Any, stores: Sequence[Any], values: dict[str, Any], **cells: Any) -> Any:
+    from diffeat.search.matching import bind
+
+    outside = "wrong" if values["outside"] == "wrong" else "refuse"
+    return bind(targets, stores, outside=outside, missing=values["missing"], **cells)
+
+
+def _of_model(stack: ExitStack, names: Sequence[str], targets: Any, values: dict[str, Any]) -> Any:
+    """The pairs, bound to the maps of their pictures, each of which is computed once."""
     from diffeat.backbones import ModelRequest
     from diffeat.extraction import Plan
     from diffeat.jobs import extract_to_file
@@ -111,6 +118,7 @@ def _extracted(stack: ExitStack, model: str, targets: Any, values: dict[str, Any
     from diffeat.noise import plain_t
     from diffeat.store import FeatureStore
 
+    model = names[0]
     spec = spec_of_maps(model, values)
     plan = Plan(load(model, "meta"), spec)
     cells = [(block.name, plain_t(level.t)) for block in plan.blocks for level in plan.levels]
@@ -130,7 +138,7 @@ def _extracted(stack: ExitStack, model: str, targets: Any, values: dict[str, Any
         ) from error
     if values["cache"]:
         note(f"{path}: {done.pictures:,} pictures, {done.computed:,} computed now")
-    return stack.enter_context(FeatureStore(path))
+    return _bound(targets, [stack.enter_context(FeatureStore(path))], values)
 
 
 def _scored(matcher: Any, bound: Any, ways: Any, values: dict[str, Any]) -> list[Any]:
