@@ -192,14 +192,13 @@ class TestRun:
                           for it in (row, floor)]  # fmt: skip
                 assert one["difference"] == pytest.approx(values[0] - values[1])
 
-    def test_a_second_run_computes_nothing(self, result, folder, monkeypatch):
-        def refuse(*_, **__):
-            raise AssertionError("an extraction")
-
-        monkeypatch.setattr("diffeat.extraction.forward.run", refuse, raising=False)
+    def test_a_second_run_computes_nothing(self, result, folder):
+        written = {path: path.stat().st_mtime_ns for path in folder.glob("*.h5")}
         again = run_benchmark(small(models=TWO), folder, "cpu")
         assert again["finished"]["computed"] == 0
         assert again["rows"] == result["rows"]
+        assert written == {path: path.stat().st_mtime_ns for path in folder.glob("*.h5")}
+        assert len(written) == 4  # two sets of pairs, the model and its twin
 
     def test_the_report(self, result, folder):
         text = markdown(folder)
