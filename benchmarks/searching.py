@@ -32,7 +32,21 @@ from diffeat.search import (
 from diffeat.search import Task as CellTask
 from diffeat.search.classification import chance
 from diffeat.search.judge import Mix, cells_in
-from diffeat.search.matching import BoundPairs, Matching, bind, score_pairs
+from diffeat.search.matching import (
+    BoundPairs,
+    DenseRecall,
+    HomographyAccuracy,
+    Matching,
+    bind,
+    score_pairs,
+)
+from diffeat.search.matching.geometry import (
+    Plane,
+    match_planes,
+    plane_of,
+    recall_of,
+    unmoved,
+)
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
@@ -47,18 +61,25 @@ __all__ = [
     "BoundPairs",
     "CellKey",
     "CellTask",
+    "DenseRecall",
+    "HomographyAccuracy",
     "Journal",
     "Logistic",
     "Matching",
     "Mix",
+    "Plane",
     "Surface",
     "bind",
     "bytes_fingerprint",
     "cells_in",
     "chance",
+    "match_planes",
+    "plane_of",
     "readable",
+    "recall_of",
     "score_pairs",
     "split_pairs",
+    "unmoved",
 ]
 
 

@@ -6,12 +6,15 @@ from typing import Any
 
 from benchmarks.tasks.base import Place, Task
 from benchmarks.tasks.classification import Classification
+from benchmarks.tasks.geometry import Geometry
 from benchmarks.tasks.matching import Matching
 from diffeat.errors import SpecError, nearest
 
 __all__ = ["TASKS", "Place", "Task", "task_named"]
 
-TASKS: dict[str, Task] = {"classification": Classification(), "matching": Matching()}
+TASKS: dict[str, Task] = {
+    "classification": Classification(), "matching": Matching(), "geometry": Geometry(),
+}  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 
 

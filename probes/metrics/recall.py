@@ -56,17 +56,32 @@ class Recall:
         if found.shape != truth.shape or valid.shape != (len(truth),) or not len(truth):
             raise ValueError(f"{found.shape} points found for {truth.shape}, {valid.shape} valid; "
                              "expected (n, 2), as many of each, at least one")  # fmt: skip
-        if not (side > 0 and self.bins[0] <= angle <= self.bins[-1]):
-            raise ValueError(f"side={side}, angle={angle}; expected more than 0, and "
-                             f"{self.bins[0]:g} to {self.bins[-1]:g} degrees")  # fmt: skip
+        if not side > 0:
+            raise ValueError(f"side={side}; expected more than 0")
         found = as_points(np.where(valid[:, None], found, 0))
         distance = np.where(valid, np.linalg.norm(found - truth, axis=1), np.inf)
         right = distance[:, None] <= np.array(self.thresholds) * side
-        self._right.extend(right.sum(0).tolist())
-        self._points.append(len(truth))
+        self.add(right.sum(0), len(truth), angle)
+        return right
+
+    def add(self, right: Any, points: int, angle: float) -> None:
+        """Count one pair whose points were held against the truth already.
+
+        Args:
+            right: (T,) how many of its points are right at each threshold.
+            points: how many there are.
+            angle: degrees between the two viewpoints, within the bins.
+
+        Raises:
+            ValueError: an angle outside the bins.
+        """
+        if not self.bins[0] <= angle <= self.bins[-1]:
+            raise ValueError(f"angle={angle}; expected {self.bins[0]:g} to {self.bins[-1]:g} "
+                             "degrees")  # fmt: skip
+        self._right.extend(np.asarray(right).tolist())
+        self._points.append(int(points))
         last = len(self.bins) - 2
         self._bins.append(min(int(np.searchsorted(self.bins, angle, "right")) - 1, last))
-        return right
 
     def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(P, T) right points of each pair, (P,) its points, and (P,) its bin, int64."""

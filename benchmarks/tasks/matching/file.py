@@ -39,44 +39,28 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingBenchmark(Benchmark):
-    """A file whose task is matching: which (block, t) finds what corresponds.
+class PairBenchmark(Benchmark):
+    """What files have whose models are measured on pairs of pictures.
 
     Attributes:
         models: what is measured.
         pairs: those of the report, a named set such as "spair:test".
         select: pairs that choose the cell; "" where every model has one cell.
-        select_share: share of the groups (persons, scenes) of `select`, by a hash, whose pairs
-            choose; pairs of groups on two sides are left out. 1 takes all pairs.
-        also: further pairs that the chosen cells are tried on.
         extract: fields of the ExtractSpec for all models.
         twin: fields that random twins have instead, such as fewer t.
         vision: vision models that are measured where their weights are.
         vision_extract: fields of the ExtractSpec for these.
         patches: sides of inputs whose raw pixels are matched by patches.
-        sets: cells of the greedy sets at most; 0 searches none.
-        alphas: thresholds of PCK, the first is the one that chooses.
-        references: what errors are measured in, "box", "image" or "extent" (see
-            `probes.metrics.conventions`); the first chooses.
-        strict: whether a point on the threshold is wrong (<, not ≤).
-        places: pairs in which the mean place of each key point is a row; "" takes `select`.
     """
 
     models: tuple[Measured, ...]
     pairs: str
     extract: dict[str, Any]
     select: str = ""
-    select_share: float = 1.0
-    also: tuple[str, ...] = ()
     twin: dict[str, Any] = field(default_factory=dict)
     vision: tuple[str, ...] = ()
     vision_extract: dict[str, Any] = field(default_factory=dict)
     patches: tuple[int, ...] = ()
-    sets: int = 0
-    alphas: tuple[float, ...] = (0.1, 0.05)
-    references: tuple[str, ...] = ("box",)
-    strict: bool = False
-    places: str = ""
 
     def __post_init__(self) -> None:
         where = f"benchmark {self.name}"
@@ -85,6 +69,39 @@ class MatchingBenchmark(Benchmark):
         names = [one.shown for one in self.models]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise SpecError(f"{where}: two models are called {twice[0]!r}; give one a label")
+        for one in self.published:
+            if one.beside not in ("", *names):
+                raise SpecError(f"{where}: a published figure beside {one.beside!r}; expected "
+                                f"{', '.join(names)}, or none")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingBenchmark(PairBenchmark):
+    """A file whose task is matching: which (block, t) finds what corresponds.
+
+    Attributes:
+        select_share: share of the groups (persons, scenes) of `select`, by a hash, whose pairs
+            choose; pairs of groups on two sides are left out. 1 takes all pairs.
+        also: further pairs that the chosen cells are tried on.
+        sets: cells of the greedy sets at most; 0 searches none.
+        alphas: thresholds of PCK, the first is the one that chooses.
+        references: what errors are measured in, "box", "image" or "extent" (see
+            `probes.metrics.conventions`); the first chooses.
+        strict: whether a point on the threshold is wrong (<, not ≤).
+        places: pairs in which the mean place of each key point is a row; "" takes `select`.
+    """
+
+    select_share: float = 1.0
+    also: tuple[str, ...] = ()
+    sets: int = 0
+    alphas: tuple[float, ...] = (0.1, 0.05)
+    references: tuple[str, ...] = ("box",)
+    strict: bool = False
+    places: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        where = f"benchmark {self.name}"
         try:
             conventions = self.conventions
         except ValueError as error:
@@ -99,10 +116,6 @@ class MatchingBenchmark(Benchmark):
             raise SpecError(f"{where}: sets = {self.sets}; expected 0, or 2 cells and more")
         if self.sets and not self.select:
             raise SpecError(f"{where}: sets are chosen on pairs of their own; give select")
-        for one in self.published:
-            if one.beside not in ("", *names):
-                raise SpecError(f"{where}: a published figure beside {one.beside!r}; expected "
-                                f"{', '.join(names)}, or none")  # fmt: skip
 
     @property
     def conventions(self) -> tuple[Convention, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import diffeat
 from benchmarks.features import Pictures, feature_files
 from benchmarks.tasks.base import Place
-from benchmarks.tasks.matching.file import MatchingBenchmark
+from benchmarks.tasks.matching.file import PairBenchmark
 from diffeat.backbones import Backbone
 from diffeat.images.datasets import data_roots
 from diffeat.store import FeatureStore
@@ -48,7 +48,7 @@ class Row:
         return "" if self.kind == "twin" else self.label
 
 
-def rows_of(benchmark: MatchingBenchmark) -> Iterator[Row]:
+def rows_of(benchmark: PairBenchmark) -> Iterator[Row]:
     """Models, each followed by its random twin; then vision models."""
     for one in benchmark.models:
         fields = {**benchmark.extract, **one.extract}
