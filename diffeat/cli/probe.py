@@ -94,6 +94,8 @@ def probe(
     from diffeat.viz import heat_map
 
     kind = task_kind(task)
+    if kind.maps:
+        raise click.UsageError(f"--task {task} trains no probe; ask diffeat search --task {task}")
     asked = Choices(
         split, seed, penalties=penalties, device=str(pick_device(device)),
         targets=target_choice(choices), **choices,

@@ -88,6 +88,7 @@ def maps_of_model(
     from diffeat.backbones import ModelRequest
     from diffeat.hashing import fingerprint
     from diffeat.jobs import extract_to_file
+    from diffeat.search.matching.task import parts_of
     from diffeat.store import FeatureStore
 
     if values["pool"] not in (None, "none"):
@@ -95,6 +96,8 @@ def maps_of_model(
                                "leave it out, matching takes maps")  # fmt: skip
     spec = replace(spec, pool="none")
     choice = pair_choice(values, second)
+    targets = choice.opened()
+    parts_of(targets, values["split"], values["seed"])  # before hours of work
     folder = values["out"]
     if folder is None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-search-"))
@@ -102,7 +105,7 @@ def maps_of_model(
     request = ModelRequest(what, **model_fields(values))
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     stores = []
-    for source in _sources(choice, second if values["pair_list"] else None):
+    for source in _sources(targets, second if values["pair_list"] else None):
         made_of = fingerprint(what, model_fields(values), spec.to_dict(), source.name)
         path = Path(folder) / f"maps-{made_of[:12]}.h5"
         done = extract_to_file(request, source, spec, path, announce=True, **run)
@@ -111,13 +114,13 @@ def maps_of_model(
     return choice, stores
 
 
-def _sources(choice: Any, pictures: str | None) -> Sequence[Any]:
+def _sources(targets: Sequence[Any], pictures: str | None) -> Sequence[Any]:
     """The pictures of the pairs: those that are named, or what each list says, each once."""
     if pictures is not None:
         return [open_pictures(pictures)]
     found, seen = [], set()
-    for targets in choice.opened():
-        source = targets.pictures()
+    for one in targets:
+        source = one.pictures()
         rows = [row for row, name in enumerate(source.ids) if name not in seen]
         seen |= set(source.ids)
         if rows:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffeat.coords import Size
 from diffeat.errors import PictureError, SourceError
 from diffeat.images.digests import check_regular
@@ -132,6 +134,27 @@ def read_text(path: Path, within: Path, expected: str) -> str:
         return read_below(path, within, expected).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: {error}; expected {expected} in UTF-8") from error
+
+
+def read_matrix(path: Path, within: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A matrix, float64, of numbers in text with white space between them.
+
+    Raises:
+        SourceError: as for `read_below`; other words, other than so many numbers, not finite.
+    """
+    words = read_text(path, within, f"a matrix of {shape[0]}×{shape[1]}").split()
+    try:
+        values = np.array([float(word) for word in words])
+    except ValueError as error:
+        raise SourceError(
+            f"{path}: cannot be read ({error}); expected {shape[0]}×{shape[1]} numbers"
+        ) from error
+    if values.size != shape[0] * shape[1] or not np.isfinite(values).all():
+        raise SourceError(
+            f"{path}: {values.size} numbers, {int(np.isfinite(values).sum())} of them finite; "
+            f"expected {shape[0]}×{shape[1]} finite ones"
+        )
+    return values.reshape(shape)
 
 
 def read_records(

@@ -35,6 +35,8 @@ from probes.metrics.pck import ALPHAS, PCK
 
 CHUNK = 1000
 """Pairs of a piece of finished work."""
+SAID = ("metric", "resolution", "normalise")
+"""Parameters of a matcher that are always said."""
 NOT_THE_RULE = ("device", "memory_mb", "outside")
 """Parameters of a matcher that change no more than the last bits."""
 
@@ -299,7 +301,10 @@ def described(matcher: Matcher) -> dict[str, Any]:
 
 
 def matcher_text(matcher: Matcher) -> str:
-    """ "NearestMatcher(metric=cosine, resolution=picture, normalise=after)"."""
-    params = {k: v for k, v in described(matcher).items()
-              if v is not None and k not in ("matcher", "weights")}  # fmt: skip
-    return f"{type(matcher).__name__}({', '.join(f'{k}={v}' for k, v in params.items())})"
+    """ "NearestMatcher(metric=cosine, resolution=picture, normalise=after)", and what else is not
+    as by default."""
+    usual, params = type(matcher)().get_params(), described(matcher)
+    shown = {name: params[name] for name in SAID if name in params}
+    shown |= {name: value for name, value in params.items()
+              if name not in ("matcher", "weights") and value != usual[name]}  # fmt: skip
+    return f"{type(matcher).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"

@@ -18,7 +18,7 @@ def order_of(pairs: Pairs, most: int) -> np.ndarray:
     """(P,) order of pairs in which `most` held pictures have to be read few times.
 
     As many sources as can be held are kept while the targets come by one after the other, each
-    of them once: of S sources and T targets at most S + T·S/(most - 2) pictures are read.
+    of them once: where all S sources meet all T targets, S + T·S/(most - 2) pictures are read.
     """
     _, rank = np.unique(pairs.source, return_inverse=True)
     block = rank // max(1, most - 2)  # two targets lie beside the sources when one takes over

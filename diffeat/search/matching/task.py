@@ -68,6 +68,36 @@ class PairChoice:
         return [open_pairs(name) for name in names]
 
 
+def parts_of(
+    targets: Sequence[PairTargets | BoundPairs], split: Fractions | None = None, seed: int = 0
+) -> np.ndarray:
+    """(P,) parts of the pairs of one list, or of a list that chooses and one of the test.
+
+    Pairs that choose and have a group of the test are in no part.
+
+    Args:
+        split: of one list: shares of the groups in training, validation and test, of which
+            training is for nothing; None shares validation and test equally.
+
+    Raises:
+        SpecError: no pairs to choose by, or to test on.
+    """
+    first, tested = targets[0], targets[1] if len(targets) > 1 else None
+    if tested is None:
+        part = split_pairs(*zip(*first.groups, strict=True), split or FRACTIONS, seed)[0]
+        names = first.name
+    else:
+        taken = {name for pair in tested.groups for name in pair}
+        shared = [a in taken or b in taken for a, b in first.groups]
+        part = np.append(np.where(shared, LEFT_OUT, VALIDATION), np.full(len(tested), TEST))
+        names = f"{first.name} without groups (persons, scenes, pictures) of {tested.name}"
+    for number, what in ((VALIDATION, "validation"), (TEST, "test")):
+        if not (part == number).any():
+            raise SpecError(f"{names}: no {what} pairs are left; a pair is in a part if the groups "
+                            "of both pictures are: give more pairs, or another split")  # fmt: skip
+    return part
+
+
 def matching_judge(
     choice: PairChoice,
     stores: Sequence[FeatureStore],
@@ -82,8 +112,7 @@ def matching_judge(
     """The judge of pairs whose pictures lie in one feature file or more.
 
     Args:
-        split: shares of the groups in training, validation and test, of which training is for
-            nothing; None shares validation and test equally. Not where test pairs are their own.
+        split, seed: see `parts_of`.
         memory: bytes that the matcher may hold half of.
         device: of the matcher.
         opened: the pairs of the choice, where they are open already.
@@ -91,16 +120,13 @@ def matching_judge(
         cells: `blocks` and `timesteps`, only these.
 
     Raises:
-        SpecError: as `bind`; no group that is in one list alone.
+        SpecError: as `bind` and `parts_of`.
     """
     targets = choice.opened() if opened is None else opened
     how = {"outside": choice.outside, "missing": choice.missing, **cells}
     bound = [bind(one, stores, **how) for one in targets]
-    if len(bound) == 1:
-        both = bound[0]
-        part = split_pairs(*zip(*both.groups, strict=True), split or FRACTIONS, seed)[0]
-    else:
-        both, part = _apart(*bound)
+    both = bound[0] if len(bound) == 1 else bound[0].joined(bound[1])
+    part = parts_of(bound, split, seed)
     limit = MATCHER_MB if memory is None else min(MATCHER_MB, memory / 2**21)
     options = {"memory_mb": limit, "device": device}
     if task == "homography":
@@ -126,19 +152,3 @@ def _of_planes(
         raise SpecError(f"--task homography counts planes whose corners are found within 3 px; "
                         f"leave {', '.join(odd)} out")  # fmt: skip
     return HomographyAccuracy(both, part, matcher=matcher)
-
-
-def _apart(first: BoundPairs, tested: BoundPairs) -> tuple[BoundPairs, np.ndarray]:
-    """Pairs that choose and pairs of the test, as one, and (P,) the parts.
-
-    Pairs that choose and have a group of the test are in no part.
-    """
-    names = {name for pair in tested.groups for name in pair}
-    shared = np.array([a in names or b in names for a, b in first.groups])
-    if shared.all():
-        raise SpecError(
-            f"all {len(first)} pairs of {first.name} have pictures of groups that {tested.name} "
-            "has, too; expected test pairs of other groups (persons, scenes, pictures)"
-        )
-    part = np.where(shared, LEFT_OUT, VALIDATION)
-    return first.joined(tested), np.concatenate([part, np.full(len(tested), TEST)])

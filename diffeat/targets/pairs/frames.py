@@ -18,6 +18,7 @@ from PIL import Image
 
 from diffeat.errors import SourceError
 from diffeat.images import FileSource, Source, stored_size
+from diffeat.images.below import read_matrix
 from diffeat.images.digests import stats_of
 from diffeat.images.paired_layouts import rgbd_colours
 from diffeat.targets.pairs.reprojection import Camera, View, registered
@@ -168,7 +169,7 @@ def _depth_camera(folder: Path, calibration: Calibration, size: tuple[int, int])
     path = folder / INTRINSICS
     if not _plain(path):
         return calibration.depth.scaled(size)
-    k = _matrix(path, (3, 3))
+    k = read_matrix(path, folder, (3, 3))
     camera = Camera((float(k[0, 0]), float(k[1, 1])), (float(k[0, 2]), float(k[1, 2])), size)
     if min(camera.focal) <= 0 or not camera.shows(np.array([camera.centre]))[0]:
         raise SourceError(
@@ -200,23 +201,9 @@ def read_pose(path: Path) -> np.ndarray:
     Raises:
         SourceError: not 4×4 finite numbers, or no rotation.
     """
-    pose = _matrix(path, (4, 4))
+    pose = read_matrix(path, path.parent, (4, 4))
     turn = pose[:3, :3]
     if np.abs(turn @ turn.T - np.eye(3)).max() > 1e-2 or np.linalg.det(turn) < 0:
         raise SourceError(f"{path}: its first three rows and columns are no rotation; expected a "
                           "pose, camera to world")  # fmt: skip
     return pose
-
-
-def _matrix(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    try:
-        words = path.read_text("ascii").split()
-        values = np.array([float(word) for word in words])
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: cannot be read ({error}); fetch it again") from error
-    if values.size != np.prod(shape) or not np.isfinite(values).all():
-        raise SourceError(
-            f"{path}: {values.size} numbers, {int(np.isfinite(values).sum())} of them finite; "
-            f"expected {shape[0]}×{shape[1]} finite ones"
-        )
-    return values.reshape(shape)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.errors import SourceError
-from diffeat.images.below import Below, read_text
+from diffeat.images.below import Below, read_matrix
 from diffeat.images.paired_layouts import (
     HPATCHES_CATEGORIES,
     hpatches_numbers,
@@ -61,7 +61,7 @@ def open_hpatches(name: str, folder: Path, split: str = "all") -> HomographyPair
             other = hpatches_picture(folder, scene, number)
             sizes = tuple(below.size(one, str(path)) for one in (first, other))
             ids = [below.picture(one, str(path)) for one in (first, other)]
-            pairs.append((*ids, read_matrix(path, folder), sizes, (scene, scene), category))
+            pairs.append((*ids, read_homography(path, folder), sizes, (scene, scene), category))
     if not pairs:
         raise SourceError(f"{name}: no sequences in {folder}; expected folders i_* and v_* with "
                           "1.ppm, 2.ppm … and H_1_2 …")  # fmt: skip
@@ -73,18 +73,14 @@ def open_hpatches(name: str, folder: Path, split: str = "all") -> HomographyPair
     )
 
 
-def read_matrix(path: Path, within: Path) -> np.ndarray:
+def read_homography(path: Path, within: Path) -> np.ndarray:
     """(3, 3) float64 of nine numbers in text.
 
     Raises:
         SourceError: other than nine finite numbers, or a matrix that cannot be inverted.
     """
-    words = read_text(path, within, "a homography of three rows").split()
-    try:
-        matrix = np.array([float(word) for word in words]).reshape(3, 3)
-    except ValueError as error:
-        raise SourceError(f"{path}: {error}; expected three rows of three numbers") from error
-    if not np.isfinite(matrix).all() or np.linalg.matrix_rank(matrix) < 3:
-        raise SourceError(f"{path}: {matrix.tolist()} is no homography; expected finite numbers "
-                          "and a matrix that can be inverted")  # fmt: skip
+    matrix = read_matrix(path, within, (3, 3))
+    if np.linalg.matrix_rank(matrix) < 3:
+        raise SourceError(f"{path}: {matrix.tolist()} is no homography; expected a matrix that can "
+                          "be inverted")  # fmt: skip
     return matrix
