@@ -210,8 +210,8 @@ class TestHomographyAccuracy:
         assert aside["no homography found"] == 0
         assert aside["within 1 px"] <= aside["within 3 px"]
         corners = np.array([[0, 0], [95, 0], [95, 79], [0, 79]], float)
-        errors = [np.linalg.norm(onto(bound.targets.homography(k), corners) - corners, axis=1).mean()
-                  for k in range(3, 6)]  # fmt: skip
+        ends = [onto(bound.targets.homography(k), corners) for k in range(3, 6)]
+        errors = [np.linalg.norm(one - corners, axis=1).mean() for one in ends]
         assert judge.floor[0] == np.mean(np.array(errors) <= 3)
         assert [unmoved(bound.targets, k).error for k in range(3, 6)] == pytest.approx(errors)
         assert "3 validation and 3 test pairs" in judge.headline
