@@ -95,6 +95,8 @@ def _places(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
 
 def _hash(source: Source, indices: np.ndarray, digests: np.ndarray) -> None:
     """Fill in the digests of some pictures, in threads."""
+    if not len(indices):
+        return
     runs = np.split(indices, range(RUN, len(indices), RUN))
 
     def hash_run(run: np.ndarray) -> int:

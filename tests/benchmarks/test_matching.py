@@ -167,7 +167,7 @@ class TestRun:
         assert "unet-cifar10@random" in labels
         assert labels[-3:] == ["raw pixels, 7×7 patches at 32×32", "the same place",
                                "mean place of the key point in faces:trn"]  # fmt: skip
-        assert set(result["missing"]) == {"none", "none@random"}
+        assert set(result["missing"]) == {"none"}
 
     def test_the_same_place_by_hand(self, result):
         row = next(row for row in result["rows"] if row["label"] == "the same place")

@@ -129,9 +129,9 @@ class TestFile:
     @pytest.mark.parametrize("verb", ["probe", "search"])
     def test_a_task_that_there_is_not(self, diffeat, file, verb):
         assert diffeat(verb, file, "--task", "classification").code == 0
-        answer = diffeat(verb, file, "--task", "matching")
+        answer = diffeat(verb, file, "--task", "tracking")
         assert answer.code == 2
-        assert "'matching' is unknown" in answer.err
+        assert "'tracking' is unknown" in answer.err
         assert "expected classification" in answer.err
 
     def test_no_labels(self, diffeat, tmp_path):

@@ -74,6 +74,11 @@ class BoundPairs:
         return self.targets.groups
 
     @property
+    def noted(self) -> dict[str, int]:
+        """What was taken though it is odd → how many ("pairs listed twice")."""
+        return dict(getattr(self.targets, "noted", {}))
+
+    @property
     def name(self) -> str:
         """Of the pairs, for messages."""
         return self.targets.name

@@ -11,6 +11,7 @@ import numpy as np
 
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
+from diffeat.progress import counted
 from diffeat.search.intervals import FEW
 from diffeat.search.judge import Candidate, Judge, Mix, Outcome, cells_in
 from diffeat.search.matching.bound import BoundPairs
@@ -135,7 +136,8 @@ class Matching(Judge):
         )
         if apart := int((self.part == LEFT_OUT).sum()):
             text += f"; {apart} pairs whose groups lie in different parts are left out"
-        left = "".join(f"; {n} left out: {why}" for why, n in self.bound.left_out.items())
+        left = "".join(f"; {n} {what}" for what, n in self.bound.noted.items())
+        left += "".join(f"; {n} left out: {why}" for why, n in self.bound.left_out.items())
         counted = f"; {self.convention.line(self.alphas)}; {matcher_text(self.matcher)}"
         return text + left + counted + told_text(self.bound.conditioned)
 
@@ -181,7 +183,8 @@ class Matching(Judge):
             piece = PCK(self.alphas, [self.convention])
             matcher = matcher_of(self.matcher, candidate)
             cells = self.bound.cells(cells_in(candidate))
-            done, _ = count(piece, matcher, self.bound, cells, new)
+            with counted(len(new), desc="match", unit="pairs", delay=3) as bar:
+                done, _ = count(piece, matcher, self.bound, cells, new, bar.update)
             right[done], known[done] = piece.state["right"], True
         if not isinstance(candidate, Mix):  # of which there may be thousands
             self._judged[candidate] = right, known

@@ -118,7 +118,7 @@ class Scored:
         return {
             "features": self.name, "pairs_of": self.bound.name, "pairs": len(self),
             "points": self.points, "unsaid": int(self.unsaid.sum()), "matcher": self.matcher,
-            "values": values, "left_out": dict(self.bound.left_out),
+            "values": values, "left_out": dict(self.bound.left_out), "noted": self.bound.noted,
             "classes": [{"class": name, **one, "pck": {f"{a:g}": v for a, v in one["pck"].items()}}
                         for name, one in self.per_class().items()],
             **({"told": self.bound.conditioned} if self.bound.conditioned else {}),
@@ -269,6 +269,7 @@ def pairs_text(bound: BoundPairs, points: int) -> str:
     """ "600 pairs, 11,400 points, 40 groups; 3 pairs left out: no common points"."""
     groups = len({name for pair in bound.groups for name in pair})
     text = f"{len(bound):,} pairs, {points:,} points, {groups:,} groups"
+    text += "".join(f"; {n:,} {what}" for what, n in bound.noted.items())
     return text + "".join(f"; {n:,} left out: {why}" for why, n in bound.left_out.items())
 
 
