@@ -17,8 +17,9 @@ PATCH = 7
 """Side in pixels of the patches that raw pixels are matched by."""
 
 
-def patch_cells(source: Source, size: tuple[int, int], fit: str = "squash",
-                resample: str = "bicubic", side: int = PATCH) -> Cells:  # fmt: skip
+def patch_cells(
+    source: Source, size: tuple[int, int], resample: str = "bicubic", side: int = PATCH
+) -> Cells:
     """The pixels round each pixel as its descriptor, for the read-out that features have.
 
         f(y, x) = the side × side × 3 pixels round (y, x), each less its channel's mean in them
@@ -26,8 +27,8 @@ def patch_cells(source: Source, size: tuple[int, int], fit: str = "squash",
     Beyond the edges the outermost pixels go on.
 
     Args:
-        source: the pictures.
-        size: (H, W) of the input, as the models have it; fit, resample: likewise.
+        source: the pictures, which are squashed.
+        size: (H, W) of the input, as the models have it; resample: likewise.
         side: of a patch in pixels, odd.
 
     Returns:
@@ -37,7 +38,7 @@ def patch_cells(source: Source, size: tuple[int, int], fit: str = "squash",
     sizes = np.empty((len(source), 2), np.int64)
     for row in range(len(source)):
         picture = source.load(row)
-        pixels[row] = fit_picture(picture, size, fit, resample)
+        pixels[row] = fit_picture(picture, size, "squash", resample)
         sizes[row] = picture.height, picture.width
     shape = (len(source), 3 * side**2, *size)
     maps = Deferred(shape, lambda rows: patches(pixels[rows], side), np.float32)

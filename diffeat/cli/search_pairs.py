@@ -41,9 +41,9 @@ def pairs_options(command: Callable, flag: str = "--pair-list") -> Callable:
                help="matching: point, pair, picture, class, class-weighted, class-pair."),
         option("--reference", type=click.Choice(("box", "image", "extent")), help="matching: what "
                "errors are measured in (default: the target's box, else its picture)."),
-        option("--alpha", "alphas", callback=positive_numbers, default="0.1,0.05",
-               show_default=True, help="matching: a point is found within alpha times the "
-               "reference; cells are judged by the first."),
+        option("--alpha", "alphas", callback=positive_numbers, help="matching: a point is found "
+               "within alpha times the reference; cells are judged by the first (default: "
+               "0.1,0.05; depth: 0.02,0.01,0.04)."),
         option("--test-pairs", metavar="LIST", help="matching: pairs of the test; without, those "
                f"of {flag} are split by their groups."),
         option(flag, "pair_list", metavar="LIST", help="matching: pairs with what corresponds: a "
@@ -70,7 +70,7 @@ def check_pairs_options(kind: Any) -> None:
             f"{', '.join(wrong)}: of tasks whose pictures have labels; matching takes pairs "
             f"({flag}, --test-pairs), learns nothing and keeps no head"
         )
-    raise click.UsageError(f"{', '.join(wrong)}: for --task matching")
+    raise click.UsageError(f"{', '.join(wrong)}: for --task matching, homography and depth")
 
 
 def pair_choice(values: dict[str, Any], pairs: str | None = None) -> Any:
@@ -78,6 +78,8 @@ def pair_choice(values: dict[str, Any], pairs: str | None = None) -> Any:
     from diffeat.search.matching.task import PairChoice
 
     given = {name: values[name] for name in OWN if name != "pair_list" and name in values}
+    if given.get("alphas") is not None:
+        given["alphas"] = tuple(given["alphas"])
     return PairChoice(values["pair_list"] or pairs, **given)
 
 

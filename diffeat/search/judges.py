@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from diffeat.errors import SpecError, nearest
@@ -115,14 +116,14 @@ def _by_ridge(kind: type[ByRidge]) -> Callable[[Task, Choices], Judge]:
     return judged
 
 
-def _pairs_of_files(store: FeatureStore, test: FeatureStore | None, c: Choices) -> Judge:
-    """Matching: pairs within one file, or from one file to another."""
+def _pairs_of_files(task: str, store: FeatureStore, test: FeatureStore | None, c: Choices) -> Judge:
+    """Pairs within one file, or from one file to another."""
     from diffeat.search.matching.task import PairChoice, matching_judge
 
     stores = [store] if test is None else [store, test]
     return matching_judge(
         c.pairs or PairChoice(), stores, c.split, c.seed, c.memory, c.device, blocks=c.blocks,
-        timesteps=c.timesteps,
+        timesteps=c.timesteps, task=task,
     )  # fmt: skip
 
 
@@ -132,7 +133,10 @@ JUDGES = {
     "labels": _by_ridge(Multilabel),
 }
 TASKS = {TASK_OF[kind]: _task_kind(kind, judged) for kind, judged in JUDGES.items()}
-TASKS["matching"] = TaskKind(_pairs_of_files, None, "pairs", maps=True)
+TASKS |= {
+    name: TaskKind(partial(_pairs_of_files, name), None, "pairs", maps=True)
+    for name in ("matching", "homography", "depth")
+}
 
 
 def task_kind(name: str) -> TaskKind:

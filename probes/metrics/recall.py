@@ -76,8 +76,8 @@ class Recall:
             ValueError: an angle outside the bins.
         """
         if not self.bins[0] <= angle <= self.bins[-1]:
-            raise ValueError(f"angle={angle}; expected {self.bins[0]:g} to {self.bins[-1]:g} "
-                             "degrees")  # fmt: skip
+            low, high = self.bins[0], self.bins[-1]
+            raise ValueError(f"angle={angle}; expected an angle of {low:g} to {high:g} degrees")
         self._right.extend(np.asarray(right).tolist())
         self._points.append(int(points))
         last = len(self.bins) - 2

@@ -170,9 +170,12 @@ class Planes(Kind):
     def patches(self, side: int) -> Scores:
         cells = patch_cells(self.source, (side, side))
         rows = {pair: tuple(both) for pair, both in enumerate(self.rows.tolist())}
-        found = dict(match_planes(
-            self.report, rows, cells.maps, lambda row: distinct(self.points_of(self.source, row)[0]),
-            MutualMatcher(), self.benchmark.key_points))  # fmt: skip
+        most = self.benchmark.key_points
+
+        def points(row: int) -> np.ndarray:
+            return distinct(self.points_of(self.source, row)[0])
+
+        found = dict(match_planes(self.report, rows, cells.maps, points, MutualMatcher(), most))
         return self._scores([found[pair] for pair in range(len(self.report))])
 
     def floors(self) -> Iterator[tuple[str, Scores]]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.searching import (
-    TEST,
     Journal,
     Surface,
     bind,
@@ -107,7 +106,7 @@ class Run:
         """The cell that is best on the pairs that choose, on the pairs of the report, once."""
         bound = bind(self.chosen.targets, stores)
         judge = self.kind.judge(bound, self.chosen.part, row.label)
-        if (self.chosen.part == TEST).all():
+        if self.chosen.chooses is None:
             if len(bound.keys) != 1:
                 raise SpecError(
                     f"benchmark {self.benchmark.name}: {row.label} has {len(bound.keys)} cells and "
@@ -118,9 +117,11 @@ class Run:
             surface = matching_surface(judge, self.place.memory, self.journal)
             self.surfaces.append(surface)
             cell, selected = surface.best.key, surface.best.validation
-        self._add(row.label, row.kind, self.kind.of_cell(judge, cell), cell, selected,
-                  published=row.published, model=stores[0].model, spec=stores[0].spec.to_dict(),
-                  told=bound.conditioned)  # fmt: skip
+        self._add(
+            row.label, row.kind, self.kind.of_cell(judge, cell), cell, selected,
+            published=row.published, model={**stores[0].model, "name": row.label},
+            spec=stores[0].spec.to_dict(), told=bound.conditioned,
+        )  # fmt: skip
 
     def _without_models(self) -> None:
         if self.benchmark.sift:

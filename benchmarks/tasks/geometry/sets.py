@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -21,12 +22,12 @@ class Chosen:
     """Pairs of a benchmark.
 
     Attributes:
-        targets: all of them.
-        part: (P,) VALIDATION of those that choose, TEST of those of the report.
+        report: pairs of the report.
+        chooses: pairs that choose the cell; None where every model has one.
     """
 
-    targets: PairTargets
-    part: np.ndarray
+    report: PairTargets
+    chooses: PairTargets | None = None
 
     @classmethod
     def open(cls, benchmark: GeometryBenchmark) -> Chosen:
@@ -36,40 +37,45 @@ class Chosen:
             SpecError: key points, which are another task's; scenes that are not there, or that
                 both choose and are reported on.
         """
-        where, report = f"benchmark {benchmark.name}", opened(benchmark.pairs)
-        if report.kind not in KINDS:
-            raise SpecError(f"{where}: {report.name} has pairs of a kind {report.kind!r}; expected "
+        where, found = f"benchmark {benchmark.name}", opened(benchmark.pairs)
+        if found.kind not in KINDS:
+            raise SpecError(f"{where}: {found.name} has pairs of a kind {found.kind!r}; expected "
                             f"{' or '.join(KINDS)}")  # fmt: skip
-        if isinstance(report, DepthPairs):
-            report = _asking(report, benchmark.points)
-        part = np.full(len(report), TEST)
+        if isinstance(found, DepthPairs):
+            found = _asking(found, benchmark.points)
         if benchmark.choose:
-            lacking = set(benchmark.choose) - names_in(report)
-            if lacking:
-                raise SpecError(f"{where}: {report.name} has no scene {min(lacking)!r}; expected "
-                                f"some of {', '.join(sorted(names_in(report)))}")  # fmt: skip
-            part[[first in benchmark.choose for first, _ in report.groups]] = VALIDATION
+            return cls._by_scenes(benchmark, found, where)
         if not benchmark.select:
-            return cls(report, part)
+            return cls(found)
         chooses = opened(benchmark.select)
-        if not isinstance(report, DepthPairs) or not isinstance(chooses, DepthPairs):
+        if not isinstance(found, DepthPairs) or not isinstance(chooses, DepthPairs):
             raise SpecError(f"{where}: select is for RGB-D frames; of planes give choose, scenes")
-        if both := names_in(chooses) & names_in(report):
+        if both := names_in(chooses) & names_in(found):
             raise SpecError(f"{where}: {len(both)} pictures, such as {min(both)!r}, are in "
                             f"{benchmark.select} and in {benchmark.pairs}; expected other ones to "
                             "choose by")  # fmt: skip
-        chooses = _asking(chooses, benchmark.points)
-        part = np.concatenate([np.full(len(chooses), VALIDATION), part])
-        return cls(_joined(chooses, report), part)
+        return cls(found, _asking(chooses, benchmark.points))
+
+    @classmethod
+    def _by_scenes(cls, benchmark: GeometryBenchmark, found: PairTargets, where: str) -> Chosen:
+        if lacking := set(benchmark.choose) - names_in(found):
+            raise SpecError(f"{where}: {found.name} has no scene {min(lacking)!r}; expected some "
+                            f"of {', '.join(sorted(names_in(found)))}")  # fmt: skip
+        mine = np.array([first in benchmark.choose for first, _ in found.groups])
+        if mine.all():
+            raise SpecError(f"{where}: all scenes choose; expected others to report on")
+        return cls(found.take(np.flatnonzero(~mine)), found.take(np.flatnonzero(mine)))
+
+    @cached_property
+    def targets(self) -> PairTargets:
+        """All pairs, those that choose first."""
+        return self.report if self.chooses is None else _joined(self.chooses, self.report)
 
     @property
-    def report(self) -> PairTargets:
-        return self.targets.take(np.flatnonzero(self.part == TEST))
-
-    @property
-    def chooses(self) -> PairTargets | None:
-        rows = np.flatnonzero(self.part == VALIDATION)
-        return self.targets.take(rows) if len(rows) else None
+    def part(self) -> np.ndarray:
+        """(P,) VALIDATION of those that choose, TEST of those of the report."""
+        first = 0 if self.chooses is None else len(self.chooses)
+        return np.where(np.arange(len(self.targets)) < first, VALIDATION, TEST)
 
     def pictures(self) -> Pictures:
         """All pictures of the pairs, each once."""
@@ -80,11 +86,18 @@ def _asking(targets: DepthPairs, points: int) -> DepthPairs:
     return replace(targets, rule=replace(targets.rule, points=points))
 
 
-def _joined(first: DepthPairs, second: DepthPairs) -> DepthPairs:
+def _joined(first: PairTargets, second: PairTargets) -> PairTargets:
     """Two sets of pairs of one folder as one, the first one's pairs first."""
-    if first.frames.folder != second.frames.folder:
-        raise SpecError(f"{first.name} and {second.name} lie in two folders; expected one")
     both = {name: getattr(first, name) + getattr(second, name) for name in ("source", "target")}
+    if isinstance(first, DepthPairs):
+        if first.frames.folder != second.frames.folder:
+            raise SpecError(f"{first.name} and {second.name} lie in two folders; expected one")
+        arrays = ("angles", "overlaps")
+        both["name"] = f"{first.name} and {second.name}"
+    else:
+        arrays = ("matrices",)
+        both |= {name: getattr(first, name) + getattr(second, name)
+                 for name in ("sizes", "groups", "categories")}  # fmt: skip
     both |= {name: np.concatenate([getattr(first, name), getattr(second, name)])
-             for name in ("angles", "overlaps")}  # fmt: skip
-    return replace(first, name=f"{first.name} and {second.name}", **both)
+             for name in arrays}  # fmt: skip
+    return replace(first, **both)

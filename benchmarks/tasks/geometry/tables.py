@@ -149,6 +149,8 @@ def _heading(result: dict[str, Any]) -> list[str]:
 
 def _head(row: dict[str, Any], result: dict[str, Any]) -> list[str]:
     cell = cells_text([row["cell"]]) if row["cell"] else ""
+    if row["kind"] == "vision":  # which has no t
+        cell = row["cell"][0]
     selected = "" if row["selected"] is None else percent(row["selected"])
     return [row["label"], cell, *([selected] if result["chosen_on"] else [])]
 

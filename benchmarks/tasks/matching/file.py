@@ -19,7 +19,7 @@ class Measured:
 
     Attributes:
         name: what `diffeat.load` takes, or a folder below those of the data sets, such as
-            "zoo/my-unet". A model that is not there is left out, and the report says so.
+            "./zoo/my-unet". A model that is not there is left out, and the report says so.
         denoiser: weights that take the place of the denoiser's, likewise; "" keeps its own.
         label: for the tables; "" is the name's last part.
         extract: fields of the ExtractSpec that differ from the benchmark's.

@@ -88,7 +88,8 @@ class Run:
     def everything(self) -> dict[str, Any]:
         """All rows, one after the other; what the JSON holds."""
         for row in rows_of(self.benchmark):
-            self._features(row)
+            if row.of not in self.missing:  # the twin of what is not there says nothing
+                self._features(row)
         if not self.rows:
             raise ModelError(f"benchmark {self.benchmark.name}: none of its models is on this "
                              f"machine: {'; '.join(self.missing.values())}")  # fmt: skip

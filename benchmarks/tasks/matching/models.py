@@ -26,6 +26,7 @@ class Row:
         name: what `diffeat.load` takes.
         fields: of the ExtractSpec.
         denoiser: weights that take the place of the denoiser's, or None.
+        of: label of the model that this is the twin of, or "".
     """
 
     label: str
@@ -33,6 +34,7 @@ class Row:
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
     denoiser: str | None = None
+    of: str = ""
 
     def load(self, device: str) -> Backbone:
         """The model.
@@ -55,7 +57,8 @@ def rows_of(benchmark: PairBenchmark) -> Iterator[Row]:
         name, denoiser = located(one.name), located(one.denoiser) or None
         yield Row(one.shown, "model", name, fields, denoiser)
         if one.twin:
-            yield Row(f"{one.shown}@random", "twin", f"{name}@random", {**fields, **benchmark.twin})
+            fields = {**fields, **benchmark.twin}
+            yield Row(f"{one.shown}@random", "twin", f"{name}@random", fields, of=one.shown)
     for name in benchmark.vision:
         model, at, weights = name.partition("@")
         label = model.rpartition(":")[2]

@@ -10,11 +10,12 @@ import numpy as np
 
 from diffeat.errors import SpecError
 from diffeat.search.matching.bound import BoundPairs, bind
+from diffeat.search.matching.geometry import SHARES, DenseRecall, HomographyAccuracy
 from diffeat.search.matching.judge import FRACTIONS, Matching
 from diffeat.search.splits import LEFT_OUT, TEST, VALIDATION, Fractions, split_pairs
 from diffeat.store import FeatureStore
 from diffeat.targets.pairs import PairTargets, open_pairs
-from probes.matching import NearestMatcher
+from probes.matching import MutualMatcher, NearestMatcher
 from probes.matching.base import CHOICES
 from probes.metrics.conventions import AGGREGATES, REFERENCES, Convention
 from probes.metrics.pck import ALPHAS
@@ -31,7 +32,7 @@ class PairChoice:
     Attributes:
         pairs: a list, a named set or a folder (see `diffeat.targets.pairs.open_pairs`).
         test_pairs: the same for the test; None splits `pairs`.
-        alphas: shares of the reference; cells are judged by the first.
+        alphas: shares of the reference; cells are judged by the first. None are the task's own.
         reference, aggregate: see `probes.metrics.conventions`; None is the box where each target
             has one, else its picture.
         resolution: of the matcher.
@@ -44,7 +45,7 @@ class PairChoice:
 
     pairs: str | None = None
     test_pairs: str | None = None
-    alphas: tuple[float, ...] = ALPHAS
+    alphas: tuple[float, ...] | None = None
     reference: str | None = None
     aggregate: str = "point"
     resolution: str = "picture"
@@ -105,6 +106,7 @@ def matching_judge(
     memory: int | None = None,
     device: str = "auto",
     opened: Sequence[PairTargets] | None = None,
+    task: str = "matching",
     **cells: Any,
 ) -> Matching:
     """The judge of pairs whose pictures lie in one feature file or more.
@@ -114,6 +116,7 @@ def matching_judge(
         memory: bytes that the matcher may hold half of.
         device: of the matcher.
         opened: the pairs of the choice, where they are open already.
+        task: "matching", "homography" (of planes) or "depth" (of RGB-D frames).
         cells: `blocks` and `timesteps`, only these.
 
     Raises:
@@ -125,6 +128,27 @@ def matching_judge(
     both = bound[0] if len(bound) == 1 else bound[0].joined(bound[1])
     part = parts_of(bound, split, seed)
     limit = MATCHER_MB if memory is None else min(MATCHER_MB, memory / 2**21)
-    matcher = NearestMatcher(resolution=choice.resolution, memory_mb=limit, device=device)
+    options = {"memory_mb": limit, "device": device}
+    if task == "homography":
+        return _of_planes(choice, both, part, MutualMatcher(**options))
+    matcher = NearestMatcher(resolution=choice.resolution, **options)
+    if task == "depth":
+        if choice.reference not in (None, "image") or choice.aggregate != "point":
+            raise SpecError("--task depth counts points by the side of the picture; leave "
+                            "--reference and --aggregate out")  # fmt: skip
+        return DenseRecall(both, part, choice.alphas or SHARES, matcher)
     reference = choice.reference or ("image" if np.isnan(both.boxes).any() else "box")
-    return Matching(both, part, Convention(reference, choice.aggregate), choice.alphas, matcher)
+    way = Convention(reference, choice.aggregate)
+    return Matching(both, part, way, choice.alphas or ALPHAS, matcher)
+
+
+def _of_planes(
+    choice: PairChoice, both: BoundPairs, part: np.ndarray, matcher: MutualMatcher
+) -> HomographyAccuracy:
+    """What counts points has nothing to say there."""
+    plain = PairChoice(choice.pairs)
+    names = ("alphas", "reference", "aggregate", "resolution")
+    if odd := [name for name in names if getattr(choice, name) != getattr(plain, name)]:
+        raise SpecError(f"--task homography counts planes whose corners are found within 3 px; "
+                        f"leave {', '.join(odd)} out")  # fmt: skip
+    return HomographyAccuracy(both, part, matcher=matcher)

@@ -65,6 +65,21 @@ class JoinedPairs(PairTargets):
             raise SpecError(f"{self.name}: pictures of several sets; ask each of them")
         return self.sets[0].pictures()
 
+    def homography(self, pair: int) -> np.ndarray:
+        """(3, 3) of a pair of a plane."""
+        number, place = self.picked[pair].tolist()
+        return self.sets[number].homography(place)
+
+    @property
+    def sizes(self) -> tuple:
+        """P ((H, W), (H, W)) of pairs of planes."""
+        return tuple(self.sets[number].sizes[place] for number, place in self.picked.tolist())
+
+    @property
+    def angles(self) -> np.ndarray:
+        """(P,) degrees of pairs of RGB-D frames."""
+        return np.array([self.sets[k].angles[pair] for k, pair in self.picked.tolist()])
+
     def truth(self, pair: int) -> Truth:
         number, place = self.picked[pair].tolist()
         return self.sets[number].truth(place)
