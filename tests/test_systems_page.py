@@ -136,7 +136,7 @@ class TestCommands:
         words = shlex.split(command)
         if words[0] == "diffeat":
             verb, values = parsed(cli, words[1:])
-            assert verb in ("extract", "probe", "search", "align", "channels")
+            assert verb in ("extract", "probe", "search", "align", "channels", "match")
             if verb in ("extract", "channels"):
                 self.check_extraction(values, full_of)
         elif words[:3] == ["python", "-m", "benchmarks"]:
