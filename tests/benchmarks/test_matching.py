@@ -165,7 +165,7 @@ class TestRun:
         labels = [row["label"] for row in result["rows"]]
         assert labels[0] == "unet-cifar10"
         assert "unet-cifar10@random" in labels
-        assert labels[-3:] == ["raw pixels, 7×7 patches at 32×32", "the same place",
+        assert labels[-3:] == ["raw pixels (7×7 patches at 32×32)", "the same place",
                                "mean place of the key point in faces:trn"]  # fmt: skip
         assert set(result["missing"]) == {"none"}
 
@@ -298,4 +298,6 @@ def test_published_set_ups_run_on_shrunk_twins(name, model_of, data, tmp_path):
     if "prompt" in one.extract:
         assert "prompt" in result["rows"][0]["told"]
     text = markdown(tmp_path)
-    assert all(f"[{number}]" in text for number in range(1, len(one.published) + 1))
+    for number, figure in enumerate(one.published, start=1):  # in one row, and explained below
+        assert text.count(f" {figure.value:.2f} [{number}] |") == 1
+        assert f"[{number}] {figure.source}: " in text

@@ -141,7 +141,7 @@ class Run:
                     }  # fmt: skip
                     cells, label, beside = cells_in(candidate), row.label, row.published
                     if isinstance(candidate, Mix):
-                        label, beside = f"{label}, {len(cells)} cells", ""
+                        label, beside = f"{label} ({len(cells)} cells)", ""
                     self._add(label, row.kind, found, cells, selected, published=beside, **about)
 
     def _chosen(
@@ -176,7 +176,7 @@ class Run:
         for side in one.patches:
             found = {targets.name: patch_row(targets, self.pictures, side, **counted)
                      for targets in reported}  # fmt: skip
-            self._add(f"raw pixels, 7×7 patches at {side}×{side}", "pixels", found)
+            self._add(f"raw pixels (7×7 patches at {side}×{side})", "pixels", found)
         self._add(FLOOR, "floor", {targets.name: same_place_row(targets, **counted)
                                    for targets in reported})  # fmt: skip
         if name := one.places or one.select:

@@ -105,7 +105,8 @@ def _table(result: dict[str, Any], name: str, notes: Notes) -> Table:
         line += [_percent(row["selected"])] if chosen else []
         line += [_shown(_number(row, name, what, alpha), what == "point")
                  for what in ("point", "pair") for alpha in alphas]  # fmt: skip
-        rows.append([*line, notes.beside(row.get("published", ""))])
+        beside = row.get("published", "")
+        rows.append([*line, notes.beside(beside) if beside else ""])
     rows += [[f"*{what}*", *[""] * (len(heading) - 1), figure] for what, figure in notes.rows()]
     heading.append("paper %")
     if not any(row[-1] for row in rows):
