@@ -130,8 +130,8 @@ class Run:
         one, stage = self.benchmark, self.place.stages
         with stores_of(row, backbone, self.pictures, self.place) as stores:
             bounds = [bind(targets, stores) for targets in self.sets.reported]
-            about = {"model": stores[0].model, "spec": stores[0].spec.to_dict(),
-                     "told": bounds[0].conditioned}  # fmt: skip
+            about = {"model": {**stores[0].model, "name": row.label},  # not where it lay
+                     "spec": stores[0].spec.to_dict(), "told": bounds[0].conditioned}  # fmt: skip
             with stage(f"matching with {row.label}"):
                 for candidate, selected in self._chosen(row, stores, bounds[0]).items():
                     found = {

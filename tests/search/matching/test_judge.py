@@ -185,7 +185,8 @@ class TestStrategies:
         full, half = judge.counts[1] - first.pictures, len(last.scores)
         assert len(asked) == len(NOISE) * first.pictures + half * full
 
-    def test_finished_cells_are_found(self, judge, tmp_path):
+    def test_finished_cells_are_found(self, bound, tmp_path):
+        judge = Matching(bound.take(slice(0, None, 3)), matcher=Watched())
         options = SearchOptions(out=tmp_path / "kept", sets=2)
         first, second = run_search(judge, options), run_search(judge, options)
         assert second.made == (first.made[1], 0)
