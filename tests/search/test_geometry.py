@@ -324,3 +324,28 @@ class TestDenseRecall:
     def test_other_pairs_are_refused(self, room):
         with pytest.raises(SpecError, match="asks for 'homography'"):
             HomographyAccuracy(room[0], room[1])
+
+
+class TestCommand:
+    """Straight from a model, with pairs of a folder."""
+
+    ASKED = ("search", "unet-cifar10", "-t", "20", "-b", "up.1", "--size", "32", "--task")
+
+    def test_depth(self, diffeat, room, tmp_path):
+        folder = room[0].targets.frames.folder
+        pairs = ("--pair-list", f"{folder}:trn", "--test-pairs", f"{folder}:val")
+        asked = (*self.ASKED, "depth", *pairs, "--out", tmp_path)
+        answer = diffeat(*asked)
+        assert answer.code == 0, answer.err
+        assert "validation recall@0.02 in %" in answer.out
+        assert "recall@0.04" in answer.out
+        wrong = diffeat(*asked, "--reference", "box")
+        assert wrong.code == 2
+        assert "leave --reference and --aggregate out" in wrong.err
+
+    def test_pairs_of_another_kind(self, diffeat, room, tmp_path):
+        folder = room[0].targets.frames.folder
+        pairs = ("--pair-list", f"{folder}:trn", "--test-pairs", f"{folder}:val")
+        answer = diffeat(*self.ASKED, "homography", *pairs, "--out", tmp_path)
+        assert answer.code == 2
+        assert "--task homography asks for 'homography'" in answer.err

@@ -86,7 +86,7 @@ class DepthPairs(PairTargets):
 
     def pictures(self) -> Source:
         """The colour pictures of the pairs."""
-        return self.frames.pictures(tuple(sorted({*self.source, *self.target})))
+        return self.frames.pictures(self.name, tuple(sorted({*self.source, *self.target})))
 
     def truth(self, pair: int) -> Truth:
         """At most `rule.points` points, drawn by a seed and the names of the pictures."""

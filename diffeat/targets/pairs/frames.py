@@ -108,10 +108,10 @@ class Frames:
         names = (tuple(values[row] for row in rows) for values in (self.numbers, self.colours))
         return Frames(self.folder, *names, self.calibration, self.left_out)
 
-    def pictures(self, names: tuple[str, ...]) -> Source:
-        """Colour pictures by name."""
-        paths = tuple(self.folder / name for name in names)
-        return FileSource(name=str(self.folder), ids=names, paths=paths)
+    def pictures(self, name: str, colours: tuple[str, ...]) -> Source:
+        """Some colour pictures, as a source of a name."""
+        paths = tuple(self.folder / one for one in colours)
+        return FileSource(name=name, ids=colours, paths=paths)
 
     def files(self, colour: str) -> list[Path]:
         """What tells where the surface of a frame lies; intrinsics where there are any."""
