@@ -423,7 +423,7 @@ class TestMain:
     def test_commands(self):
         assert set(cli.commands) == {
             "models", "blocks", "recipes", "channels", "extract", "info", "verify", "merge",
-            "plan", "export", "view", "probe", "align", "search", "predict",
+            "plan", "export", "view", "probe", "align", "search", "predict", "match", "compare",
         }  # fmt: skip
 
     def test_every_command_has_help(self, diffeat):
