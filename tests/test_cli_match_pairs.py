@@ -275,7 +275,7 @@ class TestModel:
         asked = ("match", MODEL, "--pairs", list_, *CLEAN)
         first = diffeat(*asked)
         assert first.code == 0, first.err
-        assert "temporary file" in first.err
+        assert "temporary folder" in first.err
         assert first.out == diffeat("match", file, "--pairs", list_).out
         cached = (*asked, "--cache", tmp_path / "cache.h5")
         assert "3 pictures, 3 computed now" in diffeat(*cached).err

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from diffeat.cli.ending import note, resumable
+from diffeat.cli.extracted import extracted, features_folder
 from diffeat.cli.match_cells import check_one, refuse_options_of_models, spec_of_maps
 from diffeat.cli.match_options import COUNTED, given, matcher_of
 from diffeat.cli.match_two import SHOWN, match_rows, match_table, write_matches
@@ -169,32 +168,24 @@ def _of_model(stack: ExitStack, names: Sequence[str], targets: Any, values: dict
     """The pairs, bound to the maps of their pictures, each of which is computed once."""
     from diffeat.backbones import ModelRequest
     from diffeat.extraction import Plan
-    from diffeat.jobs import extract_to_file
     from diffeat.loading import load
     from diffeat.noise import plain_t
-    from diffeat.store import FeatureStore
 
     model = names[0]
     spec = spec_of_maps(model, values)
     plan = Plan(load(model, "meta"), spec)
     cells = [(block.name, plain_t(level.t)) for block in plan.blocks for level in plan.levels]
     check_one(model, cells, values)  # before hours of work
-    path = values["cache"]
-    if path is None:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-match-"))
-        path = Path(folder) / "maps.h5"
-        note("maps go to a temporary file that is removed at the end; --cache F.h5 keeps them")
-    run = {name: values[name] for name in ("batch_size", "workers", "on_error")}
+    path = values["cache"] or features_folder(stack, None, "--cache F.h5") / "maps.h5"
     request = ModelRequest(model, **model_fields(values))
     try:
-        done = extract_to_file(request, targets.pictures(), spec, path, announce=True, **run)
+        store = extracted(stack, request, targets.pictures(), spec, path, values,
+                          kept=bool(values["cache"]))  # fmt: skip
     except PictureError as error:
         raise click.ClickException(
             f"{error}; or leave such out with --on-error skip --missing leave-out"
         ) from error
-    if values["cache"]:
-        note(f"{path}: {done.pictures:,} pictures, {done.computed:,} computed now")
-    return _bound(targets, [stack.enter_context(FeatureStore(path))], values)
+    return _bound(targets, [store], values)
 
 
 def _results(matcher: Any, bound: Any, ways: Sequence[Any], values: dict[str, Any]) -> list[Result]:

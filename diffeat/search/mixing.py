@@ -62,10 +62,11 @@ class Mixed(Finding):
         first = ", ".join(
             f"{cell_text(cells[k])} {WEIGHT.say(self.weights[cells[k]])}" for k in order
         )
+        how = "trained on both" if self.learns else "with these weights"
         return [
             f"mixer ({self.how}; {self.cost_text}): {self.measure.say(self.validation)}; most of "
             f"{first}",
-            f"  {'trained on both' if self.learns else 'with these weights'}: {self.measure.say_test(self.test, self.interval)}",
+            f"  {how}: {self.measure.say_test(self.test, self.interval)}",
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def open_list(path: Path, outside: str = "refuse") -> PointPairs:
         key = tuple(below.picture(row[name].strip(), where) for name in ("source", "target"))
         pairs.setdefault(key, []).append((where, row))
     said = (_said(key, found, columns) for key, found in pairs.items())
-    return point_pairs(str(path), below, said, outside=outside)
+    return point_pairs(str(path), below, said, outside=outside, place=str(path.parent))
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
