@@ -282,6 +282,10 @@ class TestModel:
         again = diffeat(*cached)
         assert "3 pictures, 0 computed now" in again.err
         assert again.out == first.out
+        # the pictures of a list are found again for what is drawn
+        drawn = ("a.png", "b.png", "--png", tmp_path / "lines.png")
+        answer = diffeat("match", tmp_path / "cache.h5", *drawn)
+        assert answer.code == 0, answer.err
 
     def test_what_is_refused_before_anything_is_computed(self, diffeat, list_, tmp_path):
         asked = ("match", MODEL, "--pairs", list_, "--cache", tmp_path / "cache.h5", *CLEAN)

@@ -98,6 +98,7 @@ def maps_of_model(
     spec = replace(spec, pool="none")
     choice = pair_choice(values, second)
     targets = choice.opened()
+    choice.check(targets)
     parts_of(targets, values["split"], values["seed"])  # before hours of work
     folder = features_folder(stack, values["out"], "--out FOLDER")
     request = ModelRequest(what, **model_fields(values))
