@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,7 @@ from diffeat.cli.match_cells import (
 from diffeat.cli.match_drawn import draw
 from diffeat.cli.match_options import Points, matcher_of, points_of, told
 from diffeat.cli.options import model_fields, print_json
-from diffeat.errors import SourceError, SpecError, nearest
+from diffeat.errors import SourceError, SpecError, StoreError, nearest
 
 COLUMNS = ("source", "target", "source_x", "source_y", "target_x", "target_y", "score", "valid")
 """Of the table of matches; where points have names, a column `point` follows."""
@@ -148,16 +149,25 @@ def _from_file(
 
 
 def _said_to_lie(store: Any, ids: tuple[str, str], values: dict) -> Any:
-    """The source of the pictures where a user says it, which is then looked at.
+    """The source of the pictures, where a user or the file says it; `bind` looks at them.
 
     Raises:
-        SourceError: nothing is said; whoever draws looks for them.
+        SourceError: they are not at hand; whoever draws says so.
+        ChangedPictures: they are others by now.
     """
     from diffeat.store import find_originals
+    from diffeat.store.read.originals import ChangedPictures
 
-    if values["pictures_at"] is None:
-        raise SourceError("not said where the pictures lie")
-    return find_originals(store, ids, values["pictures_at"])[0]
+    if values["pictures_at"] is not None:
+        return find_originals(store, ids, values["pictures_at"])[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a place that nobody named now
+            return find_originals(store, ids)[0]
+    except ChangedPictures:
+        raise
+    except StoreError as error:
+        raise SourceError(str(error)) from error
 
 
 def _ids_of(store: Any, names: tuple[str, str]) -> tuple[str, str]:
