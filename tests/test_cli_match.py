@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,19 @@ class TestRefused:
         assert "no picture 'bb.png'" in answer.err
         assert "did you mean 'b.png'" in answer.err
         assert diffeat("match", MODEL, pictures / "a.png", pictures / "z.png", *CLEAN).code == 1
+
+    def test_a_picture_that_is_another_one_by_now(self, diffeat, pictures, tmp_path):
+        folder, path = tmp_path / "pictures", tmp_path / "f.h5"
+        shutil.copytree(pictures, folder)
+        assert diffeat("extract", MODEL, folder, "-o", path, *CLEAN).code == 0
+        assert diffeat("match", path, "a.png", "b.png").code == 0
+        Image.fromarray(texture(9)).save(folder / "b.png")
+        answer = diffeat("match", path, "a.png", "b.png")  # nothing is drawn of it
+        assert answer.code == 1
+        assert "b.png changed since" in answer.err
+        assert diffeat("match", path, "a.png", "c.png").code == 0
+        shutil.rmtree(folder)  # of pictures that are not at hand nothing can be said
+        assert diffeat("match", path, "a.png", "b.png").code == 0
 
     def test_options_of_models_beside_a_file(self, diffeat, file):
         answer = diffeat("match", file, "a", "b", "--size", 64)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from diffeat.cli.match_cells import (
 from diffeat.cli.match_drawn import draw
 from diffeat.cli.match_options import Points, matcher_of, points_of, told
 from diffeat.cli.options import model_fields, print_json
-from diffeat.errors import SourceError, SpecError, nearest
+from diffeat.errors import SourceError, SpecError, StoreError, nearest
 
 COLUMNS = ("source", "target", "source_x", "source_y", "target_x", "target_y", "score", "valid")
 """Of the table of matches; where points have names, a column `point` follows."""
@@ -148,16 +149,25 @@ def _from_file(
 
 
 def _said_to_lie(store: Any, ids: tuple[str, str], values: dict) -> Any:
-    """The source of the pictures where a user says it, which is then looked at.
+    """The source of the pictures, where a user or the file says it; `bind` looks at them.
 
     Raises:
-        SourceError: nothing is said; whoever draws looks for them.
+        SourceError: they are not at hand; whoever draws says so.
+        ChangedPictures: they are others by now.
     """
     from diffeat.store import find_originals
+    from diffeat.store.read.originals import ChangedPictures
 
-    if values["pictures_at"] is None:
-        raise SourceError("not said where the pictures lie")
-    return find_originals(store, ids, values["pictures_at"])[0]
+    if values["pictures_at"] is not None:
+        return find_originals(store, ids, values["pictures_at"])[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a place that nobody named now
+            return find_originals(store, ids)[0]
+    except ChangedPictures:
+        raise
+    except StoreError as error:
+        raise SourceError(str(error)) from error
 
 
 def _ids_of(store: Any, names: tuple[str, str]) -> tuple[str, str]:
@@ -213,16 +223,16 @@ def match_rows(
     ]
 
 
-def write_matches(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_matches(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """The table of matches as CSV, `valid` as 1 or 0."""
     from diffeat.search.grid import write_rows
 
-    write_rows(path, [row | {"valid": int(row["valid"])} for row in rows])
+    write_rows(path, (row | {"valid": int(row["valid"])} for row in rows))
 
 
 def say(found: Found, values: dict[str, Any]) -> None:
     """What was found, for people or programs."""
-    from diffeat.search.matching.scored import described, matcher_text
+    from diffeat.search.matching.rules import described, matcher_text
 
     rows = found.rows()
     if values["as_json"]:
@@ -243,13 +253,14 @@ def _shown(side: Side) -> str:
     return f"{side.name} ({width}×{height})"
 
 
-def match_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Lines of the first matches, for people."""
+def match_table(rows: Sequence[dict[str, Any]], total: int | None = None) -> Iterator[str]:
+    """Lines of the first matches, for people; `total` where `rows` are not all."""
+    total = len(rows) if total is None else total
     wide = max([0, *(len(row.get("point", "")) + 2 for row in rows[:SHOWN])])
     yield f"{'':<{wide}}{'source x':>8} {'y':>7}   {'target x':>8} {'y':>7} {'score':>8}  valid"
     for row in rows[:SHOWN]:
         at, to = (f"{row[f'{side}_x']:>8.1f} {row[f'{side}_y']:>7.1f}" for side in SIDES)
         yield (f"{row.get('point', ''):<{wide}}{at}   {to} {row['score']:>8.4f}  "
                f"{'yes' if row['valid'] else 'no'}")  # fmt: skip
-    if len(rows) > SHOWN:
-        yield f"… {len(rows)} points; -o M.csv writes all"
+    if total > SHOWN:
+        yield f"… {total:,} points; -o M.csv writes all"

@@ -72,6 +72,10 @@ def _near(way: object) -> bool:
     return not PurePosixPath(way).is_absolute() and up <= UPWARDS and ".." not in parts[up:]
 
 
+class ChangedPictures(StoreError):
+    """Pictures that hold something else than when their features were extracted."""
+
+
 def find_originals(
     store: FeatureStore, ids: Sequence[str], where: str | None = None, option: str = "--pictures"
 ) -> tuple[Source, list[int]]:
@@ -86,7 +90,8 @@ def find_originals(
 
     Raises:
         SourceError: `where` cannot be opened.
-        StoreError: the pictures are not found, or are others by now.
+        StoreError: the pictures are not found.
+        ChangedPictures: they are others by now.
     """
     if where:
         return _looked_up(store, ids, where)
@@ -99,6 +104,7 @@ def find_originals(
             said.append(error)
         else:
             return source, found
+    kind = StoreError
     what = (
         f"the file says that its pictures lie in {store.pictures['name']!r}, outside the current "
         "folder, and names no place near itself"
@@ -106,8 +112,9 @@ def find_originals(
     for error in said:  # of pictures that are there but others, rather than of no folder
         what = str(error)
         if isinstance(error, StoreError):
+            kind = type(error)
             break
-    raise StoreError(f"{what}; say with {option} where the originals lie")
+    raise kind(f"{what}; say with {option} where the originals lie")
 
 
 def _places(store: FeatureStore) -> Iterator[str]:
@@ -143,7 +150,7 @@ def _check_same(
         if source.digest(place) != np.asarray(store.digests[row[name]]).tobytes()
     ]
     if other:
-        raise StoreError(
+        raise ChangedPictures(
             f"{source.name}: {', '.join(other[:NAMED])}{', …' * (len(other) > NAMED)} changed "
             f"since {store.path} was made"
         )

@@ -22,6 +22,7 @@ from diffeat.search import (
     successive_halving,
 )
 from diffeat.search.beside import beside, beside_lines
+from diffeat.search.finding import Choice
 from diffeat.search.matching import Matching, bind, score_pairs
 from diffeat.search.matching.task import PairChoice, matching_judge, parts_of
 from diffeat.search.splits import random_pairs
@@ -172,10 +173,20 @@ class TestStrategies:
         text = "\n".join(report.lines())
         assert "best on validation: b at t=10" in text
         assert "refitted" not in text
+        assert "trained on both" not in text
+        assert ("with these weights: " in text) == ("selectors" in options)
         assert "test pairs" in text
         assert "pictures" not in text.replace("they share pictures", "").replace("labels", "") or (
             "frequency" in options
         )
+
+    def test_numbers_aside_say_of_what_they_are(self, judge):
+        best, of_set = Choice(BEST, None, 1.0, 1.0), Choice(Mix((("a", 10), BEST)), None, 1.0, 1.0)
+        for choice, words in ((best, "on test also: "), (of_set, "on test also of a t=10 + b")):
+            found = beside(judge, choice)
+            assert beside_lines(judge, found)[0].startswith(words)
+            pck = judge.test(choice.candidate, None).compute("pair")
+            assert found["aside"]["PCK@0.1 per pair"] == pck[0.1]
 
     def test_halving_draws_few_validation_pairs(self, judge):
         first, last = successive_halving(judge, least=7).rounds
