@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import diffeat
-from benchmarks.catalogue import open_benchmark
+from benchmarks.catalogue import benchmark_names, open_benchmark
 from benchmarks.page import page
 from benchmarks.report import markdown
 from benchmarks.run import run_benchmark
@@ -196,9 +196,24 @@ class TestBoth:
             assert (folder / f"{name}.png").is_file()
             assert (folder / f"{name}.csv").read_text().count("\n") == 1 + 2 * 2
 
+    def test_the_twin_of_a_model_that_is_not_there_is_left_out(self, tmp_path):
+        only = planes(models=(Measured("./zoo/none"), *PLAIN["models"]))
+        result = run_benchmark(replace(only, patches=(), sift=False), tmp_path, "cpu")
+        assert set(result["missing"]) == {"none"}
+
     def test_several_cells_and_nothing_that_chooses(self, tmp_path):
         with pytest.raises(SpecError, match="2 cells and no pairs choose among them"):
             run_benchmark(planes(choose=()), tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("name", benchmark_names())
+def test_every_table_has_rows_to_compare_with(name):
+    one = open_benchmark(name)
+    if one.task == "geometry":
+        assert one.patches
+        assert one.vision
+        assert one.sift
+        assert all(model.twin for model in one.models)
 
 
 @pytest.mark.parametrize("name", ["dift-homography", "dift-kitchen"])
@@ -219,11 +234,11 @@ def test_published_set_ups_run_on_shrunk_twins(name, recipe, model, tmp_path):
     assert ExtractSpec.from_dict(one.extract) == diffeat.load_recipe(recipe).spec
     twin(model, tmp_path / model)
     models = (replace(one.models[0], name=str(tmp_path / model), twin=False, label=model),)
-    shrunk = replace(one, models=models, vision=(), pairs="planes:all",
+    shrunk = replace(one, models=models, vision=(), pairs="planes:all", patches=(16,),
                      extract={**one.extract, "size": 64, "ensemble": 2})  # fmt: skip
     result = run_benchmark(shrunk, tmp_path / "run", "cpu")
     assert [row["label"] for row in result["rows"]] == [
-        model, "SIFT", "the same place (nothing moves)"
+        model, "SIFT", "raw pixels, 7×7 patches at 16×16", "the same place (nothing moves)"
     ]  # fmt: skip
     scores = result["rows"][0]["scores"]
     assert scores["pairs"] == 4

@@ -267,6 +267,16 @@ def test_settings_are_those_of_the_recipe(name):
     assert ExtractSpec.from_dict(open_benchmark(name).extract) == wanted
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_table_has_rows_to_compare_with(name):
+    one = open_benchmark(name)
+    assert one.patches
+    assert one.vision
+    assert all(model.twin for model in one.models if not (model.label or model.name[:2] == "./"))
+    if one.pairs.startswith("spair"):
+        assert one.places == "spair:trn"
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_pairs_have_a_name(name):
     data, _, split = open_benchmark(name).pairs.partition(":")
@@ -285,10 +295,11 @@ def test_published_set_ups_run_on_shrunk_twins(name, model_of, data, tmp_path):
     if "flux" in name:  # its twin's text encoder takes few tokens
         less["prompt"] = "{class}"
     shrunk = replace(one, models=models, vision=(), places="", pairs="faces:val",
-                     extract={**one.extract, **less})  # fmt: skip
+                     patches=(16,), extract={**one.extract, **less})  # fmt: skip
     result = run_benchmark(shrunk, tmp_path, "cpu")
     assert [row["label"] for row in result["rows"]] == [
-        *(model.shown for model in one.models), "the same place"
+        *(model.shown for model in one.models), "raw pixels (7×7 patches at 16×16)",
+        "the same place",
     ]  # fmt: skip
     numbers = result["rows"][0]["scores"]["faces:val"]
     assert len(numbers) == 2 * len(one.references) * len(one.alphas)
