@@ -185,7 +185,7 @@ class TestModels:
         answer = diffeat("compare", model, f"two={model} --pool 2x2", "--pictures", folder,
                          "--score", "knn", "--limit", 30)  # fmt: skip
         assert answer.code == 0, answer.err
-        assert "temporary folder; --out FOLDER keeps them" in answer.err
+        assert "--out FOLDER keeps them" in answer.err
         assert set(tmp_path.rglob("*.h5")) == before
 
     @pytest.mark.parametrize(

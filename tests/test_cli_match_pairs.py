@@ -108,10 +108,59 @@ class TestTable:
         assert (answer.code, "-o M.csv" in answer.err) == (2, True)
         answer = diffeat("match", file, "--pairs", bare, "-o", tmp_path / "m.csv")
         assert answer.code == 0, answer.err
-        assert "2 pairs without a truth" in answer.out
+        assert "2 pairs, 2 points, 2 groups, without a truth" in answer.out
         np.testing.assert_array_equal(
             found_of(rows_of(tmp_path / "m.csv"))[:, 2:], [(13, 12), (8, 9)]
         )
+
+        answer = diffeat("match", file, "--pairs", bare, "--json", "--csv", tmp_path / "p.csv")
+        assert (answer.code, "leave --csv out" in answer.err) == (2, True)
+        answer = diffeat("match", file, "--pairs", bare, "--json", "--check", 3)
+        found = json.loads(answer.out)
+        assert found["cells"] == ["conv_in t=0"]
+        assert "matched back within 3 px" in found["matcher"]
+        assert [row["target_x"] for row in found["matches"]] == [13, 8]
+
+    def test_what_a_check_does_not_confirm_counts_as_wrong(self, diffeat, file, list_, tmp_path):
+        bare = list_.parent / "apart.csv"
+        # the border's patches are nowhere in d, so ways back from what is most like them may miss
+        points = ((23, 25), (0, 0), (31, 0), (0, 31), (31, 31), (0, 12))
+        lines = [f"a.png,d.png,{x},{y},6,2" for x, y in points]
+        bare.write_text("\n".join([COLUMNS, *lines]))
+        asked = ("match", file, "--pairs", bare, "--alphas", "5")
+        rows = {}
+        for name, more in (("all", ()), ("checked", ("--check", 2))):
+            out = ("--json", "-o", tmp_path / f"{name}.csv")
+            [table] = tables_of(diffeat(*asked, *more, *out))
+            rows[name] = found_of(rows_of(tmp_path / f"{name}.csv")), table
+        np.testing.assert_array_equal(rows["all"][0], rows["checked"][0])
+        back = bare.parent / "back.csv"
+        lines = [f"d.png,a.png,{x:.0f},{y:.0f},0,0" for x, y in rows["all"][0][:, 2:]]
+        back.write_text("\n".join([COLUMNS, *lines]))
+        diffeat("match", file, "--pairs", back, "-o", tmp_path / "back.csv")
+        far = found_of(rows_of(tmp_path / "back.csv"))[:, 2:] - rows["all"][0][:, :2]
+        confirmed = np.hypot(*far.T) <= 2
+        assert 0 < confirmed.sum() < len(points)
+        assert [one[1]["unsaid"] for one in rows.values()] == [0, (~confirmed).sum()]
+        assert rows["all"][1]["values"][0]["pck"] == 1
+        assert rows["checked"][1]["values"][0]["pck"] == confirmed.mean()
+
+    def test_means_over_classes_need_classes(self, diffeat, folder, list_, tmp_path):
+        bare = list_.parent / "nameless.csv"
+        bare.write_text(f"{COLUMNS}\na.png,b.png,8,9,13,12\n")
+        cache = ("--cache", tmp_path / "cache.h5")
+        asked = ("match", MODEL, "--pairs", bare, *CLEAN, *cache)
+        for more, said in (
+            (("--aggregate", "class"), "has no category"),
+            (("--preset", "dift"), "expected a box"),
+            (("--reference", "extent"), "expected"),
+        ):
+            answer = diffeat(*asked, *more)
+            assert answer.code == 2
+            assert said in answer.err
+        assert not (tmp_path / "cache.h5").exists()  # no feature was computed for that
+        answer = diffeat(*asked, "--aggregate", "pair", "--json")
+        assert tables_of(answer)[0]["values"][0]["reference"] == "image"
 
     def test_pictures_in_two_files(self, diffeat, folder, file, list_, tmp_path):
         both = []
@@ -139,6 +188,19 @@ class TestTable:
         [both] = tables_of(diffeat("match", path, "--pairs", list_, "--combine", "sum", "--json"))
         assert both["features"] == "conv_in t=0 + down.0.res.0 t=0"
 
+    def test_several_cells_each_in_a_file_of_its_own(self, diffeat, folder, list_, tmp_path):
+        path, out = tmp_path / "two.h5", ("-o", tmp_path / "m.csv", "--csv", tmp_path / "p.csv")
+        diffeat("extract", MODEL, folder / "*.png", "-o", path, *CLEAN, "-b", "down.0.res.0")
+        answer = diffeat("match", path, "--pairs", list_, "--each", *out)
+        assert answer.code == 0, answer.err
+        assert "m-1.csv: down.0.res.0 t=0" in answer.err
+        for place, block in enumerate(("conv_in", "down.0.res.0")):
+            assert diffeat("match", path, "--pairs", list_, "-b", block, *out).code == 0
+            for name in "mp":
+                alone, each = (tmp_path / f"{name}{end}.csv" for end in ("", f"-{place}"))
+                assert each.read_text() == alone.read_text()
+        assert {row["features"] for row in rows_of(tmp_path / "p-1.csv")} == {"down.0.res.0 t=0"}
+
 
 class TestResumed:
     def test_finished_pairs_are_kept(self, diffeat, file, list_, tmp_path, monkeypatch):
@@ -153,6 +215,39 @@ class TestResumed:
         assert second.out == first.out
         third = diffeat(*asked, "--metric", "l2")
         assert "0 pieces of work were there already, 4 computed now" in third.err
+
+    def test_matches_are_written_in_the_same_pass_and_kept(
+        self, diffeat, file, list_, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(scored, "CHUNK", 3)
+        streamed, whole = [], scored.stream
+
+        def watched(*args):
+            for pair, matches in whole(*args):
+                streamed.append(pair)
+                yield pair, matches
+
+        monkeypatch.setattr(scored, "stream", watched)
+        asked = ("match", file, "--pairs", list_, "-o", tmp_path / "m.csv")
+        first = diffeat(*asked)
+        assert first.code == 0, first.err
+        assert sorted(streamed) == [0, 1, 2, 3]
+        rows = (tmp_path / "m.csv").read_bytes()
+        for pairs in (4, 0):
+            streamed.clear()
+            again = diffeat(*asked, "--out", tmp_path / "kept")
+            assert len(streamed) == pairs
+            assert again.out == first.out
+            assert (tmp_path / "m.csv").read_bytes() == rows
+
+    def test_matches_without_a_truth_are_kept_too(self, diffeat, file, list_, tmp_path):
+        bare = list_.parent / "bare2.csv"
+        bare.write_text("source,target,source_x,source_y\na.png,b.png,8,9\nb.png,a.png,13,12\n")
+        asked = ("match", file, "--pairs", bare, "--out", tmp_path / "kept", "--json")
+        first, second = diffeat(*asked), diffeat(*asked)
+        assert "0 pieces of work were there already, 1 computed now" in first.err
+        assert "1 pieces of work were there already, 0 computed now" in second.err
+        assert second.out == first.out
 
     def test_interrupted(self, diffeat, file, list_, tmp_path, monkeypatch):
         monkeypatch.setattr(scored, "CHUNK", 1)
@@ -180,13 +275,17 @@ class TestModel:
         asked = ("match", MODEL, "--pairs", list_, *CLEAN)
         first = diffeat(*asked)
         assert first.code == 0, first.err
-        assert "temporary file" in first.err
+        assert "temporary folder" in first.err
         assert first.out == diffeat("match", file, "--pairs", list_).out
         cached = (*asked, "--cache", tmp_path / "cache.h5")
         assert "3 pictures, 3 computed now" in diffeat(*cached).err
         again = diffeat(*cached)
         assert "3 pictures, 0 computed now" in again.err
         assert again.out == first.out
+        # the pictures of a list are found again for what is drawn
+        drawn = ("a.png", "b.png", "--png", tmp_path / "lines.png")
+        answer = diffeat("match", tmp_path / "cache.h5", *drawn)
+        assert answer.code == 0, answer.err
 
     def test_what_is_refused_before_anything_is_computed(self, diffeat, list_, tmp_path):
         asked = ("match", MODEL, "--pairs", list_, "--cache", tmp_path / "cache.h5", *CLEAN)

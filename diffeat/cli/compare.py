@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from diffeat.cli.ending import note, resumable, warn
+from diffeat.cli.extracted import extracted, features_file, features_folder
 from diffeat.cli.options import (
     allow_conditioned_option,
     batch_size_option,
@@ -37,7 +37,6 @@ from diffeat.cli.search_pairs import check_pairs_options, pair_choice, pairs_opt
 from diffeat.cli.spec_options import spec_options
 from diffeat.cli.systems import (
     System,
-    cache_name,
     parse_systems,
     request_of_system,
     spec_of_system,
@@ -223,8 +222,7 @@ def _prepared(systems: Sequence[System], values: dict) -> list[Any]:
             Plan(load(system.what, "meta"), spec)
         request = request_of_system(system, model_fields(values))
         found.append([
-            (cache_name(system, spec, request, f"{source.name}, {values['limit']}"), request,
-             source, spec)
+            (features_file(system.name, spec, request, source), request, source, spec)
             for source in sources
         ])  # fmt: skip
     return found
@@ -259,7 +257,6 @@ def _opened(
     stack: ExitStack, systems: Sequence[System], prepared: Sequence[Any], values: dict
 ) -> list[list[Any]]:
     """The feature files of each system, those of models made now; what is there comes first."""
-    from diffeat.jobs import extract_to_file
     from diffeat.store import FeatureStore
 
     made = [one for one in prepared if not isinstance(one, Path)]
@@ -268,17 +265,14 @@ def _opened(
         for k, one in enumerate(prepared)
         if isinstance(one, Path)
     }
-    folder = values["out"]
-    if made and folder is None:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-compare-")))
-        note("the models' features go into a temporary folder; --out FOLDER keeps them")
     for k, [store] in stores.items():
         _check_file(systems[k], store, made[0] if made else (), values)
-    run = {name: values[name] for name in ("batch_size", "workers", "on_error")}
+    folder = features_folder(stack, values["out"], "--out FOLDER") if made else None
     for k, one in enumerate(prepared):
         for name, request, source, spec in one if k not in stores else ():
-            extract_to_file(request, source, spec, folder / name, announce=True, **run)
-            stores.setdefault(k, []).append(stack.enter_context(FeatureStore(folder / name)))
+            made_now = extracted(stack, request, source, spec, folder / name, values,
+                                 kept=bool(values["out"]))  # fmt: skip
+            stores.setdefault(k, []).append(made_now)
     return [stores[k] for k in range(len(prepared))]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from diffeat.cli.match_options import box_of, matcher_options, points_options, stride_of
+from diffeat.cli.match_options import box_of, given, matcher_options, points_options, stride_of
 from diffeat.cli.options import (
     batch_size_option,
     comma_list,
@@ -23,7 +23,7 @@ from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.cli.spec_options import recipe_option, spec_file_option, spec_options
 from diffeat.specs import HELP
 
-TWO = ("points", "points_file", "grid", "region", "check", "png_path", "heat_path", "mask",
+TWO = ("points", "points_file", "grid", "region", "png_path", "heat_path", "mask",
        "warp_path", "sheet_path", "stride", "pictures_at", "category")  # fmt: skip
 """Options of two pictures alone."""
 PAIRS = ("alphas", "reference", "aggregate", "preset", "each", "out", "cache", "csv_path",
@@ -45,7 +45,7 @@ MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool"
 @option("--each", is_flag=True, help="--pairs: a table for each cell.")
 @matcher_options
 @option("--check", type=click.FloatRange(0), metavar="PX", help="Not valid where a match, matched "
-        "back, misses its point by more.")  # fmt: skip
+        "back, misses its point by more; of --pairs such a match counts as wrong.")  # fmt: skip
 @points_options
 @option("--region", callback=box_of, metavar="X1,Y1,X2,Y2", help="Look only there in the second "
         "picture.")  # fmt: skip
@@ -137,23 +137,10 @@ def _check_usage(what: str, pictures: tuple[str, ...], from_file: bool, values: 
         raise click.UsageError(
             f"expected two pictures after {what}, or --pairs LIST; got {len(pictures)}"
         )
-    wrong = _given(TWO if values["pairs"] else PAIRS)
+    wrong = given(TWO if values["pairs"] else PAIRS)
     if wrong:
         kind = "two pictures" if values["pairs"] else "lists of pairs (--pairs)"
         raise click.UsageError(f"{', '.join(wrong)}: for {kind}")
     if values["mask"] and not (values["warp_path"] or values["sheet_path"]):
         raise click.UsageError("--mask is carried to the second picture: give --warp OUT.png, or "
                                "--warp-sheet to look at it")  # fmt: skip
-
-
-def _given(names: tuple[str, ...]) -> list[str]:
-    """The options among these that stand on the command line."""
-    from click.core import ParameterSource
-
-    context = click.get_current_context()
-    return [
-        one.opts[0]
-        for one in context.command.params
-        if one.name in names
-        and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE
-    ]

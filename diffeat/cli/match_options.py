@@ -28,6 +28,8 @@ MATCHERS = {
 SETTINGS = ("combine", "metric", "resolution", "normalise", "temperature", "radius", "sigma",
             "ratio", "low_pass", "refine")  # fmt: skip
 """Options that are parameters of matchers, of those that have them."""
+COUNTED = ("alphas", "reference", "aggregate", "preset", "csv_path", "by_class")
+"""Those that need a truth."""
 GRID = 8
 """Points along the longer side of a picture, where none are named."""
 WRITTEN = re.compile(r"\s*([^\s,;]+)\s*,\s*([^\s,;]+)\s*;?")
@@ -83,6 +85,19 @@ def points_options(command: Callable) -> Callable:
     ):  # fmt: skip
         command = each(command)
     return command
+
+
+def given(names: tuple[str, ...]) -> list[str]:
+    """The options among these that stand on the command line."""
+    from click.core import ParameterSource
+
+    context = click.get_current_context()
+    return [
+        one.opts[0]
+        for one in context.command.params
+        if one.name in names
+        and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE
+    ]
 
 
 def box_of(_context: click.Context, _option: click.Parameter, value: str | None):

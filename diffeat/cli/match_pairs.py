@@ -2,45 +2,91 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import click
-import numpy as np
 
 from diffeat.cli.ending import note, resumable
-from diffeat.cli.match_cells import cells_words, check_one, refuse_options_of_models, spec_of_maps
-from diffeat.cli.match_options import matcher_of
-from diffeat.cli.match_two import match_rows, match_table, write_matches
+from diffeat.cli.extracted import extracted, features_folder
+from diffeat.cli.match_cells import check_one, refuse_options_of_models, spec_of_maps
+from diffeat.cli.match_options import COUNTED, given, matcher_of
+from diffeat.cli.match_two import SHOWN, match_rows, match_table, write_matches
 from diffeat.cli.options import model_fields, print_json
 from diffeat.errors import PictureError
 
 NOT_KEPT = "no pair is kept; with --out FOLDER finished pairs are, and a second run goes on"
 
 
+class Result(NamedTuple):
+    """What one matcher made of all pairs.
+
+    Attributes:
+        name: of its cells.
+        scored: what was counted; None of pairs without a truth.
+        found: where each point was found; None where nobody asks.
+    """
+
+    name: str
+    scored: Any
+    found: Any
+
+
 def match_pairs(what: str, more: Sequence[str], from_file: bool, values: dict[str, Any]) -> None:
     """Score the pairs of a list or set, or match those that have no truth."""
-    matcher, ways = matcher_of(values), _conventions(values)
+    matcher = matcher_of(values)
+    _check_conventions(values)
     targets, truth = _targets(values)
+    ways = _conventions(targets, values) if truth else ()
     left = f"finished pairs are kept in {values['out']}; run the same command again"
     with ExitStack() as stack, resumable(left if values["out"] else NOT_KEPT):
         bound = (_of_files if from_file else _of_model)(stack, (what, *more), targets, values)
-        tables = _scored(matcher, bound, ways, values) if truth else []
-        matches = list(_matches(matcher, bound)) if values["output"] or not truth else []
-    if values["output"]:
-        write_matches(values["output"], matches)
+        results = _results(matcher, bound, ways, values)
+        _write(results, bound, values)
+        _say(what, results, bound, matcher, values)
+
+
+def _say(
+    what: str, results: Sequence[Result], bound: Any, matcher: Any, values: dict[str, Any]
+) -> None:
+    """What was found, for people or programs."""
     if values["as_json"]:
-        found = {"tables": [one.to_dict() for one in tables]} if truth else {"matches": matches}
-        print_json({"features": what, "pairs": values["pairs"], **found})
-    elif truth:
-        click.echo("\n\n".join(one.table() for one in tables))
+        print_json({"features": what, "pairs": values["pairs"],
+                    **_plain(results, bound, matcher, values["check"])})  # fmt: skip
+    elif results[0].scored is not None:
+        click.echo("\n\n".join(one.scored.table() for one in results))
     else:
-        click.echo(f"{what}: {cells_words(bound.keys)}; {len(bound):,} pairs without a truth")
-        click.echo("\n".join(match_table(matches)))
-    _write(tables, values)
+        _say_matches(what, results, bound, matcher, values["check"])
+
+
+def _say_matches(
+    what: str, results: Sequence[Result], bound: Any, matcher: Any, check: float | None
+) -> None:
+    """The first matches of pairs without a truth, and by what they were found."""
+    from diffeat.search.matching.rules import matcher_text
+    from diffeat.search.matching.scored import pairs_text, told_text
+
+    points = sum(map(len, bound.pairs.source_points))
+    said = f"{pairs_text(bound, points)}, without a truth{told_text(bound.conditioned)}"
+    for one in results:
+        click.echo(f"{what}: {one.name}; {said}")
+        click.echo(matcher_text(matcher, check))
+        click.echo("\n".join(match_table(list(islice(_rows(one, bound), SHOWN)), points)))
+
+
+def _plain(
+    results: Sequence[Result], bound: Any, matcher: Any, check: float | None
+) -> dict[str, Any]:
+    """The same as plain values."""
+    from diffeat.search.matching.rules import matcher_text
+
+    if results[0].scored is not None:
+        return {"tables": [one.scored.to_dict() for one in results]}
+    rows = [row for one in results for row in _rows(one, bound, len(results) > 1)]
+    return {"cells": [one.name for one in results], "matcher": matcher_text(matcher, check),
+            "left_out": dict(bound.left_out), "noted": bound.noted, "matches": rows}  # fmt: skip
 
 
 def _targets(values: dict[str, Any]) -> tuple[Any, bool]:
@@ -50,44 +96,53 @@ def _targets(values: dict[str, Any]) -> tuple[Any, bool]:
     drop = values["outside"] == "drop"
     targets = open_pairs(values["pairs"], outside="drop" if drop else "refuse")
     truth = targets.truth(0).target_points is not None
-    if not truth and not (values["output"] or values["as_json"]):
-        raise click.UsageError(
-            f"{values['pairs']} says nothing of where points lie in the targets, so nothing can be "
-            "counted; write the matches with -o M.csv"
-        )
-    return targets, truth
+    if truth:
+        return targets, True
+    nothing = f"{values['pairs']} says nothing of where points lie in the targets, so nothing can "
+    if counted := given(COUNTED):
+        raise click.UsageError(f"{nothing}be counted; leave {', '.join(counted)} out")
+    if not (values["output"] or values["as_json"]):
+        raise click.UsageError(f"{nothing}be counted; write the matches with -o M.csv")
+    return targets, False
 
 
-def _conventions(values: dict[str, Any]) -> tuple[Any, ...] | None:
-    """The ways of counting that options name; None leaves them to the pairs."""
-    from probes.metrics.conventions import AGGREGATES, PRESETS, Convention, conventions_of
+def _check_conventions(values: dict[str, Any]) -> None:
+    """UsageError for ways of counting that there are not."""
+    from probes.metrics.conventions import AGGREGATES, PRESETS
 
     presets, aggregates = values["preset"] or (), values["aggregate"] or ()
     if presets and (aggregates or values["reference"]):
         raise click.UsageError("--preset says what --reference and --aggregate say; expected "
                                "one or the other")  # fmt: skip
-    for option, given, known in (
+    for option, asked, known in (
         ("preset", presets, PRESETS),
         ("aggregate", aggregates, AGGREGATES),
     ):
-        if wrong := [name for name in given if name not in known]:
+        if wrong := [name for name in asked if name not in known]:
             raise click.UsageError(
                 f"--{option} {wrong[0]!r}; expected {', '.join(known)}, several with commas"
             )
-    if presets:
-        return tuple(way for name in presets for way in conventions_of(name))
-    if not (aggregates or values["reference"]):
-        return None
-    reference = values["reference"] or "box"
-    return tuple(Convention(reference, one) for one in aggregates or ("point", "pair"))
 
 
-def _usual(bound: Any) -> tuple[Any, ...]:
-    """Per point and per pair, by the box where each target has one, else by its picture."""
-    from probes.metrics.conventions import Convention
+def _conventions(targets: Any, values: dict[str, Any]) -> tuple[Any, ...]:
+    """The ways of counting: those of options, else per point and per pair, by the box where each
+    target has one, else by its picture.
 
-    reference = "image" if np.isnan(bound.boxes).any() else "box"
-    return Convention(reference, "point"), Convention(reference, "pair")
+    Raises:
+        SpecError: the pairs lack what they ask for; before any feature is computed.
+    """
+    from diffeat.search.matching.scored import check_said
+    from probes.metrics.conventions import Convention, conventions_of
+
+    if values["preset"]:
+        ways = tuple(way for name in values["preset"] for way in conventions_of(name))
+    else:
+        boxes = (targets.truth(pair).target_box for pair in range(len(targets)))
+        boxed = values["reference"] is None and all(box is not None for box in boxes)
+        reference = values["reference"] or ("box" if boxed else "image")
+        ways = tuple(Convention(reference, one) for one in values["aggregate"] or ("point", "pair"))
+    check_said(targets, ways)
+    return ways
 
 
 def _of_files(stack: ExitStack, names: Sequence[str], targets: Any, values: dict[str, Any]) -> Any:
@@ -113,76 +168,74 @@ def _of_model(stack: ExitStack, names: Sequence[str], targets: Any, values: dict
     """The pairs, bound to the maps of their pictures, each of which is computed once."""
     from diffeat.backbones import ModelRequest
     from diffeat.extraction import Plan
-    from diffeat.jobs import extract_to_file
     from diffeat.loading import load
     from diffeat.noise import plain_t
-    from diffeat.store import FeatureStore
 
     model = names[0]
     spec = spec_of_maps(model, values)
     plan = Plan(load(model, "meta"), spec)
     cells = [(block.name, plain_t(level.t)) for block in plan.blocks for level in plan.levels]
     check_one(model, cells, values)  # before hours of work
-    path = values["cache"]
-    if path is None:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-match-"))
-        path = Path(folder) / "maps.h5"
-        note("maps go to a temporary file that is removed at the end; --cache F.h5 keeps them")
-    run = {name: values[name] for name in ("batch_size", "workers", "on_error")}
+    path = values["cache"] or features_folder(stack, None, "--cache F.h5") / "maps.h5"
     request = ModelRequest(model, **model_fields(values))
     try:
-        done = extract_to_file(request, targets.pictures(), spec, path, announce=True, **run)
+        store = extracted(stack, request, targets.pictures(), spec, path, values,
+                          kept=bool(values["cache"]))  # fmt: skip
     except PictureError as error:
         raise click.ClickException(
             f"{error}; or leave such out with --on-error skip --missing leave-out"
         ) from error
-    if values["cache"]:
-        note(f"{path}: {done.pictures:,} pictures, {done.computed:,} computed now")
-    return _bound(targets, [stack.enter_context(FeatureStore(path))], values)
+    return _bound(targets, [store], values)
 
 
-def _scored(matcher: Any, bound: Any, ways: Any, values: dict[str, Any]) -> list[Any]:
-    """What was counted, of all cells as one or of each."""
+def _results(matcher: Any, bound: Any, ways: Sequence[Any], values: dict[str, Any]) -> list[Result]:
+    """What was found by all cells as one, or by each; every point is matched once.
+
+    Args:
+        ways: of counting; none of pairs without a truth.
+    """
     from diffeat.search.journal import Journal
     from diffeat.search.judge import Mix
-    from diffeat.search.matching import score_pairs
+    from diffeat.search.matching.scored import match_all, score_pairs
 
-    journal = Journal(values["out"])
-    candidates = bound.keys if values["each"] else [Mix(bound.keys)]
-    found = [
-        score_pairs(matcher, bound, one, ways or _usual(bound), values["alphas"], journal=journal)
-        for one in candidates
-    ]
+    journal, results = Journal(values["out"]), []
+    how = {"journal": journal, "check": values["check"]}
+    for one in [Mix((key,)) for key in bound.keys] if values["each"] else [Mix(bound.keys)]:
+        if ways:
+            scored = score_pairs(matcher, bound, one, ways, values["alphas"],
+                                 keep=bool(values["output"]), **how)  # fmt: skip
+            results.append(Result(scored.name, scored, scored.found))
+        else:
+            results.append(Result(str(one), None, match_all(matcher, bound, one, **how)))
     if values["out"]:
         note(f"{values['out']}: {journal.found} pieces of work were there already, "
              f"{journal.computed} computed now")  # fmt: skip
-    return found
+    return results
 
 
-def _matches(matcher: Any, bound: Any) -> Iterator[dict[str, Any]]:
-    """Rows of every match, in the order of the pairs."""
-    from diffeat.progress import counted
-    from diffeat.search.matching.stream import stream
+def _rows(result: Result, bound: Any, named: bool = False) -> Iterator[dict[str, Any]]:
+    """Rows of every match, in the order of the pairs.
 
-    rows, targets = np.arange(len(bound)), bound.targets
-    found: dict[int, list[dict[str, Any]]] = {}
-    with counted(len(bound), desc="match", unit="pairs") as bar:
-        for pair, matches in stream(matcher, bound, bound.cells(), rows):
-            both = targets.source[pair], targets.target[pair]
-            names, points = targets.truth(pair).names, bound.pairs.source_points[pair]
-            found[pair] = match_rows(both, points, matches, names)
-            bar.update()
-    for pair in rows.tolist():
-        yield from found[pair]
+    Args:
+        named: say in each of which cells.
+    """
+    targets, cells = bound.targets, {"features": result.name} if named else {}
+    for pair, points in enumerate(bound.pairs.source_points):
+        both = targets.source[pair], targets.target[pair]
+        rows = match_rows(both, points, result.found[pair], targets.truth(pair).names)
+        yield from ({**row, **cells} for row in rows)
 
 
-def _write(tables: Sequence[Any], values: dict[str, Any]) -> None:
-    """The tables as CSV; of several cells one file each."""
-    for option, rows in (("csv_path", "pair"), ("by_class", "class")):
+def _write(results: Sequence[Result], bound: Any, values: dict[str, Any]) -> None:
+    """The tables as CSV; of several cells one file each, numbered."""
+    for option in ("output", "csv_path", "by_class"):
         path = values[option]
-        if path is None:
-            continue
-        if len(tables) == 1:
-            tables[0].write_csv(path, rows=rows)
-        for place, one in enumerate(tables if len(tables) > 1 else ()):
-            one.write_csv(path.with_stem(f"{path.stem}-{place}"), rows=rows)
+        for place, one in enumerate(results if path else ()):
+            several = len(results) > 1
+            own = path.with_stem(f"{path.stem}-{place}") if several else path
+            if option == "output":
+                write_matches(own, _rows(one, bound))
+            else:
+                one.scored.write_csv(own, rows="pair" if option == "csv_path" else "class")
+            if several:
+                note(f"{own}: {one.name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -213,16 +213,16 @@ def match_rows(
     ]
 
 
-def write_matches(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_matches(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """The table of matches as CSV, `valid` as 1 or 0."""
     from diffeat.search.grid import write_rows
 
-    write_rows(path, [row | {"valid": int(row["valid"])} for row in rows])
+    write_rows(path, (row | {"valid": int(row["valid"])} for row in rows))
 
 
 def say(found: Found, values: dict[str, Any]) -> None:
     """What was found, for people or programs."""
-    from diffeat.search.matching.scored import described, matcher_text
+    from diffeat.search.matching.rules import described, matcher_text
 
     rows = found.rows()
     if values["as_json"]:
@@ -243,13 +243,14 @@ def _shown(side: Side) -> str:
     return f"{side.name} ({width}×{height})"
 
 
-def match_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Lines of the first matches, for people."""
+def match_table(rows: Sequence[dict[str, Any]], total: int | None = None) -> Iterator[str]:
+    """Lines of the first matches, for people; `total` where `rows` are not all."""
+    total = len(rows) if total is None else total
     wide = max([0, *(len(row.get("point", "")) + 2 for row in rows[:SHOWN])])
     yield f"{'':<{wide}}{'source x':>8} {'y':>7}   {'target x':>8} {'y':>7} {'score':>8}  valid"
     for row in rows[:SHOWN]:
         at, to = (f"{row[f'{side}_x']:>8.1f} {row[f'{side}_y']:>7.1f}" for side in SIDES)
         yield (f"{row.get('point', ''):<{wide}}{at}   {to} {row['score']:>8.4f}  "
                f"{'yes' if row['valid'] else 'no'}")  # fmt: skip
-    if len(rows) > SHOWN:
-        yield f"… {len(rows)} points; -o M.csv writes all"
+    if total > SHOWN:
+        yield f"… {total:,} points; -o M.csv writes all"

@@ -53,6 +53,8 @@ SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "ha
           "test_labels", "groups")  # fmt: skip
 """Options that need scores, hence labels."""
 NOT_KEPT = "nothing is kept; with --out FOLDER finished cells are, and a second run goes on"
+FEATURES = (".h5", ".hdf5")
+"""What names of feature files end in."""
 UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pulls",
          "mixer": "steps"}  # fmt: skip
 """What a strategy goes through, other than cells."""
@@ -130,7 +132,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     \b
     diffeat search FEATURES.h5 [TEST.h5]              features that are stored
     diffeat search MODEL PICTURES -t 20,60 -b decoder  straight from the model
-    diffeat search MODEL PAIRS --task matching -t …    where points of a picture lie in another
+    diffeat search FILE|MODEL PAIRS --task matching    where points of a picture lie in another
 
     The second stores no features: pooled vectors are kept in memory, all t's together or, where
     they do not fit in half of --memory, in groups one after the other (the VAE and the text
@@ -151,7 +153,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         raise click.UsageError("-C of knn: expected whole numbers such as 5,10")
     if png_path and values["halving"]:
         raise click.UsageError("--png shows the whole grid, which --halving does not fit")
-    from_file = Path(what).suffix in (".h5", ".hdf5") or Path(what).is_file()
+    from_file = Path(what).suffix in FEATURES or Path(what).is_file()
     asked = {name: values[name] or 0 for name in ("repeats", "sets", "bandit")}
     options = SearchOptions(
         **asked,
@@ -272,7 +274,9 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
     store = stack.enter_context(FeatureStore(what))
     timesteps = store.native(values["timesteps"])
     if kind.takes == "pairs":
-        values["pairing"] = pair_choice(values)
+        named = second and not values["pair_list"] and Path(second).suffix not in FEATURES
+        values["pairing"] = pair_choice(values, second if named else None)
+        second = None if named else second
     elif store.labels is None and values["frequency"] and not _asks_labels(values):
         _check_guess(what)
         if second:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from diffeat.cli.ending import note
+from diffeat.cli.extracted import extracted, features_file, features_folder
 from diffeat.cli.options import model_fields, open_pictures, option, positive_numbers
 
 OWN = ("pair_list", "test_pairs", "alphas", "reference", "aggregate", "resolution", "outside",
@@ -92,10 +90,7 @@ def maps_of_model(
     it they go with `stack`.
     """
     from diffeat.backbones import ModelRequest
-    from diffeat.hashing import fingerprint
-    from diffeat.jobs import extract_to_file
     from diffeat.search.matching.task import parts_of
-    from diffeat.store import FeatureStore
 
     if values["pool"] not in (None, "none"):
         raise click.UsageError(f"--pool {values['pool']}: vectors, in which no place can be found; "
@@ -103,20 +98,16 @@ def maps_of_model(
     spec = replace(spec, pool="none")
     choice = pair_choice(values, second)
     targets = choice.opened()
+    choice.check(targets)
     parts_of(targets, values["split"], values["seed"])  # before hours of work
-    folder = values["out"]
-    if folder is None:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-search-"))
-        note("maps go to a temporary file that is removed at the end; --out FOLDER keeps them")
+    folder = features_folder(stack, values["out"], "--out FOLDER")
     request = ModelRequest(what, **model_fields(values))
-    run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     stores = []
     for source in _sources(targets, second if values["pair_list"] else None):
-        made_of = fingerprint(what, model_fields(values), spec.to_dict(), source.name)
-        path = Path(folder) / f"maps-{made_of[:12]}.h5"
-        done = extract_to_file(request, source, spec, path, announce=True, **run)
-        note(f"{path}: {done.pictures:,} pictures, {done.computed:,} computed now")
-        stores.append(stack.enter_context(FeatureStore(path)))
+        path = folder / features_file("maps", spec, request, source)
+        stores.append(
+            extracted(stack, request, source, spec, path, values, kept=bool(values["out"]))
+        )
     return choice, stores
 
 

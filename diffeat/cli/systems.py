@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,16 +182,3 @@ def request_of_system(system: System, run: dict[str, Any]) -> Any:
 
     own = {name: system.values[name] for name in ("denoiser", "lora")}
     return ModelRequest(system.what, **run, **own)
-
-
-def cache_name(system: System, spec: Any, request: Any, pictures: str) -> str:
-    """File that a model's features are kept in: another one for other features.
-
-    Args:
-        pictures: of what, as it was typed.
-    """
-    from diffeat.hashing import fingerprint
-
-    plain = {f.name: str(getattr(request, f.name)) for f in fields(request) if f.name != "device"}
-    stem = re.sub(r"[^\w.+-]", "_", system.name)[:60]
-    return f"{stem}-{fingerprint(spec.to_dict(), plain, pictures)[:10]}.h5"

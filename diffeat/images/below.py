@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,35 +157,48 @@ def read_matrix(path: Path, within: Path, shape: tuple[int, int]) -> np.ndarray:
     return values.reshape(shape)
 
 
-def read_records(
+def table_lines(
     path: Path, within: Path, check: Callable[[Path, tuple[str, ...]], None]
-) -> tuple[tuple[str, ...], Records]:
-    """A .csv or .tsv with a header.
+) -> tuple[tuple[str, ...], Iterator[tuple[int, dict[str, str]]]]:
+    """A .csv or .tsv with a header; its rows are made one by one.
 
     Args:
         check: raises SourceError for a header that is wrong, before the rows are looked at.
 
     Returns:
         columns: their names.
-        rows: where each stands, and its fields by column.
+        rows: in which line each stands, and its fields by column.
 
     Raises:
         SourceError: as for `read_below`; rows of another length than the header.
     """
     text = read_text(path, within, "a table")
     delimiter = separator(path, text.partition("\n")[0])
-    lines = list(table_rows(path, text, delimiter))
-    columns = tuple(name.strip() for name in lines[0][1]) if lines else ()
+    lines = iter(table_rows(path, text, delimiter))
+    header = next(lines, None)
+    columns = tuple(name.strip() for name in header[1]) if header else ()
     check(path, columns)
-    for line, row in lines[1:]:
+    return columns, _fields(path, columns, delimiter, lines)
+
+
+def _fields(
+    path: Path, columns: tuple[str, ...], delimiter: str, lines: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    for line, row in lines:
         if len(row) != len(columns):
             raise SourceError(
                 f"{path}, line {line}: {len(row)} fields; expected {len(columns)} as in the header "
                 f"(numbers have a decimal point, no comma; a name with {delimiter!r} is in quotes)"
             )
-    return columns, [
-        (f"{path}, line {line}", dict(zip(columns, row, strict=True))) for line, row in lines[1:]
-    ]
+        yield line, dict(zip(columns, row, strict=True))
+
+
+def read_records(
+    path: Path, within: Path, check: Callable[[Path, tuple[str, ...]], None]
+) -> tuple[tuple[str, ...], Records]:
+    """The same, all rows at once, with where each stands in words."""
+    columns, rows = table_lines(path, within, check)
+    return columns, [(f"{path}, line {line}", row) for line, row in rows]
 
 
 def read_json_object(path: Path, within: Path, wanted: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -123,9 +123,12 @@ def columns_table(grids: Sequence[Grid], names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A CSV file with a row each; the columns are those of the first."""
+def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A CSV file with a row each, one at least; the columns are those of the first."""
+    rows = iter(rows)
+    first = next(rows)
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(first))
         writer.writeheader()
+        writer.writerow(first)
         writer.writerows(rows)

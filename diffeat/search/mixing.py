@@ -32,6 +32,7 @@ class Mixed(Finding):
         how: "trained", or "searched without a gradient" where the judge has no gradient.
         cost: in judgements of a cell; cost_text: what these were.
         interval: of test, where it is not that of counts.
+        learns: whether it was trained before test, or only weighs what the judge asks about.
     """
 
     key: ClassVar[str] = "mixer"
@@ -44,6 +45,7 @@ class Mixed(Finding):
     cost: float
     cost_text: str
     interval: tuple[float, float] | None = None
+    learns: bool = True
 
     @property
     def best(self) -> CellKey:
@@ -60,10 +62,11 @@ class Mixed(Finding):
         first = ", ".join(
             f"{cell_text(cells[k])} {WEIGHT.say(self.weights[cells[k]])}" for k in order
         )
+        how = "trained on both" if self.learns else "with these weights"
         return [
             f"mixer ({self.how}; {self.cost_text}): {self.measure.say(self.validation)}; most of "
             f"{first}",
-            f"  trained on both: {self.measure.say_test(self.test, self.interval)}",
+            f"  {how}: {self.measure.say_test(self.test, self.interval)}",
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,7 +150,7 @@ def _searched(judge: Judge, journal: Journal, memory: int, progress: Progress) -
     text = f"{len(alone)} cells, then {1 + 2 * len(STEPS) * len(cells)} mixes of {len(cells)}"
     return Mixed(
         weights, outcome.validation, outcome.setting, test, "searched without a gradient", cost,
-        text, interval, measure=number, conditioned=judge.conditioned,
+        text, interval, learns=judge.learns, measure=number, conditioned=judge.conditioned,
     )  # fmt: skip
 
 

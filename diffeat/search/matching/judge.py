@@ -15,14 +15,8 @@ from diffeat.progress import counted
 from diffeat.search.intervals import FEW
 from diffeat.search.judge import Candidate, Judge, Mix, Outcome, cells_in
 from diffeat.search.matching.bound import BoundPairs
-from diffeat.search.matching.scored import (
-    check_references,
-    count,
-    described,
-    matcher_of,
-    matcher_text,
-    told_text,
-)
+from diffeat.search.matching.rules import described, matcher_of, matcher_text
+from diffeat.search.matching.scored import check_references, count, told_text
 from diffeat.search.measure import SHARE
 from diffeat.search.splits import (
     LEFT_OUT,

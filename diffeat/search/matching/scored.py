@@ -5,6 +5,8 @@
     scored.pck.compute(); scored.pck.interval()              # a probes.metrics.pck.PCK, in the
     scored.pck.interval(other=another.pck)                   # order of the pairs of `bound`
     scored.to_dict(); scored.write_csv("pairs.csv"); scored.write_csv("classes.csv", rows="class")
+    score_pairs(…, keep=True).found[3]                       # where the points of pair 3 were found
+    match_all(matcher, bound, ("up.1", 20))[3]               # of pairs whose truth is not known
 
 With a `Journal` in a folder, pairs that were matched are not matched again.
 """
@@ -25,8 +27,11 @@ from diffeat.search.grid import write_rows
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Candidate, Mix, cells_in
 from diffeat.search.matching.bound import BoundPairs, named
+from diffeat.search.matching.found import Found
+from diffeat.search.matching.rules import described, matcher_of, matcher_text
 from diffeat.search.matching.stream import stream
 from diffeat.search.tasks import bytes_fingerprint
+from diffeat.targets.pairs.base import PairTargets
 from probes.cells import Cells
 from probes.matching import NearestMatcher
 from probes.matching.base import Matcher
@@ -35,10 +40,6 @@ from probes.metrics.pck import ALPHAS, PCK
 
 CHUNK = 1000
 """Pairs of a piece of finished work."""
-SAID = ("metric", "resolution", "normalise")
-"""Parameters of a matcher that are always said."""
-NOT_THE_RULE = ("device", "memory_mb", "outside")
-"""Parameters of a matcher that change no more than the last bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +51,9 @@ class Scored:
         bound: the P pairs.
         pck: what was counted, pair by pair, and every number of it.
         unsaid: (P,) int32 points of which nothing can be said, such as those that an input does
-            not show; they count as wrong.
+            not show, or whose match a check does not confirm; they count as wrong.
         matcher: what the points were found by.
+        found: where each point was found; None where that was not asked for.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Scored:
     pck: PCK
     unsaid: np.ndarray
     matcher: str
+    found: Found | None = None
 
     def __len__(self) -> int:
         return len(self.bound)
@@ -135,11 +138,15 @@ class Scored:
         """One row per pair or per class ("class"); how it was counted stands in columns."""
         if rows not in ("pair", "class"):
             raise SpecError(f"rows={rows!r}; expected pair or class")
-        rule = {"convention": self.pck.conventions[0].line(), "matcher": self.matcher}
+        rule = {
+            "features": self.name,
+            "convention": self.pck.conventions[0].line(),
+            "matcher": self.matcher,
+        }
         if self.bound.conditioned:
             rule["told"] = self.bound.conditioned
         found = self._pair_rows() if rows == "pair" else self._class_rows()
-        write_rows(path, [{**row, **rule} for row in found])
+        write_rows(path, ({**row, **rule} for row in found))
 
     def _pair_rows(self) -> Iterator[dict[str, Any]]:
         bound, (right, points) = self.bound, self.pck.counts()
@@ -167,6 +174,9 @@ def score_pairs(
     alphas: Sequence[float] = ALPHAS,
     journal: Journal | None = None,
     progress: bool | None = None,
+    *,
+    check: float | None = None,
+    keep: bool = False,
 ) -> Scored:
     """Match the points of all pairs, and count which are right.
 
@@ -179,39 +189,110 @@ def score_pairs(
         alphas: A shares of the reference.
         journal: keeps finished pieces of `CHUNK` pairs.
         progress: show a bar; None shows one on a terminal, and a line a minute elsewhere.
+        check: pixels by which a match, matched back, may miss its point: else it counts as wrong.
+            None checks nothing.
+        keep: also say where each point was found (`Scored.found`).
 
     Raises:
         SpecError: pairs without a truth, or without what the errors are measured in; points or
             maps that the matcher refuses.
     """
-    candidate = Mix(bound.keys) if candidate is None else candidate
-    matcher = matcher_of(matcher or NearestMatcher(), candidate)
     check_references(bound, conventions)
-    total, journal = PCK(alphas, conventions), journal or Journal()
-    state, cells = total.state, bound.cells(cells_in(candidate))
-    right = np.zeros((len(bound), *state["right"].shape[1:]), np.int32)
+    total = PCK(alphas, conventions)
+    work = _Work(bound, matcher, candidate, check, Found(bound.pairs) if keep else None)
+    right = np.zeros((len(bound), *total.state["right"].shape[1:]), np.int32)
     unsaid = np.zeros(len(bound), np.int32)
-    made_of = fingerprint(bound.fingerprint, str(candidate), getattr(candidate, "weights", None),
-                          described(matcher), total.alphas, state["counted"].tolist())  # fmt: skip
-    with counted(len(bound), desc="match", unit="pairs", show=progress) as bar:
-        for rows in _chunks(bound, CHUNK if journal.folder else len(bound)):
-            key = fingerprint(made_of, bytes_fingerprint(rows)) if journal.folder else ""
-            kept = journal.read("pairs", key, lambda stored: "right" in stored)
-            if kept is None:
-                piece = PCK(alphas, conventions)
-                done, silent = count(piece, matcher, bound, cells, rows, bar.update)
-                right[done], unsaid[done] = piece.state["right"], silent
-                values = {"right": right[rows].tolist(), "unsaid": unsaid[rows].tolist()}
-                if journal.folder:
-                    journal.write("pairs", key, values)
-            else:
-                right[rows], unsaid[rows] = kept["right"], kept["unsaid"]
-                bar.update(len(rows))
+
+    def counted_of(rows: np.ndarray, update: Callable) -> dict[str, Any]:
+        piece = PCK(alphas, conventions)
+        done, silent = count(piece, work.matcher, bound, work.cells, rows, update, check,
+                             work.found)  # fmt: skip
+        right[done], unsaid[done] = piece.state["right"], silent
+        return {"right": right[rows].tolist(), "unsaid": unsaid[rows].tolist()}
+
+    ways = (total.alphas, total.state["counted"].tolist())
+    for rows, kept in work.pieces(counted_of, journal or Journal(), ways, progress):
+        right[rows], unsaid[rows] = kept["right"], kept["unsaid"]
     points = np.array([len(found) for found in bound.pairs.source_points], np.int32)
-    total.load({**state, "right": right, "points": points, "picture": bound.targets.target,
+    total.load({**total.state, "right": right, "points": points, "picture": bound.targets.target,
                 "category": bound.categories, "groups": bound.groups})  # fmt: skip
-    name = str(candidate if isinstance(candidate, Mix) else Mix((candidate,)))
-    return Scored(name, bound, total, unsaid, matcher_text(matcher))
+    return Scored(work.name, bound, total, unsaid, matcher_text(work.matcher, check), work.found)
+
+
+def match_all(
+    matcher: Matcher | None,
+    bound: BoundPairs,
+    candidate: Candidate | None = None,
+    journal: Journal | None = None,
+    progress: bool | None = None,
+    *,
+    check: float | None = None,
+) -> Found:
+    """Match the points of all pairs, whether or not it is known where they lie.
+
+    Args, Raises: as of `score_pairs`.
+    """
+    found = Found(bound.pairs)
+    work = _Work(bound, matcher, candidate, check, found)
+
+    def matched(rows: np.ndarray, update: Callable) -> dict[str, Any]:
+        for pair, matches in stream(work.matcher, bound, work.cells, rows, check):
+            found[pair] = matches
+            update()
+        return {}
+
+    for _ in work.pieces(matched, journal or Journal(), (), progress):
+        pass
+    return found
+
+
+class _Work:
+    """Pairs that are matched piece by piece, each of which a journal may have already.
+
+    Args:
+        found: takes where the points were found; None where nobody asks.
+    """
+
+    def __init__(self, bound: BoundPairs, matcher: Matcher | None, candidate: Candidate | None,
+                 check: float | None, found: Found | None):  # fmt: skip
+        candidate = Mix(bound.keys) if candidate is None else candidate
+        self.bound, self.found = bound, found
+        self.matcher = matcher_of(matcher or NearestMatcher(), candidate)
+        self.cells = bound.cells(cells_in(candidate))
+        self.name = str(candidate if isinstance(candidate, Mix) else Mix((candidate,)))
+        self._made_of = (str(candidate), getattr(candidate, "weights", None),
+                         described(self.matcher), check)  # fmt: skip
+
+    def pieces(
+        self, work: Callable[[np.ndarray, Callable], dict[str, Any]], journal: Journal, ways: Any,
+        progress: bool | None,
+    ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:  # fmt: skip
+        """Pairs, and what was found out about them, now or before.
+
+        Args:
+            work: (pairs, called after each of them) → that, as plain values.
+            ways: what else finished work depends on.
+        """
+        bound, found = self.bound, self.found
+        name = "pairs" if found is None else "matches"
+        # also where nothing is kept: what it reads of the files is asked for when they are closed
+        made_of = fingerprint(bound.fingerprint, *self._made_of, ways)
+        with counted(len(bound), desc="match", unit="pairs", show=progress) as bar:
+            for rows in _chunks(bound, CHUNK if journal.folder else len(bound)):
+                if not journal.folder:
+                    yield rows, work(rows, bar.update)
+                    continue
+                key = fingerprint(made_of, bytes_fingerprint(rows))
+                kept = journal.read(name, key)
+                if kept is None:
+                    more = work(rows, bar.update)
+                    more |= {} if found is None else {"found": found.pack(rows)}
+                    kept = journal.write(name, key, more)
+                else:
+                    bar.update(len(rows))
+                if found is not None:
+                    found.unpack(rows, kept["found"])
+                yield rows, kept
 
 
 def _chunks(bound: BoundPairs, size: int) -> Iterator[np.ndarray]:
@@ -222,30 +303,67 @@ def _chunks(bound: BoundPairs, size: int) -> Iterator[np.ndarray]:
 
 def count(
     pck: PCK, matcher: Matcher, bound: BoundPairs, cells: Cells, rows: np.ndarray,
-    update: Callable[[], Any] = lambda: None,
+    update: Callable[[], Any] = lambda: None, check: float | None = None,
+    kept: Found | None = None,
 ) -> tuple[list[int], list[int]]:  # fmt: skip
     """Match some pairs and count them.
 
     Args:
         pck: counts them, in the order in which they are returned.
         update: called after each pair.
+        check: see `stream`.
+        kept: takes where the points were found.
 
     Returns:
         The pairs; of how many points of each nothing can be said.
     """
     done, unsaid = [], []
     pairs, targets = bound.pairs, bound.targets
-    for pair, found in stream(matcher, bound, cells, rows):
+    for pair, found in stream(matcher, bound, cells, rows, check):
         box = bound.boxes[pair]
         pck.update(
             found.points, pairs.target_points[pair], size=tuple(bound.target_sizes[pair].tolist()),
             box=None if np.isnan(box).any() else box, picture=targets.target[pair],
             category=bound.categories[pair], groups=bound.groups[pair], valid=found.valid,
         )  # fmt: skip
+        if kept is not None:
+            kept[pair] = found
         done.append(pair)
         unsaid.append(int((~found.valid).sum()))
         update()
     return done, unsaid
+
+
+def check_said(targets: PairTargets, conventions: Sequence[Convention]) -> None:
+    """SpecError where pairs lack what a way of counting asks for: classes, or of key points boxes.
+
+    Nothing is computed for that, so it can be asked before features are.
+    """
+    for way in conventions:
+        if way.aggregate.startswith("class") and "" in targets.categories:
+            pair = targets.categories.index("")
+            raise SpecError(
+                f"{named(targets, pair)} has no category, so there is no mean over classes "
+                f"({way.aggregate}); take another one (--aggregate point, pair or picture), or say "
+                "what each pair shows (in a list, the column category)"
+            )
+    if targets.kind != "points":
+        return
+    for reference in {one.reference for one in conventions} - {"image"}:
+        for pair in range(len(targets)):
+            truth = targets.truth(pair)
+            _check_reference(Convention(reference), targets, pair, (1, 1), truth.target_box,
+                             truth.target_points)  # fmt: skip
+
+
+def _check_reference(
+    way: Convention, targets: PairTargets, pair: int, size: tuple[int, int], box: Any, points: Any
+) -> None:
+    try:
+        way.reference_of(size, box, points)
+    except ValueError as error:
+        raise SpecError(f"{named(targets, pair)}: {error}; take another reference "
+                        "(--reference box, image or extent)") from error  # fmt: skip
 
 
 def check_references(bound: BoundPairs, conventions: Sequence[Convention]) -> None:
@@ -253,16 +371,13 @@ def check_references(bound: BoundPairs, conventions: Sequence[Convention]) -> No
     if bound.pairs.target_points is None:
         raise SpecError(f"{bound.name} has no points in the targets, so nothing can be counted; "
                         "expected pairs with a truth")  # fmt: skip
+    check_said(bound.targets, conventions)
     for way in {one.reference: one for one in conventions}.values():
-        for pair, (box, points) in enumerate(
-            zip(bound.boxes, bound.pairs.target_points, strict=True)
-        ):
-            try:
-                way.reference_of(tuple(bound.target_sizes[pair].tolist()),
-                                 None if np.isnan(box).any() else box, points)  # fmt: skip
-            except ValueError as error:
-                raise SpecError(f"{named(bound.targets, pair)}: {error}; take another reference "
-                                "(--reference box, image or extent)") from error  # fmt: skip
+        for pair, box in enumerate(bound.boxes):
+            _check_reference(
+                way, bound.targets, pair, tuple(bound.target_sizes[pair].tolist()),
+                None if np.isnan(box).any() else box, bound.pairs.target_points[pair],
+            )  # fmt: skip
 
 
 def pairs_text(bound: BoundPairs, points: int) -> str:
@@ -280,32 +395,3 @@ def told_text(conditioned: str) -> str:
     if all(one.endswith("in the prompt") for one in conditioned.split(", ")):
         return f"; the prompt names the category, as DIFT's does ({conditioned})"
     return f"; the model was told of each picture: {conditioned}"
-
-
-def matcher_of(matcher: Matcher, candidate: Candidate) -> Matcher:
-    """The matcher for a candidate: of a mix with weights, with these."""
-    if not isinstance(candidate, Mix) or candidate.weights is None:
-        return matcher
-    from sklearn.base import clone
-
-    weights = dict(zip(candidate.cells, candidate.weights, strict=True))
-    return clone(matcher).set_params(weights=weights)
-
-
-def described(matcher: Matcher) -> dict[str, Any]:
-    """What finished work depends on: the kind of the matcher, and its parameters."""
-    params = {name: value for name, value in matcher.get_params().items()
-              if name not in NOT_THE_RULE}  # fmt: skip
-    if isinstance(params.get("weights"), dict):
-        params["weights"] = [[*cell, weight] for cell, weight in params["weights"].items()]
-    return {"matcher": type(matcher).__name__, **params}
-
-
-def matcher_text(matcher: Matcher) -> str:
-    """ "NearestMatcher(metric=cosine, resolution=picture, normalise=after)", and what else is not
-    as by default."""
-    usual, params = type(matcher)().get_params(), described(matcher)
-    shown = {name: params[name] for name in SAID if name in params}
-    shown |= {name: value for name, value in params.items()
-              if name not in ("matcher", "weights") and value != usual[name]}  # fmt: skip
-    return f"{type(matcher).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"

@@ -37,13 +37,18 @@ def held_by(matcher: Matcher, cells: Cells, sizes: np.ndarray) -> int:
 
 
 def stream(
-    matcher: Matcher, bound: BoundPairs, cells: Cells, rows: np.ndarray
+    matcher: Matcher,
+    bound: BoundPairs,
+    cells: Cells,
+    rows: np.ndarray,
+    check: float | None = None,
 ) -> Iterator[tuple[int, Matches]]:
     """Match some pairs, in an order of its own.
 
     Args:
         cells: those of `bound` that are matched; several are one sum of similarities.
         rows: (n,) int64 pairs.
+        check: pixels by which a match, matched back, may miss its point; None checks nothing.
 
     Yields:
         The pair, and where its points were found; of points that an input does not show nothing
@@ -58,7 +63,7 @@ def stream(
 
         matcher = clone(matcher).set_params(outside="wrong")
     try:
-        found = matcher.match_pairs(cells, bound.pairs.take(rows))
+        found = matcher.match_pairs(cells, bound.pairs.take(rows), check=check)
         for pair, matches in zip(rows.tolist(), found, strict=True):
             if bound.hidden:
                 valid = matches.valid & bound.shown(pair)

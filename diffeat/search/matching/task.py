@@ -12,6 +12,7 @@ from diffeat.errors import SpecError
 from diffeat.search.matching.bound import BoundPairs, bind
 from diffeat.search.matching.geometry import SHARES, DenseRecall, HomographyAccuracy
 from diffeat.search.matching.judge import FRACTIONS, Matching
+from diffeat.search.matching.scored import check_said
 from diffeat.search.splits import LEFT_OUT, TEST, VALIDATION, Fractions, split_pairs
 from diffeat.store import FeatureStore
 from diffeat.targets.pairs import PairTargets, open_pairs
@@ -66,6 +67,12 @@ class PairChoice:
         """The pairs, and the test pairs where they are pairs of their own."""
         names = [name for name in (self.pairs, self.test_pairs) if name]
         return [open_pairs(name) for name in names]
+
+    def check(self, targets: Sequence[PairTargets]) -> None:
+        """SpecError where pairs lack what the choice asks for; no feature is needed for that."""
+        way = Convention(self.reference or "image", self.aggregate)
+        for one in targets:
+            check_said(one, [way])
 
 
 def parts_of(

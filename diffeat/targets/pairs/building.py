@@ -59,7 +59,7 @@ Pair = tuple[tuple[str, str], Said, Truth]
 
 def point_pairs(
     name: str, below: Below, said: Iterable[Said], *, outside: str = "refuse",
-    left_out: Counter[str] | None = None,
+    left_out: Counter[str] | None = None, place: str | None = None,
 ) -> PointPairs:  # fmt: skip
     """Pairs with key points, checked.
 
@@ -74,6 +74,7 @@ def point_pairs(
         said: what annotations say.
         outside: "refuse" points further outside, or "drop" (leave them out, counted).
         left_out: what has been left out before.
+        place: where the pictures can be opened; None is `name`.
 
     Raises:
         SourceError: no pairs or none with points; points that are no numbers, not finite or
@@ -98,12 +99,14 @@ def point_pairs(
         found = ", ".join(f"{count:,} {what}" for what, count in counts.items())
         raise SourceError(f"{name}: no pairs with points ({found or 'nothing is listed'}); "
                           "expected one pair at least")  # fmt: skip
-    return _built(name, below, kept, {what: n for what, n in counts.items() if n}, noted)
+    counts = {what: n for what, n in counts.items() if n}
+    return _built(name, place or name, below, kept, counts, noted)
 
 
 def _built(
-    name: str, below: Below, kept: list[Pair], left_out: dict[str, int], noted: dict[str, int]
-) -> PointPairs:
+    name: str, place: str, below: Below, kept: list[Pair], left_out: dict[str, int],
+    noted: dict[str, int],
+) -> PointPairs:  # fmt: skip
     keys, said, truths = zip(*kept, strict=True)
     source, target = zip(*keys, strict=True)
     categories = tuple(one.category for one in said)
@@ -111,7 +114,7 @@ def _built(
         (one.groups[0] or a, one.groups[1] or b) for (a, b), one in zip(keys, said, strict=True)
     )
     kinds = tuple(one.kinds or (one.category, one.category) for one in said)
-    pictures = partial(pictures_of, name, below, source, target, kinds)
+    pictures = partial(pictures_of, place, below, source, target, kinds)
     return PointPairs(name, source, target, truths, pictures, groups, categories, left_out,
                       noted=noted)  # fmt: skip
 
@@ -203,7 +206,7 @@ def _inside(
             f"{one.where}: {int(far.sum())} of {len(points)} points lie outside the {side} "
             f"{getattr(one, side)!r} of {width}x{height} pixels, first {points[first].tolist()}; "
             "expected x, y of the upright picture: correct them, or leave such points out "
-            '(outside="drop")'
+            '(outside="drop"; diffeat match --outside drop)'
         )
     moved = (beyond > EDGE) & ~far
     points[moved] = points[moved].clip(0, most - 0.5)

@@ -41,11 +41,12 @@ class JoinedPairs(PairTargets):
             values = [getattr(one, name) for one in self.sets]
             found = tuple(values[k][pair] for k, pair in self.picked.tolist())
             object.__setattr__(self, name, found)
-        left_out: dict[str, int] = {}
-        for one in self.sets:
-            for why, count in one.left_out.items():
-                left_out[why] = left_out.get(why, 0) + count
-        object.__setattr__(self, "left_out", left_out)
+        for name in ("left_out", "noted"):
+            total: dict[str, int] = {}
+            for one in self.sets:
+                for why, count in getattr(one, name, {}).items():
+                    total[why] = total.get(why, 0) + count
+            object.__setattr__(self, name, total)
 
     @property
     def name(self) -> str:

@@ -12,11 +12,15 @@ wherever they stand. Paths are relative to the list's folder, which all pictures
 from __future__ import annotations
 
 import math
+import sys
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from diffeat.errors import SourceError, nearest
-from diffeat.images.below import Below, Records, read_records
+from diffeat.images.below import Below, table_lines
 from diffeat.targets.pairs.base import PointPairs
 from diffeat.targets.pairs.building import Said, point_pairs
 
@@ -27,6 +31,8 @@ BOXES = tuple(
     for side in ("source", "target")
 )
 GROUPS = ("source_group", "target_group")
+SHARED = (*BOXES[0], *BOXES[1], "category", *GROUPS)
+"""What all rows of a pair say alike."""
 COLUMNS = (*NEEDED, *TRUTH, "point", "category", *GROUPS, *BOXES[0], *BOXES[1])
 
 
@@ -42,16 +48,83 @@ def open_list(path: Path, outside: str = "refuse") -> PointPairs:
             commas), rows of a pair that contradict, a point twice, pictures that are missing or
             outside of the list's folder.
     """
-    columns, rows = read_records(path, path.parent, _check_columns)
-    if not rows:
-        raise SourceError(f"{path}: a header and no rows; expected a point a row")
-    pairs: dict[tuple[str, str], Records] = {}
+    columns, lines = table_lines(path, path.parent, _check_columns)
+    numbers = (*NEEDED[2:], *TRUTH)[: 4 if TRUTH[0] in columns else 2]
+    pairs: dict[tuple[str, str], _Rows] = {}
     below = Below(path.parent)
-    for where, row in rows:
+    for line, row in lines:
+        where = f"{path}, line {line}"
         key = tuple(below.picture(row[name].strip(), where) for name in ("source", "target"))
-        pairs.setdefault(key, []).append((where, row))
-    said = (_said(key, found, columns) for key, found in pairs.items())
-    return point_pairs(str(path), below, said, outside=outside)
+        if key not in pairs:
+            shared = {name: row[name].strip() for name in SHARED if name in columns}
+            pairs[key] = _Rows(str(path), shared)
+        pairs[key].add(line, row, numbers)
+    if not pairs:
+        raise SourceError(f"{path}: a header and no rows; expected a point a row")
+    said = (_said(key, rows) for key, rows in pairs.items())
+    return point_pairs(str(path), below, said, outside=outside, place=str(path.parent))
+
+
+class _Rows:
+    """The rows of one pair; of each its line and its numbers alone, since there are many.
+
+    Args:
+        path: of the list.
+        shared: fields that all rows of a pair have in common.
+    """
+
+    def __init__(self, path: str, shared: dict[str, str]):
+        self.path, self.shared = path, shared
+        self.names: list[str] = []
+        self._lines, self._numbers = array("q"), array("d")
+
+    def add(self, line: int, row: dict[str, str], numbers: Sequence[str]) -> None:
+        """Take a row.
+
+        Args:
+            numbers: the columns of its points.
+
+        Raises:
+            SourceError: it contradicts the first one, or has no number where one is expected.
+        """
+        self._lines.append(line)
+        where = self.where(-1)
+        for some in (*BOXES, ("category",), *((name,) for name in GROUPS)):
+            if any(row[name].strip() != self.shared[name] for name in some if name in self.shared):
+                raise SourceError(
+                    f"{where}: another {', '.join(some)} than in {self.where(0)}, of the same "
+                    "pair; expected the same in all rows of a pair"
+                )
+        self._numbers.extend(_number(row[name], where, name) for name in numbers)
+        if "point" in row:
+            self.names.append(sys.intern(row["point"].strip()))
+
+    def check(self) -> None:
+        """SourceError where a row says what another one says, or does not name its point."""
+        points, names = {}, {}
+        for row, point in enumerate(map(tuple, self.points().tolist())):
+            if (first := points.setdefault(point, row)) != row:
+                raise SourceError(
+                    f"{self.where(row)}: the same points as in {self.where(first)}; expected each "
+                    "point of a pair once: remove one of them"
+                )
+        for row, name in enumerate(self.names):
+            if not name or (first := names.setdefault(name, row)) != row:
+                wrong = "a point without a name"
+                if name:
+                    wrong = f"point {name!r:.60} of this pair is in {self.where(first)}, too"
+                raise SourceError(
+                    f"{self.where(row)}: {wrong}; expected a name of its own for each point of a "
+                    "pair, or no such column"
+                )
+
+    def where(self, row: int) -> str:
+        """Where a row stands, for messages."""
+        return f"{self.path}, line {self._lines[row]}"
+
+    def points(self) -> np.ndarray:
+        """(n, 2) or (n, 4) x, y of the source and, where it is said, of the target."""
+        return np.array(self._numbers).reshape(len(self._lines), -1)
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
@@ -72,26 +145,22 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
         )
 
 
-def _said(key: tuple[str, str], rows: Records, columns: Sequence[str]) -> Said:
+def _said(key: tuple[str, str], rows: _Rows) -> Said:
     """What the rows of a pair say."""
-    names = _names(rows) if "point" in columns else ()
-    boxes = [_alike(rows, [name for name in box if name in columns]) for box in BOXES]
-    groups = [_alike(rows, [name])[0] if name in columns else None for name in GROUPS]
-    category = _alike(rows, ["category"])[0] if "category" in columns else ""
-    if "category" in columns and not category:
-        raise SourceError(f"{rows[0][0]}: an empty category; expected one in each row, or no such "
+    rows.check()
+    where, shared, points = rows.where(0), rows.shared, rows.points()
+    if shared.get("category") == "":
+        raise SourceError(f"{where}: an empty category; expected one in each row, or no such "
                           "column")  # fmt: skip
-    points = [[_number(row[name], where, name) for name in ("source_x", "source_y")]
-              for where, row in rows]  # fmt: skip
-    truths = [[_number(row[name], where, name) for name in TRUTH]
-              for where, row in rows] if TRUTH[0] in columns else None  # fmt: skip
-    _check_points(rows, points, truths)
-    corners = (
-        [_number(text, rows[0][0], name) for text, name in zip(texts, box, strict=True)]
-        if any(texts) else None for texts, box in zip(boxes, BOXES, strict=False)
+    boxes = [[shared[name] for name in box if name in shared] for box in BOXES]
+    corners = tuple(
+        [_number(text, where, name) for text, name in zip(texts, box, strict=True)]
+        if any(texts) else None for texts, box in zip(boxes, BOXES, strict=True)
     )  # fmt: skip
-    return Said(rows[0][0], *key, points, truths, names, tuple(corners), category,
-                tuple(one or None for one in groups))  # fmt: skip
+    groups = tuple(shared.get(name) or None for name in GROUPS)
+    truths = points[:, 2:] if points.shape[1] == 4 else None
+    return Said(where, *key, points[:, :2], truths, tuple(rows.names), corners,
+                shared.get("category", ""), groups)  # fmt: skip
 
 
 def _number(text: str, where: str, column: str) -> float:
@@ -106,35 +175,3 @@ def _number(text: str, where: str, column: str) -> float:
     if not math.isfinite(value):
         raise SourceError(f"{where}: {column} is {text.strip()}; expected finite pixels")
     return value
-
-
-def _alike(rows: Records, names: Sequence[str]) -> tuple[str, ...]:
-    """Fields that all rows of a pair must have in common."""
-    first = tuple(rows[0][1][name].strip() for name in names)
-    for where, row in rows[1:]:
-        if tuple(row[name].strip() for name in names) != first:
-            raise SourceError(f"{where}: another {', '.join(names)} than in {rows[0][0]}, of the "
-                              "same pair; expected the same in all rows of a pair")  # fmt: skip
-    return first
-
-
-def _names(rows: Records) -> tuple[str, ...]:
-    names = tuple(row["point"].strip() for _, row in rows)
-    known: dict[str, str] = {}
-    for (where, _), name in zip(rows, names, strict=True):
-        if not name or known.setdefault(name, where) != where:
-            wrong = f"point {name!r:.60} of this pair is in {known[name]}, too" if name else (
-                "a point without a name")  # fmt: skip
-            raise SourceError(f"{where}: {wrong}; expected a name of its own for each point of a "
-                              "pair, or no such column")  # fmt: skip
-    return names
-
-
-def _check_points(rows: Records, points: list, truths: list | None) -> None:
-    """SourceError where a row says again what another row of the pair says."""
-    known: dict[tuple, str] = {}
-    for place, (where, _) in enumerate(rows):
-        key = (*points[place], *(truths[place] if truths else ()))
-        if known.setdefault(key, where) != where:
-            raise SourceError(f"{where}: the same points as in {known[key]}; expected each point "
-                              "of a pair once: remove one of them")  # fmt: skip

@@ -80,6 +80,9 @@ class TestRows:
 
     def test_some_pairs_and_more_pairs(self, bound):
         some = bound.take(np.arange(10))
+        twice = replace(some.targets, noted={"pairs listed twice": 2})
+        both = replace(some, targets=twice).joined(replace(some, targets=twice))
+        assert both.noted == both.take([0, 1]).noted == {"pairs listed twice": 4}
         both = some.joined(bound.take(slice(10, None)))
         assert (both.targets.source, both.groups) == (bound.targets.source, bound.groups)
         np.testing.assert_array_equal(both.pairs.target, bound.pairs.target)

@@ -172,6 +172,8 @@ class TestStrategies:
         text = "\n".join(report.lines())
         assert "best on validation: b at t=10" in text
         assert "refitted" not in text
+        assert "trained on both" not in text
+        assert ("with these weights: " in text) == ("selectors" in options)
         assert "test pairs" in text
         assert "pictures" not in text.replace("they share pictures", "").replace("labels", "") or (
             "frequency" in options

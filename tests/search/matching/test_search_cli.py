@@ -57,8 +57,25 @@ def test_straight_from_a_model(diffeat, folder_of, tmp_path):
     assert "16 pictures, 0 computed now" in again.err
     assert json.loads(again.out)["computed"] == 0
     [maps] = (tmp_path / "kept").glob("maps-*.h5")
-    same = diffeat("search", maps, "--task", "matching", "--pair-list", f"{things}:trn", "--json")
-    assert json.loads(same.out)["best"] == json.loads(again.out)["best"]
+    for said in ((f"{things}:trn",), ("--pair-list", f"{things}:trn")):
+        same = diffeat("search", maps, *said, "--task", "matching", "--json")
+        assert json.loads(same.out)["best"] == json.loads(again.out)["best"]
+
+
+def test_lists_of_one_folder_have_files_of_their_own(diffeat, folder, folder_of, tmp_path):
+    things = folder / "JPEGImages/thing"
+    made = []
+    for name, count in (("all", 8), ("some", 6)):
+        rows = [f"{a:02}.jpg,{b:02}.jpg,{x},9,{x},9" for a in range(count) for b in range(count)
+                if a != b for x in (9, 20)]  # fmt: skip
+        made.append(things / f"{name}.csv")
+        made[-1].write_text("\n".join(["source,target,source_x,source_y,target_x,target_y", *rows]))
+    for path, count in zip(made, (8, 6), strict=True):
+        answer = diffeat("search", folder_of("pixel"), path, "--task", "matching", "-t", "20", "-b",
+                         "stages", "--size", 16, "--device", "cpu", "--out", tmp_path)  # fmt: skip
+        path.unlink()
+        assert answer.code == 0, answer.err
+        assert f"{count} pictures, {count} computed now" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -79,14 +96,18 @@ def test_wrong_usage(more, words, diffeat, path, tmp_path, monkeypatch):
     assert words in answer.err.replace("\n", " ")
 
 
-def test_before_a_model_runs(diffeat, folder, folder_of):
+def test_before_a_model_runs(diffeat, folder, folder_of, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    bare = tmp_path / "bare.csv"
+    bare.write_text("source,target,source_x,source_y,target_x,target_y\na.png,a.png,1,2,3,4\n")
     args = ("search", folder_of("pixel"), f"{folder}:trn", "--task", "matching", "-t", "20",
             "-b", "stages", "--device", "cpu")  # fmt: skip
     for more, words in (
         (("--split", "0,1,0"), "no test pairs are left"),
         (("--pool", "1x1"), "matching takes maps"),
+        (("--pair-list", "{list}", "--aggregate", "class"), "has no category"),
     ):
-        answer = diffeat(*args, *more)
+        answer = diffeat(*args, *(str(one).format(list=bare) for one in more))
         assert (answer.code, words in answer.err) == (2, True), answer.err
         assert "forwards" not in answer.err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 
 import pytest
 
@@ -181,3 +182,19 @@ def test_pipes_are_not_waited_for(folder):
     os.mkfifo(folder / "p.png")
     with pytest.raises(SourceError, match="no regular file"):
         listed(folder, "a.png,p.png,1,2,3,4")
+
+
+def test_memory_of_a_long_list(folder):
+    """Of a row no more is kept than its numbers; all rows as dictionaries would take 1 kB each."""
+    rows = [f"{a}.png,{b}.png,{x / 9},{y / 9},{y / 9},{x / 9}\n" for x in range(60)
+            for y in range(60)
+            for a, b in ("ab", "ba")]  # fmt: skip
+    path = folder / "long.csv"
+    path.write_text(HEADER + "\n" + "".join(rows))
+    open_pairs(path)
+    tracemalloc.start()
+    pairs = open_pairs(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [len(pairs.truth(k).source_points) for k in range(2)] == [3600, 3600]
+    assert peak < 700 * len(rows)
