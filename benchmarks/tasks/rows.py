@@ -78,18 +78,6 @@ def sizes_of(source: Source) -> np.ndarray:
     return np.array([(one.height, one.width) for one in pictures], np.int64).reshape(-1, 2)
 
 
-def same_place(points: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(n, 2) where points would lie if the target were the source, squashed to its size.
-
-        x' = (x + ½)·W'/W − ½
-
-    Args:
-        points: (n, 2) x, y in pixels of the source.
-        source, target: (2,) H, W in pixels of the upright pictures.
-    """
-    return (points + 0.5) * (target / source)[::-1] - 0.5
-
-
 def mean_places(
     targets: PairTargets, sizes: Mapping[str, np.ndarray]
 ) -> dict[tuple[str, str], np.ndarray]:

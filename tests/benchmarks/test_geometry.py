@@ -285,7 +285,7 @@ class TestBoth:
         text = markdown(folder)
         assert "| features | block and t | chosen at % | ≤ 1 px |" in text
         assert "| features | 10 to 20° | 20 to 30° |" in text
-        assert "the mutual match of SIFT's own descriptors" in text
+        assert "Dense rows have SIFT's descriptors" in text
         assert "By viewpoint" in page(folder)
         assert "| JODS 5 % | JODS 10 % | PASCAL 5 % | PASCAL 10 % | smoothness |" in text
         for name in ("planes", "room"):

@@ -17,9 +17,10 @@ from benchmarks.catalogue import benchmark_names, open_benchmark
 from benchmarks.page import page
 from benchmarks.report import markdown
 from benchmarks.run import run_benchmark
+from benchmarks.searching import same_place
 from benchmarks.tasks.matching.file import MatchingBenchmark, Measured
 from benchmarks.tasks.matching.sets import Sets
-from benchmarks.tasks.rows import mean_places, patches, same_place
+from benchmarks.tasks.rows import mean_places, patches
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Plan
 from diffeat.images.paired import PAIRED

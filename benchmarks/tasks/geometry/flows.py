@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.searching import BoundPairs, CellKey
+from benchmarks.searching import BoundPairs, CellKey, same_place
 from benchmarks.tasks.geometry.kinds import WINDOWS, Kind, Scores, carried
-from benchmarks.tasks.rows import patch_cells, same_place
+from benchmarks.tasks.rows import patch_cells
 from probes.cells import Cells
 from probes.matching import NearestMatcher
 from probes.metrics import FlowShare, FlowSmoothness, pair_interval

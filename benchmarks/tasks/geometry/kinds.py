@@ -19,10 +19,11 @@ from benchmarks.searching import (
     match_planes,
     plane_of,
     recall_of,
+    same_place,
     unmoved,
 )
 from benchmarks.tasks.geometry.file import GeometryBenchmark
-from benchmarks.tasks.rows import patch_cells, same_place, sift_at
+from benchmarks.tasks.rows import patch_cells, sift_at
 from diffeat.images import Source
 from diffeat.targets.pairs import PairTargets
 from probes.matching import MutualMatcher, NearestMatcher
