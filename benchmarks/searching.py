@@ -47,6 +47,7 @@ from diffeat.search.matching.geometry import (
     recall_of,
     unmoved,
 )
+from diffeat.search.matching.judge import same_place
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
@@ -77,6 +78,7 @@ __all__ = [
     "plane_of",
     "readable",
     "recall_of",
+    "same_place",
     "score_pairs",
     "split_pairs",
     "unmoved",

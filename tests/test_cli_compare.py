@@ -206,6 +206,20 @@ class TestModels:
         assert words in answer.err
         assert "plan" not in answer.err
 
+    @pytest.mark.parametrize(
+        ("cell", "words"),
+        [(" -b none", "has no block 'none'"), (" -t 30", "30"),
+         ("", "has none of the pictures that models are given: ")],
+    )  # fmt: skip
+    def test_what_a_file_lacks_is_told_before_a_model_runs(
+        self, diffeat, files, folder, monkeypatch, cell, words
+    ):
+        monkeypatch.setattr("diffeat.jobs.extract_to_file", lambda *_, **__: pytest.fail("it ran"))
+        answer = diffeat("compare", f"{files[0]}{cell}", "unet-cifar10 -t 20 -b mid",
+                         "--pictures", str(folder))  # fmt: skip
+        assert answer.code == 2
+        assert words in answer.err
+
     def test_pictures_without_labels(self, diffeat, folder, folder_of):
         model = f"{folder_of('pixel')} -t 20 -b up.0"
         answer = diffeat("compare", model, f"{model} --noise none", "--pictures", folder / "0")

@@ -54,22 +54,28 @@ def patches(pixels: np.ndarray, side: int = PATCH) -> np.ndarray:
     return centred.permute(0, 1, 4, 5, 2, 3).flatten(1, 3).contiguous().numpy()
 
 
+def sift_at(picture: np.ndarray, points: np.ndarray, window: int) -> np.ndarray:
+    """(n, 128) float32 of SIFT's descriptors at points, upright and of one scale, by OpenCV.
+
+    Args:
+        picture: (H, W, 3) uint8; points: (n, 2) x, y in pixels.
+        window: side in pixels of what a descriptor looks at.
+    """
+    import cv2
+
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    size = window / 6  # OpenCV's descriptor has 4 × 4 fields of 3 · size / 2
+    places = [cv2.KeyPoint(float(x), float(y), size, 0.0) for x, y in points]
+    found, values = cv2.SIFT_create().compute(grey, places)
+    if len(found) != len(points):
+        raise ValueError(f"OpenCV described {len(found)} of {len(points)} points; expected all")
+    return values
+
+
 def sizes_of(source: Source) -> np.ndarray:
     """(N, 2) int64 H, W in pixels of the upright pictures, which are decoded for it."""
     pictures = (source.load(row) for row in range(len(source)))
     return np.array([(one.height, one.width) for one in pictures], np.int64).reshape(-1, 2)
-
-
-def same_place(points: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(n, 2) where points would lie if the target were the source, squashed to its size.
-
-        x' = (x + ½)·W'/W − ½
-
-    Args:
-        points: (n, 2) x, y in pixels of the source.
-        source, target: (2,) H, W in pixels of the upright pictures.
-    """
-    return (points + 0.5) * (target / source)[::-1] - 0.5
 
 
 def mean_places(

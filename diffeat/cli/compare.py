@@ -116,7 +116,7 @@ def compare(systems, csv_path, png_path, as_json, **values) -> None:
     values["targets"] = target_choice(values)
     with ExitStack() as stack, resumable(_left(values["out"])):
         prepared = _prepared(found, values)  # everything that can be refused, before any work
-        stores = _opened(stack, prepared, values)
+        stores = _opened(stack, found, prepared, values)
         judges, how = (_paired if values["pairing"] else _judges)(found, stores, values)
         out = values["out"]
         result = compared(
@@ -253,7 +253,9 @@ def _pictures(values: dict, models: Sequence[bool]) -> list[Any]:
     return [source]
 
 
-def _opened(stack: ExitStack, prepared: Sequence[Any], values: dict) -> list[list[Any]]:
+def _opened(
+    stack: ExitStack, systems: Sequence[System], prepared: Sequence[Any], values: dict
+) -> list[list[Any]]:
     """The feature files of each system, those of models made now; what is there comes first."""
     from diffeat.store import FeatureStore
 
@@ -263,9 +265,9 @@ def _opened(stack: ExitStack, prepared: Sequence[Any], values: dict) -> list[lis
         for k, one in enumerate(prepared)
         if isinstance(one, Path)
     }
+    for k, [store] in stores.items():
+        _check_file(systems[k], store, made[0] if made else (), values)
     folder = features_folder(stack, values["out"], "--out FOLDER") if made else None
-    for [store] in stores.values() if values["pairing"] else ():
-        _check_maps(store)
     for k, one in enumerate(prepared):
         for name, request, source, spec in one if k not in stores else ():
             made_now = extracted(stack, request, source, spec, folder / name, values,
@@ -274,13 +276,31 @@ def _opened(stack: ExitStack, prepared: Sequence[Any], values: dict) -> list[lis
     return [stores[k] for k in range(len(prepared))]
 
 
-def _check_maps(store: Any) -> None:
-    """SpecError for vectors, before models are run to be compared with them."""
-    from diffeat.errors import SpecError
+def _check_file(system: System, store: Any, made: Sequence[Any], values: dict) -> None:
+    """SpecError for a file that nothing can be compared with, before models are run for it.
 
-    if store.spec.pool != "none":
+    Args:
+        made: what is extracted of a model; empty without one.
+    """
+    from diffeat.conditioned import check_targets, conditioned
+    from diffeat.errors import SpecError
+    from diffeat.search.stored import cells_of
+    from diffeat.search.tasks import choose_cells
+    from diffeat.targets.by_id import match_ids
+
+    if values["pairing"] and store.spec.pool != "none":
         raise SpecError(f"{store.path} holds vectors (--pool {store.spec.pool}), in which no place "
                         "can be found; extract with --pool none for --task matching")  # fmt: skip
+    choose_cells(str(store.path), cells_of(store), *_cells_of(system, store))
+    if not values["pairing"]:
+        check_targets(str(store.path), conditioned(store.spec, store.pictures),
+                      values["allow_conditioned"])  # fmt: skip
+    ids = list(dict.fromkeys(name for _, _, source, _ in made for name in source.ids))
+    if made and (match_ids(store.ids, ids).rows < 0).all():
+        raise SpecError(
+            f"{store.path} has none of the pictures that models are given: {store.ids[0]!r} there, "
+            f"{ids[0]!r} here; expected features of the same pictures"
+        )
 
 
 def _judges(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ STEEPEST = 12.0
 """Largest power of a scale."""
 STRAIGHT = 1.2
 """Largest power of a scale that a reader may take for a linear one."""
+LETTERS = 11
+"""Of a label, on an inch."""
 BENT = "\n(finer steps near the best)"
 """What the bar of a bent scale says of it."""
 Colour = Sequence[float]
@@ -128,4 +131,7 @@ def colour_bar(figure: Any, axes: Any, scale: Scale, label: str, show: Any) -> N
     bar = figure.colorbar(mapped, ax=axes, pad=0.02, fraction=0.05, aspect=24)
     bar.set_ticks(places, labels=texts, fontsize=8)
     bent = scale.power > STRAIGHT and not scale.constant
-    bar.set_label(label + BENT * bent, fontsize=9)
+    first = np.ravel(axes)[0]
+    inches = figure.get_figheight() / first.get_subplotspec().get_gridspec().nrows
+    lines = "\n".join(wrap(label, int(LETTERS * inches)))
+    bar.set_label(lines + BENT * bent, fontsize=9)

@@ -17,9 +17,10 @@ from benchmarks.catalogue import benchmark_names, open_benchmark
 from benchmarks.page import page
 from benchmarks.report import markdown
 from benchmarks.run import run_benchmark
+from benchmarks.searching import same_place
 from benchmarks.tasks.matching.file import MatchingBenchmark, Measured
 from benchmarks.tasks.matching.sets import Sets
-from benchmarks.tasks.rows import mean_places, patches, same_place
+from benchmarks.tasks.rows import mean_places, patches
 from diffeat.errors import ModelError, SpecError
 from diffeat.extraction import Plan
 from diffeat.images.paired import PAIRED
@@ -261,10 +262,18 @@ def test_blocks_and_timesteps_of_the_bundled_models():
 def test_settings_are_those_of_the_recipe(name):
     recipe = {"dift-spair-sd21": "dift-sd21", "dift-spair-adm": "dift-adm",
               "ditf-spair-flux": "ditf-flux", "cleandift-spair": "cleandift",
-              "pf-willow-dift-sd21": "dift-sd21", "tss-dift-sd21": "dift-sd21"}[name]  # fmt: skip
-    prompt = {"prompt": ""} if name.startswith("tss") else {}  # TSS names no classes
-    wanted = replace(load_recipe(recipe).spec, **prompt)
-    assert ExtractSpec.from_dict(open_benchmark(name).extract) == wanted
+              "pf-willow-dift-sd21": "dift-sd21"}[name]  # fmt: skip
+    assert ExtractSpec.from_dict(open_benchmark(name).extract) == load_recipe(recipe).spec
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_table_has_rows_to_compare_with(name):
+    one = open_benchmark(name)
+    assert one.patches
+    assert one.vision
+    assert all(model.twin for model in one.models if not (model.label or model.name[:2] == "./"))
+    if one.pairs.startswith("spair"):
+        assert one.places == "spair:trn"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -285,10 +294,11 @@ def test_published_set_ups_run_on_shrunk_twins(name, model_of, data, tmp_path):
     if "flux" in name:  # its twin's text encoder takes few tokens
         less["prompt"] = "{class}"
     shrunk = replace(one, models=models, vision=(), places="", pairs="faces:val",
-                     extract={**one.extract, **less})  # fmt: skip
+                     patches=(16,), extract={**one.extract, **less})  # fmt: skip
     result = run_benchmark(shrunk, tmp_path, "cpu")
     assert [row["label"] for row in result["rows"]] == [
-        *(model.shown for model in one.models), "the same place"
+        *(model.shown for model in one.models), "raw pixels (7×7 patches at 16×16)",
+        "the same place",
     ]  # fmt: skip
     numbers = result["rows"][0]["scores"]["faces:val"]
     assert len(numbers) == 2 * len(one.references) * len(one.alphas)

@@ -161,3 +161,14 @@ def test_the_bar_says_that_its_scale_is_bent(values, bent):
     figure, axes = subplots(1, 1, (3, 3))
     colour_bar(figure, axes[0, 0], Scale.of(values), "accuracy", str)
     assert (BENT in figure.axes[-1].get_ylabel()) == bent
+
+
+def test_a_long_label_of_the_bar_is_in_the_picture():
+    figure, axes = subplots(1, 1, (3, 2))
+    label = "validation right matches within 1 % of the side of the target, in %"
+    colour_bar(figure, axes[0, 0], Scale.of(CROWDED), label, str)
+    figure.canvas.draw()
+    where = figure.axes[-1].yaxis.label.get_window_extent()
+    assert where.y0 >= 0
+    assert where.y1 <= figure.bbox.height
+    assert label in figure.axes[-1].get_ylabel().replace("\n", " ")

@@ -13,7 +13,7 @@ from benchmarks.tasks.geometry.file import GeometryBenchmark
 
 
 class Geometry(Task):
-    """Homographies of planes, or true dense correspondences of RGB-D frames."""
+    """Homographies of planes, true dense correspondences of RGB-D frames, or flows of objects."""
 
     fields = GeometryBenchmark
 

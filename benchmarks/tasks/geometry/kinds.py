@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from benchmarks.searching import (
     match_planes,
     plane_of,
     recall_of,
+    same_place,
     unmoved,
 )
 from benchmarks.tasks.geometry.file import GeometryBenchmark
-from benchmarks.tasks.rows import patch_cells, same_place
+from benchmarks.tasks.rows import patch_cells, sift_at
 from diffeat.images import Source
 from diffeat.targets.pairs import PairTargets
 from probes.matching import MutualMatcher, NearestMatcher
@@ -31,13 +33,17 @@ from probes.metrics.conventions import Convention
 from probes.metrics.pck import PCK
 from probes.pairs import Pairs
 
+WINDOWS = (48, 96)
+"""Sides in pixels of what dense SIFT looks at."""
+DENSE = 4
+"""Pixels between the places of the target that dense SIFT knows."""
 Points = tuple[np.ndarray, np.ndarray]
 Scores = dict[str, Any]
 """What the JSON has of a row."""
 
 
 class Kind(ABC):
-    """Planes or surfaces.
+    """Planes, surfaces or flows.
 
     Args:
         benchmark: what is asked for.
@@ -67,8 +73,27 @@ class Kind(ABC):
         """Rows that see no picture: label, scores."""
 
     @abstractmethod
-    def sift(self) -> Scores:
-        """SIFT's own descriptors."""
+    def sift(self) -> Iterator[tuple[str, Scores]]:
+        """SIFT's own descriptors: label, scores."""
+
+    def dense_sift(self, window: int) -> Callable[[int, np.ndarray], np.ndarray]:
+        """What finds (n, 2) x, y of a pair's source in its target by SIFT's descriptors at the
+        points and at every fourth pixel of the target, those of a window in pixels."""
+
+        @lru_cache(1)
+        def known(row: int) -> Points:
+            height, width = (picture := self.picture(row)).shape[:2]
+            x, y = (np.arange(DENSE // 2, side, DENSE, float) for side in (width, height))
+            grid = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+            return grid, sift_at(picture, grid, window)
+
+        def find(pair: int, points: np.ndarray) -> np.ndarray:
+            source, target = self.rows[pair].tolist()
+            grid, theirs = known(target)
+            ours = sift_at(self.picture(source), points, window)
+            return grid[(ours @ theirs.T - (theirs**2).sum(1) / 2).argmax(1)]
+
+        return find
 
     def sift_matches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(m, 2) and (m, 2) places of each pair of the report that are each other's nearest."""
@@ -120,12 +145,20 @@ class Surfaces(Kind):
                   for share, value in zip(self.benchmark.shares, values, strict=True)]  # fmt: skip
         yield "chance: any pixel", {"shares": shares, "bins": []}
 
-    def sift(self) -> Scores:
-        """Each point goes along with the match that is nearest to it in the source."""
-        return self._counted(
-            carried(self.report.truth(pair).source_points, here, there)
-            for pair, (here, there) in enumerate(self.sift_matches())
+    def sift(self) -> Iterator[tuple[str, Scores]]:
+        """Each point goes along with the match that is nearest to it in the source; densely."""
+        yield (
+            "SIFT",
+            self._counted(
+                carried(self.report.truth(pair).source_points, here, there)
+                for pair, (here, there) in enumerate(self.sift_matches())
+            ),
         )
+        for window in WINDOWS:
+            find = self.dense_sift(window)
+            found = (find(pair, self.report.truth(pair).source_points)
+                     for pair in range(len(self.report)))  # fmt: skip
+            yield f"SIFT, dense, {window} px", self._counted(found)
 
     def _counted(self, found: Any) -> Scores:
         pck = PCK(self.benchmark.shares, [Convention("image", "point")])
@@ -182,8 +215,8 @@ class Planes(Kind):
         planes = [unmoved(self.report, pair) for pair in range(len(self.report))]
         yield "the same place (nothing moves)", self._scores(planes)
 
-    def sift(self) -> Scores:
-        return self._scores([
+    def sift(self) -> Iterator[tuple[str, Scores]]:
+        yield "SIFT", self._scores([
             plane_of(here, there, self.report, pair)
             for pair, (here, there) in enumerate(self.sift_matches())
         ])  # fmt: skip
@@ -217,7 +250,3 @@ class Planes(Kind):
             ends = pair_interval(hits.astype(float), np.ones(len(hits)), groups)
             one = {"low": ends.low, "high": ends.high}
         return {"limit": limit, "right": int(hits.sum()), "value": float(hits.mean()), **one}
-
-
-KINDS: dict[str, type[Kind]] = {"homography": Planes, "depth": Surfaces}
-"""Of pairs → what is counted."""

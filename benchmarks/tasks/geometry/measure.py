@@ -17,7 +17,8 @@ from benchmarks.searching import (
 )
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.geometry.file import GeometryBenchmark
-from benchmarks.tasks.geometry.kinds import KINDS, Kind, Scores
+from benchmarks.tasks.geometry.flows import Flows
+from benchmarks.tasks.geometry.kinds import Kind, Planes, Scores, Surfaces
 from benchmarks.tasks.geometry.sets import Chosen
 from benchmarks.tasks.matching.measure import DRAWN
 from benchmarks.tasks.matching.models import Row, rows_of, stores_of
@@ -25,6 +26,9 @@ from benchmarks.tasks.matching.sets import names_in
 from diffeat.errors import ModelError, SpecError
 from diffeat.progress import say
 from diffeat.targets.pairs import PairTargets
+
+KINDS: dict[str, type[Kind]] = {"homography": Planes, "depth": Surfaces, "flow": Flows}
+"""Of pairs → what is counted."""
 
 
 def measure(benchmark: GeometryBenchmark, place: Place) -> dict[str, Any]:
@@ -72,6 +76,8 @@ class Run:
         """All rows, one after the other; what the JSON holds."""
         pictures = self.chosen.pictures()
         for row in rows_of(self.benchmark):
+            if row.of in self.missing:  # the twin of what is not there says nothing
+                continue
             try:
                 with self.place.stages(f"features of {row.label}"):
                     backbone = row.load(self.place.device)
@@ -125,7 +131,8 @@ class Run:
 
     def _without_models(self) -> None:
         if self.benchmark.sift:
-            self._add("SIFT", "sift", self.kind.sift())
+            for label, scores in self.kind.sift():
+                self._add(label, "sift", scores)
         for side in self.benchmark.patches:
             label = f"raw pixels, 7×7 patches at {side}×{side}"
             self._add(label, "pixels", self.kind.patches(side))

@@ -14,7 +14,7 @@ from benchmarks.tasks.matching.sets import names_in, opened, touched
 from diffeat.errors import SpecError
 from diffeat.targets.pairs import DepthPairs, PairTargets
 
-KINDS = ("homography", "depth")
+KINDS = ("homography", "depth", "flow")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +41,9 @@ class Chosen:
         if found.kind not in KINDS:
             raise SpecError(f"{where}: {found.name} has pairs of a kind {found.kind!r}; expected "
                             f"{' or '.join(KINDS)}")  # fmt: skip
+        if found.kind == "flow" and (benchmark.choose or benchmark.select):
+            raise SpecError(f"{where}: nothing chooses a cell by flows; expected neither choose "
+                            "nor select, but one block and one t")  # fmt: skip
         if isinstance(found, DepthPairs):
             found = _asking(found, benchmark.points)
         if benchmark.choose:

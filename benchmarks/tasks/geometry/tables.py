@@ -18,6 +18,13 @@ READ_OUT = {
         "if it lies within a share of the larger side of its true place, which follows from depth "
         "and poses; intervals draw the frames anew, and say nothing of other rooms."
     ),
+    "flow": (
+        "Every {stride}th pixel of the source is matched along x and y, by all rows with features "
+        "in one way: the pixel whose feature, interpolated to the picture's own size, has the "
+        "largest cosine; displacements are interpolated between. A pixel of the object is right "
+        "within a share of the larger side of the target; both directions of a pair count, the "
+        "mean is over them, and intervals draw pairs of pictures anew."
+    ),
     "homography": (
         "All rows have the same key points (SIFT's, at most {key_points:,} of a picture); matches "
         "are those that are each other's nearest by the cosine of features at them; OpenCV fits a "
@@ -26,8 +33,9 @@ READ_OUT = {
     ),
 }
 SIFT_OF_SURFACES = (
-    "SIFT says nothing of most points: each of them goes along with the mutual match of SIFT's own "
-    "descriptors that is nearest to it in the source."
+    "SIFT's own key points say nothing of most points: each of them goes along with the mutual "
+    "match that is nearest to it in the source. Dense rows have SIFT's descriptors, upright and of "
+    "one scale, at the points themselves, matched with those of every fourth pixel of the target."
 )
 
 
@@ -51,7 +59,7 @@ def summary(result: dict[str, Any]) -> str:
 def set_up(result: dict[str, Any]) -> str:
     """Pairs, protocol and cost in a few sentences."""
     machine, chosen, about = result["environment"], result["chosen_on"], result["pairs"]
-    of = "frames" if result["kind"] == "depth" else "scenes"
+    of = {"depth": "frames", "flow": "folders"}.get(result["kind"], "scenes")
     text = f"{about['pairs']:,} pairs of {about['groups']:,} {of} ({about['name']}). "
     if "angles" in about:
         low, middle, high = about["angles"]
@@ -71,7 +79,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
     """The tables, the surfaces, papers."""
     notes = Notes(result["benchmark"]["published"])
     yield from _tables(result, notes)
-    if result["kind"] == "depth" and any(row["kind"] == "sift" for row in result["rows"]):
+    if result["kind"] != "homography" and any(row["kind"] == "sift" for row in result["rows"]):
         yield Text(SIFT_OF_SURFACES)
     yield Beside([_heat(stored, result) for stored in result["surfaces"]])
     yield Picture("validation by block and t")
@@ -84,6 +92,8 @@ def _tables(result: dict[str, Any], notes: Notes) -> Iterator[Table]:
     if result["kind"] == "depth":
         yield _recall_table(result, notes)
         yield _angle_table(result)
+    elif result["kind"] == "flow":
+        yield _flow_table(result, notes)
     else:
         yield _corner_table(result, notes)
 
@@ -96,6 +106,27 @@ def _recall_table(result: dict[str, Any], notes: Notes) -> Table:
         rows.append([*_head(row, result), *(_value(values[share]) for share in shares)])
     heading = [*_heading(result), *(f"within {100 * share:g} % of the side" for share in shares)]
     return _with_papers(heading, rows, result, notes, "Recall of true correspondences, %:")
+
+
+def _flow_table(result: dict[str, Any], notes: Notes) -> Table:
+    """Shares of all pairs and of each part, at every share; smoothness."""
+    shares = result["benchmark"]["shares"]
+    parts = sorted({part for row in result["rows"] for part in row["scores"]["parts"]})
+    heading = [*_heading(result), *(f"within {100 * share:g} % of the side" for share in shares),
+               *(f"{part} {100 * share:g} %" for part in parts for share in shares),
+               "smoothness"]  # fmt: skip
+    rows = []
+    for row in result["rows"]:
+        scores = row["scores"]
+        line = [_value(one) for one in scores["shares"]] or [""] * len(shares)
+        for part in parts:
+            line += list(map(percent, scores["parts"].get(part, []))) or [""] * len(shares)
+        rows.append([*_head(row, result), *line, f"{scores['smoothness']:.3g}"])
+    text = (
+        "Share of the object's pixels whose flow is right, %, and how much the flow changes from "
+        "pixel to pixel on the object (lower is smoother; compare with the truth's):"
+    )
+    return _with_papers(heading, rows, result, notes, text)
 
 
 def _angle_table(result: dict[str, Any]) -> Table:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.features import Pictures
+from benchmarks.searching import same_place
 from benchmarks.tasks.matching.sets import opened
-from benchmarks.tasks.rows import mean_places, patch_cells, same_place, sizes_of
+from benchmarks.tasks.rows import mean_places, patch_cells, sizes_of
 from diffeat.errors import SpecError
 from diffeat.targets.pairs import PairTargets, Truth
 from probes.matching import NearestMatcher

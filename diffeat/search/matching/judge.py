@@ -226,10 +226,10 @@ class Matching(Judge):
         bound, pairs = self.bound, self.bound.pairs
         found = PCK(self.alphas, [self.convention])
         for row in np.flatnonzero(self.part == TEST):
-            there = bound.target_sizes[row][::-1] / bound.sizes[pairs.source[row]][::-1]
+            sizes = bound.sizes[pairs.source[row]], bound.target_sizes[row]
             box = bound.boxes[row]
             found.update(
-                (pairs.source_points[row] + 0.5) * there - 0.5, pairs.target_points[row],
+                same_place(pairs.source_points[row], *sizes), pairs.target_points[row],
                 size=tuple(bound.target_sizes[row].tolist()),
                 box=None if np.isnan(box).any() else box, picture=bound.targets.target[row],
                 category=bound.categories[row], groups=bound.groups[row],
@@ -254,3 +254,15 @@ class Matching(Judge):
     def bytes_of(self, cell: Candidate) -> float:
         """What the matcher may hold."""
         return self.matcher.memory_mb * 2**20
+
+
+def same_place(points: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(n, 2) where points would lie if the target were the source, squashed to its size.
+
+        x' = (x + ½)·W'/W − ½
+
+    Args:
+        points: (n, 2) x, y in pixels of the source.
+        source, target: (2,) H, W in pixels of the upright pictures.
+    """
+    return (points + 0.5) * (target / source)[::-1] - 0.5
