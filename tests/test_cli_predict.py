@@ -73,7 +73,7 @@ def rewritten(path: Path, change) -> Path:
 
 class TestFromFiles:
     @pytest.mark.parametrize("args", [("probe",), ("search", "--score", "logistic", "--sets", 2),
-                                      ("search", "--score", "ridge", "--pairs"),
+                                      ("search", "--score", "ridge", "--cell-pairs"),
                                       ("search", "--score", "knn", "--halving")])  # fmt: skip
     def test_its_accuracy_is_the_one_that_was_reported(self, diffeat, tmp_path, args):
         labels = labels_of(200)

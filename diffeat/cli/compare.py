@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ SHARED = ("pool", "size", "fit", "dtype")
         "for: classification, regression (numbers), multilabel (several labels per picture), "
         "matching (key points of pairs).")  # fmt: skip
 @option("--pictures", help="Models: the pictures whose features are extracted.")
-@partial(pairs_options, flag="--pairs")
+@pairs_options
 @labels_options
 @option("--groups", metavar="COLUMN", help="Column that says what a picture belongs to (person, "
         "scene, clip, …): no split parts it, and intervals count it once.")  # fmt: skip

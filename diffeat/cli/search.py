@@ -88,7 +88,7 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
 @option("--repeats", type=click.IntRange(2), help="Random training and validation splits; "
               "means with 95 % intervals.")  # fmt: skip
 @option("--sets", type=click.IntRange(2), help="Also sets of up to so many cells, greedily.")
-@option("--pairs", is_flag=True, help="Also all pairs of cells.")
+@option("--cell-pairs", "pairs", is_flag=True, help="Also all pairs of cells.")
 @option("--halving", is_flag=True, help="Successive halving over pictures in place of the "
               "whole grid.")  # fmt: skip
 @option("--frequency", is_flag=True, help="Also the high-frequency ratio, a guess without "

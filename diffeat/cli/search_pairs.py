@@ -27,8 +27,8 @@ missing_option = option(
 )  # fmt: skip
 
 
-def pairs_options(command: Callable, flag: str = "--pair-list") -> Callable:
-    """--pair-list (or another flag), --test-pairs, and how what is found is counted."""
+def pairs_options(command: Callable) -> Callable:
+    """--pairs, --test-pairs, and how what is found is counted."""
     for each in (
         option("--outside", type=click.Choice(("refuse", "wrong")), default="refuse",
                show_default=True, help="matching: points that a crop does not show."),
@@ -43,9 +43,9 @@ def pairs_options(command: Callable, flag: str = "--pair-list") -> Callable:
                "within alpha times the reference; cells are judged by the first (default: "
                "0.1,0.05; depth: 0.02,0.01,0.04)."),
         option("--test-pairs", metavar="LIST", help="matching: pairs of the test; without, those "
-               f"of {flag} are split by their groups."),
-        option(flag, "pair_list", metavar="LIST", help="matching: pairs with what corresponds: a "
-               "CSV, a named set (spair:test), or a folder in its layout."),
+               "of --pairs are split by their groups."),
+        option("--pairs", "--pair-list", "pair_list", metavar="LIST", help="matching: pairs with "
+               "what corresponds: a CSV, a named set (spair:test), or a folder in its layout."),
     ):  # fmt: skip
         command = each(command)
     return command
@@ -63,10 +63,9 @@ def check_pairs_options(kind: Any) -> None:
     if not wrong:
         return
     if kind.takes == "pairs":
-        flag = next(one.opts[0] for one in context.command.params if one.name == "pair_list")
         raise click.UsageError(
             f"{', '.join(wrong)}: of tasks whose pictures have labels; matching takes pairs "
-            f"({flag}, --test-pairs), learns nothing and keeps no head"
+            "(--pairs, --test-pairs), learns nothing and keeps no head"
         )
     raise click.UsageError(f"{', '.join(wrong)}: for --task matching, homography and depth")
 

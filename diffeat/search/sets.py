@@ -111,7 +111,7 @@ def check_sets(judge: Judge, most: int) -> None:
 
 def check_pairs(judge: Judge) -> None:
     """SpecError if there are no pairs, or too many."""
-    judge.check_mixes("pairs", "leave --pairs out, and take the best cell of the grid")
+    judge.check_mixes("pairs", "leave --cell-pairs out, and take the best cell of the grid")
     cells = len(judge.cells)
     pairs = cells * (cells - 1) // 2
     if not 1 <= pairs <= MOST_PAIRS:

@@ -155,7 +155,7 @@ class TestFile:
         ratios = json.loads(diffeat("search", file, "--frequency", "--json").out)["ratios"]
         assert len(ratios) == 6
         for given, words in (
-            (("--sets", 2, "--pairs"), "--sets, --pairs: "),
+            (("--sets", 2, "--cell-pairs"), "--sets, --cell-pairs: "),
             (("--score", "knn", "-C", "3"), "--score, -C: "),
             ((tmp_path / "b.h5",), "b.h5: "),
         ):

@@ -56,7 +56,7 @@ class PairChoice:
     def __post_init__(self) -> None:
         if self.pairs is None:
             raise SpecError("matching is scored on pairs; expected a list, a named set such as "
-                            "spair:test or a folder in its layout (--pair-list)")  # fmt: skip
+                            "spair:test or a folder in its layout (--pairs)")  # fmt: skip
         for name, known in (("reference", (None, *REFERENCES)), ("aggregate", AGGREGATES),
                             ("resolution", RESOLUTIONS)):  # fmt: skip
             if getattr(self, name) not in known:
