@@ -22,6 +22,7 @@ AT_EDGE = 1.0
 OUTSIDE = ("refuse", "drop")
 NO_POINTS = "pairs without common points"
 TWICE = "pairs listed twice, which count twice"
+ITSELF = "pairs of a picture with itself"
 MOVED = "points up to a pixel outside their picture, taken at its edge"
 DROPPED = "points outside their picture"
 
@@ -92,8 +93,9 @@ def point_pairs(
         if first.setdefault(key, pair) is not pair:
             _check_same(first[key], pair)
             counts[TWICE] += 1
+        counts[ITSELF] += key[0] == key[1]
         kept.append(pair)
-    noted = {what: counts.pop(what) for what in (TWICE, MOVED) if counts[what]}
+    noted = {what: counts.pop(what) for what in (TWICE, ITSELF, MOVED) if counts[what]}
     counts += left_out or Counter()
     if not kept:
         found = ", ".join(f"{count:,} {what}" for what, count in counts.items())

@@ -95,7 +95,7 @@ class _Rows:
                     f"{where}: another {', '.join(some)} than in {self.where(0)}, of the same "
                     "pair; expected the same in all rows of a pair"
                 )
-        self._numbers.extend(_number(row[name], where, name) for name in numbers)
+        self._numbers.extend(number_of(row[name], where, name) for name in numbers)
         if "point" in row:
             self.names.append(sys.intern(row["point"].strip()))
 
@@ -154,7 +154,7 @@ def _said(key: tuple[str, str], rows: _Rows) -> Said:
                           "column")  # fmt: skip
     boxes = [[shared[name] for name in box if name in shared] for box in BOXES]
     corners = tuple(
-        [_number(text, where, name) for text, name in zip(texts, box, strict=True)]
+        [number_of(text, where, name) for text, name in zip(texts, box, strict=True)]
         if any(texts) else None for texts, box in zip(boxes, BOXES, strict=True)
     )  # fmt: skip
     groups = tuple(shared.get(name) or None for name in GROUPS)
@@ -163,8 +163,8 @@ def _said(key: tuple[str, str], rows: _Rows) -> Said:
                 shared.get("category", ""), groups)  # fmt: skip
 
 
-def _number(text: str, where: str, column: str) -> float:
-    """A number; a comma in it, or what is none, is an error."""
+def number_of(text: str, where: str, column: str) -> float:
+    """A field as a number; a comma in it, or what is none, is an error."""
     try:
         value = float(text)
     except ValueError:

@@ -16,6 +16,7 @@ from diffeat.targets.pairs import ap10k, cub, depth, hpatches, pf_pascal, pf_wil
 from diffeat.targets.pairs.base import PairTargets
 from diffeat.targets.pairs.building import OUTSIDE
 from diffeat.targets.pairs.drawn import PER_CLASS
+from diffeat.targets.pairs.key_points import has_key_points, open_key_points
 from diffeat.targets.pairs.listed import open_list
 
 
@@ -65,8 +66,8 @@ def open_pairs(
     Args:
         name: a named set ("spair:test"; of `diffeat.images.paired.PAIRED`), looked for as
             `diffeat.images.datasets` looks for all named sets; a folder in the layout of one
-            ("FOLDER" or "FOLDER:split"); or a list of pairs (a .csv or .tsv, see
-            `diffeat.targets.pairs.listed`).
+            ("FOLDER" or "FOLDER:split"); a list of pairs, or of key points (a .csv or
+            .tsv, see `diffeat.targets.pairs.listed` and `.key_points`).
         split: instead of one behind the name; not needed where there is only one.
         size: "large" or "small" list of SPair-71k.
         outside: "refuse" points that lie more than a pixel outside their picture, or "drop" (leave
@@ -87,7 +88,8 @@ def open_pairs(
     if path.is_file():
         if path.suffix.lower() not in SEPARATORS or asked:
             raise SourceError(f"{path}: expected a list of pairs, a .csv or .tsv without splits")
-        return open_list(path, **_options(path, asked_for, ("outside",)))
+        opens = open_key_points if has_key_points(path) else open_list
+        return opens(path, **_options(path, asked_for, ("outside",)))
     if path.is_dir():
         kind, folder, shown = _layout(path), path, text
     elif text in READERS:
