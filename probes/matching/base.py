@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 
 from probes.cells import Cells
 from probes.checks import check_choice, check_number
-from probes.maps import Maps
+from probes.maps import EDGE, Maps
 from probes.matching.flow import Flow
 from probes.matching.placed import Held, Placed, Rule
 from probes.matching.regions import Window, window_of
@@ -180,7 +180,7 @@ class Matcher(BaseEstimator):
         if check is not None:
             check_number("check", check, check >= 0, ">= 0, in pixels")
             back = self._find(target, source, found.points, Window.whole(source.answers))
-            valid &= back.valid & (np.linalg.norm(back.points - points, axis=1) <= check)
+            valid &= back.valid & (np.linalg.norm(back.points - points, axis=1) <= check + EDGE)
         return Matches(found.points, found.score, valid)
 
     def _find(self, source: Placed, target: Placed, points: np.ndarray, window: Window) -> Matches:
@@ -212,6 +212,8 @@ class Matcher(BaseEstimator):
                 found.append(self._read(surfaces))
         if not found:
             return Matches(np.zeros((0, 2)), np.zeros(0), np.zeros(0, bool))
+        if len(found) == 1:
+            return Matches(*found[0])
         return Matches(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def _rule(self, maps: Maps) -> Rule:

@@ -52,22 +52,24 @@ class Lattice:
         x, y = np.meshgrid(self.x, self.y)
         return np.stack([x.ravel(), y.ravel()], 1)
 
-    def nearest(self, points: np.ndarray) -> np.ndarray:
-        """(n, 2) column and row of the places nearest to points."""
-        found = np.zeros((len(points), 2), np.int64)
-        for side, line in enumerate((self.x, self.y)):
-            if len(line) > 1:
-                steps = (points[:, side] - line[0]) / (line[1] - line[0])
-                found[:, side] = np.clip(np.rint(steps), 0, len(line) - 1)
-        return found
+    def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) columns and (n,) rows of the places nearest to points, int64."""
+        found = []
+        for line, at in zip((self.x, self.y), points.T, strict=True):
+            step = line[1] - line[0] if len(line) > 1 else 1.0
+            steps = np.rint((at - line[0]) / step)
+            found.append(np.minimum(np.maximum(steps, 0), len(line) - 1).astype(np.int64))
+        return found[0], found[1]
 
     def snapped(self, points: np.ndarray) -> np.ndarray:
         """(n, 2) x, y of the places nearest to points."""
-        return self.at(self.nearest(points))
+        return self.at(*self.nearest(points))
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """(n, 2) x, y of (n, 2) columns and rows."""
-        return np.stack([self.x[places[:, 0]], self.y[places[:, 1]]], 1)
+    def at(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(n, 2) x, y of (n,) columns and rows."""
+        found = np.empty((len(columns), 2))
+        found[:, 0], found[:, 1] = self.x[columns], self.y[rows]
+        return found
 
 
 class Placed:
@@ -211,6 +213,11 @@ class Placed:
         return {cell: self.axes(cell, self.compared) for cell in self.cells}
 
     @cached_property
+    def between(self) -> tuple[Axis, Axis]:
+        """The finest grid's axes at the places of answers, which similarities are read at."""
+        return self.axes(self.finest, self.answers)
+
+    @cached_property
     def norms(self) -> list[torch.Tensor]:
         """Of every group, (Y, X): 1/|f|, 0 where that is nothing ("cosine"); |f|² ("l2")."""
         with sized(5 * self.numbers, self.device):
@@ -228,16 +235,16 @@ class Placed:
     def vectors(self, points: np.ndarray) -> dict[Any, torch.Tensor]:
         """Cell → (n, C) features at points; with `resolution="site"` those of the nearest site."""
         found = {}
-        site = self.inner.nearest(points) if self.rule.resolution == "site" else None
+        column, row = self.inner.nearest(points) if self.rule.resolution == "site" else (None, None)
         for cell in self.cells:
             down, across = self.layers[cell]
-            if site is None:
+            if column is None:
                 values = self.maps.read(cell, points)
             elif down.start is None or across.start is None:  # of a coarser grid
-                values = self.maps.read(cell, self.inner.at(site))
+                values = self.maps.read(cell, self.inner.at(column, row))
             else:
                 flat = self.maps[cell].flatten(1)
-                place = (down.start + site[:, 1]) * across.cells + across.start + site[:, 0]
+                place = (down.start + row) * across.cells + across.start + column
                 values = flat.index_select(1, torch.from_numpy(place).to(self.device)).T
             found[cell] = values + self.offsets[cell] if self.offsets else values
         return found
