@@ -21,8 +21,8 @@ class NearestMatcher(Matcher):
 
     Args:
         ratio: a match is valid only where its distance is less than so many times that of the next
-            best place, so never where two are equally good; the distance of a cosine (of several: their weighted mean) is √(2 − 2·cos),
-            that of unit vectors. None asks nothing.
+            best place, so never where two are equally good; the distance of a cosine (of several:
+            their weighted mean) is √(2 − 2·cos), that of unit vectors. None asks nothing.
         apart: sites along x or y, of the target's finest grid, by which the next best must be
             further away than this.
     """
