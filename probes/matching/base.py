@@ -98,12 +98,23 @@ class Matcher(BaseEstimator):
         return self._match(Placed(source, rule), Placed(target, rule), points, region, check)
 
     def match_pairs(self, cells: Cells, pairs: Pairs, *, check: Any = None) -> Iterator[Matches]:
-        """`match` of every pair, in order; pictures are read once while memory holds them."""
+        """`match` of every pair, in order; pictures are read once while memory holds them.
+
+        Raises:
+            ValueError: as `match`, naming the pair; rows that are none of the pictures.
+        """
         held = Held(cells, self.memory_mb * 2**20 / 2, self._rule)
         rows = zip(pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True)
-        for source, target, points in rows:
+        for pair, (source, target, points) in enumerate(rows):
+            if not (0 <= source < len(cells) and 0 <= target < len(cells)):
+                raise ValueError(f"pair {pair} is of rows {source} and {target}; expected 0 to "
+                                 f"{len(cells) - 1}, rows of the pictures")  # fmt: skip
             a, b = held(source, target)
-            yield self._match(a, b, points, None, check)
+            try:
+                found = self._match(a, b, points, None, check)
+            except ValueError as error:
+                raise ValueError(f"pair {pair}: {error}") from error
+            yield found
 
     def similarity(self, source: Maps, target: Maps, point: Any) -> np.ndarray:
         """(H, W) float32 over the target: how like each pixel is to one point of the source.

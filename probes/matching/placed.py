@@ -80,7 +80,7 @@ class Placed:
         rule: how they are read.
 
     Raises:
-        ValueError: no cell, a cell that holds no map, or a map with nan or inf.
+        ValueError: no cell, a cell that holds no map, an empty one, or one with nan or inf.
     """
 
     def __init__(self, maps: Maps, rule: Rule):
@@ -97,6 +97,9 @@ class Placed:
     def _ready(self, maps: Maps, cell: Any) -> torch.Tensor:
         maps.grid(cell)  # or it is none
         values = as_float(maps[cell])
+        if not values.numel():
+            raise ValueError(f"the map of cell {cell} has shape {tuple(values.shape)}; expected at "
+                             "least one channel and one site")  # fmt: skip
         values = values.detach().to(pick_device(self.rule.device, maps[cell]))
         with sized(values.numel(), values.device):
             return self._changed(cell, values)
@@ -140,8 +143,11 @@ class Placed:
     @cached_property
     def pixels(self) -> Lattice:
         """The pixels that the input shows."""
-        across, down = self.maps.shown()
-        return Lattice(np.flatnonzero(across).astype(float), np.flatnonzero(down).astype(float))
+        x, y = (np.flatnonzero(line).astype(float) for line in self.maps.shown())
+        if not len(x) or not len(y):
+            raise ValueError(f"the input, placed at {self.maps.numbers}, shows no pixel of the "
+                             f"picture, {self.maps.size}; expected one at least")  # fmt: skip
+        return Lattice(x, y)
 
     @cached_property
     def sites(self) -> Lattice:
@@ -224,11 +230,15 @@ class Placed:
             return [self._norm(group) for group in self.groups]
 
     def _norm(self, group: tuple[Any, ...]) -> torch.Tensor:
-        found = [squares(self.maps[cell], *self.layers[cell]) for cell in group]
-        total, plain = (sum(parts[1:], parts[0]) for parts in zip(*found, strict=True))
+        parts = [squares(self.maps[cell], *self.layers[cell]) for cell in group]
+        total, plain = (sum(each[1:], each[0]) for each in zip(*parts, strict=True))
         kind = self.maps[group[0]].dtype
         if self.rule.metric == "l2":
-            return total.clamp_min(0).to(kind)
+            found = total.clamp_min(0).to(kind)
+            if not bool(torch.isfinite(found.max())):
+                raise ValueError(f"squares of the maps of {list(group)} are too large for {kind}; "
+                                 "give float64 maps, or divide them by a number")  # fmt: skip
+            return found
         empty = (total <= TINY) | (total < CANCELLED * plain)
         return torch.where(empty, 0.0, total.clamp_min(TINY).rsqrt()).to(kind)
 

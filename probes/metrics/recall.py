@@ -34,7 +34,7 @@ class Recall:
         good = self.thresholds and min(self.thresholds) > 0 and len(self.bins) > 1
         if not good or not (np.diff(self.bins) > 0).all():
             raise ValueError(f"thresholds={self.thresholds}, bins={self.bins}; expected at least "
-                             "one threshold above 0, and two edges or more that ascend")  # fmt: skip
+                             "one threshold above 0, two edges or more that ascend")  # fmt: skip
         self._right, self._points, self._bins = array("q"), array("q"), array("q")
 
     def update(
