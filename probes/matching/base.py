@@ -101,19 +101,19 @@ class Matcher(BaseEstimator):
         """`match` of every pair, in order; pictures are read once while memory holds them.
 
         Raises:
-            ValueError: as `match`, naming the pair; rows that are none of the pictures.
+            ValueError: as `match`, naming the pair's rows; rows that are none of the pictures.
         """
         held = Held(cells, self.memory_mb * 2**20 / 2, self._rule)
         rows = zip(pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True)
-        for pair, (source, target, points) in enumerate(rows):
+        for source, target, points in rows:
             if not (0 <= source < len(cells) and 0 <= target < len(cells)):
-                raise ValueError(f"pair {pair} is of rows {source} and {target}; expected 0 to "
+                raise ValueError(f"a pair is of rows {source} and {target}; expected 0 to "
                                  f"{len(cells) - 1}, rows of the pictures")  # fmt: skip
             a, b = held(source, target)
             try:
                 found = self._match(a, b, points, None, check)
             except ValueError as error:
-                raise ValueError(f"pair {pair}: {error}") from error
+                raise ValueError(f"the pair of rows {source} and {target}: {error}") from error
             yield found
 
     def similarity(self, source: Maps, target: Maps, point: Any) -> np.ndarray:

@@ -217,9 +217,12 @@ def test_pictures_of_which_nothing_is_known(matcher, pair):
 def test_a_pair_that_is_refused_is_named(matcher):
     cells = Cells({("a", 1): np.ones((3, 2, 4, 4))}, sizes=np.full((3, 2), 20))
     for pairs, words in (
-        (Pairs([0, 0], [1, 3], [[[1, 2]]] * 2), "pair 1 is of rows 0 and 3; expected 0 to 2"),
-        (Pairs([0, -1], [1, 2], [[[1, 2]]] * 2), "pair 1 is of rows -1 and 2"),
-        (Pairs([0, 1], [1, 2], [[[1, 2]], [[1, 20]]]), "pair 1: 1 of 1 points are outside"),
+        (Pairs([0, 0], [1, 3], [[[1, 2]]] * 2), "pair is of rows 0 and 3; expected 0 to 2"),
+        (Pairs([0, -1], [1, 2], [[[1, 2]]] * 2), "pair is of rows -1 and 2"),
+        (
+            Pairs([0, 1], [1, 2], [[[1, 2]], [[1, 20]]]),
+            "rows 1 and 2: 1 of 1 points are outside",
+        ),
     ):
         found = matcher.match_pairs(cells, pairs)
         assert len(next(found)) == 1
