@@ -1,4 +1,4 @@
-"""Features in, predictions out: heads with scikit-learn manners. Knows no backbone, no file."""
+"""Features in, predictions out: heads, matchers, metrics. Knows no backbone, no file."""
 
 from probes.attention import AttentionProbe
 from probes.batchnorm import BatchNormProbe
@@ -15,6 +15,7 @@ from probes.multilabel import LinearMultilabelProbe, MLPMultilabelProbe, RidgeMu
 from probes.network import NetworkHead, NetworkProbe
 from probes.noise_conditional import NoiseConditionalProbe
 from probes.objectives import Objective
+from probes.pairs import Matches, Pairs
 from probes.presets import PRESETS, preset
 from probes.regression import MLPRegressionProbe, RidgeRegressionProbe
 from probes.ridge import ManyRidge, RidgeProbe
@@ -37,10 +38,12 @@ __all__ = [
     "ManyLogistic",
     "ManyRidge",
     "Maps",
+    "Matches",
     "NetworkHead",
     "NetworkProbe",
     "NoiseConditionalProbe",
     "Objective",
+    "Pairs",
     "RidgeMultilabelProbe",
     "RidgeProbe",
     "RidgeRegressionProbe",

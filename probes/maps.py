@@ -85,9 +85,9 @@ class Maps:
 
     def _shown(self, x: np.ndarray, side: int, s: float, t: float) -> np.ndarray:
         """Of one side: 1 is x, 0 is y."""
-        u = s * (x + 0.5) + t - 0.5
-        inside = (x >= -0.5 - EDGE) & (x <= self.size[side] - 0.5 + EDGE)
-        return inside & (u >= -0.5 - EDGE) & (u <= self.input_size[side] - 0.5 + EDGE)
+        low, high = sorted(((-EDGE - t) / s, (self.input_size[side] + EDGE - t) / s))
+        low, high = max(low, -EDGE) - 0.5, min(high, self.size[side] + EDGE) - 0.5
+        return (x >= low) & (x <= high)
 
     def sample(self, cell: Any, points: Any) -> tuple[Any, np.ndarray]:
         """A map's values at points of the picture, bilinear between its cells' centres.

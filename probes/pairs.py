@@ -23,7 +23,8 @@ class Pairs:
             or the picture itself).
 
     Raises:
-        ValueError: lengths that do not fit together, points that are no (n, 2) or not finite.
+        ValueError: rows that are no whole numbers, lengths that do not fit together, points that
+            are no (n, 2) or not finite.
     """
 
     source: Any
@@ -35,7 +36,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         for name in ("source", "target"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), np.int64))
+            object.__setattr__(self, name, _rows(name, getattr(self, name)))
         for name in ("source_points", "target_points"):
             if (values := getattr(self, name)) is not None:
                 object.__setattr__(self, name, tuple(map(as_points, values)))
@@ -88,6 +89,14 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.points)
+
+
+def _rows(name: str, values: Any) -> np.ndarray:
+    found = np.asarray(values)
+    if found.ndim != 1 or (found.dtype.kind not in "iu" and found.size):
+        raise ValueError(f"{name} has shape {found.shape} and dtype {found.dtype}; expected (P,) "
+                         "whole numbers, rows of pictures")  # fmt: skip
+    return found.astype(np.int64)
 
 
 def as_points(values: Any) -> np.ndarray:

@@ -282,10 +282,12 @@ def _place(points: np.ndarray, size: tuple[int, int], tile: Tile) -> np.ndarray:
 
 
 def _points(values: Any, name: str) -> np.ndarray:
-    points = np.asarray(values, np.float64).reshape(-1, 2) if len(values) else np.zeros((0, 2))
-    if not np.isfinite(points).all():
-        raise SpecError(f"{name} are not finite; expected (n, 2) x and y in pixels")
-    return points
+    from probes.pairs import as_points
+
+    try:
+        return as_points(values)
+    except ValueError as error:
+        raise SpecError(f"{name}: {error}") from error
 
 
 def _over(figure: Any) -> Any:

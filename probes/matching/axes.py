@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 
@@ -19,38 +21,47 @@ class Axis:
     """(L,) positions between the g rows (or columns) of a map: linear, clamped at both ends.
 
     Attributes:
-        before, after: (L,) int64 neighbours.
-        weight: (L,) float64 of the latter.
-        low, high: the neighbours again, as numpy, so that nobody waits for a device.
         cells: g.
         start: the first row, where the positions are the map's own rows in order; else None.
-        matrix: (L, g), rows of which sum to 1, in the map's dtype.
     """
 
     def __init__(self, positions: np.ndarray, cells: int, like: torch.Tensor):
-        weigh = torch.zeros(0, dtype=torch.float64, device=like.device)
-        self.before, self.after, self.weight = neighbours(positions, cells, weigh)
-        clipped = np.clip(np.nan_to_num(positions), 0, cells - 1)
-        self.low = np.minimum(clipped.astype(np.int64), max(cells - 2, 0))
-        self.high = np.minimum(self.low + 1, cells - 1)
+        self.positions, self.cells = positions, cells
+        self.dtype, self.device = like.dtype, like.device
         first = round(float(positions[0])) if len(positions) else 0
-        own = np.abs(positions - first - np.arange(len(positions))) < CLOSE
         inside = first >= 0 and first + len(positions) <= cells
-        self.start = first if own.all() and inside else None
-        self.cells = cells
-        matrix = torch.zeros(len(positions), cells, dtype=torch.float64, device=like.device)
-        matrix.scatter_(1, self.before[:, None], 1 - self.weight[:, None])
-        matrix.scatter_add_(1, self.after[:, None], self.weight[:, None])
-        self.matrix = matrix.to(like.dtype)
+        own = inside and (np.abs(positions - first - np.arange(len(positions))) < CLOSE).all()
+        self.start = first if own else None
+
+    @cached_property
+    def corners(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(L,) int64 neighbours before and after, and (L,) float64 weight of the latter."""
+        like = torch.zeros(0, dtype=torch.float64, device=self.device)
+        return neighbours(self.positions, self.cells, like)
+
+    @cached_property
+    def low(self) -> np.ndarray:
+        """(L,) int64 neighbours before again, as numpy, so that nobody waits for a device."""
+        return self.corners[0].cpu().numpy()
+
+    @cached_property
+    def matrix(self) -> torch.Tensor:
+        """(L, g), rows of which sum to 1, in the map's dtype."""
+        before, after, weight = (one[:, None] for one in self.corners)
+        shape = len(self), self.cells
+        matrix = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        matrix.scatter_(1, before, 1 - weight).scatter_add_(1, after, weight)
+        return matrix.to(self.dtype)
 
     def __len__(self) -> int:
-        return len(self.low)
+        return len(self.positions)
 
     def read(self, values: torch.Tensor, first: int, last: int) -> torch.Tensor:
         """(g, …) → (last − first, …): at some of the positions; only rows beside them are read."""
         if self.start is not None:
             return values[self.start + first : self.start + last]
-        a, b = int(self.low[first:last].min()), int(self.high[first:last].max()) + 1
+        low = self.low[first:last]
+        a, b = int(low.min()), min(int(low.max()) + 2, self.cells)
         flat = values[a:b].reshape(b - a, -1)
         return (self.matrix[first:last, a:b] @ flat).view(last - first, *values.shape[1:])
 
@@ -78,16 +89,20 @@ def squares(values: torch.Tensor, down: Axis, across: Axis) -> tuple[torch.Tenso
     if down.start is not None and across.start is not None:
         rows, columns = (slice(one.start, one.start + len(one)) for one in (down, across))
         own = values.new_zeros((len(down), len(across)), dtype=torch.float64)
-        for part in values[:, rows, columns].split(CHANNELS):
-            own += part.double().square().sum(0)
+        few = CHANNELS // 4
+        room = own.new_empty((few, *own.shape))  # once: fresh memory costs more than sums
+        for part in values[:, rows, columns].split(few):
+            exact = room[: len(part)].copy_(part)
+            own += exact.mul_(exact).sum(0)
         return own, own
     own, right, below, diagonal, other = grams(values)
-    a, b, u = across.before, across.after, across.weight
+    a, b, u = across.corners
     beside = right[:, a] * (2 * u * (1 - u))
     level = own[:, a] * (1 - u) ** 2 + beside + own[:, b] * u**2  # (h, X)
     mixed = (diagonal + other)[:, a] * (u * (1 - u))
     between = below[:, a] * (1 - u) ** 2 + mixed + below[:, b] * u**2
-    top, bottom, v = down.before, down.after, down.weight[:, None]
+    top, bottom, v = down.corners
+    v = v[:, None]
     found = level[top] * (1 - v) ** 2 + level[bottom] * v**2 + between[top] * (2 * v * (1 - v))
     plain = torch.lerp(own[:, a], own[:, b], u)
     return found, torch.lerp(plain[top], plain[bottom], v)

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 
 from probes.cells import Cells
 from probes.checks import check_choice, check_number
-from probes.maps import Maps
+from probes.maps import EDGE, Maps
 from probes.matching.flow import Flow
 from probes.matching.placed import Held, Placed, Rule
 from probes.matching.regions import Window, window_of
@@ -98,12 +98,23 @@ class Matcher(BaseEstimator):
         return self._match(Placed(source, rule), Placed(target, rule), points, region, check)
 
     def match_pairs(self, cells: Cells, pairs: Pairs, *, check: Any = None) -> Iterator[Matches]:
-        """`match` of every pair, in order; pictures are read once while memory holds them."""
+        """`match` of every pair, in order; pictures are read once while memory holds them.
+
+        Raises:
+            ValueError: as `match`, naming the pair's rows; rows that are none of the pictures.
+        """
         held = Held(cells, self.memory_mb * 2**20 / 2, self._rule)
         rows = zip(pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True)
         for source, target, points in rows:
+            if not (0 <= source < len(cells) and 0 <= target < len(cells)):
+                raise ValueError(f"a pair is of rows {source} and {target}; expected 0 to "
+                                 f"{len(cells) - 1}, rows of the pictures")  # fmt: skip
             a, b = held(source, target)
-            yield self._match(a, b, points, None, check)
+            try:
+                found = self._match(a, b, points, None, check)
+            except ValueError as error:
+                raise ValueError(f"the pair of rows {source} and {target}: {error}") from error
+            yield found
 
     def similarity(self, source: Maps, target: Maps, point: Any) -> np.ndarray:
         """(H, W) float32 over the target: how like each pixel is to one point of the source.
@@ -180,7 +191,7 @@ class Matcher(BaseEstimator):
         if check is not None:
             check_number("check", check, check >= 0, ">= 0, in pixels")
             back = self._find(target, source, found.points, Window.whole(source.answers))
-            valid &= back.valid & (np.linalg.norm(back.points - points, axis=1) <= check)
+            valid &= back.valid & (np.linalg.norm(back.points - points, axis=1) <= check + EDGE)
         return Matches(found.points, found.score, valid)
 
     def _find(self, source: Placed, target: Placed, points: np.ndarray, window: Window) -> Matches:
@@ -212,6 +223,8 @@ class Matcher(BaseEstimator):
                 found.append(self._read(surfaces))
         if not found:
             return Matches(np.zeros((0, 2)), np.zeros(0), np.zeros(0, bool))
+        if len(found) == 1:
+            return Matches(*found[0])
         return Matches(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def _rule(self, maps: Maps) -> Rule:

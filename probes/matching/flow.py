@@ -53,7 +53,8 @@ def warp(labels: Any, source: Maps, target: Maps, matcher: Matcher, *, stride: i
         fill: what pixels get whose match is not valid, or that the target's input does not show.
 
     Returns:
-        (H', W'), (H', W', K) or (H'·W', K) as `labels` are, in their dtype.
+        (H', W'), (H', W', K) or (H'·W', K) as `labels` are, in their dtype (half precision: in
+        float32).
 
     Raises:
         ValueError: labels of another shape, or as `Matcher.flow`.

@@ -77,6 +77,8 @@ class MutualMatcher(NearestMatcher):
         rule = self._rule(source)
         a, b = Placed(source, rule), Placed(target, rule)
         here, there = self._set(a, b, points, stride), self._set(b, a, target_points, stride)
+        if not len(there):  # such as a picture without key points
+            here = here[:0]
         best, score, back = _nearest_both_ways(a, b, here, there)
         kept = np.flatnonzero((back[best] == np.arange(len(here))) & np.isfinite(score))
         kept = kept[np.argsort(-score[kept], kind="stable")][: int(most)]

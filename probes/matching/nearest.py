@@ -12,7 +12,7 @@ from probes.maps import Maps
 from probes.matching.base import Matcher
 from probes.matching.placed import Placed, Rule
 from probes.matching.regions import Window
-from probes.matching.surfaces import Surfaces
+from probes.matching.surfaces import NEAR, Surfaces
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -20,9 +20,9 @@ class NearestMatcher(Matcher):
     """The place of the target that is most similar to the point; of several, the first.
 
     Args:
-        ratio: a match is valid only where its distance is at most so many times that of the next
-            best place; the distance of a cosine (of several: their weighted mean) is √(2 − 2·cos),
-            that of unit vectors. None asks nothing.
+        ratio: a match is valid only where its distance is less than so many times that of the next
+            best place, so never where two are equally good; the distance of a cosine (of several:
+            their weighted mean) is √(2 − 2·cos), that of unit vectors. None asks nothing.
         apart: sites along x or y, of the target's finest grid, by which the next best must be
             further away than this.
     """
@@ -51,9 +51,10 @@ class NearestMatcher(Matcher):
     ) -> torch.Tensor:
         """(n,) bool: the ratio test."""
         down, across = surfaces.from_places(row, column)  # sites
-        near = (down.abs() <= self.apart)[:, :, None] & (across.abs() <= self.apart)[:, None]
+        near_y, near_x = (steps.abs() <= self.apart + NEAR for steps in (down, across))
+        near = near_y[:, :, None] & near_x[:, None]
         other = surfaces.whole().masked_fill_(near, -torch.inf).amax((1, 2))
-        return self._distance(surfaces, score) <= self.ratio * self._distance(surfaces, other)
+        return self._distance(surfaces, score) < self.ratio * self._distance(surfaces, other)
 
     def _distance(self, surfaces: Surfaces, similar: torch.Tensor) -> torch.Tensor:
         if self.metric == "l2":

@@ -52,22 +52,24 @@ class Lattice:
         x, y = np.meshgrid(self.x, self.y)
         return np.stack([x.ravel(), y.ravel()], 1)
 
-    def nearest(self, points: np.ndarray) -> np.ndarray:
-        """(n, 2) column and row of the places nearest to points."""
-        found = np.zeros((len(points), 2), np.int64)
-        for side, line in enumerate((self.x, self.y)):
-            if len(line) > 1:
-                steps = (points[:, side] - line[0]) / (line[1] - line[0])
-                found[:, side] = np.clip(np.rint(steps), 0, len(line) - 1)
-        return found
+    def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) columns and (n,) rows of the places nearest to points, int64."""
+        found = []
+        for line, at in zip((self.x, self.y), points.T, strict=True):
+            step = line[1] - line[0] if len(line) > 1 else 1.0
+            steps = np.rint((at - line[0]) / step)
+            found.append(np.minimum(np.maximum(steps, 0), len(line) - 1).astype(np.int64))
+        return found[0], found[1]
 
     def snapped(self, points: np.ndarray) -> np.ndarray:
         """(n, 2) x, y of the places nearest to points."""
-        return self.at(self.nearest(points))
+        return self.at(*self.nearest(points))
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """(n, 2) x, y of (n, 2) columns and rows."""
-        return np.stack([self.x[places[:, 0]], self.y[places[:, 1]]], 1)
+    def at(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(n, 2) x, y of (n,) columns and rows."""
+        found = np.empty((len(columns), 2))
+        found[:, 0], found[:, 1] = self.x[columns], self.y[rows]
+        return found
 
 
 class Placed:
@@ -78,7 +80,7 @@ class Placed:
         rule: how they are read.
 
     Raises:
-        ValueError: no cell, a cell that holds no map, or a map with nan or inf.
+        ValueError: no cell, a cell that holds no map, an empty one, or one with nan or inf.
     """
 
     def __init__(self, maps: Maps, rule: Rule):
@@ -95,6 +97,9 @@ class Placed:
     def _ready(self, maps: Maps, cell: Any) -> torch.Tensor:
         maps.grid(cell)  # or it is none
         values = as_float(maps[cell])
+        if not values.numel():
+            raise ValueError(f"the map of cell {cell} has shape {tuple(values.shape)}; expected at "
+                             "least one channel and one site")  # fmt: skip
         values = values.detach().to(pick_device(self.rule.device, maps[cell]))
         with sized(values.numel(), values.device):
             return self._changed(cell, values)
@@ -138,8 +143,11 @@ class Placed:
     @cached_property
     def pixels(self) -> Lattice:
         """The pixels that the input shows."""
-        across, down = self.maps.shown()
-        return Lattice(np.flatnonzero(across).astype(float), np.flatnonzero(down).astype(float))
+        x, y = (np.flatnonzero(line).astype(float) for line in self.maps.shown())
+        if not len(x) or not len(y):
+            raise ValueError(f"the input, placed at {self.maps.numbers}, shows no pixel of the "
+                             f"picture, {self.maps.size}; expected one at least")  # fmt: skip
+        return Lattice(x, y)
 
     @cached_property
     def sites(self) -> Lattice:
@@ -211,33 +219,42 @@ class Placed:
         return {cell: self.axes(cell, self.compared) for cell in self.cells}
 
     @cached_property
+    def between(self) -> tuple[Axis, Axis]:
+        """The finest grid's axes at the places of answers, which similarities are read at."""
+        return self.axes(self.finest, self.answers)
+
+    @cached_property
     def norms(self) -> list[torch.Tensor]:
         """Of every group, (Y, X): 1/|f|, 0 where that is nothing ("cosine"); |f|² ("l2")."""
         with sized(5 * self.numbers, self.device):
             return [self._norm(group) for group in self.groups]
 
     def _norm(self, group: tuple[Any, ...]) -> torch.Tensor:
-        found = [squares(self.maps[cell], *self.layers[cell]) for cell in group]
-        total, plain = (sum(parts[1:], parts[0]) for parts in zip(*found, strict=True))
+        parts = [squares(self.maps[cell], *self.layers[cell]) for cell in group]
+        total, plain = (sum(each[1:], each[0]) for each in zip(*parts, strict=True))
         kind = self.maps[group[0]].dtype
         if self.rule.metric == "l2":
-            return total.clamp_min(0).to(kind)
+            found = total.clamp_min(0).to(kind)
+            if not bool(torch.isfinite(found.max())):
+                raise ValueError(f"squares of the maps of {list(group)} are too large for {kind}; "
+                                 "give float64 maps, or divide them by a number")  # fmt: skip
+            return found
         empty = (total <= TINY) | (total < CANCELLED * plain)
         return torch.where(empty, 0.0, total.clamp_min(TINY).rsqrt()).to(kind)
 
     def vectors(self, points: np.ndarray) -> dict[Any, torch.Tensor]:
         """Cell → (n, C) features at points; with `resolution="site"` those of the nearest site."""
         found = {}
-        site = self.inner.nearest(points) if self.rule.resolution == "site" else None
+        column, row = self.inner.nearest(points) if self.rule.resolution == "site" else (None, None)
         for cell in self.cells:
             down, across = self.layers[cell]
-            if site is None:
+            if column is None:
                 values = self.maps.read(cell, points)
             elif down.start is None or across.start is None:  # of a coarser grid
-                values = self.maps.read(cell, self.inner.at(site))
+                values = self.maps.read(cell, self.inner.at(column, row))
             else:
                 flat = self.maps[cell].flatten(1)
-                place = (down.start + site[:, 1]) * across.cells + across.start + site[:, 0]
+                place = (down.start + row) * across.cells + across.start + column
                 values = flat.index_select(1, torch.from_numpy(place).to(self.device)).T
             found[cell] = values + self.offsets[cell] if self.offsets else values
         return found

@@ -12,7 +12,7 @@ from probes.maps import Maps
 from probes.matching.base import Matcher
 from probes.matching.placed import Placed, Rule
 from probes.matching.regions import Window
-from probes.matching.surfaces import Surfaces
+from probes.matching.surfaces import NEAR, Surfaces
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -108,6 +108,6 @@ class WindowSoftArgmaxMatcher(SoftArgmaxMatcher):
     def _weighed(
         self, surfaces: Surfaces, similar: torch.Tensor, row: torch.Tensor, column: torch.Tensor
     ) -> torch.Tensor:
-        limit = self.radius + 1e-6
+        limit = self.radius + NEAR
         down, across = (apart.abs() > limit for apart in surfaces.from_places(row, column))
         return similar.masked_fill(down[:, :, None] | across[:, None], -torch.inf)

@@ -15,6 +15,8 @@ from probes.matching.regions import Window
 
 STRIP = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Similarities of a strip: few enough for a core's cache, enough to keep a GPU busy."""
+NEAR = 1e-6
+"""Sites by which a place may be further away than a limit and still count as within: rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +26,18 @@ class Layer:
     dots: torch.Tensor
     down: Axis
 
+    @property
+    def own(self) -> bool:
+        """Whether all rows that are read are the map's own."""
+        return self.down.start is not None
+
     def line(self, rows: torch.Tensor) -> torch.Tensor:
         """(n, X): of every vector one row."""
         each = torch.arange(len(rows), device=rows.device)
-        if self.down.start is not None:
+        if self.own:
             return self.dots[self.down.start + rows, each]
-        weight = self.down.weight[rows].to(self.dots.dtype)[:, None]
-        above, below = self.down.before[rows], self.down.after[rows]
+        above, below, weight = (one[rows] for one in self.down.corners)
+        weight = weight.to(self.dots.dtype)[:, None]
         return torch.lerp(self.dots[above, each], self.dots[below, each], weight)
 
 
@@ -52,7 +59,7 @@ class Group:
         """(last − first, n, X) similarities."""
         norms = None if self.norms is None else self.norms[first:last, None]
         parts = [layer.down.read(layer.dots, first, last) for layer in self.layers]
-        return self._similar(parts, norms, all(one.down.start is None for one in self.layers))
+        return self._similar(parts, norms, not any(one.own for one in self.layers))
 
     def line(self, rows: torch.Tensor) -> torch.Tensor:
         """(n, X) similarities: of every vector one row."""
@@ -96,9 +103,11 @@ class Surfaces:
         self.groups = [group for group, _ in pairs]
         self.known = _any([known for _, known in pairs])
         if between:
-            down, across = target.axes(target.finest, target.answers)
+            down, across = target.between
             sites = self._strip(*first.rows)  # (h, n, w)
             self.groups = [Group([Layer(across.across(sites, *window.columns), down)])]
+        # nothing is read between rows, so that a strip holds what a line does, to the last digit
+        self.own = all(one.own for group in self.groups for one in group.layers)
         self.outside = None
         if window.outside is not None:
             self.outside = torch.from_numpy(window.outside).to(self.device)
@@ -124,10 +133,16 @@ class Surfaces:
         """(n,) rows and columns in the window of the most similar places, and (n,) similarities.
 
         Of several, the first, row by row. A strip leaves but each row's largest; the row that
-        wins is read again.
+        wins is read again, unless the places are the sites themselves and few.
         """
-        tops = torch.cat([strip.amax(2) for _, strip in self.strips()])  # (Y, n)
-        row = tops.argmax(0)
+        tops = []
+        for _, strip in self.strips():
+            if self.own and len(strip) == self.window.shape[0]:
+                score, place = strip.transpose(0, 1).flatten(1).max(1)  # (n,)
+                row = torch.div(place, strip.shape[2], rounding_mode="floor")
+                return row, place - row * strip.shape[2], score
+            tops.append(strip.amax(2))
+        row = torch.cat(tops).argmax(0)  # of (Y, n)
         parts = [group.line(row + self.window.rows[0]) for group in self.groups]
         line = parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
         if self.outside is not None:
@@ -156,12 +171,8 @@ class Surfaces:
 
     def places(self, rows: torch.Tensor, columns: torch.Tensor) -> np.ndarray:
         """(n, 2) x, y of rows and columns of the window."""
-        return self.target.answers.at(self._in_lattice(rows, columns))
-
-    def _in_lattice(self, rows: torch.Tensor, columns: torch.Tensor) -> np.ndarray:
-        """(n, 2) columns and rows, counted from the lattice's first."""
         columns, rows = columns.cpu().numpy(), rows.cpu().numpy()
-        return np.stack([columns + self.window.columns[0], rows + self.window.rows[0]], 1)
+        return self.target.answers.at(columns + self.window.columns[0], rows + self.window.rows[0])
 
     def from_places(
         self, rows: torch.Tensor, columns: torch.Tensor
@@ -177,7 +188,7 @@ class Surfaces:
         target = self.target
         if target.rule.resolution == "similarity":
             at = target.sites.nearest(self.places(rows, columns))
-            columns, rows = (torch.from_numpy(line).to(self.device) for line in at.T)
+            columns, rows = (torch.from_numpy(line).to(self.device) for line in at)
         else:
             columns, rows = columns + self.window.columns[0], rows + self.window.rows[0]
         return self.known & _any([norms[rows, columns] > 0 for norms in target.norms])
@@ -212,10 +223,11 @@ def readied(
         Cell → (n, C): together of length 1 or 0 ("cosine"), or from the target's own origin
         ("l2"); and (n,) float64 |s|² before that.
     """
-    cells = target.groups[number]
-    found = {cell: vectors[cell].to(target.maps[cell]) for cell in cells}
-    found = {cell: values - target.offsets.get(cell, 0) for cell, values in found.items()}
-    own = sum(values.double().square().sum(1) for values in found.values())
+    found = {cell: vectors[cell].to(target.maps[cell]) for cell in target.groups[number]}
+    if target.offsets:
+        found = {cell: values - target.offsets[cell] for cell, values in found.items()}
+    squares = [values.double().square().sum(1) for values in found.values()]
+    own = sum(squares[1:], squares[0])
     if target.rule.metric == "cosine":
         scale = own.clamp_min(TINY).rsqrt()[:, None]
         found = {cell: values * scale.to(values) for cell, values in found.items()}
@@ -226,4 +238,6 @@ def _layer(target: Placed, cell: Any, vectors: torch.Tensor, window: Window) -> 
     values = target.maps[cell]
     down, across = target.layers[cell]
     dots = (vectors @ values.flatten(1)).view(-1, *values.shape[1:]).transpose(0, 1)  # (h, n, w)
-    return Layer(across.across(dots.contiguous(), *window.columns), down)
+    if down.start is None or across.start is None:
+        dots = dots.contiguous()
+    return Layer(across.across(dots, *window.columns), down)

@@ -84,6 +84,9 @@ class FlowShare:
         alphas: A shares of the side.
         side: "target" or "source".
 
+    Raises:
+        ValueError: no alphas, alphas that are not above 0, another side.
+
     Source: Taniai, Sinha & Sato 2016, "Joint recovery of dense correspondence and
         cosegmentation in two images"; Zhang et al. 2023 (SD+DINO), pck_tss.py.
     """
@@ -91,7 +94,9 @@ class FlowShare:
     def __init__(self, alphas: Sequence[float] = (0.05, 0.1), side: str = "target"):
         if side not in SIDES:
             raise ValueError(f"side={side!r}; expected one of {SIDES}")
-        self.alphas, self.side = tuple(alphas), side
+        self.alphas, self.side = tuple(float(alpha) for alpha in alphas), side
+        if not self.alphas or not min(self.alphas) > 0:
+            raise ValueError(f"alphas={self.alphas}; expected at least one, all above 0")
         self._right, self._pixels, self._parts = array("q"), array("q"), []
 
     def __str__(self) -> str:

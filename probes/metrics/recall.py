@@ -21,7 +21,7 @@ class Recall:
         bins: B + 1 edges in degrees, ascending; the last bin holds its upper edge too.
 
     Raises:
-        ValueError: no thresholds, fewer than two edges, edges that do not ascend.
+        ValueError: no thresholds, or none above 0; fewer than two edges, edges that do not ascend.
     """
 
     def __init__(
@@ -31,9 +31,10 @@ class Recall:
     ):
         self.thresholds = tuple(float(one) for one in thresholds)
         self.bins = tuple(float(edge) for edge in bins)
-        if not self.thresholds or len(self.bins) < 2 or (np.diff(self.bins) <= 0).any():
+        good = self.thresholds and min(self.thresholds) > 0 and len(self.bins) > 1
+        if not good or not (np.diff(self.bins) > 0).all():
             raise ValueError(f"thresholds={self.thresholds}, bins={self.bins}; expected at least "
-                             "one threshold, and two edges or more that ascend")  # fmt: skip
+                             "one threshold above 0, two edges or more that ascend")  # fmt: skip
         self._right, self._points, self._bins = array("q"), array("q"), array("q")
 
     def update(

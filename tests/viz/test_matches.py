@@ -120,8 +120,9 @@ class TestLines:
         [
             ({"right": [True]}, "1 right for 3 points"),
             ({"truth": np.zeros((3, 2))}, "a truth without `right`"),
-            ({"truth": np.full((3, 2), np.nan), "right": ALL}, "truth are not finite"),
+            ({"truth": np.full((3, 2), np.nan), "right": ALL}, "truth: point 0 is"),
             ({"points": np.zeros((2, 2))}, "3 matches for 2 points"),
+            ({"points": np.zeros((2, 3))}, r"points: points have shape \(2, 3\)"),
             ({"source": np.zeros((5, 5))}, r"the source is \(5, 5\) of float64"),
         ],
     )

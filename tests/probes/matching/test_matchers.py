@@ -203,6 +203,46 @@ def test_maps_that_do_not_fit(matcher, pair):
             matcher.match(source, Maps(other, (45, 33), (24, 32)), [[3, 4]])
 
 
+def test_pictures_of_which_nothing_is_known(matcher, pair):
+    size, cut = (20, 30), (200.0, -1440.0, 200.0, -1440.0)
+    empty = Maps({"a": torch.zeros(5, 0, 8)}, size, (24, 32))
+    with pytest.raises(ValueError, match="at least one channel and one site"):
+        matcher.match(pair[0], empty, [[3, 4]])
+    between = Maps({"a": torch.ones(5, 6, 8)}, size, (24, 32), cut)
+    matcher.set_params(resolution="picture")
+    with pytest.raises(ValueError, match="shows no pixel of the picture"):
+        matcher.match(pair[0], between, [[3, 4]])
+
+
+def test_a_pair_that_is_refused_is_named(matcher):
+    cells = Cells({("a", 1): np.ones((3, 2, 4, 4))}, sizes=np.full((3, 2), 20))
+    for pairs, words in (
+        (Pairs([0, 0], [1, 3], [[[1, 2]]] * 2), "pair is of rows 0 and 3; expected 0 to 2"),
+        (Pairs([0, -1], [1, 2], [[[1, 2]]] * 2), "pair is of rows -1 and 2"),
+        (
+            Pairs([0, 1], [1, 2], [[[1, 2]], [[1, 20]]]),
+            "rows 1 and 2: 1 of 1 points are outside",
+        ),
+    ):
+        found = matcher.match_pairs(cells, pairs)
+        assert len(next(found)) == 1
+        with pytest.raises(ValueError, match=words):
+            next(found)
+
+
+@pytest.mark.parametrize("rows", [[0.5], [[0, 1]], ["a"], [True]])
+def test_rows_that_are_none(rows):
+    with pytest.raises(ValueError, match=r"expected \(P,\) whole numbers"):
+        Pairs(rows, [0], [[[1, 2]]])
+
+
+def test_squares_too_large_for_float32_are_no_distances(pair):
+    maps = [Maps({"a": 1e20 * one["a"].float()}, one.size, (24, 32)) for one in pair]
+    with pytest.raises(ValueError, match="squares of the maps"):
+        NearestMatcher(metric="l2").match(*maps, [[3, 4]])
+    assert NearestMatcher().match(*maps, [[3, 4]]).valid.all()
+
+
 def test_regions_that_are_none(matcher, pair):
     for region, words in (
         ((7, 20, 6, 40), "holds none"),

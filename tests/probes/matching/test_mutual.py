@@ -59,6 +59,12 @@ def test_mutual_key_points():
     np.testing.assert_array_equal(found.points, [there[j] for _, j in expected])
 
 
+def test_a_picture_without_key_points_has_no_partners(pair):
+    for points in ({"points": []}, {"target_points": []}, {"points": [], "target_points": []}):
+        here, found = MutualMatcher().mutual(*pair, **points)
+        assert here.shape == found.points.shape == (0, 2)
+
+
 def test_mutual_pixels_by_distance(pair):
     here, there = (pixels(maps.size)[(pixels(maps.size) % 5 == 0).all(1)] for maps in pair)
     similar = -torch.cdist(pair[0].sample("a", here)[0], pair[1].sample("a", there)[0]).numpy()

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from diffeat.coords import FITS
 from probes import Maps
-from probes.matching import NearestMatcher
+from probes.matching import NearestMatcher, surfaces
 from tests.probes.matching.naive import (
     TWO,
     check,
@@ -276,6 +276,19 @@ def test_the_ratio_test_is_that_of_distances():
         assert found.valid.tolist() == expected
 
 
+@pytest.mark.parametrize("width", range(31, 51))
+def test_a_site_exactly_so_far_away_is_near_whatever_rounds(width):
+    """The same feature twice, two sites apart; all others are at right angles to it."""
+    values = torch.zeros(2, 6, 8)
+    values[1] = 1
+    values[:, 3, 2] = values[:, 3, 4] = torch.tensor([1.0, 0.0])
+    maps = Maps({"a": values}, (30, width), (24, 32))
+    point = maps.points([[2, 3]], "a")
+    near, far = (NearestMatcher(resolution="site", ratio=0.5, apart=apart) for apart in (2, 1))
+    assert near.match(maps, maps, point).valid.all()
+    assert not far.match(maps, maps, point).valid.any()
+
+
 def test_the_way_back_confirms():
     source, target = maps_of((30, 50), 1), maps_of((45, 33), 2)
     points, matcher = points_of(source, 40), NearestMatcher()
@@ -293,3 +306,23 @@ def test_chunks_of_points_change_nothing():
     one, other = (NearestMatcher(memory_mb=mb).match(source, target, points) for mb in (1e-3, 99))
     np.testing.assert_array_equal(one.points, other.points)
     np.testing.assert_allclose(one.score, other.score, atol=1e-12)
+
+
+@pytest.mark.parametrize("strip", [1, 40 * 12, 1 << 17])
+@pytest.mark.parametrize("region", [None, (3, 5, 28, 40)])
+def test_strips_of_sites_change_nothing(strip, region, monkeypatch):
+    """Also where several sites are equally similar: the first counts, row by row."""
+    source, target = maps_of((30, 50), 1), maps_of((45, 33), 2)
+    target["a"][:, 3:] = target["a"][:, :3]
+    points = points_of(source, 12)
+    sites = target.points(np.stack(np.meshgrid(range(8), range(6)), -1).reshape(-1, 2), "a")
+    inside = np.ones(48, bool) if region is None else (
+        (sites >= region[:2]) & (sites <= region[2:])).all(1)  # fmt: skip
+    here = source.points(np.clip(np.rint(source.sites(points, "a")), 0, (7, 5)), "a")
+    expected = cosines(source.sample("a", here)[0], target["a"].flatten(1).T)
+    expected[:, ~inside] = -np.inf
+    best = np.isclose(expected, expected.max(1, keepdims=True), rtol=0, atol=1e-12).argmax(1)
+    monkeypatch.setitem(surfaces.STRIP, "cpu", strip)
+    found = NearestMatcher(resolution="site").match(source, target, points, region=region)
+    np.testing.assert_allclose(found.points, sites[best], atol=1e-9)
+    np.testing.assert_allclose(found.score, expected.max(1), atol=1e-12)

@@ -81,6 +81,9 @@ class TestShares:
             flow_error(flow, np.zeros((2, 3, 2)))
         with pytest.raises(ValueError, match="side='both'"):
             FlowShare(side="both")
+        for alphas in ((), (0.1, 0), (np.nan,)):
+            with pytest.raises(ValueError, match="expected at least one, all above 0"):
+                FlowShare(alphas)
         with pytest.raises(ValueError, match="0 pairs, aggregate='pair'"):
             FlowShare().compute()
 

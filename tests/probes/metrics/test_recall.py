@@ -54,7 +54,10 @@ def test_what_is_not_valid_is_wrong():
     ("call", "message"),
     [
         (lambda: Recall(bins=(0, 5, 5)), "edges or more that ascend"),
+        (lambda: Recall(bins=(0, np.nan, 5)), "edges or more that ascend"),
         (lambda: Recall(thresholds=()), "at least one threshold"),
+        (lambda: Recall(thresholds=(0.1, 0)), "one threshold above 0"),
+        (lambda: Recall(thresholds=(np.nan,)), "one threshold above 0"),
         (lambda: Recall().update([[0, 0]], [[0, 0]], 9, 181), "angle=181; expected .* 0 to 180"),
         (lambda: Recall().update([[0, 0]], [[0, 0]], 9, np.nan), "angle=nan"),
         (lambda: Recall().update([], [], 9, 1), "at least one"),
