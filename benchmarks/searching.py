@@ -40,6 +40,7 @@ from diffeat.search.matching import (
     bind,
     score_pairs,
 )
+from diffeat.search.matching.floors import same_place
 from diffeat.search.matching.geometry import (
     Plane,
     match_planes,
@@ -47,7 +48,6 @@ from diffeat.search.matching.geometry import (
     recall_of,
     unmoved,
 )
-from diffeat.search.matching.judge import same_place
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore

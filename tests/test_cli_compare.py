@@ -261,7 +261,7 @@ class TestMatching:
     def test_models_a_file_and_the_same_place(self, diffeat, pairs, folder_of, tmp_path):
         model = folder_of("pixel")
         args = ("compare", f"one={model} -t 20 -b up.0,up.1", f"two={model}@random -t 20 -b up.1",
-                "--task", "matching", "--pairs", pairs, "--out", tmp_path / "kept", "--alpha", 0.15,
+                "--pairs", pairs, "--out", tmp_path / "kept", "--alpha", 0.15, "--size", "16",
                 "--aggregate", "pair", "--split", "0,0.4,0.6")  # fmt: skip
         answer = diffeat(*args)
         assert answer.code == 0, answer.err
@@ -271,6 +271,7 @@ class TestMatching:
         assert [line.split()[0] for line in lines[3:6]] == ["one", "two", "same"]
         assert "per pair" in answer.out
         assert "NearestMatcher" in answer.out
+        assert lines[-1] == "inputs, height × width in pixels: one 16×16, two 16×16"
         again = json.loads(diffeat(*args, "--json").out)
         assert again["computed"] == 0
         assert again["rows_are"] == "pairs"
@@ -301,7 +302,7 @@ class TestMatching:
         ("options", "words"),
         [
             (("--task", "matching"), ["needs --pairs"]),
-            (("--pairs", "p.csv"), ["--pairs: for --task matching"]),
+            (("--task", "classification", "--pairs", "p.csv"), ["--pairs: for --task matching"]),
             (("--task", "matching", "--pairs", "p.csv", "--score", "knn", "--column", "x"),
              ["--score", "--column", "of tasks whose pictures have labels", "(--pairs, "]),
             (("--task", "matching", "--pairs", "none.csv"), ["none.csv"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,9 @@ SHARED = ("pool", "size", "fit", "dtype")
 
 @command()
 @click.argument("systems", nargs=-1, required=True, metavar="A B …")
-@option("--task", default="classification", show_default=True, help="What the features are judged "
-        "for: classification, regression (numbers), multilabel (several labels per picture), "
-        "matching (key points of pairs).")  # fmt: skip
+@option("--task", help="What the features are judged for: classification (default), regression "
+        "(numbers), multilabel (several labels per picture), matching (key points of pairs; "
+        "default with --pairs).")  # fmt: skip
 @option("--pictures", help="Models: the pictures whose features are extracted.")
 @pairs_options
 @labels_options
@@ -97,7 +97,7 @@ def compare(systems, csv_path, png_path, as_json, **values) -> None:
     diffeat compare a.h5 b.h5                              features that are stored
     diffeat compare unet-cifar10 timm:NAME --pictures own  models, which are extracted first
     diffeat compare 'mine=sd21 -t 261 -b up.1' 'dino=timm:NAME -b blocks.11' --pictures own
-    diffeat compare sd21 timm:NAME --task matching --pairs spair:test
+    diffeat compare sd21 timm:NAME --pairs spair:test
 
     Each of A B … is a feature file, or a model with options of its own (those of `diffeat
     extract`), quoted as one argument; NAME= before it names it. Of a model that says no -t, -b,
@@ -111,12 +111,14 @@ def compare(systems, csv_path, png_path, as_json, **values) -> None:
     from diffeat.search.journal import Journal
 
     found = _with_twins(parse_systems(systems), values["twin"])
+    values["task"] = values["task"] or ("matching" if values["pair_list"] else "classification")
     _check(found, values)
     values["targets"] = target_choice(values)
     with ExitStack() as stack, resumable(_left(values["out"])):
         prepared = _prepared(found, values)  # everything that can be refused, before any work
         stores = _opened(stack, found, prepared, values)
         judges, how = (_paired if values["pairing"] else _judges)(found, stores, values)
+        how["notes"] = [*how["notes"], _inputs(judges, stores)]
         out = values["out"]
         result = compared(
             judges, values["against"], values["simultaneous"],
@@ -336,6 +338,14 @@ def _paired(
                            values["seed"], values["memory"], _device(values),
                            values["opened"])  # fmt: skip
     return found.judges, {"notes": found.notes, "draws": found.draws, "floors": found.floors}
+
+
+def _inputs(names: Iterable[str], stores: Sequence[list[Any]]) -> str:
+    """How large the pictures were that each system saw, on which much depends."""
+    sizes = (files[0].spec.size for files in stores)
+    said = (f"{name} {'×'.join(map(str, size)) if size else 'each its own'}"
+            for name, size in zip(names, sizes, strict=True))  # fmt: skip
+    return f"inputs, height × width in pixels: {', '.join(said)}"
 
 
 def _device(values: dict) -> str:

@@ -53,7 +53,7 @@ def match_lines(
 
     Where it is known what is right, lines are blue, those that are wrong vermilion and dashed, with
     a ring where the point should have been found; elsewhere colours are scores, as the bar below
-    says. What was not found is a grey cross in the source. Up to `NUMBERED` points are numbered,
+    says. What is not valid is a grey cross in the source. Up to `NUMBERED` points are numbered,
     from 1.
 
     Args:
@@ -377,7 +377,7 @@ def _legend(axis: Any, bottom: int, valid: np.ndarray, right, scale: Scale) -> N
         left += 50 + 7 * len(text)
     if lost := int((~valid).sum()):
         _cross(axis, (left + 8, middle))
-        axis.text(left + 18, middle, f"{lost} not found", fontsize=9, va="center")
+        axis.text(left + 18, middle, f"{lost} not valid", fontsize=9, va="center")
 
 
 def _bar(axis: Any, left: float, top: float, scale: Scale, what: str) -> float:

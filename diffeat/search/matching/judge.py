@@ -15,6 +15,7 @@ from diffeat.progress import counted
 from diffeat.search.intervals import FEW
 from diffeat.search.judge import Candidate, Judge, Mix, Outcome, cells_in
 from diffeat.search.matching.bound import BoundPairs
+from diffeat.search.matching.floors import SAME_PLACE, same_place_pck
 from diffeat.search.matching.rules import described, matcher_of, matcher_text
 from diffeat.search.matching.scored import check_references, count, told_text
 from diffeat.search.measure import SHARE
@@ -35,7 +36,6 @@ from probes.metrics.pck import ALPHAS, PCK
 
 FRACTIONS: Fractions = (0.0, 0.5, 0.5)
 """Nothing is learnt, so no pair is kept for training."""
-SAME_PLACE = "the same place of the target, whatever it shows"
 
 
 class Matching(Judge):
@@ -223,18 +223,8 @@ class Matching(Judge):
     def same_place(self) -> PCK:
         """What is right of the test pairs where every point stays where it is, squashed to the
         target's size."""
-        bound, pairs = self.bound, self.bound.pairs
-        found = PCK(self.alphas, [self.convention])
-        for row in np.flatnonzero(self.part == TEST):
-            sizes = bound.sizes[pairs.source[row]], bound.target_sizes[row]
-            box = bound.boxes[row]
-            found.update(
-                same_place(pairs.source_points[row], *sizes), pairs.target_points[row],
-                size=tuple(bound.target_sizes[row].tolist()),
-                box=None if np.isnan(box).any() else box, picture=bound.targets.target[row],
-                category=bound.categories[row], groups=bound.groups[row],
-            )  # fmt: skip
-        return found
+        tested = np.flatnonzero(self.part == TEST)
+        return same_place_pck(self.bound, tested, self.alphas, [self.convention])
 
     def aside(self, cell: Candidate, setting: float | None) -> dict[str, float]:
         pck = self._tested.get(cell) or self.test(cell, setting)
@@ -254,15 +244,3 @@ class Matching(Judge):
     def bytes_of(self, cell: Candidate) -> float:
         """What the matcher may hold."""
         return self.matcher.memory_mb * 2**20
-
-
-def same_place(points: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(n, 2) where points would lie if the target were the source, squashed to its size.
-
-        x' = (x + ½)·W'/W − ½
-
-    Args:
-        points: (n, 2) x, y in pixels of the source.
-        source, target: (2,) H, W in pixels of the upright pictures.
-    """
-    return (points + 0.5) * (target / source)[::-1] - 0.5

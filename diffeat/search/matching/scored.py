@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from diffeat.search.grid import write_rows
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Candidate, Mix, cells_in
 from diffeat.search.matching.bound import BoundPairs, named
+from diffeat.search.matching.floors import SAME_PLACE, same_place_pck
 from diffeat.search.matching.found import Found
 from diffeat.search.matching.rules import described, matcher_of, matcher_text
 from diffeat.search.matching.stream import stream
@@ -88,18 +90,28 @@ class Scored:
             for name in sorted(found)
         }  # fmt: skip
 
+    @cached_property
+    def same_place(self) -> PCK:
+        """What points score that stay where they are: the floor of a method without training."""
+        every = range(len(self))
+        return same_place_pck(self.bound, every, self.pck.alphas, self.pck.conventions)
+
     def table(self) -> str:
-        """A line per class and one per convention, each of which is written out."""
+        """A line per class and two per convention, each of which is written out.
+
+        The second is that of the same place.
+        """
         alphas, ways = self.pck.alphas, self.pck.conventions
         rows = [["class", "pairs", "points", *(f"PCK@{alpha:g}" for alpha in alphas)]]
         classes = self.per_class()
         for name, one in classes.items() if len(classes) > 1 else ():
             rows.append([name, f"{one['pairs']:,}", f"{one['points']:,}",
                          *(f"{100 * one['pck'][alpha]:.1f}" for alpha in alphas)])  # fmt: skip
-        for place, (way, values) in enumerate(self.pck.table().items()):
-            said = way.aggregate + (f" [{place + 1}]" if len(ways) > 1 else "")
-            rows.append([f"all, {said}", f"{len(self):,}", f"{self.points:,}",
-                         *(f"{100 * values[alpha]:.1f}" for alpha in alphas)])  # fmt: skip
+        for what, pck in (("all", self.pck), (SAME_PLACE, self.same_place)):
+            for place, (way, values) in enumerate(pck.table().items()):
+                said = way.aggregate + (f" [{place + 1}]" if len(ways) > 1 else "")
+                rows.append([f"{what}, {said}", f"{len(self):,}", f"{self.points:,}",
+                             *(f"{100 * values[alpha]:.1f}" for alpha in alphas)])  # fmt: skip
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
         head, *body = ["  ".join(
             text.ljust(width) if k == 0 else text.rjust(width)
@@ -115,8 +127,9 @@ class Scored:
         values = []
         for way in self.pck.conventions:
             found, ends = self.pck.compute(convention=way), self._intervals(way)
+            floor = self.same_place.compute(convention=way)
             values += [{"convention": way.line(), **asdict(way), "alpha": alpha, "pck": value,
-                        "interval_95": ends.get(alpha)}
+                        "interval_95": ends.get(alpha), "same_place": floor[alpha]}
                        for alpha, value in found.items()]  # fmt: skip
         return {
             "features": self.name, "pairs_of": self.bound.name, "pairs": len(self),

@@ -142,7 +142,7 @@ class TestNumbers:
         assert judge.floor[0] == pytest.approx(right / points)
         report = run_search(judge, SearchOptions())
         lines = beside_lines(judge, beside(judge, report.choice))
-        assert lines[-1].startswith("a constant (the same place of the target, whatever it shows)")
+        assert lines[-1].startswith("a constant (the same place of the picture)")
         assert "PCK@0.05 per point" in lines[0]
         assert "PCK@0.1 per pair" in lines[0]
 

@@ -1,0 +1,50 @@
+"""What stands beside figures of matching: points that stay where they are, whatever is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from diffeat.search.matching.bound import BoundPairs
+from probes.metrics.conventions import Convention
+from probes.metrics.pck import PCK
+
+SAME_PLACE = "the same place of the picture"
+
+
+def same_place(points: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(n, 2) where points would lie if the target were the source, squashed to its size.
+
+        x' = (x + ½)·W'/W − ½
+
+    Args:
+        points: (n, 2) x, y in pixels of the source.
+        source, target: (2,) H, W in pixels of the upright pictures.
+    """
+    return (points + 0.5) * (target / source)[::-1] - 0.5
+
+
+def same_place_pck(
+    bound: BoundPairs, rows: Iterable[int], alphas: Sequence[float],
+    conventions: Sequence[Convention],
+) -> PCK:  # fmt: skip
+    """What is right of some pairs where every point stays at the same place, which sees nothing.
+
+    Args:
+        rows: which pairs.
+        alphas, conventions: of the counting.
+
+    Returns:
+        The counts, in the order of the rows.
+    """
+    pairs, found = bound.pairs, PCK(alphas, conventions)
+    for row in rows:
+        size, box = bound.target_sizes[row], bound.boxes[row]
+        found.update(
+            same_place(pairs.source_points[row], bound.sizes[pairs.source[row]], size),
+            pairs.target_points[row], size=tuple(size.tolist()),
+            box=None if np.isnan(box).any() else box, picture=bound.targets.target[row],
+            category=bound.categories[row], groups=bound.groups[row],
+        )  # fmt: skip
+    return found
