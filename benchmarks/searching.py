@@ -53,6 +53,9 @@ from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
 from diffeat.viz import heat_map, score_curves
 
+DRAWN = 6
+"""Heat maps side by side."""
+
 __all__ = [
     "MEMORY",
     "PENALTIES",
@@ -166,6 +169,14 @@ def surface_text(stored: dict[str, Any]) -> str:
     """The grid of a surface as the JSON has it, validation accuracy in per cent."""
     values = {(one["block"], one["t"]): one["validation"] for one in stored["cells"]}
     return Grid(stored["name"], values).table()
+
+
+def write_surfaces(surfaces: Sequence[Surface], stem: Path, title: str) -> None:
+    """Every cell as <stem>.csv, heat maps of the first `DRAWN` but random twins as <stem>.png."""
+    if surfaces:
+        write_csv(surfaces, stem.with_name(f"{stem.name}.csv"))
+        drawn = [one for one in surfaces if not one.name.endswith("@random")][:DRAWN]
+        write_png(drawn, stem.with_name(f"{stem.name}.png"), title)
 
 
 def write_png(surfaces: Sequence[Surface], path: Path, title: str) -> None:

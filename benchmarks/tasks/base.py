@@ -43,9 +43,11 @@ class Task(ABC):
 
     Attributes:
         fields: the dataclass of the task's files.
+        tables: what shows results: a module with `summary`, `set_up` and `sections`.
     """
 
     fields: type[Benchmark] = Benchmark
+    tables: Any = None
 
     def check(self, benchmark: Benchmark) -> None:  # noqa: B027
         """SpecError, before anything is computed, for what cannot be meant."""
@@ -58,14 +60,16 @@ class Task(ABC):
             Plain values that JSON can hold.
         """
 
-    @abstractmethod
     def summary(self, result: dict[str, Any]) -> str:
         """What a run prints at its end."""
+        return self.tables.summary(result)
 
     def set_up(self, result: dict[str, Any]) -> str:
         """Pictures, protocol and cost in a few sentences, for the report."""
+        if self.tables is not None:
+            return self.tables.set_up(result)
         return f"{result['seconds']:.0f} s on {result['environment']['processor']}."
 
-    @abstractmethod
     def sections(self, result: dict[str, Any]) -> Iterator[Section]:
         """What the report shows, in order."""
+        return self.tables.sections(result)

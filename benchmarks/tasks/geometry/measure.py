@@ -12,15 +12,13 @@ from benchmarks.searching import (
     Surface,
     bind,
     matching_surface,
-    write_csv,
-    write_png,
+    write_surfaces,
 )
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.geometry.file import GeometryBenchmark
 from benchmarks.tasks.geometry.flows import Flows
 from benchmarks.tasks.geometry.kinds import Kind, Planes, Scores, Surfaces
 from benchmarks.tasks.geometry.sets import Chosen
-from benchmarks.tasks.matching.measure import DRAWN
 from benchmarks.tasks.matching.models import Row, rows_of, stores_of
 from benchmarks.tasks.matching.sets import names_in
 from diffeat.errors import ModelError, SpecError
@@ -44,10 +42,7 @@ def measure(benchmark: GeometryBenchmark, place: Place) -> dict[str, Any]:
     kind = KINDS[chosen.targets.kind](benchmark, chosen.report)
     run = Run(benchmark, place, chosen, kind, Journal(place.features / "finished"))
     result = run.everything()
-    if run.surfaces:
-        write_csv(run.surfaces, place.out / f"{benchmark.name}.csv")
-        drawn = [one for one in run.surfaces if not one.name.endswith("@random")][:DRAWN]
-        write_png(drawn, place.out / f"{benchmark.name}.png", benchmark.title)
+    write_surfaces(run.surfaces, place.out / benchmark.name, benchmark.title)
     return result
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.files import Benchmark
 from diffeat.errors import SpecError
+from diffeat.specs import ExtractSpec
 from probes.metrics.conventions import Convention
 
 AGGREGATES = ("point", "pair")
@@ -73,6 +74,12 @@ class PairBenchmark(Benchmark):
             if one.beside not in ("", *names):
                 raise SpecError(f"{where}: a published figure beside {one.beside!r}; expected "
                                 f"{', '.join(names)}, or none")  # fmt: skip
+
+    def check_specs(self) -> None:
+        """SpecError, before anything is computed, for what no model can be asked."""
+        for one in self.models:
+            for twin in ({}, self.twin):
+                ExtractSpec.from_dict({**self.extract, **one.extract, **twin})
 
 
 @dataclass(frozen=True, kw_only=True)

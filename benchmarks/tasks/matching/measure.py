@@ -22,8 +22,7 @@ from benchmarks.searching import (
     matching_sets,
     matching_surface,
     score_pairs,
-    write_csv,
-    write_png,
+    write_surfaces,
 )
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.file import AGGREGATES, MatchingBenchmark
@@ -39,8 +38,6 @@ from probes.metrics.pck import PCK
 
 FLOOR = "the same place"
 """The untrained method that rows have to be above."""
-DRAWN = 6
-"""Heat maps beside each other at most."""
 
 
 def measure(benchmark: MatchingBenchmark, place: Place) -> dict[str, Any]:
@@ -55,10 +52,7 @@ def measure(benchmark: MatchingBenchmark, place: Place) -> dict[str, Any]:
     sets = Sets.open(benchmark)
     run = Run(benchmark, place, sets, sets.pictures(), Journal(place.features / "finished"))
     result = run.everything()
-    if run.surfaces:
-        write_csv(run.surfaces, place.out / f"{benchmark.name}.csv")
-        drawn = [one for one in run.surfaces if not one.name.endswith("@random")][:DRAWN]
-        write_png(drawn, place.out / f"{benchmark.name}.png", benchmark.title)
+    write_surfaces(run.surfaces, place.out / benchmark.name, benchmark.title)
     return result
 
 
