@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.cli.ending import note
 from diffeat.cli.match_options import told
 from diffeat.errors import PictureError, SourceError, SpecError, StoreError

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import click
 
+import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.cli.ending import note, resumable
 from diffeat.cli.extracted import extracted, features_folder
 from diffeat.cli.match_cells import check_one, refuse_options_of_models, spec_of_maps

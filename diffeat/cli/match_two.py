@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
+import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.cli.match_cells import (
     cells_words,
     check_one,
@@ -155,8 +156,7 @@ def _said_to_lie(store: Any, ids: tuple[str, str], values: dict) -> Any:
         SourceError: they are not at hand; whoever draws says so.
         ChangedPictures: they are others by now.
     """
-    from diffeat.store import find_originals
-    from diffeat.store.read.originals import ChangedPictures
+    from diffeat.store import ChangedPictures, find_originals
 
     if values["pictures_at"] is not None:
         return find_originals(store, ids, values["pictures_at"])[0]

@@ -26,7 +26,7 @@ from diffeat.store.format.manifest import (
     read_how,
 )
 from diffeat.store.join.files import merge_files
-from diffeat.store.read.originals import beside, find_originals
+from diffeat.store.read.originals import ChangedPictures, beside, find_originals
 from diffeat.store.read.reader import FeatureStore
 from diffeat.store.read.seen import seen_by, seen_in
 from diffeat.store.read.verify import verify
@@ -41,6 +41,7 @@ from diffeat.store.write.writer import StoreWriter
 __all__ = [
     "PICTURE_COLUMNS",
     "SHARD_BYTES",
+    "ChangedPictures",
     "Column",
     "FeatureStore",
     "Growth",
