@@ -199,7 +199,8 @@ class TestNoMixes:
     @pytest.mark.parametrize("options", [{"sets": 2}, {"pairs": True}])
     def test_sets_and_pairs_are_refused(self, judge, options):
         [name] = options
-        words = rf"^{name}: squared error is of single cells.*leave --{name} out"
+        flag = {"sets": "--sets", "pairs": "--cell-pairs"}[name]
+        words = rf"^{name}: squared error is of single cells.*leave {flag} out"
         with pytest.raises(SpecError, match=words):
             run_search(judge, SearchOptions(**options))
 
