@@ -76,8 +76,10 @@ def _benchmark(path: Path, result: dict[str, Any]) -> list[str]:
 
 
 def _speed(path: Path, result: dict[str, Any]) -> list[str]:
-    title = ["## Speed", "", f"`python -m benchmarks run speed`; [{path.name}]({path.name}).", ""]
-    return [*title, speed_table(result)]
+    parts = path.stem.partition("-")[2]  # of some parts alone, such as speed-matching
+    title = f"## Speed: {parts}" if parts else "## Speed"
+    how = f"`python -m benchmarks run speed`; [{path.name}]({path.name})."
+    return [title, "", how, "", speed_table(result)]
 
 
 def _faults(path: Path, result: dict[str, Any]) -> list[str]:

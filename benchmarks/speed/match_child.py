@@ -100,6 +100,8 @@ def file(order: dict[str, Any]) -> dict[str, Any]:
         points = points_of(order["pairs"], order["points"], order["size"], order["seed"])
         pairs = Pairs(*rows, list(points))
         matcher = NearestMatcher(resolution=order["resolution"])
+        for _ in matcher.match_pairs(cells, pairs.take(slice(0, 10))):
+            pass  # what a process does once is no part of a rate; nothing of it is kept
         loaded, began, valid = held_mb(), time.perf_counter(), 0
         for matches in matcher.match_pairs(cells, pairs):
             valid += int(matches.valid.sum())
