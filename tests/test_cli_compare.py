@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffeat import FeatureStore
 from diffeat.cli.systems import parse_systems
-from tests.search.common import arrays_of, labels_of, write_store
+from tests.search.common import arrays_of, dark_and_bright, labels_of, write_store
 
 WEAK = {("a", 10): 0.0, ("b", 10): 0.2}
 STRONG = {("a", 10): 0.2, ("b", 10): 1.5}
@@ -29,14 +29,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes of small pictures: dark and bright."""
-    rng = np.random.default_rng(0)
-    for index in range(40):
-        place = tmp_path / "pictures" / str(index % 2)
-        place.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 130, (16, 16, 3)) + 120 * (index % 2)
-        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{index}.png")
-    return tmp_path / "pictures"
+    return dark_and_bright(tmp_path / "pictures")
 
 
 class TestNames:

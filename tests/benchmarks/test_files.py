@@ -20,26 +20,10 @@ from diffeat.errors import SpecError
 from diffeat.extraction import Plan
 from diffeat.images.datasets import DATASETS
 from diffeat.specs import ExtractSpec
-from tests.twins import DIVISORS, twin
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 CLASSIFICATION = [n for n in benchmark_names() if open_benchmark(n).task == "classification"]
 TINY = {"epochs": 1, "width": 16, "heads": 2, "batch_size": 16, "hidden": (8,), "channels": (8,)}
-
-
-@pytest.fixture(scope="module")
-def model_of(tmp_path_factory):
-    """Name of a model → the model itself if it is bundled, else a shrunk twin of it."""
-    folder = tmp_path_factory.mktemp("models")
-
-    def made(name: str) -> str:
-        if name not in DIVISORS:
-            return name
-        if not (folder / name).exists():
-            twin(name, folder / name)
-        return str(folder / name)
-
-    return made
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION)

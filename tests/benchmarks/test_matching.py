@@ -26,7 +26,6 @@ from diffeat.extraction import Plan
 from diffeat.images.paired import PAIRED
 from diffeat.recipes import load_recipe
 from diffeat.specs import ExtractSpec
-from tests.twins import DIVISORS, twin
 
 NAMES = [name for name in benchmark_names() if open_benchmark(name).task == "matching"]
 TWO = (Measured("unet-cifar10"), Measured("./zoo/none"))
@@ -228,21 +227,6 @@ class TestRun:
         assert "Small &lt;b&gt;" in page(folder)
         assert (folder / "small.png").is_file()
         assert (folder / "small.csv").read_text().count("\n") == 1 + 4 + 2
-
-
-@pytest.fixture(scope="module")
-def model_of(tmp_path_factory):
-    """Name of a model → the model itself if it is bundled, else a shrunk twin of it."""
-    folder = tmp_path_factory.mktemp("models")
-
-    def made(name: str) -> str:
-        if name not in DIVISORS:
-            return name
-        if not (folder / name).exists():
-            twin(name, folder / name)
-        return str(folder / name)
-
-    return made
 
 
 PUBLISHED = [name for name in NAMES if name != "dift-faces"]

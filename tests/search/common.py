@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from diffeat.images import ArraySource
 from diffeat.search import Task, split_by_hash
@@ -81,3 +82,14 @@ def write_store(path: Path, arrays: dict, labels=None, classes: int = CLASSES) -
             writer.add((start, stop), list(range(start, stop)), rows, [])
         writer.finish()
     return FeatureStore(path)
+
+
+def dark_and_bright(folder: Path) -> Path:
+    """Two classes of small pictures, in folders 0 and 1."""
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        place = folder / str(index % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 130, (16, 16, 3)) + 120 * (index % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{index}.png")
+    return folder

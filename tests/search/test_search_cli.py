@@ -12,7 +12,7 @@ from PIL import Image
 
 import diffeat as package
 from diffeat.extraction import batch_size
-from tests.search.common import BEST, arrays_of, labels_of, write_store
+from tests.search.common import BEST, arrays_of, dark_and_bright, labels_of, write_store
 from tests.search.test_frequency import noise_maps
 
 MODEL = "unet-cifar10"
@@ -28,14 +28,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes of small pictures: dark and bright."""
-    rng = np.random.default_rng(0)
-    for index in range(40):
-        place = tmp_path / "pictures" / str(index % 2)
-        place.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 130, (16, 16, 3)) + 120 * (index % 2)
-        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{index}.png")
-    return tmp_path / "pictures"
+    return dark_and_bright(tmp_path / "pictures")
 
 
 class TestFile:

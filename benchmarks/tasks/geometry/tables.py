@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.published import Notes, left_out
-from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text
+from benchmarks.sections import Beside, Picture, Section, Table, Text
 from benchmarks.tasks.classification.tables import percent
-from benchmarks.tasks.matching.tables import cells_text
-from diffeat.noise import format_t
+from benchmarks.tasks.matching.tables import cells_text, heat
 
 READ_OUT = {
     "depth": (
@@ -81,7 +80,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
     yield from _tables(result, notes)
     if result["kind"] != "homography" and any(row["kind"] == "sift" for row in result["rows"]):
         yield Text(SIFT_OF_SURFACES)
-    yield Beside([_heat(stored, result) for stored in result["surfaces"]])
+    yield Beside([heat(stored, result, stored["measure"]["name"]) for stored in result["surfaces"]])
     yield Picture("validation by block and t")
     for line in left_out(result):
         yield Text(line)
@@ -189,16 +188,3 @@ def _head(row: dict[str, Any], result: dict[str, Any]) -> list[str]:
 def _value(one: dict[str, Any]) -> str:
     text = percent(one["value"])
     return f"{text} ({percent(one['low'])} to {percent(one['high'])})" if "low" in one else text
-
-
-def _heat(stored: dict[str, Any], result: dict[str, Any]) -> Heat:
-    values = [100 * cell["validation"] for one in result["surfaces"] for cell in one["cells"]]
-    return Heat(
-        f"{stored['name']}: {stored['measure']['name']} on the pairs that choose, %",
-        {_place(cell): 100 * cell["validation"] for cell in stored["cells"]},
-        _place(stored["best"]), min(values), max(values),
-    )  # fmt: skip
-
-
-def _place(cell: dict[str, Any]) -> tuple[str, str]:
-    return cell["block"], f"t={format_t(cell['t'])}"

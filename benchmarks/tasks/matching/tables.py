@@ -62,7 +62,9 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
             yield Text(line)
     if len(result["conventions"]) > 2:
         yield _conventions_table(result)
-    yield Beside([_heat(stored, result) for stored in result["surfaces"]])
+    yield Beside(
+        [heat(stored, result, f"PCK@{_alphas(result)[0]:g}") for stored in result["surfaces"]]
+    )
     yield Picture("PCK on the pairs that choose, by block and t")
     for line in left_out(result):
         yield Text(line)
@@ -156,10 +158,15 @@ def _alphas(result: dict[str, Any]) -> list[float]:
     return list(result["benchmark"]["alphas"])
 
 
-def _heat(stored: dict[str, Any], result: dict[str, Any]) -> Heat:
+def heat(stored: dict[str, Any], result: dict[str, Any], what: str) -> Heat:
+    """The surface of one row; all of a result share a scale.
+
+    Args:
+        what: the numbers are, such as "PCK@0.1".
+    """
     values = [100 * cell["validation"] for one in result["surfaces"] for cell in one["cells"]]
     return Heat(
-        f"{stored['name']}: PCK@{_alphas(result)[0]:g} on the pairs that choose, %",
+        f"{stored['name']}: {what} on the pairs that choose, %",
         {_place(cell): 100 * cell["validation"] for cell in stored["cells"]},
         _place(stored["best"]), min(values), max(values),
     )  # fmt: skip

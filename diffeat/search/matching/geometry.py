@@ -15,11 +15,11 @@ import numpy as np
 
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
-from diffeat.search.judge import Candidate, Judge, Outcome, cells_in
+from diffeat.search.judge import Candidate, Judge, cells_in
 from diffeat.search.matching.bound import BoundPairs, named
 from diffeat.search.matching.judge import FRACTIONS, Matching
 from diffeat.search.matching.scored import described, matcher_of, matcher_text, told_text
-from diffeat.search.splits import TEST, VALIDATION, Fractions
+from diffeat.search.splits import TEST, Fractions
 from diffeat.targets.pairs.base import PairTargets
 from probes.maps import Maps
 from probes.matching import MutualMatcher
@@ -234,16 +234,11 @@ class HomographyAccuracy(Matching):
     def check(self, part: np.ndarray | None = None) -> None:
         Judge.check(self, part)
 
-    def validate_splits(
-        self, cells: Sequence[Candidate], parts: Sequence[np.ndarray]
-    ) -> list[list[Outcome]]:
-        rows = [np.flatnonzero(part == VALIDATION) for part in parts]
-        found: list[list[Outcome]] = [[] for _ in parts]
-        for candidate in cells:
-            planes = self.planes(candidate, np.unique(np.concatenate(rows)))
-            for outcomes, mine in zip(found, rows, strict=True):
-                outcomes.append(Outcome(float(self._values([planes[row] for row in mine]).mean())))
-        return found
+    def _matched(self, candidate: Candidate, rows: np.ndarray) -> dict[int, Plane]:
+        return self.planes(candidate, rows)
+
+    def _score(self, matched: dict[int, Plane], rows: np.ndarray) -> float:
+        return float(self._values([matched[row] for row in rows]).mean())
 
     def test(self, cell: Candidate, setting: float | None) -> np.ndarray:
         """(n,) the number of each test pair."""

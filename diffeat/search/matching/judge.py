@@ -161,10 +161,20 @@ class Matching(Judge):
         rows = [np.flatnonzero(part == VALIDATION) for part in parts]
         found: list[list[Outcome]] = [[] for _ in parts]
         for candidate in cells:
-            right = self._right(candidate, np.unique(np.concatenate(rows)))
+            matched = self._matched(candidate, np.unique(np.concatenate(rows)))
             for outcomes, mine in zip(found, rows, strict=True):
-                outcomes.append(Outcome(self._value(self._pck(right, mine))))
+                outcomes.append(Outcome(self._score(matched, mine)))
         return found
+
+    # what judges of other truths say in their own way
+
+    def _matched(self, candidate: Candidate, rows: np.ndarray) -> Any:
+        """What was found of some pairs, matched now or before."""
+        return self._right(candidate, rows)
+
+    def _score(self, matched: Any, rows: np.ndarray) -> float:
+        """The number of some of these pairs."""
+        return self._value(self._pck(matched, rows))
 
     def _right(self, candidate: Candidate, rows: np.ndarray) -> np.ndarray:
         """(P, 1, A) points of some pairs that are right; what is known is not matched again."""

@@ -204,10 +204,12 @@ def _inside(
     if far.any() and outside == "refuse":
         first = int(np.flatnonzero(far)[0])
         height, width = size
+        swapped = (points[:, ::-1] >= -0.5).all() and (points[:, ::-1] <= most).all()
+        hint = "x and y seem to be swapped; " * bool(swapped)
         raise SourceError(
             f"{one.where}: {int(far.sum())} of {len(points)} points lie outside the {side} "
             f"{getattr(one, side)!r} of {width}x{height} pixels, first {points[first].tolist()}; "
-            "expected x, y of the upright picture: correct them, or leave such points out "
+            f"expected x, y of the upright picture: {hint}correct them, or leave such points out "
             '(outside="drop"; diffeat match --outside drop)'
         )
     moved = (beyond > EDGE) & ~far

@@ -74,6 +74,13 @@ def test_what_is_refused(folder, rows, header, message):
         opened(folder, *rows, header=header)
 
 
+def test_swapped_coordinates_are_suspected(folder):
+    picture(folder / "wide.png", (64, 16))
+    rows = ("wide.png,nose,10,50", "wide.png,ear,12,9", "a.png,nose,1,1", "a.png,ear,2,2")
+    with pytest.raises(SourceError, match=r"1 of 2 points lie outside.*x and y seem to be swapped"):
+        opened(folder, *rows)
+
+
 def test_too_many_pairs_are_refused(folder, monkeypatch):
     monkeypatch.setattr(key_points, "MOST", 5)
     with pytest.raises(SourceError, match="3 pictures make 6 pairs; expected 5 at most"):
