@@ -1,7 +1,7 @@
 """Where points of one picture lie in another, by their features."""
 
 from probes.matching.base import Matcher
-from probes.matching.flow import Flow, warp
+from probes.matching.flow import Flow
 from probes.matching.mutual import MutualMatcher
 from probes.matching.nearest import NearestMatcher
 from probes.matching.soft import (
@@ -9,6 +9,7 @@ from probes.matching.soft import (
     SoftArgmaxMatcher,
     WindowSoftArgmaxMatcher,
 )
+from probes.matching.warp import warp
 
 __all__ = [
     "Flow",
