@@ -116,8 +116,14 @@ class Placement:
         return cls.of_numbers(numbers, input_size, picture_size)
 
     @classmethod
-    def of_numbers(cls, numbers: Any, input_size: Size, picture_size: Size) -> Placement:
-        """That of (4,) sx, tx, sy, ty, such as a row of a file's `/placements`."""
+    def of_numbers(cls, numbers: Any, input_size: Size | None, picture_size: Size) -> Placement:
+        """That of (4,) sx, tx, sy, ty, such as a row of a file's `/placements`.
+
+        Without an input size the input has one of its own, and shows the whole picture (fit
+        "native").
+        """
+        if input_size is None:
+            input_size = np.rint(np.asarray(picture_size) * np.abs(np.asarray(numbers)[[2, 0]]))
         sizes = (tuple(int(side) for side in size) for size in (input_size, picture_size))
         return cls(*(float(number) for number in numbers), *sizes)
 

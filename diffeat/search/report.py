@@ -10,7 +10,7 @@ from typing import Any
 from diffeat.conditioned import marked
 from diffeat.noise import shown_t
 from diffeat.search.finding import Cell, Choice, Finding, Selection
-from diffeat.search.grid import ACCURACY, Grid, write_rows
+from diffeat.search.grid import ACCURACY, Grid, aligned, write_rows
 from diffeat.search.judge import cells_in
 from diffeat.search.measure import Measure
 from diffeat.search.tasks import CellKey
@@ -155,13 +155,6 @@ def selector_table(
         test = "" if one.test is None else number.say(one.test)
         costs = f"{one.cost:.1f}", f"{seconds.get(key, 0.0):.1f}", one.cost_text
         rows.append((one.selector, number.say(one.validation), test, ends, *costs, one.chosen))
-    widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
-    lines = []
-    for row in rows:
-        cells = [
-            text.rjust(width) if 1 <= k <= 5 else text.ljust(width)
-            for k, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines = aligned(rows, range(1, 6))
     title = f"selectors ({number.name}{number.direction}; cost in judgements of one cell):"
     return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])

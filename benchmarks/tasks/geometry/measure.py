@@ -19,10 +19,9 @@ from benchmarks.tasks.geometry.file import GeometryBenchmark
 from benchmarks.tasks.geometry.flows import Flows
 from benchmarks.tasks.geometry.kinds import Kind, Planes, Scores, Surfaces
 from benchmarks.tasks.geometry.sets import Chosen
-from benchmarks.tasks.matching.models import Row, rows_of, stores_of
+from benchmarks.tasks.matching.models import Row, models_of, stores_of
 from benchmarks.tasks.matching.sets import names_in
-from diffeat.errors import ModelError, SpecError
-from diffeat.progress import say
+from diffeat.errors import SpecError
 from diffeat.targets.pairs import PairTargets
 
 KINDS: dict[str, type[Kind]] = {"homography": Planes, "depth": Surfaces, "flow": Flows}
@@ -70,24 +69,12 @@ class Run:
     def everything(self) -> dict[str, Any]:
         """All rows, one after the other; what the JSON holds."""
         pictures = self.chosen.pictures()
-        for row in rows_of(self.benchmark):
-            if row.of in self.missing:  # the twin of what is not there says nothing
-                continue
-            try:
-                with self.place.stages(f"features of {row.label}"):
-                    backbone = row.load(self.place.device)
-            except ModelError as error:
-                say(f"left out: {error}")
-                self.missing[row.label] = str(error)
-                continue
+        for row, backbone in models_of(self.benchmark, self.place, self.missing):
             with (
                 stores_of(row, backbone, pictures, self.place) as stores,
                 self.place.stages(f"matching with {row.label}"),
             ):
                 self._features(row, stores)
-        if not self.rows:
-            raise ModelError(f"benchmark {self.benchmark.name}: none of its models is on this "
-                             f"machine: {'; '.join(self.missing.values())}")  # fmt: skip
         with self.place.stages("rows without a model"):
             self._without_models()
         chooses = self.chosen.chooses

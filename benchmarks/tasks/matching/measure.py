@@ -27,11 +27,10 @@ from benchmarks.searching import (
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.file import AGGREGATES, MatchingBenchmark
 from benchmarks.tasks.matching.floors import mean_place_row, patch_row, same_place_row
-from benchmarks.tasks.matching.models import Row, rows_of, stores_of
+from benchmarks.tasks.matching.models import Row, models_of, stores_of
 from benchmarks.tasks.matching.sets import Sets, joined, names_in
 from diffeat.backbones import Backbone
-from diffeat.errors import ModelError, SpecError
-from diffeat.progress import say
+from diffeat.errors import SpecError
 from diffeat.targets.pairs import PairTargets
 from probes.matching import NearestMatcher
 from probes.metrics.pck import PCK
@@ -81,12 +80,8 @@ class Run:
 
     def everything(self) -> dict[str, Any]:
         """All rows, one after the other; what the JSON holds."""
-        for row in rows_of(self.benchmark):
-            if row.of not in self.missing:  # the twin of what is not there says nothing
-                self._features(row)
-        if not self.rows:
-            raise ModelError(f"benchmark {self.benchmark.name}: none of its models is on this "
-                             f"machine: {'; '.join(self.missing.values())}")  # fmt: skip
+        for row, backbone in models_of(self.benchmark, self.place, self.missing):
+            self._matched(row, backbone)
         with self.place.stages("rows without a model"):
             self._without_models()
         floor = self.counted[FLOOR]
@@ -107,17 +102,6 @@ class Run:
             "finished": {"found": self.journal.found, "computed": self.journal.computed,
                          "versions": sorted(self.journal.versions)},
         }  # fmt: skip
-
-    def _features(self, row: Row) -> None:
-        """A model, a random twin or a vision model; what is not there is left out and said."""
-        with self.place.stages(f"features of {row.label}"):
-            try:
-                backbone = row.load(self.place.device)
-            except ModelError as error:
-                say(f"left out: {error}")
-                self.missing[row.label] = str(error)
-                return
-        self._matched(row, backbone)
 
     def _matched(self, row: Row, backbone: Backbone) -> None:
         """The cell that is best on the pairs that choose, and the best set, on all other pairs."""

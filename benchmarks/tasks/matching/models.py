@@ -12,7 +12,9 @@ from benchmarks.features import Pictures, feature_files
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.file import PairBenchmark
 from diffeat.backbones import Backbone
+from diffeat.errors import ModelError
 from diffeat.images.datasets import data_roots
+from diffeat.progress import say
 from diffeat.store import FeatureStore
 
 
@@ -64,6 +66,35 @@ def rows_of(benchmark: PairBenchmark) -> Iterator[Row]:
         label = model.rpartition(":")[2]
         fields = {"timesteps": [0], "blocks": ["all"], **benchmark.vision_extract}
         yield Row(label, "vision", model + at + located(weights), fields)
+
+
+def models_of(
+    benchmark: PairBenchmark, place: Place, missing: dict[str, str]
+) -> Iterator[tuple[Row, Backbone]]:
+    """The rows whose models are there, each with its model.
+
+    Args:
+        missing: takes the label of each that is not, with the reason; of these there is no twin.
+
+    Raises:
+        ModelError: none is there.
+    """
+    found = False
+    for row in rows_of(benchmark):
+        if row.of in missing:  # the twin of what is not there says nothing
+            continue
+        try:
+            with place.stages(f"features of {row.label}"):
+                backbone = row.load(place.device)
+        except ModelError as error:
+            say(f"left out: {error}")
+            missing[row.label] = str(error)
+            continue
+        found = True
+        yield row, backbone
+    if not found:
+        raise ModelError(f"benchmark {benchmark.name}: none of its models is on this machine: "
+                         f"{'; '.join(missing.values())}")  # fmt: skip
 
 
 def located(name: str) -> str:

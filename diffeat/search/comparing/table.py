@@ -11,7 +11,7 @@ from typing import Any
 from diffeat.conditioned import marked
 from diffeat.noise import shown_t
 from diffeat.search.finding import cell_text
-from diffeat.search.grid import write_rows
+from diffeat.search.grid import aligned, write_rows
 from diffeat.search.intervals import HANDFUL
 from diffeat.search.measure import Measure
 from diffeat.search.tasks import CellKey
@@ -186,12 +186,5 @@ def _flat(values: dict[str, Any], marks: bool) -> dict[str, Any]:
 
 def columns_text(rows: Sequence[Sequence[str]]) -> str:
     """Rows under a heading; numbers to the right, words to the left."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            text.rjust(width) if 2 <= k <= 6 else text.ljust(width)
-            for k, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines = aligned(rows, range(2, 7))
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

@@ -76,17 +76,30 @@ class BoundPairs:
     @property
     def noted(self) -> dict[str, int]:
         """What was taken though it is odd → how many ("pairs listed twice")."""
-        return dict(getattr(self.targets, "noted", {}))
+        return dict(self.targets.noted)
 
     @property
     def name(self) -> str:
         """Of the pairs, for messages."""
         return self.targets.name
 
-    @property
-    def target_sizes(self) -> np.ndarray:
-        """(P, 2) H, W in pixels of the upright targets."""
-        return self.sizes[self.pairs.target]
+    def target_size(self, pair: int) -> tuple[int, int]:
+        """H, W in pixels of the upright target of a pair."""
+        height, width = self.sizes[self.pairs.target[pair]].tolist()
+        return height, width
+
+    def box(self, pair: int) -> np.ndarray | None:
+        """(4,) x1, y1, x2, y2 of what the target of a pair shows; None where it is not known."""
+        box = self.boxes[pair]
+        return None if np.isnan(box).any() else box
+
+    def about(self, pair: int) -> dict[str, Any]:
+        """What `probes.metrics.PCK.update` is told of a pair beside its points."""
+        return {
+            "size": self.target_size(pair), "box": self.box(pair),
+            "picture": self.targets.target[pair], "category": self.categories[pair],
+            "groups": self.groups[pair],
+        }  # fmt: skip
 
     @cached_property
     def conditioned(self) -> str:
@@ -139,9 +152,7 @@ class BoundPairs:
 
     def placement(self, row: int) -> Placement:
         """Where the input of a row lies in its picture."""
-        size, numbers = self.sizes[row], self.placements[row]
-        own = np.rint(size * np.abs(numbers[[2, 0]]))  # where each input has a size of its own
-        return Placement.of_numbers(numbers, self.input_size or own, size)
+        return Placement.of_numbers(self.placements[row], self.input_size, self.sizes[row])
 
     def take(self, pairs: Any) -> BoundPairs:
         """Some of the pairs, by slice, indices or mask."""

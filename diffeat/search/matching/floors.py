@@ -40,11 +40,7 @@ def same_place_pck(
     """
     pairs, found = bound.pairs, PCK(alphas, conventions)
     for row in rows:
-        size, box = bound.target_sizes[row], bound.boxes[row]
-        found.update(
-            same_place(pairs.source_points[row], bound.sizes[pairs.source[row]], size),
-            pairs.target_points[row], size=tuple(size.tolist()),
-            box=None if np.isnan(box).any() else box, picture=bound.targets.target[row],
-            category=bound.categories[row], groups=bound.groups[row],
-        )  # fmt: skip
+        source, target = bound.sizes[pairs.source[row]], bound.sizes[pairs.target[row]]
+        points = same_place(pairs.source_points[row], source, target)
+        found.update(points, pairs.target_points[row], **bound.about(row))
     return found

@@ -24,7 +24,7 @@ import numpy as np
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.progress import counted
-from diffeat.search.grid import write_rows
+from diffeat.search.grid import aligned, write_rows
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Candidate, Mix, cells_in
 from diffeat.search.matching.bound import BoundPairs, named
@@ -112,11 +112,7 @@ class Scored:
                 said = way.aggregate + (f" [{place + 1}]" if len(ways) > 1 else "")
                 rows.append([f"{what}, {said}", f"{len(self):,}", f"{self.points:,}",
                              *(f"{100 * values[alpha]:.1f}" for alpha in alphas)])  # fmt: skip
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        head, *body = ["  ".join(
-            text.ljust(width) if k == 0 else text.rjust(width)
-            for k, (text, width) in enumerate(zip(row, widths, strict=True))
-        ) for row in rows]  # fmt: skip
+        head, *body = aligned(rows, range(1, len(rows[0])))
         notes = [f"[{k + 1}] {way.line(alphas)}" if len(ways) > 1 else way.line(alphas)
                  for k, way in enumerate(ways)]  # fmt: skip
         title = [f"{self.name}: {self.remarks}", self.matcher]
@@ -331,14 +327,9 @@ def count(
         The pairs; of how many points of each nothing can be said.
     """
     done, unsaid = [], []
-    pairs, targets = bound.pairs, bound.targets
     for pair, found in stream(matcher, bound, cells, rows, check):
-        box = bound.boxes[pair]
-        pck.update(
-            found.points, pairs.target_points[pair], size=tuple(bound.target_sizes[pair].tolist()),
-            box=None if np.isnan(box).any() else box, picture=targets.target[pair],
-            category=bound.categories[pair], groups=bound.groups[pair], valid=found.valid,
-        )  # fmt: skip
+        truth = bound.pairs.target_points[pair]
+        pck.update(found.points, truth, **bound.about(pair), valid=found.valid)
         if kept is not None:
             kept[pair] = found
         done.append(pair)
@@ -386,11 +377,9 @@ def check_references(bound: BoundPairs, conventions: Sequence[Convention]) -> No
                         "expected pairs with a truth")  # fmt: skip
     check_said(bound.targets, conventions)
     for way in {one.reference: one for one in conventions}.values():
-        for pair, box in enumerate(bound.boxes):
-            _check_reference(
-                way, bound.targets, pair, tuple(bound.target_sizes[pair].tolist()),
-                None if np.isnan(box).any() else box, bound.pairs.target_points[pair],
-            )  # fmt: skip
+        for pair, points in enumerate(bound.pairs.target_points):
+            _check_reference(way, bound.targets, pair, bound.target_size(pair), bound.box(pair),
+                             points)  # fmt: skip
 
 
 def pairs_text(bound: BoundPairs, points: int) -> str:

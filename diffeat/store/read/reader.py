@@ -155,10 +155,7 @@ class FeatureStore:
                 f"{self.path}: where inputs lie in their pictures (/sizes, /placements) is not "
                 "known, as in files from before 0.8; extract it again (--overwrite)"
             )
-        numbers, picture = self.placements[row], self.sizes[row]
-        # with fit "native" each input has a size of its own and shows the whole picture
-        size = self.spec.size or np.rint(picture * np.abs(numbers[[2, 0]]))
-        return Placement.of_numbers(numbers, size, picture)
+        return Placement.of_numbers(self.placements[row], self.spec.size, self.sizes[row])
 
     @property
     def digests(self) -> np.ndarray | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class PairTargets(ABC):
             picture that belongs to nothing has its id.
         categories: P names of what is shown; "" where nothing is said.
         left_out: what was found and not taken, and why ("no common points" → how many).
+        noted: what was taken though it is odd ("pairs listed twice" → how many).
     """
 
     name: str
@@ -53,6 +55,7 @@ class PairTargets(ABC):
     groups: tuple[tuple[str, str], ...]
     categories: tuple[str, ...]
     left_out: dict[str, int]
+    noted: Mapping[str, int] = MappingProxyType({})
 
     def __len__(self) -> int:
         return len(self.source)
@@ -90,7 +93,6 @@ class PointPairs(PairTargets):
     Attributes:
         truths: P truths.
         opened: gives the source of the pictures.
-        noted: what was taken though it is odd ("pairs listed twice" → how many).
     """
 
     name: str

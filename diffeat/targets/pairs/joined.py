@@ -44,7 +44,7 @@ class JoinedPairs(PairTargets):
         for name in ("left_out", "noted"):
             total: dict[str, int] = {}
             for one in self.sets:
-                for why, count in getattr(one, name, {}).items():
+                for why, count in getattr(one, name).items():
                     total[why] = total.get(why, 0) + count
             object.__setattr__(self, name, total)
 
