@@ -137,8 +137,10 @@ def from_clips(text: str) -> ClipSource:
     clips, left_out = _clips_below(place, text)
     if not clips:
         others = f" (left out: {left_out_text(left_out)})" if left_out else ""
-        raise SourceError(f"{text}: no frames and no videos{others}; expected pictures in it or in "
-                          f"its folders, or files ending in {', '.join(sorted(VIDEOS))}")  # fmt: skip
+        raise SourceError(
+            f"{text}: no frames and no videos{others}; expected pictures in it or in its folders, "
+            f"or files ending in {', '.join(sorted(VIDEOS))}"
+        )
     return made(text, clips, left_out)
 
 

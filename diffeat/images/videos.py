@@ -126,15 +126,12 @@ def load_frame(path: Path, times: Sequence[int], time: int, picture: str) -> Ima
         SourceError: PyAV is missing.
     """
     try:
-        frame = _decoder_of(path).frame(time, times)
+        return Image.fromarray(_decoder_of(path).pixels(time, times))
     except ValueError as error:
         raise PictureError(picture, f"{path}: {error}") from error
     except OSError as error:
         reason = error.strerror or error
         raise PictureError(picture, f"{path} cannot be read ({reason}); restore it") from error
-    pixels = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise
-    return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns)))
 
 
 class Decoder:
@@ -152,33 +149,38 @@ class Decoder:
         self._at: int | None = None
         self._last: OrderedDict[int, Any] = OrderedDict()
 
-    def frame(self, time: int, times: Sequence[int]) -> Any:
-        """The frame of a time; ValueError where it cannot be had."""
-        with self._lock:
-            if time in self._last:
-                return self._last[time]
-            self._open()
-            near = self._at is not None and 0 < _steps(times, self._at, time) <= AHEAD
-            if near and (found := self._forward(time)) is not None:
+    def pixels(self, time: int, times: Sequence[int]) -> np.ndarray:
+        """(H, W, 3) uint8, upright, of a time; ValueError where it cannot be had."""
+        with self._lock:  # also while colours are made, which a frame cannot do twice at a time
+            frame = self._frame(time, times)
+            turns = round(frame.rotation / 90) % 4  # counter-clockwise
+            return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+
+    def _frame(self, time: int, times: Sequence[int]) -> Any:
+        if time in self._last:
+            return self._last[time]
+        self._open()
+        near = self._at is not None and 0 < _steps(times, self._at, time) <= AHEAD
+        if near and (found := self._forward(time)) is not None:
+            return found
+        # a key frame may be none to begin at, or lie behind frames that are shown before it
+        earlier = times[max(0, bisect_left(times, time) - BEFORE)]
+        for start in (time, earlier, None):
+            self._begin(start)
+            if (found := self._forward(time)) is not None:
                 return found
-            # a key frame may be none to begin at, or lie behind frames that are shown before it
-            earlier = times[max(0, bisect_left(times, time) - BEFORE)]
-            for start in (time, earlier, None):
-                self._begin(start)
-                if (found := self._forward(time)) is not None:
-                    return found
-            raise ValueError("this frame is damaged or missing; restore the file")
+        raise ValueError("this frame is damaged or missing; restore the file")
 
     def close(self) -> None:
         with self._lock:
             self._close()
 
     def _close(self) -> None:
+        self._coming, self._at = iter(()), None
+        self._last.clear()
         if self._opened is not None:
             self._opened.close()
-        self._opened = self._at = None
-        self._coming = iter(())
-        self._last.clear()
+        self._opened = None
 
     def _open(self) -> None:
         if self._opened is None:

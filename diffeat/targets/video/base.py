@@ -9,15 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffeat.errors import PictureError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source
 from diffeat.images.clip_sets import CLIP_SETS
 from diffeat.images.clips import frame_id
 from diffeat.images.digests import digest_of_file
-
-LABELS = ("1", "L", "P", "I;16", "I")
-"""Pillow's modes of pictures that hold one whole number a pixel."""
 
 
 @dataclass(frozen=True)
@@ -96,39 +92,3 @@ class VideoTargets(ABC):
         """Hash of the clips and of the files of what is known, for finished work that is kept."""
         held = [[digest_of_file(path).hex() for path in self.files(clip)] for clip in self.clips]
         return fingerprint([(clip.name, clip.frames) for clip in self.clips], held)
-
-
-def read_labels(path: Path, name: str | None = None) -> tuple[np.ndarray, list[int] | None]:
-    """The labels of a mask file: a picture of one whole number a pixel, such as an indexed PNG.
-
-    Args:
-        name: of the mask, for messages.
-
-    Returns:
-        (H, W) uint8 or, of 16 bits, uint16; and the palette, 768 numbers, or None.
-
-    Raises:
-        PictureError: it is no picture, or one of colours.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError(name or str(path), f"no mask that can be read ({error})") from error
-    if image.mode not in LABELS:
-        raise PictureError(
-            name or str(path),
-            f"holds colours ({image.mode}); expected a PNG with one label a pixel: save it as an "
-            "indexed or grey one",
-        )
-    labels = np.asarray(image)
-    if labels.dtype == bool:
-        labels = labels.astype(np.uint8)
-    if labels.dtype != np.uint8:
-        if labels.min(initial=0) < 0 or labels.max(initial=0) > np.iinfo(np.uint16).max:
-            raise PictureError(name or str(path), f"labels up to {labels.max()}; expected 16 bits")
-        labels = labels.astype(np.uint16)
-    palette = image.getpalette() if image.mode == "P" else None
-    return labels, None if palette is None else [*palette, *[0] * 768][:768]

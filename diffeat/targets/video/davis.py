@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.errors import PictureError, SourceError
+from diffeat.images import read_labels
 from diffeat.images.below import is_inside
 from diffeat.images.clip_sets import RESOLUTION
-from diffeat.targets.video.base import Clip, VideoTargets, read_labels
+from diffeat.targets.video.base import Clip, VideoTargets
 
 
 class Davis(VideoTargets):
