@@ -181,13 +181,13 @@ class LabelPropagator(BaseEstimator):
         for place, maps in enumerate(frames):
             if place:
                 features = reader.read(maps)
-                labels = self._taken_over(features, context)
+                labels = self.taken_over(features, context)
             context.add(features, labels)
             values = labels.T.reshape(-1, *features.shape[:2])
             yield Maps({LABELS: values}, maps.size, maps.input_size, maps.placement)
 
-    def _taken_over(self, features: torch.Tensor, context: Context) -> torch.Tensor:
-        """(h·w, K) labels of a frame."""
+    def taken_over(self, features: torch.Tensor, context: Context) -> torch.Tensor:
+        """(h·w, K) labels of a frame with (h, w, C) features."""
         sites, similar = nearest_sites(features, context.features, self.radius, int(self.top_k))
         shares = torch.softmax(similar / self.temperature, dim=1)
         return F.embedding_bag(sites, context.labels, per_sample_weights=shares, mode="sum")
