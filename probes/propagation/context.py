@@ -1,4 +1,4 @@
-"""What a clip's next frame is compared with: the first frame and the last ones, and their labels."""
+"""What a clip's next frame is compared with: the first and the last ones, and their labels."""
 
 from __future__ import annotations
 

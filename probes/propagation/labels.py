@@ -22,6 +22,8 @@ from probes.propagation.windows import nearest_sites
 LABELS = "labels"
 """The cell of maps that hold soft labels."""
 SCALES = ("min-max", "none")
+FLAT = 1e-6
+"""Share of its largest value by which a map of one value may vary: rounding."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -91,7 +93,7 @@ class LabelPropagator(BaseEstimator):
         numbers = _objects(mask, objects)
         kept = np.where(np.isin(mask, numbers), mask, 0).astype(np.uint8)
         channels = [0, *numbers]
-        soft = self.propagate_maps(frames, lambda maps: _at_sites(kept, channels, maps))
+        soft = self.propagate_maps(frames, lambda maps: at_sites(kept, channels, maps))
 
         def hard() -> Iterator[np.ndarray]:
             for place, maps in enumerate(soft):
@@ -157,6 +159,8 @@ class LabelPropagator(BaseEstimator):
             check_number("sigma", sigma, sigma > 0, "> 0, in sites, or None")
         check_number("top", top, top == int(top) and top >= 1, "that is whole and >= 1")
         points = as_points(points)
+        if not len(points):
+            raise ValueError("no points; expected one at least")
         first, frames = begun(frames)
         known = first.valid(points)
         soft = self.propagate_maps(frames, lambda maps: _bumps(points, known, sigma, maps))
@@ -177,13 +181,13 @@ class LabelPropagator(BaseEstimator):
         for place, maps in enumerate(frames):
             if place:
                 features = reader.read(maps)
-                labels = self._taken_over(features, context)
+                labels = self.taken_over(features, context)
             context.add(features, labels)
             values = labels.T.reshape(-1, *features.shape[:2])
             yield Maps({LABELS: values}, maps.size, maps.input_size, maps.placement)
 
-    def _taken_over(self, features: torch.Tensor, context: Context) -> torch.Tensor:
-        """(h·w, K) labels of a frame."""
+    def taken_over(self, features: torch.Tensor, context: Context) -> torch.Tensor:
+        """(h·w, K) labels of a frame with (h, w, C) features."""
         sites, similar = nearest_sites(features, context.features, self.radius, int(self.top_k))
         shares = torch.softmax(similar / self.temperature, dim=1)
         return F.embedding_bag(sites, context.labels, per_sample_weights=shares, mode="sum")
@@ -208,7 +212,8 @@ class LabelPropagator(BaseEstimator):
             return values
         seen = values if shown.all() else values[torch.from_numpy(shown).to(values.device)]
         low, high = seen.aminmax()
-        return (values - low) / (high - low) if bool(high > low) else values
+        flat = bool(high - low <= FLAT * high)
+        return values if flat else (values - low) / (high - low)
 
     def _check(self) -> None:
         check_choice("scale", self.scale, SCALES)
@@ -232,11 +237,12 @@ def _checked_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"the mask has shape {mask.shape} and dtype {mask.dtype}; expected (H, W) "
                          "whole numbers, 0 for background")  # fmt: skip
     if mask.shape != tuple(size):
-        raise ValueError(f"the mask is {mask.shape[1]} × {mask.shape[0]} pixels and the first "
-                         f"frame {size[1]} × {size[0]}; expected a mask of the upright frame")  # fmt: skip
+        raise ValueError(
+            f"the mask is {mask.shape[1]} × {mask.shape[0]} pixels and the first frame "
+            f"{size[1]} × {size[0]}; expected a mask of the upright frame"
+        )
     if mask.min() < 0 or mask.max() > 255:
-        raise ValueError(f"the mask has numbers from {mask.min()} to {mask.max()}; expected 0 to "
-                         "255")  # fmt: skip
+        raise ValueError(f"the mask has {mask.min()} to {mask.max()}; expected 0 to 255")
     return mask.astype(np.uint8)
 
 
@@ -256,7 +262,7 @@ def _objects(mask: np.ndarray, objects: Sequence[int] | None) -> list[int]:
     return wanted
 
 
-def _at_sites(mask: np.ndarray, numbers: Sequence[int], maps: Maps) -> np.ndarray:
+def at_sites(mask: np.ndarray, numbers: Sequence[int], maps: Maps) -> np.ndarray:
     """(K, h, w) float32 1 where the pixel nearest to a site's centre has a number.
 
     Sites whose centre lies outside of the picture are background.
