@@ -82,13 +82,13 @@ def write_jhmdb(folder: Path, count: int = 5) -> dict[str, np.ndarray]:
     found = {}
     (folder / "splits").mkdir(parents=True)
     for kind, clip, part in (("catch", "a_ball", 2), ("catch", "b_ball", 1)):
-        frames, _ = moving_square(count, step=2)
+        frames, _ = moving_square(count, step=1)
         place = folder / "Rename_Images" / kind / clip
         place.mkdir(parents=True)
         for k, frame in enumerate(frames):
             Image.fromarray(frame).save(place / f"{k + 1:05d}.png")
         rng = np.random.default_rng(part)
-        joints = rng.uniform(0, 14, (15, 2)) + (7, 13) + np.arange(count)[:, None, None] * (2, 0)
+        joints = rng.uniform(0, 14, (15, 2)) + (7, 13) + np.arange(count)[:, None, None] * (1, 0)
         where = folder / "joint_positions" / kind / clip
         where.mkdir(parents=True)
         savemat(where / "joint_positions.mat", {"pos_img": joints.transpose(2, 1, 0) + 1})
