@@ -290,3 +290,45 @@ class TestDamage:
         monkeypatch.setitem(sys.modules, "av", None)
         with pytest.raises(SourceError, match=r"needs PyAV .*pip install 'diffeat\[video\]'"):
             open_source(path)
+
+
+class TestOriginals:
+    """Where the frames of a feature file lie."""
+
+    @pytest.fixture
+    def stored(self, tmp_path, monkeypatch):
+        import diffeat
+
+        write_frames(tmp_path / "data" / "bear", ["0.png", "1.png"], (32, 32))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "out").mkdir()
+        spec = diffeat.ExtractSpec(timesteps=(20,), blocks=("conv_in",))
+        backbone = diffeat.load("unet-cifar10", "cpu")
+        diffeat.extract_to_file(backbone, open_source("clips:data"), spec, "out/f.h5")
+        return tmp_path / "out" / "f.h5"
+
+    @pytest.mark.parametrize("place", ["", "elsewhere"])
+    def test_beside_the_file(self, stored, tmp_path, monkeypatch, place):
+        import diffeat
+        from diffeat.store import find_originals
+
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        with diffeat.FeatureStore(stored) as store:
+            assert store.pictures["beside"] == "clips:../data"
+            source, places = find_originals(store, ["bear#001"])
+        assert number_seen(source.load(places[0])) == 1
+
+    def test_a_stranger_file_leads_nowhere(self, stored, tmp_path, monkeypatch):
+        """A place that is whole is not followed, whatever stands before it."""
+        from diffeat.errors import StoreError
+        from diffeat.store import find_originals
+
+        class Stranger:
+            path, ids, digests = str(stored), ("bear#001",), None
+            pictures = {"name": f"clips:{tmp_path / 'data'}", "beside": "clips:/etc", "reading": 2}  # noqa: RUF012
+
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        with pytest.raises(StoreError, match="outside the current folder"):
+            find_originals(Stranger(), ["bear#001"])
