@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -13,6 +12,9 @@ from torch.nn import functional as F
 from probes.cells import Cells
 from probes.maps import Maps
 from probes.matching.placed import TINY, Placed, Rule
+
+BLOCK = 64 << 20
+"""Bytes of features that are allocated at a time, so that they come from the system, not a heap."""
 
 
 class Frames:
@@ -69,34 +71,46 @@ class Frames:
 class Context:
     """Features and soft labels of the first frame and of the last ones.
 
+    Features lie in blocks of memory of some frames each, which are written to again: kept one by
+    one, between what is needed for a moment, they would leave holes that nothing else fits in.
+
     Args:
         last: how many last frames there are at most; 0 is none.
         first: whether the first frame stays when it is none of the last.
     """
 
     def __init__(self, last: int, first: bool):
-        self._kept: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=last)
-        self._first: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._keep_first = first
+        self._most, self._fixed = last + first, int(first)
+        self._slots: list[torch.Tensor] = []
+        self._labels: list[torch.Tensor] = []
+        self._count = 0
 
     def add(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """(h, w, C) features and (h·w, K) labels of the next frame."""
-        if self._keep_first and not self._first:
-            self._first.append((features, labels))
-        else:
-            self._kept.append((features, labels))
+        """(h, w, C) features and (h·w, K) labels of the next frame; in place of the oldest."""
+        place = self._count
+        if place >= self._most:
+            if self._most == self._fixed:
+                return
+            place = self._fixed + (place - self._fixed) % (self._most - self._fixed)
+        while place >= len(self._slots):
+            few = min(max(1, BLOCK // features.nbytes), self._most - len(self._slots))
+            self._slots += features.new_empty(few, *features.shape)
+        self._slots[place].copy_(features)
+        self._labels[place : place + 1] = [labels]
+        self._count += 1
 
     def __len__(self) -> int:
-        return len(self._first) + len(self._kept)
+        return len(self._labels)
 
     @property
     def features(self) -> list[torch.Tensor]:
-        return [pair[0] for pair in (*self._first, *self._kept)]
+        """F of (h, w, C); the order of the last ones is not that of time."""
+        return self._slots[: len(self)]
 
     @property
     def labels(self) -> torch.Tensor:
         """(F·h·w, K)."""
-        return torch.cat([pair[1] for pair in (*self._first, *self._kept)])
+        return torch.cat(self._labels)
 
 
 def frames_of(frames: Cells | Iterable[Maps]) -> Iterator[Maps]:

@@ -45,6 +45,8 @@ class LabelPropagator(BaseEstimator):
         first: whether the first frame is, too, however far back.
         radius: sites, along rows and along columns: the neighbourhood is a square of 2·radius + 1
             sites. None: everywhere.
+        free_first: whether the first frame is searched everywhere, whatever the radius, as the
+            code of Jabri et al. does.
         top_k: how many sites count.
         temperature: T.
         scale: "min-max": each label's map, read at the pixels, is stretched to [0, 1] before the
@@ -60,6 +62,7 @@ class LabelPropagator(BaseEstimator):
     last: int = 28
     first: bool = True
     radius: int | None = 15
+    free_first: bool = False
     top_k: int = 15
     temperature: float = 0.2
     scale: str = "min-max"
@@ -153,7 +156,8 @@ class LabelPropagator(BaseEstimator):
             ValueError: as `propagate`.
 
         Source: the authors' code of Jabri et al. 2020 (sigma .5, the top 3 sites). There points are
-        rounded down to sites, and the first frame is searched beyond the radius, too.
+        rounded down to sites, and the first frame is searched beyond the radius, too
+        (`free_first`).
         """
         if sigma is not None:
             check_number("sigma", sigma, sigma > 0, "> 0, in sites, or None")
@@ -183,12 +187,23 @@ class LabelPropagator(BaseEstimator):
                 features = reader.read(maps)
                 labels = self.taken_over(features, context)
             context.add(features, labels)
-            values = labels.T.reshape(-1, *features.shape[:2])
+            values = labels.T.clone(memory_format=torch.contiguous_format)
+            values = values.view(-1, *features.shape[:2])
             yield Maps({LABELS: values}, maps.size, maps.input_size, maps.placement)
 
     def taken_over(self, features: torch.Tensor, context: Context) -> torch.Tensor:
         """(h·w, K) labels of a frame with (h, w, C) features."""
-        sites, similar = nearest_sites(features, context.features, self.radius, int(self.top_k))
+        frames, k = context.features, int(self.top_k)
+        if self.free_first and self.first and self.radius is not None:
+            sites, similar = nearest_sites(features, frames[:1], None, k)
+            if len(frames) > 1:
+                others = nearest_sites(features, frames[1:], self.radius, k)
+                sites = torch.cat([sites, others[0] + features[..., 0].numel()], 1)
+                both = torch.cat([similar, others[1]], 1)
+                similar, best = both.topk(min(k, both.shape[1]), dim=1)
+                sites = sites.gather(1, best)
+        else:
+            sites, similar = nearest_sites(features, frames, self.radius, k)
         shares = torch.softmax(similar / self.temperature, dim=1)
         return F.embedding_bag(sites, context.labels, per_sample_weights=shares, mode="sum")
 
@@ -221,6 +236,8 @@ class LabelPropagator(BaseEstimator):
                      "that is whole and >= 0")  # fmt: skip
         if not self.first and not self.last:
             raise ValueError("first=False with last=0; expected a frame to take labels from")
+        if not self.first and self.free_first:
+            raise ValueError("free_first=True with first=False; expected the first frame to count")
         if self.radius is not None:
             check_number("radius", self.radius, self.radius == int(self.radius) >= 0,
                          "of sites that is whole and >= 0, or None")  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 
 TILE = {"cpu": 8, "cuda": 16}
 """Sides of a tile: small ones waste least on what lies outside the radius."""
-ROOM = {"cpu": 1 << 22, "cuda": 1 << 26}
+ROOM = {"cpu": 1 << 23, "cuda": 1 << 26}
 """Similarities that are held at a time."""
 
 

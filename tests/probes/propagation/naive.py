@@ -18,17 +18,20 @@ def taken_over(
     target: np.ndarray,
     sources: Sequence[np.ndarray],
     labels: Sequence[np.ndarray],
-    radius: int | None,
+    radii: Sequence[int | None],
     k: int,
     temperature: float,
 ) -> np.ndarray:
-    """(K, h, w) labels of a frame, of normalised features (C, h, w) and labels (K, h, w)."""
+    """(K, h, w) labels of a frame, of normalised features (C, h, w) and labels (K, h, w).
+
+    `radii`: of each source; None is everywhere.
+    """
     _, h, w = target.shape
     found = np.zeros((len(labels[0]), h, w))
     for y in range(h):
         for x in range(w):
             near = []
-            for place, source in enumerate(sources):
+            for place, (source, radius) in enumerate(zip(sources, radii, strict=True)):
                 for v in range(h):
                     for u in range(w):
                         if radius is None or max(abs(v - y), abs(u - x)) <= radius:
@@ -50,6 +53,7 @@ def propagated(
     radius: int | None,
     k: int,
     temperature: float,
+    free_first: bool = False,
 ) -> list[np.ndarray]:
     """(K, h, w) float64 soft labels of every frame of (C, h, w) features."""
     features, soft = [normalised(maps) for maps in frames], [labels.astype(np.float64)]
@@ -57,8 +61,9 @@ def propagated(
         used = list(range(max(0, place - last), place))
         if first:
             used = [0, *(one for one in range(max(1, place - last), place))]
+        radii = [None if free_first and one == 0 else radius for one in used]
         soft.append(taken_over(features[place], [features[one] for one in used],
-                               [soft[one] for one in used], radius, k, temperature))  # fmt: skip
+                               [soft[one] for one in used], radii, k, temperature))  # fmt: skip
     return soft
 
 

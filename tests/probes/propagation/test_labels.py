@@ -51,6 +51,8 @@ CASES = [
     {"radius": 1, "top_k": 30, "last": 2, "first": False},
     {"radius": 0, "top_k": 3, "last": 3},
     {"radius": 3, "top_k": 1, "last": 0},
+    {"radius": 1, "top_k": 6, "last": 2, "free_first": True},
+    {"radius": 1, "top_k": 200, "last": 2, "free_first": True},
 ]
 
 
@@ -61,6 +63,7 @@ def test_labels_are_those_of_the_definition(options):
     expected = naive.propagated(
         frames, sites_of(mask, numbers), last=propagator.last, first=propagator.first,
         radius=propagator.radius, k=propagator.top_k, temperature=propagator.temperature,
+        free_first=propagator.free_first,
     )  # fmt: skip
     found = list(propagator.propagate(maps_of(frames), mask))
     soft = list(propagator.propagate_maps(maps_of(frames), sites_of(mask, numbers)))
@@ -223,6 +226,14 @@ def _first(maps, mask):
     return at_sites(mask, [0, 1], maps)
 
 
+def test_labels_that_were_given_out_are_not_looked_at_again():
+    frames, labels = maps_of(clip(3)), sites_of(mask_of(), [0, 3])
+    expected = [maps["labels"].clone() for maps in LabelPropagator().propagate_maps(frames, labels)]
+    for maps, known in zip(LabelPropagator().propagate_maps(frames, labels), expected, strict=True):
+        torch.testing.assert_close(maps["labels"], known)
+        maps["labels"].zero_()
+
+
 def test_frames_are_asked_for_one_by_one():
     asked = []
 
@@ -327,8 +338,9 @@ def test_what_is_no_clip_is_refused():
 
 
 BAD_OPTIONS = [
-    {"last": -1}, {"last": 1.5}, {"last": 0, "first": False}, {"radius": -1}, {"radius": 1.5},
-    {"top_k": 0}, {"temperature": 0}, {"scale": "max"}, {"low_pass": 0}, {"weights": [1, 2]},
+    {"last": -1}, {"last": 1.5}, {"last": 0, "first": False},
+    {"free_first": True, "first": False}, {"radius": -1}, {"radius": 1.5}, {"top_k": 0},
+    {"temperature": 0}, {"scale": "max"}, {"low_pass": 0}, {"weights": [1, 2]},
 ]  # fmt: skip
 
 
