@@ -291,7 +291,7 @@ class TestModel:
         asked = ("match", MODEL, "--pairs", list_, "--cache", tmp_path / "cache.h5", *CLEAN)
         for more, said in (
             (("-t", "5"), "2 cells here: conv_in at t=0, conv_in at t=5"),
-            (("--points", "3,4"), "--points: for two pictures"),
+            (("--points", "3,4"), "--points: not for lists of pairs"),
             (("--radius", 3), "has no use for --radius"),
         ):
             answer = diffeat(*asked, *more)

@@ -112,8 +112,7 @@ def _of_file(stack: ExitStack, what: str, frames: str, values: dict[str, Any]) -
             name = store.ids[int(rows[place])]
             found, (row,) = find_originals(store, [name], values["pictures_at"])
         except (SourceError, StoreError) as error:
-            raise StoreError(f"{error}; say with --pictures where the frames lie, or leave the "
-                             "drawings out") from error  # fmt: skip
+            raise StoreError(f"{error}, or leave --png out") from error
         return np.asarray(found.load(row))
 
     return Followed(what, frames, ids, cells, load)
