@@ -60,12 +60,11 @@ def plain_sum(net: HyperfeatureNet, keys, cells, groups):
     for power, (block, _), r in zip(powers, keys, cells, strict=True):
         learned = net.bottlenecks[blocks.index(block)]
         plain = Plain(r.shape[1], net.width, groups).double()
-        inner = net.width // 4
         for mine, theirs in (
-            (plain.first, learned.entry.weight[:inner]), (plain.second, learned.middle.weight),
-            (plain.third, learned.last.weight), (plain.shortcut, learned.entry.weight[inner:]),
+            (plain.first, learned.first), (plain.second, learned.middle),
+            (plain.third, learned.last), (plain.shortcut, learned.shortcut),
         ):  # fmt: skip
-            mine.weight.data = theirs.detach().double()
+            mine.weight.data = theirs.weight.detach().double()
         norms = (plain.norm1, plain.norm2, plain.norm3, plain.norm4)
         for mine, theirs in zip(norms, learned.norms, strict=True):
             mine.weight.data = theirs.weight.detach().double()
