@@ -53,6 +53,9 @@ MADE = {
     "NoiseConditionalProbe": (lambda: probes.NoiseConditionalProbe(**TINY), X, Y),
     "DifFormerProbe": (lambda: probes.DifFormerProbe(**ATTENTION), CELLS, Y),
     "MixerProbe": (lambda: probes.aggregate.MixerProbe(width=6, **TINY), CELLS, Y),
+    "HyperfeatureMixer": (
+        lambda: probes.aggregate.HyperfeatureMixer(width=8, size=3, steps=3, **TINY), CELLS, Y,
+    ),
 }  # fmt: skip
 """Exported class → how it is made, features and targets."""
 
@@ -70,6 +73,7 @@ def exported() -> set[str]:
 def fitted(name: str) -> BaseEstimator:
     make, features, targets = MADE[name]
     more = {"t": np.arange(24)} if name == "NoiseConditionalProbe" else {}
+    more |= {"objective": "classification"} if name == "HyperfeatureMixer" else {}
     held = (features[:, :9], targets[:9]) if name.startswith("Many") else ()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
