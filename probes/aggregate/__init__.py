@@ -1,5 +1,18 @@
-"""Several cells as one: mixers that are trained for a task."""
+"""Several cells as one: sums, components, features of several models; mixers trained for a task."""
 
+from probes.aggregate.co_pca import CoPCA
+from probes.aggregate.frames import together
+from probes.aggregate.fusing import Fusion
 from probes.aggregate.mixer import MixerHead, MixerProbe
+from probes.aggregate.reductions import ConcatCells, PCACells, SumCells
 
-__all__ = ["MixerHead", "MixerProbe"]
+__all__ = [
+    "CoPCA",
+    "ConcatCells",
+    "Fusion",
+    "MixerHead",
+    "MixerProbe",
+    "PCACells",
+    "SumCells",
+    "together",
+]
