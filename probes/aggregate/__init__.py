@@ -3,6 +3,8 @@
 from probes.aggregate.co_pca import CoPCA
 from probes.aggregate.frames import together
 from probes.aggregate.fusing import Fusion
+from probes.aggregate.hyperfeature_net import HyperfeatureNet
+from probes.aggregate.hyperfeatures import HyperfeatureMixer
 from probes.aggregate.mixer import MixerHead, MixerProbe
 from probes.aggregate.reductions import ConcatCells, PCACells, SumCells
 
@@ -10,6 +12,8 @@ __all__ = [
     "CoPCA",
     "ConcatCells",
     "Fusion",
+    "HyperfeatureMixer",
+    "HyperfeatureNet",
     "MixerHead",
     "MixerProbe",
     "PCACells",

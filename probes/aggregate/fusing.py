@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from probes.aggregate.base import Aggregator
 from probes.aggregate.frames import one_row, together
-from probes.aggregate.grids import Grid, check_weights, grid_of, normalised, resized
+from probes.aggregate.grids import Grid, check_weights, grid_of, normalised
+from probes.aggregate.hyperfeature_net import resized
 from probes.cells import Cells, cells_of
 from probes.checks import pick_device
 from probes.lazy import as_tensor

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from probes.aggregate.base import Aggregator
+from probes.aggregate.hyperfeature_net import resized
 from probes.checks import check_number, pick_device
 from probes.lazy import CHUNK_BYTES, Rows, as_tensor
 from probes.matching.axes import Axis
@@ -60,13 +60,6 @@ def grid_of(size: Grid | None, shapes: Sequence[tuple[int, ...]]) -> Grid:
     good = len(tuple(size)) == 2 and all(int(side) == side and side >= 1 for side in size)
     check_number("size", size, good, "of rows and one of columns, whole and >= 1, or None")
     return int(size[0]), int(size[1])
-
-
-def resized(values: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """(n, C, h, w) → (n, C, *grid), bilinear by the half-pixel rule, without antialias."""
-    if tuple(values.shape[2:]) == tuple(grid):
-        return values
-    return F.interpolate(values, size=tuple(grid), mode="bilinear", align_corners=False)
 
 
 def chained(arrays: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -15,8 +15,8 @@ from probes.aggregate.grids import (
     check_weights,
     principal,
     project,
-    resized,
 )
+from probes.aggregate.hyperfeature_net import resized
 from probes.cells import cells_of
 from probes.checks import check_counts
 
