@@ -86,7 +86,9 @@ def exported() -> set[str]:
 def fitted(name: str) -> BaseEstimator:
     make, features, targets = MADE[name]
     more = {"t": np.arange(24)} if name == "NoiseConditionalProbe" else {}
-    more |= {"objective": "classification"} if name in ("HyperfeatureMixer", "SpatialFusion") else {}
+    more |= (
+        {"objective": "classification"} if name in ("HyperfeatureMixer", "SpatialFusion") else {}
+    )
     held = (features[:, :9], targets[:9]) if name.startswith("Many") else ()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -96,6 +98,7 @@ def fitted(name: str) -> BaseEstimator:
 def predictions(head: BaseEstimator, name: str) -> list[np.ndarray]:
     more = {"t": 7} if name == "NoiseConditionalProbe" else {}
     verbs = ("predict", "predict_proba", "decision_function")
+    verbs = verbs if name != "Bottleneck" else ()  # it matches
     found = [getattr(head, verb)(MADE[name][1], **more) for verb in verbs if hasattr(head, verb)]
     if hasattr(head, "transform"):
         found.append(head.transform(MADE[name][1]).rows(head.key)[:])
