@@ -12,10 +12,8 @@ import click
 
 from diffeat.cli.ending import note
 from diffeat.cli.options import option
-from diffeat.cli.outputs import PICTURES, OutputPath
+from diffeat.cli.outputs import HTML, PICTURES, OutputPath
 from diffeat.errors import PictureError, SourceError, SpecError, StoreError
-
-HTML = (".html", ".htm")
 
 confusion_option = option(
     "--confusion", type=OutputPath(PICTURES, strict=True),

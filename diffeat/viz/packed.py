@@ -103,9 +103,9 @@ def kept_channels(shapes: Mapping[Any, Sequence[tuple[int, int, int]]], room: fl
     if low < FEWEST:
         count = sum(map(len, shapes.values()))
         raise SpecError(
-            f"{count} maps with {size(0) // SCALE_BYTES:,} sites in all do not fit into a page of "
-            f"{room / 1e6:.1f} MB for them, at {FEWEST} of their channels; choose fewer cells (t, "
-            "block), fewer pictures or a smaller input"
+            f"{count} maps with {size(0) // SCALE_BYTES:,} sites in all do not fit into the "
+            f"{max(room, 0) / 1e6:.2f} MB that a page has for them, at {FEWEST} channels; choose "
+            "fewer cells (t, block), fewer pictures or a smaller input"
         )
     return low
 

@@ -217,7 +217,8 @@ function show() {
     at("answer").textContent = `${start}nothing: the model saw nothing there.`;
     return;
   }
-  const width = data.pictures[to].size[0], [bx, by] = [found.best % width, Math.floor(found.best / width)];
+  const width = data.pictures[to].size[0];
+  const [bx, by] = [found.best % width, Math.floor(found.best / width)];
   mark(other, bx, by, "match");
   at("answer").textContent = `${start}${where(to, bx, by)}: cosine ${found.high.toFixed(4)}`;
 }
@@ -259,7 +260,8 @@ function pointer(side, event) {
 }
 
 function key(side, event) {
-  const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const step = steps[event.key];
   if (!step) return;
   event.preventDefault();
   const size = data.pictures[state[side]].size, spot = at(`${side}-mark`).style;
@@ -279,7 +281,7 @@ function offerLevels() {
 
 function choose() {
   state.cell = Number(at("t").value);
-  at("agreement").textContent = data.cells[state.cell].agreement;
+  at("agreement").textContent = `Maps on this page: ${data.cells[state.cell].agreement}.`;
   show();
 }
 

@@ -13,6 +13,7 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,15 @@ class Browser:
         return found["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Until an expression is true."""
+        """Until an expression is true in the page."""
+        self.until(lambda: self.run(condition))
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Until something is true here; what the page tells meanwhile is taken note of."""
         end = time.monotonic() + SECONDS
-        while not self.run(condition):
-            assert time.monotonic() < end, condition
+        while not condition():
+            assert time.monotonic() < end, "the page never came to this"
+            self.run("1")
             time.sleep(0.02)
 
     def text(self, name: str) -> str:

@@ -20,7 +20,7 @@ from diffeat.viz import page as pages
 
 EVIL = ('<img src=x onerror="alert(1)">', "</style><script>alert(2)</script>", "a'b\"&amp;.png")
 NAMES = ["cat", "<b>dog</b>", "javascript:owl"]
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 
 
 class Reader(HTMLParser):
