@@ -9,11 +9,13 @@ from diffeat.viz.matches import mask_over, match_lines, similarity_sheet, warp_s
 from diffeat.viz.page import Predictions, write_page
 from diffeat.viz.pair_page import write_pair_page
 from diffeat.viz.scales import Scale, contrast, ink
+from diffeat.viz.surface_page import cell_facts, write_surface_page
 
 __all__ = [
     "Predictions",
     "Scale",
     "agreement",
+    "cell_facts",
     "channel_rgb",
     "confusion_lines",
     "confusion_picture",
@@ -32,4 +34,5 @@ __all__ = [
     "warp_sheet",
     "write_page",
     "write_pair_page",
+    "write_surface_page",
 ]

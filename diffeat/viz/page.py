@@ -10,34 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffeat.errors import PictureError
 from diffeat.search.intervals import accuracy_text
 from diffeat.viz.confusion import confusion_lines, confusion_picture
 from diffeat.viz.curves import learning_curve
 from diffeat.viz.grids import heat_map
-from diffeat.viz.html import encoded, facts_table, image, plain, quoted, write_document
-from diffeat.viz.maps import tile_size
+from diffeat.viz.html import facts_table, image, plain, quoted, write_document
+from diffeat.viz.thumbnails import Picture, Thumbnails
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from diffeat.search.applied import Predicted
     from diffeat.search.grid import Grid
 
-SIDE = 112
-"""Pixels of a thumbnail's longer side."""
 WRONG, UNSURE, SUREST = 24, 12, 4
 """Pictures of each part of the page; the surest are per class."""
-MOST = 160
-"""Thumbnails of a page, some kB each; what comes later has its text alone."""
 ROWS = 40
 """Classes of the table, and of the surest pictures, at most."""
-LACKING = 5
-"""Sentences on pictures that are not shown, at most."""
 LARGEST = 100
 """Classes up to which there is a confusion matrix as a picture."""
-Picture = Callable[[str], "Image.Image | None"]
-"""Id → the picture, or None where it cannot be had."""
 
 
 @dataclass
@@ -137,61 +126,21 @@ def write_page(
         chosen: the epoch that was kept.
         grid: of the search that chose the cell, drawn as a heat map.
     """
-    thumbs = _Thumbnails(picture)
+    thumbs = Thumbnails(picture)
     body = [
         f"<h1>{plain(title)}</h1>", *(f'<p class="note">{plain(note)}</p>' for note in notes),
         *_summary(found), facts_table(facts), *_table(found), *_confused(found),
         *_wrong(found, thumbs), *_unsure(found, thumbs), *_surest(found, thumbs),
         *_drawings(history, chosen, grid),
     ]  # fmt: skip
-    if len(thumbs.missing) > LACKING:
-        left = len(thumbs.missing) - LACKING
-        thumbs.missing[LACKING:] = [f"and {left:,} more that are not shown"]
-    body[1:1] = [f'<p class="note">{plain(why)}</p>' for why in thumbs.missing]
+    body[1:1] = [f'<p class="note">{plain(why)}</p>' for why in thumbs.told()]
     write_document(path, title, body)
 
 
-# thumbnails
+# pictures
 
 
-@dataclass
-class _Thumbnails:
-    """Pictures as data, each made once, up to MOST of them.
-
-    Attributes:
-        missing: sentences on why some are not shown.
-    """
-
-    picture: Picture | None
-    made: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-
-    def of(self, name: str) -> str:
-        """An img element, or a few words in its place."""
-        if self.picture is None:
-            return "<span>no picture</span>"
-        if name not in self.made:
-            if len(self.made) >= MOST:
-                told = f"Only {MOST} pictures are shown; others are named."
-                self.missing = list(dict.fromkeys([*self.missing, told]))
-                return "<span>not shown</span>"
-            self.made[name] = self._make(name)
-        return self.made[name]
-
-    def _make(self, name: str) -> str:
-        try:
-            picture = self.picture(name)
-        except PictureError as error:
-            self.missing.append(str(error))
-            picture = None
-        if picture is None:
-            return "<span>no picture</span>"
-        data, kind, _ = encoded(picture, SIDE)
-        # the browser makes the pixels of a small one larger
-        return image(data, kind, tile_size(picture.size[::-1], SIDE), f"alt={quoted(name)}")
-
-
-def _figure(found: Predictions, row: int, thumbs: _Thumbnails) -> str:
+def _figure(found: Predictions, row: int, thumbs: Thumbnails) -> str:
     """A thumbnail with its id, what is predicted and, if that is wrong, what is true."""
     name = found.ids[row]
     lines = [f"<b><bdi>{plain(found.names[found.classes[row]])}</bdi></b> {found.values[row]:.3g}"]
@@ -205,7 +154,7 @@ def _figure(found: Predictions, row: int, thumbs: _Thumbnails) -> str:
     )
 
 
-def _row(found: Predictions, rows: Sequence[int], thumbs: _Thumbnails) -> str:
+def _row(found: Predictions, rows: Sequence[int], thumbs: Thumbnails) -> str:
     return f'<div class="row">{"".join(_figure(found, row, thumbs) for row in rows)}</div>'
 
 
@@ -265,7 +214,7 @@ def _confused(found: Predictions) -> Iterator[str]:
         yield _drawn("confusion matrix", lambda file: confusion_picture(matrix, names, file))
 
 
-def _wrong(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
+def _wrong(found: Predictions, thumbs: Thumbnails) -> Iterator[str]:
     rows = np.flatnonzero(found.wrong)
     if not len(rows):
         return
@@ -280,7 +229,7 @@ def _of(count: int, most: int) -> str:
     return f", {most} of them" if count > most else ""
 
 
-def _unsure(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
+def _unsure(found: Predictions, thumbs: Thumbnails) -> Iterator[str]:
     if len(found.names) < 2:
         return
     order = np.argsort(found.margin, kind="stable")  # nan, of no prediction, comes last
@@ -290,7 +239,7 @@ def _unsure(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
     yield _row(found, rows.tolist(), thumbs)
 
 
-def _surest(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
+def _surest(found: Predictions, thumbs: Thumbnails) -> Iterator[str]:
     yield "<h2>Surest of each class</h2>"
     order = np.argsort(-found.values, kind="stable")
     classes = [k for k in range(len(found.names)) if (found.classes == k).any()]

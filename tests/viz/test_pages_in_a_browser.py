@@ -118,9 +118,7 @@ class TestPair:
         choose(tab, "t", str(cell[1]))
         _, maps = photographs
         data = data_of(page.read_text("utf-8"))
-        packed = next(
-            one for one in data["cells"] if (one["block"], one["t"]) == (cell[0], str(cell[1]))
-        )
+        told = {(one["block"], int(one["t"])): one for one in data["cells"]}
         small = [Maps({cell: unpacked(told[cell], k)}, one.size, one.input_size, one.placement)
                  for k, one in enumerate(maps)]  # fmt: skip
         exact = [Maps({cell: one[cell]}, one.size, one.input_size, one.placement) for one in maps]

@@ -1,0 +1,103 @@
+"""`--html` of `search` and `probe`: the surface as a page, with pictures that a cell gets wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffeat.cli.ending import note
+from diffeat.cli.options import option
+from diffeat.cli.outputs import HTML, OutputPath
+
+WRONG = 6
+"""Pictures of a cell that are shown."""
+SHOWN = "of validation, judged by a probe that is fitted on training alone"
+LOOKED_AT = 40
+"""Cells, the best ones, whose mistakes are looked for: each is one more fit."""
+
+html_option = option(
+    "--html", "html_path", type=OutputPath(HTML, strict=True),
+    help="Write a page to look at: the heat map, and of each cell its score, interval and, of "
+    "classes, validation pictures that it gets wrong.",
+)  # fmt: skip
+
+
+def write_surface_html(
+    path: Path,
+    judge: Any,
+    findings: Sequence[Any],
+    lines: Sequence[str],
+    pictures: str,
+    quiet: bool,
+) -> None:
+    """Write the page of what a search or a probe found, while its features are at hand.
+
+    Args:
+        judge: of the task.
+        findings: the first is about single cells.
+        lines: as they stand on the terminal.
+        pictures: file of features or name of pictures, where thumbnails come from.
+        quiet: whether stdout is for JSON.
+    """
+    from diffeat.progress import track
+    from diffeat.viz import cell_facts, write_surface_page
+
+    grid = findings[0].grid
+    picture, mistakes, notes = None, {}, []
+    if why := _lacks_mistakes(judge):
+        notes.append(why)
+    else:
+        from diffeat.cli.shown import picture_of
+        from diffeat.search.mistakes import mistakes_of
+
+        picture, lacking = picture_of(pictures, None)
+        notes += [lacking] if lacking else []
+        known = getattr(findings[0], "surface", findings[0]).cells
+        best = [known[k] for k in grid.measure.order([grid.values[one.key] for one in known])]
+        if len(best) > LOOKED_AT:
+            notes.append(f"Mistakes are of the {LOOKED_AT} best of {len(best)} cells.")
+        for cell in track(best[:LOOKED_AT], desc="mistakes", unit="cells"):
+            count, some = mistakes_of(judge, cell, WRONG)
+            mistakes[cell.key] = count, [(judge.task.ids[one.row], one) for one in some]
+    for text in notes:
+        note(text)
+    write_surface_page(
+        path, grid, cell_facts(findings), title=f"{judge.source}: {grid.what}",
+        facts=_facts(judge), notes=notes, lines=lines, mistakes=mistakes, picture=picture,
+    )  # fmt: skip
+    size = path.stat().st_size / 1e6
+    click.echo(f"wrote {path}, {len(grid.values)} cells, {size:.1f} MB", err=quiet)
+
+
+def _lacks_mistakes(judge: Any) -> str:
+    """Why no pictures are shown; "" where they are."""
+    from diffeat.search import Classification
+
+    if not isinstance(judge, Classification) or not judge.score.is_accuracy:
+        return f"Page without pictures: {judge.name} is not of classes that pictures are given."
+    if len(judge.together) > 1:
+        return ("Page without pictures: features of one t drive out those of another; allow more "
+                "with --memory, or store them first.")  # fmt: skip
+    if not judge.task.ids:
+        return "Page without pictures: their ids are not known."
+    return ""
+
+
+def _facts(judge: Any) -> dict[str, str]:
+    from diffeat.viz.surface_page import INTERVALS
+
+    train, held, tested = judge.counts
+    rule = ", ".join(f"{name} {value}" for name, value in judge.describe().items())
+    number = judge.number
+    alone = number.counted and number.groups == number.pictures
+    return {
+        "features": judge.source,
+        "judged by": rule,
+        judge.rows: f"{train} training, {held} validation, {tested} test",
+        "chosen on": "validation; on test stands what was chosen, at each t and in all",
+        **({"intervals": INTERVALS.format(held, judge.rows)} if alone else {}),
+        **({} if _lacks_mistakes(judge) else {"pictures shown": SHOWN}),
+    }
