@@ -45,7 +45,7 @@ def write_surface_html(
     from diffeat.progress import track
     from diffeat.viz import cell_facts, write_surface_page
 
-    grid = findings[0].grid
+    grid, repeated = findings[0].grid, "repeats" in {one.key for one in findings}
     picture, mistakes, notes = None, {}, []
     if why := _lacks_mistakes(judge):
         notes.append(why)
@@ -55,8 +55,10 @@ def write_surface_html(
 
         picture, lacking = picture_of(pictures, None)
         notes += [lacking] if lacking else []
-        known = getattr(findings[0], "surface", findings[0]).cells
+        known = findings[0].cells
         best = [known[k] for k in grid.measure.order([grid.values[one.key] for one in known])]
+        if repeated:
+            notes.append("Scores are means over splits; mistakes are those of one split.")
         if len(best) > LOOKED_AT:
             notes.append(f"Mistakes are of the {LOOKED_AT} best of {len(best)} cells.")
         for cell in track(best[:LOOKED_AT], desc="mistakes", unit="cells"):
@@ -66,7 +68,7 @@ def write_surface_html(
         note(text)
     write_surface_page(
         path, grid, cell_facts(findings), title=f"{judge.source}: {grid.what}",
-        facts=_facts(judge), notes=notes, lines=lines, mistakes=mistakes, picture=picture,
+        facts=_facts(judge, repeated), notes=notes, lines=lines, mistakes=mistakes, picture=picture,
     )  # fmt: skip
     size = path.stat().st_size / 1e6
     click.echo(f"wrote {path}, {len(grid.values)} cells, {size:.1f} MB", err=quiet)
@@ -86,7 +88,7 @@ def _lacks_mistakes(judge: Any) -> str:
     return ""
 
 
-def _facts(judge: Any) -> dict[str, str]:
+def _facts(judge: Any, repeated: bool) -> dict[str, str]:
     from diffeat.viz.surface_page import INTERVALS
 
     train, held, tested = judge.counts
@@ -98,6 +100,6 @@ def _facts(judge: Any) -> dict[str, str]:
         "judged by": rule,
         judge.rows: f"{train} training, {held} validation, {tested} test",
         "chosen on": "validation; on test stands what was chosen, at each t and in all",
-        **({"intervals": INTERVALS.format(held, judge.rows)} if alone else {}),
+        **({"intervals": INTERVALS.format(held, judge.rows)} if alone and not repeated else {}),
         **({} if _lacks_mistakes(judge) else {"pictures shown": SHOWN}),
     }

@@ -12,6 +12,7 @@ from diffeat.errors import SpecError
 from diffeat.noise import shown_t
 from diffeat.search.finding import cell_text
 from diffeat.search.intervals import accuracy_interval
+from diffeat.search.repeats import Repeats
 from diffeat.viz.html import facts_table, part, plain, quoted, table, write_document
 from diffeat.viz.scales import Scale, ink
 from diffeat.viz.thumbnails import Picture, Thumbnails
@@ -93,12 +94,12 @@ def cell_facts(findings: Sequence[Finding]) -> dict[CellKey, dict[str, str]]:
         Cell → name → text: the interval of the score where pictures are counted one by one, the
         score on test with its interval where the cell was chosen, the setting, and columns.
     """
-    first = findings[0]
+    findings = [part for one in findings for part in one.parts().values()]
+    first, repeated = findings[0], any(isinstance(one, Repeats) for one in findings)
     columns = {name: one for finding in findings for name, one in finding.columns().items()}
-    surface = getattr(first, "surface", first)
     found = {}
     for cell, row in first.rows():
-        text = dict(_tested(surface, cell))
+        text = dict(_tested(first, cell, repeated))
         values = {**row, **{name: values.get(cell) for name, values in columns.items()}}
         for name, value in values.items():
             if name not in KNOWN and value not in (None, ""):
@@ -107,14 +108,15 @@ def cell_facts(findings: Sequence[Finding]) -> dict[CellKey, dict[str, str]]:
     return found
 
 
-def _tested(surface: Any, cell: CellKey) -> Iterator[tuple[str, str]]:
-    """Intervals of a cell's scores."""
+def _tested(surface: Any, cell: CellKey, repeated: bool) -> Iterator[tuple[str, str]]:
+    """Intervals of a cell's scores; a mean over splits is no share of so many pictures."""
     measure, own = surface.measure, {one.key: one for one in getattr(surface, "cells", ())}
     if cell not in own:
         return
     held = surface.counts[1]
     # groups that are single pictures in test are so in validation, too
-    if measure.counted and measure.groups == measure.pictures and held:
+    alone = measure.counted and measure.groups == measure.pictures
+    if alone and held and not repeated:
         low, high = accuracy_interval(own[cell].validation, held)
         yield INTERVAL, f"{measure.show(low)} to {measure.say(high)}"
     if own[cell].test is not None:

@@ -12,7 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import diffeat
-from diffeat.viz import contrast, write_pair_page
+from diffeat.search import Grid
+from diffeat.search.mistakes import Mistake
+from diffeat.viz import contrast, write_pair_page, write_surface_page
 from probes.cells import Cells
 from probes.maps import Maps
 from probes.matching import NearestMatcher
@@ -273,3 +275,59 @@ class TestPair:
         assert (right["x"] > left["x"]) == (width == 1000)
         live = "document.getElementById('answer').getAttribute('aria-live')"
         assert tab.run(live) == "polite"
+
+
+@pytest.fixture(scope="module")
+def surface(tmp_path_factory) -> Path:
+    values = {(f"up.{b}", t): 0.9 - 0.1 * b - 0.001 * t for b in range(3) for t in (20, 100)}
+    del values["up.1", 100]
+    some = [
+        (EVIL[0], Mistake(3, EVIL[1], 0.91, "cat")),
+        ("b.png", Mistake(4, "dog", 0.8, "owl")),
+    ]
+    path = tmp_path_factory.mktemp("surface") / "s.html"
+    write_surface_page(
+        path, Grid("g", values, what="validation accuracy"),
+        {cell: {"setting": str(k)} for k, cell in enumerate(values)}, title=EVIL[0],
+        mistakes={("up.0", 20): (7, some)}, lines=["as said " * 30],
+        picture=lambda name: Image.fromarray(picture(60, 80)) if name != "b.png" else None,
+    )  # fmt: skip
+    return path
+
+
+class TestSurface:
+    def told(self, tab) -> tuple[str, str]:
+        return tab.text("cell"), tab.text("facts")
+
+    def test_the_best_is_shown_first_with_its_pictures(self, tab, surface):
+        tab.open(surface)
+        assert self.told(tab) == ("up.0 t=20", "validation accuracy88.0 %rank1 of 5setting0")
+        assert tab.text("wrong") == "7 validation pictures wrong; the 2 surest:"
+        shown = tab.text("pictures")
+        assert f"{EVIL[1]} 0.91is cat{EVIL[0]}" in shown
+        assert "no picture" in shown
+        images = "[...document.querySelectorAll('#pictures img')]"
+        tab.wait(f"{images}.every((one) => one.complete)")
+        assert tab.run(f"{images}.map((one) => [one.naturalWidth, one.width])") == [[80, 80]]
+
+    def test_hover_and_keys(self, tab, surface):
+        tab.open(surface)
+        box = tab.box("button[data-cell='4']")
+        tab.mouse("Moved", box["x"] + 5, box["y"] + 5)
+        assert self.told(tab)[0] == "up.2 t=100"
+        assert tab.text("pictures") == ""
+        tab.run("document.querySelector('button[data-cell=\"0\"]').focus()")
+        for name, wanted in (("ArrowRight", "up.0 t=100"), ("ArrowDown", "up.2 t=100"),
+                             ("ArrowDown", "up.2 t=100"), ("ArrowLeft", "up.2 t=20"),
+                             ("ArrowUp", "up.1 t=20")):  # fmt: skip
+            tab.press(name)
+            assert self.told(tab)[0] == wanted
+        buttons = "[...document.querySelectorAll('#map button')]"
+        assert tab.run(f"{buttons}.filter((one) => one.tabIndex === 0).length") == 1
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_it_fits(self, tab, surface, scheme):
+        tab.open(surface, width=400, scheme=scheme)
+        assert tab.run("document.documentElement.scrollWidth") <= 400
+        rows = tab.run("[...document.querySelectorAll('.wide table:not(#map) tr')].length")
+        assert rows == 6  # the same as a table, with its heading
