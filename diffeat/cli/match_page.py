@@ -56,14 +56,18 @@ def write_html(
     from diffeat.cli.match_cells import cells_words
     from diffeat.cli.match_drawn import pictures_of
     from diffeat.cli.match_options import told
+    from diffeat.progress import track
     from diffeat.viz import write_pair_page
+
+    def bar(items: list) -> Any:
+        return track(items, desc="page", unit="cells") if len(items) > 1 else items
 
     names = [side.name for side in sides]
     facts = {"features": what, "cells": cells_words(cells), "pictures": ", ".join(names)}
     with told():
         found = write_pair_page(path, [side.maps for side in sides], pictures_of(sides), names,
                                 title=f"{what}: {', '.join(names)}", facts=facts,
-                                point=point)  # fmt: skip
+                                point=point, progress=bar)  # fmt: skip
     return {"path": str(path), "bytes": path.stat().st_size, "cells": found}
 
 

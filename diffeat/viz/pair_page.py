@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ def write_pair_page(
     notes: Sequence[str] = (),
     point: Sequence[float] | None = None,
     limit: int = LIMIT,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[Agreement]:
     """Write one HTML file that needs nothing else: no network, no server, opened as a file.
 
@@ -93,6 +94,7 @@ def write_pair_page(
         notes: sentences below the headline.
         point: x, y of the first picture that is shown at first; None: its middle.
         limit: bytes of the file at most.
+        progress: wraps the list of cells, such as a progress bar.
 
     Returns:
         For every cell, how near the page is to the exact maps.
@@ -108,7 +110,7 @@ def write_pair_page(
     room = (limit - SPARE - sum(len(uri) for uri, _ in shown)) * 3 // 4  # base64
     shapes = {cell: [tuple(one[cell].shape) for one in maps] for cell in maps[0].values}
     most = kept_channels(shapes, room)
-    for cell in maps[0].values:
+    for cell in progress([*maps[0].values]):
         packed = pack([one[cell] for one in small], most)
         found.append(compare(small, packed, cell))
         cells.append(_cell_data(packed, found[-1]))
