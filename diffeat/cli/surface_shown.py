@@ -42,7 +42,7 @@ def write_surface_html(
         pictures: file of features or name of pictures, where thumbnails come from.
         quiet: whether stdout is for JSON.
     """
-    from diffeat.progress import track
+    from diffeat.cli.shown import picture_of
     from diffeat.viz import cell_facts, write_surface_page
 
     grid, repeated = findings[0].grid, "repeats" in {one.key for one in findings}
@@ -50,28 +50,35 @@ def write_surface_html(
     if why := _lacks_mistakes(judge):
         notes.append(why)
     else:
-        from diffeat.cli.shown import picture_of
-        from diffeat.search.mistakes import mistakes_of
-
         picture, lacking = picture_of(pictures, None)
-        notes += [lacking] if lacking else []
-        known = findings[0].cells
-        best = [known[k] for k in grid.measure.order([grid.values[one.key] for one in known])]
-        if repeated:
-            notes.append("Scores are means over splits; mistakes are those of one split.")
-        if len(best) > LOOKED_AT:
-            notes.append(f"Mistakes are of the {LOOKED_AT} best of {len(best)} cells.")
-        for cell in track(best[:LOOKED_AT], desc="mistakes", unit="cells"):
-            count, some = mistakes_of(judge, cell, WRONG)
-            mistakes[cell.key] = count, [(judge.task.ids[one.row], one) for one in some]
+        mistakes, cut = _mistakes(judge, findings[0])
+        told = "Scores are means over splits; mistakes are those of one split." * repeated
+        notes += filter(None, (lacking, told, cut))
     for text in notes:
         note(text)
+    if judge.few:  # said on the terminal by whoever asks for the page
+        notes.append(f"{judge.few[0].upper()}{judge.few[1:]}.")
     write_surface_page(
         path, grid, cell_facts(findings), title=f"{judge.source}: {grid.what}",
         facts=_facts(judge, repeated), notes=notes, lines=lines, mistakes=mistakes, picture=picture,
     )  # fmt: skip
     size = path.stat().st_size / 1e6
     click.echo(f"wrote {path}, {len(grid.values)} cells, {size:.1f} MB", err=quiet)
+
+
+def _mistakes(judge: Any, surface: Any) -> tuple[dict, str]:
+    """What the best cells get wrong, by cell; and a sentence where these are not all."""
+    from diffeat.progress import track
+    from diffeat.search.mistakes import mistakes_of
+
+    order = surface.measure.order([cell.validation for cell in surface.cells])
+    found = {}
+    for k in track(order[:LOOKED_AT], desc="mistakes", unit="cells"):
+        cell = surface.cells[k]
+        count, some = mistakes_of(judge, cell, WRONG)
+        found[cell.key] = count, [(judge.task.ids[one.row], one) for one in some]
+    few = len(found) < len(order)
+    return found, f"Mistakes are of the {LOOKED_AT} best of {len(order)} cells." * few
 
 
 def _lacks_mistakes(judge: Any) -> str:
@@ -92,7 +99,8 @@ def _facts(judge: Any, repeated: bool) -> dict[str, str]:
     from diffeat.viz.surface_page import INTERVALS
 
     train, held, tested = judge.counts
-    rule = ", ".join(f"{name} {value}" for name, value in judge.describe().items())
+    told = {name: value for name, value in judge.describe().items() if value not in (None, "")}
+    rule = ", ".join(f"{name} {value}" for name, value in told.items())
     number = judge.number
     alone = number.counted and number.groups == number.pictures
     return {

@@ -47,6 +47,8 @@ def test_every_cell_and_what_it_gets_wrong(diffeat, file, tmp_path, verb):
         wrong = round((1 - one["validation"]) * found["counts"][1])
         assert shown["wrong"].startswith(f"{wrong} validation pictures wrong")
         assert len(shown["pictures"]) == min(wrong, surface_shown.WRONG)
+    told = [line for line in answer.err.splitlines() if "test pictures say little" in line]
+    assert ("say little" in read.text) == bool(told)
     # what stands on the terminal stands on the page; the pictures are nowhere
     assert "best on validation: b at t=10" in read.text
     assert "page without pictures" in read.text
