@@ -347,4 +347,4 @@ class TestPage:
         answer = diffeat("match", MODEL, *(pictures / f"{name}.png" for name in "abc"), *CLEAN)
         assert (answer.code, "expected two pictures" in answer.err) == (2, True)
         answer = diffeat("match", MODEL, "--pairs", "l.csv", *CLEAN, "--html", "p.html")
-        assert (answer.code, "--html: for two pictures" in answer.err) == (2, True)
+        assert (answer.code, "--html: not for lists of pairs" in answer.err) == (2, True)

@@ -162,7 +162,7 @@ def _check_usage(what: str, pictures: tuple[str, ...], from_file: bool, values: 
                 f"{' '.join(pictures)} beside --pairs {values['pairs']}; the list names the "
                 "pictures" + (", so at most another feature file is expected" if from_file else "")
             )
-    elif len(pictures) not in (1, 2):
+    elif len(pictures) not in ((2,) if values["html_path"] else (1, 2)):
         check_count(what, pictures, values)
     kind = "lists of pairs (--pairs)" if values["pairs"] else (
         "a clip" if len(pictures) == 1 else "two pictures"
