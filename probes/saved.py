@@ -24,7 +24,11 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from probes import fitted as forms
+from probes.aggregate.base import Aggregator
+from probes.aggregate.co_pca import CoPCA
+from probes.aggregate.fusing import Fusion
 from probes.aggregate.mixer import MixerProbe
+from probes.aggregate.reductions import ConcatCells, PCACells, SumCells
 from probes.attention import AttentionProbe
 from probes.batchnorm import BatchNormProbe
 from probes.conv import ConvProbe
@@ -70,6 +74,9 @@ _KNN = {
     **_SEEN, "classes_": Labels(), "_targets": Array("N", "i"), "_rows": forms.Table(),
     "mean_": Array("D", optional=True), "factor_": Array("D", optional=True),
 }  # fmt: skip
+_MAPS = {"cells_": forms.CellKeys(), "shapes_": forms.RowShapes()}
+_AXES = {"mean_": Array("C", optional=True), "components_": Array("PC", optional=True)}
+_SHARES = {"explained_variance_": Array("P"), "explained_variance_ratio_": Array("P")}
 
 HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     LinearProbe: {**_LINEAR, "classes_": Labels(), "n_iter_": Whole()},
@@ -89,6 +96,11 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     NoiseConditionalProbe: _CLASSES,
     DifFormerProbe: _CELLS,
     MixerProbe: _CELLS,
+    SumCells: _MAPS,
+    ConcatCells: _MAPS,
+    PCACells: {**_MAPS, **_AXES, **_SHARES},
+    CoPCA: {**_MAPS, **_AXES},
+    Fusion: {**_MAPS, "groups_": Array("S", "i")},
 })  # fmt: skip
 """Every head that can be kept → its fitted attributes."""
 CLASSES = MappingProxyType({head.__name__: head for head in HEADS})
@@ -133,6 +145,26 @@ def save(
     except (TypeError, ValueError) as error:
         raise HeadError(f"about: {error}; expected plain JSON values") from error
     write_tensors(path, tensors, {"head": json.dumps(text)})
+
+
+def digest(estimator: BaseEstimator) -> str:
+    """BLAKE2b-128 of what a fitted head is: its class, parameters and fitted arrays.
+
+    Where it ran and what was noted of it play no part, so a head that was kept and loaded has the
+    digest that it had before.
+
+    Raises:
+        HeadError: as `save`.
+        NotFittedError: it is not fitted.
+    """
+    kind = type(estimator)
+    if kind not in HEADS:
+        raise HeadError(f"{kind.__name__} cannot be kept; expected one of {', '.join(CLASSES)}")
+    check_is_fitted(estimator)
+    tensors: Tensors = {}
+    fitted = _fitted(estimator, HEADS[kind], tensors)
+    text = {"class": kind.__name__, "parameters": _parameters(estimator), "fitted": fitted}
+    return digest_of(text, tensors)
 
 
 def digest_of(text: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
@@ -257,7 +289,7 @@ def _filled(
                         f"no attribute of {kind.__name__}")  # fmt: skip
     if isinstance(estimator, NetworkHead):
         estimator.module_ = rebuild(estimator, estimator.module_)
-    if isinstance(estimator, KNNProbe):
+    if isinstance(estimator, (KNNProbe, Aggregator)):
         estimator._restore()
     estimator.about_ = text["about"]
     return estimator
