@@ -27,6 +27,7 @@ from probes import fitted as forms
 from probes.aggregate.base import Aggregator
 from probes.aggregate.co_pca import CoPCA
 from probes.aggregate.fusing import Fusion
+from probes.aggregate.hyperfeatures import OBJECTIVES, HyperfeatureMixer
 from probes.aggregate.mixer import MixerProbe
 from probes.aggregate.reductions import ConcatCells, PCACells, SumCells
 from probes.attention import AttentionProbe
@@ -101,6 +102,11 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     PCACells: {**_MAPS, **_AXES, **_SHARES},
     CoPCA: {**_MAPS, **_AXES},
     Fusion: {**_MAPS, "groups_": Array("S", "i")},
+    HyperfeatureMixer: {
+        **_NETWORK, "cells_": forms.CellKeys(), "objective_": forms.Choice(tuple(OBJECTIVES)),
+        "classes_": Labels(optional=True), "scale_": forms.Scale(optional=True),
+        "left_out_": Whole(),
+    },
 })  # fmt: skip
 """Every head that can be kept → its fitted attributes."""
 CLASSES = MappingProxyType({head.__name__: head for head in HEADS})
