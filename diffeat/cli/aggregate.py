@@ -184,7 +184,7 @@ def _keep(sources: Any, asked: Any, path: Path) -> None:
 
     if not hasattr(asked.aggregator, "cells_"):
         fit(asked, sources)
-    keep(asked.aggregator, sources, path, {})
+    keep(asked.aggregator, sources, path)
 
 
 def _say(facts: dict[str, Any], as_json: bool) -> None:

@@ -24,16 +24,16 @@ from diffeat.cli.outputs import PICTURES, OutputPath
 
 FITS = ("hyperfeatures", "bottleneck", "spatial")
 """What --fit can train."""
-TASKS = ("matching", "classification", "regression")
+TASKS = ("matching", "classification", "regression", "multilabel")
 WAYS = ("concat", "sum", "pca", "co_pca", "fuse", "mixer", "fit")
 """Options of which one says what is made."""
 GROUPS = {
     "What is made (one of these)": (*WAYS, "weights"),
     "Of which maps": ("blocks", "timesteps", "missing"),
     "The file": ("output", "dtype", "compression", "overwrite"),
-    "--fit": ("task", "pair_list", "labels", "columns", "groups", "split", "seed", "epochs",
-              "width", "grid", "batch_rows", "learning_rate", "patience", "checkpoint",
-              "save_path", "weights_png", "history_png"),
+    "--fit": ("task", "pair_list", "labels", "columns", "groups", "split", "seed", "steps",
+              "epochs", "width", "grid", "batch_rows", "learning_rate", "sharpness", "patience",
+              "checkpoint", "save_path", "weights_png", "history_png"),
     "MODEL PICTURES with --mixer": ("limit", "batch_size", "workers", "on_error", "cache", "lora",
                                     "denoiser", "allow_pickle", "model_dtype", "channels_last",
                                     "compile", "offload"),
@@ -82,12 +82,17 @@ def fit_options(command: Callable) -> Callable:
                "(default 0.001)."),
         option("--rows", "batch_rows", type=click.IntRange(1), help="Pictures, or pairs, of a "
                "step (default 16; of pairs 1)."),
-        option("--grid", type=click.IntRange(1), help="Side of the map that comes out (default "
-               "the finest grid)."),
+        option("--grid", type=click.IntRange(1), help="Side of the map that comes out "
+               "(default 64, as published)."),
         option("--width", type=click.IntRange(1), help="Channels that come out (default 384; "
                "bottleneck 768)."),
-        option("--epochs", type=click.IntRange(1), help="Passes over the training part (default "
-               "20)."),
+        option("--sharpness", type=click.FloatRange(0, min_open=True), help="hyperfeatures: of "
+               "the softmax over cells; 10 lets short trainings choose (default 1, as "
+               "published)."),
+        option("--epochs", type=click.IntRange(1), help="Parts into which the steps are cut, with "
+               "a validation after each (default 20)."),
+        option("--steps", type=click.IntRange(1), help="Of the whole training (default 5000, as "
+               "published; of labels 20 passes)."),
         option("--seed", type=click.IntRange(0), default=0, show_default=True,
                help="Of the split and the training."),
         option("--split", callback=split_shares, default="0.6,0.2,0.2", show_default=True,
