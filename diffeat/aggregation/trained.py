@@ -7,7 +7,7 @@ here on a file has not seen the test part of a later `search` of the same file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from diffeat.errors import SpecError, StoreError
 from diffeat.search.fitted_on import noted
 from diffeat.search.grid import Grid
 from diffeat.search.matching.bound import bind
+from diffeat.search.matching.mixed import referenced
 from diffeat.search.measure import SHARE, Measure
 from diffeat.search.splits import LEFT_OUT, PART_NAMES, TRAIN, VALIDATION, Fractions, split_pairs
 from diffeat.search.stored import task_from_store
@@ -84,7 +85,7 @@ def from_pairs(
         raise SpecError(f"{int(gone.sum())} pairs of {pairs} name pictures that not all files "
                         "have; leave such out (--missing leave-out)")  # fmt: skip
     part = np.where(gone, LEFT_OUT, part)
-    found = _referenced(bound, ends)
+    found = replace(referenced(bound), source=ends[0].clip(0), target=ends[1].clip(0))
     left_out = {**bound.left_out, "groups in different parts": apart}
     return Learned(
         "matching", _some(sources, found, part == TRAIN, pairs, "training"),
@@ -92,15 +93,6 @@ def from_pairs(
         np.unique(ends[:, (part == TRAIN) | (part == VALIDATION)]), what="pairs",
         left_out={why: count for why, count in left_out.items() if count},
     )  # fmt: skip
-
-
-def _referenced(bound: Any, ends: np.ndarray) -> Pairs:
-    """The pairs by rows of the sources, measured by the target's box, else its picture."""
-    widths = (bound.boxes[:, 2:] - bound.boxes[:, :2]).max(1)
-    sides = bound.sizes[bound.pairs.target].max(1)
-    reference = np.where(np.isnan(widths), sides, widths)
-    return Pairs(*ends.clip(0), bound.pairs.source_points, bound.pairs.target_points, reference,
-                 bound.pairs.groups)  # fmt: skip
 
 
 def _some(
@@ -165,9 +157,10 @@ def train(kind: str, learned: Learned, **settings: Any) -> Aggregator:
         raise SpecError(f"{kind} takes no {', '.join(wrong)}; it has {', '.join(known)}")
     try:
         made.set_params(**given)
-        return made.fit(*learned.training, objective=learned.task, validation=learned.validation)
+        made.fit(*learned.training, objective=learned.task, validation=learned.validation)
     except ValueError as error:
         raise SpecError(f"{kind}: {error}") from error
+    return made.set_params(progress=None)  # which no file keeps
 
 
 def best_score(aggregator: Any) -> tuple[str, float] | None:

@@ -147,7 +147,7 @@ def _written(sources: Any, asked: Any, values: dict[str, Any]) -> dict[str, Any]
     if done:
         note(f"{path} is complete; nothing to do")
     known = _known(asked, sources)
-    if known.get("fitted_on_these"):
+    if known.get("fitted_on_these") and not values["fit"]:
         warn(f"the aggregator was fitted on targets of {known['fitted_on_these']:,} of these "
              "pictures, so no score of them is a test")  # fmt: skip
     if not done or (values["save_path"] and not asked.fitted):

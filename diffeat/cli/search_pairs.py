@@ -17,7 +17,7 @@ OWN = ("pair_list", "test_pairs", "alphas", "reference", "aggregate", "resolutio
        "missing")  # fmt: skip
 """Options of matching alone."""
 OTHERS = ("score", "penalties", "labels", "test_labels", "columns", "groups", "test", "limit",
-          "duplicates", "save_path")  # fmt: skip
+          "duplicates")  # fmt: skip
 """Options of tasks whose pictures have a target each."""
 
 
@@ -65,7 +65,7 @@ def check_pairs_options(kind: Any) -> None:
     if kind.takes == "pairs":
         raise click.UsageError(
             f"{', '.join(wrong)}: of tasks whose pictures have labels; matching takes pairs "
-            "(--pairs, --test-pairs), learns nothing and keeps no head"
+            "(--pairs, --test-pairs) and keeps no head"
         )
     raise click.UsageError(f"{', '.join(wrong)}: for --task matching, homography and depth")
 
