@@ -200,9 +200,6 @@ def _check_kept(judge, kind, values: dict) -> None:
     """An error, before anything is judged, where there will be nothing to keep."""
     if kind.takes != "pairs":
         judge.check_head()
-    elif not (values["mixer"] or values["selectors"]):
-        raise click.UsageError("--save: matching learns nothing but a mixer; ask for one with "
-                               "--mixer")  # fmt: skip
     elif judge.not_trained:
         raise click.UsageError(f"--save: no mixer is trained, since {judge.not_trained}")
 

@@ -392,12 +392,12 @@ class Judge:
         raise TypeError(f"{type(self).__name__} trains no mixer")
 
     def fitted_mixer(self, setting: float, memory: int, seed: int = 0) -> Any:
-        """The mixer that `test_mixer` scores, to be kept; SpecError, as here, where there is none."""
+        """The mixer that `test_mixer` scores, to be kept; SpecError where there is none."""
         raise SpecError(f"{self.name}: no mixer that could be kept; leave --save out")
 
     @property
     def not_trained(self) -> str:
-        """Why a mixer that this kind of judge could train is not; "" where nothing is in the way."""
+        """Why a mixer that this kind of judge could train is not; "" where it is."""
         return ""
 
     @property
