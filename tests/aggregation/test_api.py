@@ -192,6 +192,14 @@ class TestAgain:
         with pytest.raises(SpecMismatch, match="labels"):
             diffeat.aggregate(job.path, "concat", tmp_path / "o.h5")
 
+    def test_what_a_kill_leaves_is_written_over(self, path, tmp_path):
+        for name in (".o.h5.tmp", ".o.h5.lock"):
+            (tmp_path / name).write_bytes(b"half of a file")
+        diffeat.aggregate(path, "concat", tmp_path / "o.h5")
+        assert verify(tmp_path / "o.h5") == []
+        assert [one.name for one in tmp_path.iterdir()] == ["o.h5"]
+
+    @pytest.mark.slow
     def test_killed_in_the_middle(self, path, tmp_path):
         """No file, or a sound one, at any moment; what a kill leaves is written over."""
         out = tmp_path / "o.h5"

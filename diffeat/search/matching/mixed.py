@@ -22,7 +22,7 @@ PASSES = 20
 def default_mixer() -> HyperfeatureMixer:
     """The mixer of a search: the published one, smaller, with a softmax that moves as fast as the
     bottlenecks, at the finest grid of the cells."""
-    return HyperfeatureMixer(width=128, size=None, sharpness=10.0, steps=2000, patience=5)
+    return HyperfeatureMixer(width=128, size=None, sharpness=10.0, steps=1000, patience=5)
 
 
 def train(
