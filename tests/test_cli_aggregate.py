@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffeat.store import FeatureStore, verify
-from probes import load
+from probes import load, training
 from tests.search.matching.common import write_file, write_pictures
 
 
@@ -103,6 +103,31 @@ class TestTraining:
         with FeatureStore(tmp_path / "p.h5") as other:
             np.testing.assert_array_equal(other["hyperfeatures", 0][:], got)
 
+    @pytest.mark.parametrize("kind", ["bottleneck", "spatial"])
+    def test_other_kinds(self, diffeat, fit, kind, path, tmp_path):
+        answer = diffeat(*fit, "--fit", kind, "--steps", 6, "-o", tmp_path / "o.h5")
+        assert answer.code == 0, answer.err
+        again = diffeat("aggregate", path, "--mixer", tmp_path / "m.safetensors", "-o",
+                        tmp_path / "p.h5")  # fmt: skip
+        assert again.code == 0, again.err
+        with FeatureStore(tmp_path / "o.h5") as one, FeatureStore(tmp_path / "p.h5") as two:
+            assert one.blocks == [kind]
+            np.testing.assert_array_equal(one[kind, 0][:], two[kind, 0][:])
+
+    def test_goes_on_from_a_checkpoint(self, diffeat, fit, tmp_path):
+        """Three epochs in two runs are three epochs in one, to the bit."""
+        assert diffeat(*fit, "--steps", 9).code == 0
+        whole = (tmp_path / "m.safetensors").read_bytes()
+        kept = ("--checkpoint", tmp_path / "kept", "--steps", 9)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("probes.training.write_checkpoint", stopping())
+            stopped = diffeat(*fit, *kept)
+        assert stopped.code == 130
+        assert "finished epochs are kept in" in stopped.err
+        answer = diffeat(*fit, *kept, "--json")
+        assert answer.code == 0, answer.err
+        assert load(tmp_path / "m.safetensors").weights_ == weights_in(whole, tmp_path)
+
     def test_refused_field_by_field(self, diffeat, fit, folder, tmp_path):
         assert diffeat(*fit).code == 0
         for name, fields, words in (
@@ -142,6 +167,9 @@ class TestTraining:
         for more, words in (
             ((), "needs --task"),
             (("--task", "matching"), "learns from --pairs"),
+            (("--task", "regression", "--fit", "bottleneck"), "is trained for matching"),
+            (("--task", "matching", "--fit", "spatial", "--weights-png", "w.png"),
+             "vary over the sites"),
             (("--task", "classification"), "has no labels"),
             (("--task", "classification", "--pairs", bare), "learns from --pairs"),
             (("--task", "matching", "--pairs", bare), "bare.csv"),
@@ -152,6 +180,22 @@ class TestTraining:
             assert answer.code in (1, 2)
             assert words in " ".join(answer.err.split()), answer.err
         assert not (tmp_path / "m.safetensors").exists()
+
+
+def stopping():
+    """Ctrl-C after a checkpoint."""
+    whole = training.write_checkpoint
+
+    def write(*args, **options):
+        whole(*args, **options)
+        raise KeyboardInterrupt
+
+    return write
+
+
+def weights_in(content: bytes, folder) -> dict:
+    (folder / "whole.safetensors").write_bytes(content)
+    return load(folder / "whole.safetensors").weights_
 
 
 def test_straight_from_pictures(diffeat, folder_of, tmp_path):

@@ -26,11 +26,13 @@ from diffeat.search.stored import task_from_store
 from diffeat.search.targeted import TASK_OF, TargetChoice, targets_of
 from diffeat.search.tasks import kind_of
 from diffeat.targets.pairs import open_pairs
-from probes.aggregate import HyperfeatureMixer
+from probes.aggregate import Bottleneck, HyperfeatureMixer, SpatialFusion
 from probes.aggregate.base import Aggregator
 from probes.pairs import Pairs
 
-KINDS: Mapping[str, Callable[..., Aggregator]] = {"hyperfeatures": HyperfeatureMixer}
+KINDS: Mapping[str, Callable[..., Aggregator]] = {
+    "hyperfeatures": HyperfeatureMixer, "bottleneck": Bottleneck, "spatial": SpatialFusion,
+}  # fmt: skip
 """Name → what it trains."""
 SPLIT: Fractions = (0.6, 0.2, 0.2)
 ROWS = "pictures"
@@ -148,16 +150,23 @@ def train(kind: str, learned: Learned, **settings: Any) -> Aggregator:
             its own.
 
     Raises:
-        SpecError: parameters or features that it does not take.
+        SpecError: parameters, features or tasks that it does not take.
     """
     made = KINDS[kind]()
+    objective = {"objective": learned.task}
+    if isinstance(made, Bottleneck):
+        if learned.task != "matching":
+            raise SpecError(
+                f"{kind} is trained for matching; for {learned.task} take hyperfeatures"
+            )
+        objective = {}
     known = made.get_params(deep=False)
     given = {name: value for name, value in settings.items() if value is not None}
     if wrong := [name for name in given if name not in known]:
         raise SpecError(f"{kind} takes no {', '.join(wrong)}; it has {', '.join(known)}")
     try:
         made.set_params(**given)
-        made.fit(*learned.training, objective=learned.task, validation=learned.validation)
+        made.fit(*learned.training, validation=learned.validation, **objective)
     except ValueError as error:
         raise SpecError(f"{kind}: {error}") from error
     return made.set_params(progress=None)  # which no file keeps

@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-import click
-
 from diffeat.cli.ending import warn
 from diffeat.cli.options import target_choice
 
@@ -109,8 +107,6 @@ def _draw(made: Any, learned: Any, values: dict[str, Any]) -> None:
 
     title = f"{values['fit']}, {learned.task}"
     if path := values["weights_png"]:
-        if not hasattr(made, "weights_"):
-            raise click.UsageError(f"--weights-png: {values['fit']} has no weight per cell")
         heat_map([weights_grid(made, title)], path, title="softmax weights of the cells")
     if path := values["history_png"]:
         learning_curve(made.history_, path, made.best_epoch_, title)

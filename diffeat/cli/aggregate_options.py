@@ -83,7 +83,7 @@ def fit_options(command: Callable) -> Callable:
         option("--rows", "batch_rows", type=click.IntRange(1), help="Pictures, or pairs, of a "
                "step (default 16; of pairs 1)."),
         option("--grid", type=click.IntRange(1), help="Side of the map that comes out "
-               "(default 64, as published)."),
+               "(default 64, of the bottleneck 60)."),
         option("--width", type=click.IntRange(1), help="Channels that come out (default 384; "
                "bottleneck 768)."),
         option("--sharpness", type=click.FloatRange(0, min_open=True), help="hyperfeatures: of "
@@ -158,6 +158,12 @@ def _check_live(more: tuple[str, ...], values: dict[str, Any]) -> None:
 
 
 def _check_fit(values: dict[str, Any]) -> None:
+    if values["fit"] == "bottleneck" and values["task"] not in (None, "matching"):
+        raise click.UsageError("--fit bottleneck is trained for matching; for "
+                               f"{values['task']} take hyperfeatures")  # fmt: skip
+    if values["fit"] == "spatial" and values["weights_png"]:
+        raise click.UsageError("--weights-png: the weights of spatial vary over the sites of a "
+                               "picture, so there is none per cell")  # fmt: skip
     if values["task"] is None:
         raise click.UsageError(f"--fit {values['fit']} needs --task: {', '.join(TASKS)}")
     if (values["task"] == "matching") != bool(values["pair_list"]):

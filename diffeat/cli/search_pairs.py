@@ -61,8 +61,10 @@ def check_pairs_options(kind: Any) -> None:
         and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE
     ]
     asked = context.params
-    if kind.takes == "pairs" and asked.get("save_path") and not (
-        asked["mixer"] or asked["selectors"]
+    if (
+        kind.takes == "pairs"
+        and asked.get("save_path")
+        and not (asked["mixer"] or asked["selectors"])
     ):
         raise click.UsageError("--save: matching keeps no head, only a mixer that is trained; ask "
                                "for one with --mixer and --split 0.6,0.2,0.2")  # fmt: skip
