@@ -248,7 +248,7 @@ def test_a_model_needs_a_kept_one(diffeat):
 
 def test_help_is_grouped(diffeat):
     text = diffeat("aggregate", "--help").out
-    places = [text.index(f"\n{heading}:\n") for heading in
-              ("What is made (one of these)", "Of which maps", "The file", "--fit", "Options")]  # fmt: skip
+    headings = ("What is made (one of these)", "Of which maps", "The file", "--fit", "Options")
+    places = [text.index(f"\n{heading}:\n") for heading in headings]
     assert places == sorted(places)
     assert text.count("All channels side by side") == 1

@@ -193,8 +193,8 @@ def load_head(path: str | Path, device: str = "auto") -> tuple[Any, HeadNote]:
     except HeadError as error:
         raise StoreError(str(error)) from error
     if "sources" in head.about_:
-        raise StoreError(f"{path} takes features of several models; apply it with diffeat aggregate "
-                         "A.h5 B.h5 --mixer")  # fmt: skip
+        raise StoreError(f"{path} takes features of several files; apply it with diffeat "
+                         "aggregate A.h5 B.h5 --mixer")  # fmt: skip
     return head, HeadNote.of(head.about_, path)
 
 

@@ -76,8 +76,9 @@ class TestNumbers:
 class TestFile:
     @pytest.fixture
     def job(self, tmp_path):
-        found = Job(tmp_path / "f.h5", 7, labels=np.arange(7) % 2, class_names=("cat", "dog"),
-                    targets={"age": TargetColumn("number", (), np.arange(7.0))}, boxes=True)  # fmt: skip
+        age = TargetColumn("number", (), np.arange(7.0))
+        known = {"labels": np.arange(7) % 2, "class_names": ("cat", "dog"), "targets": {"age": age}}
+        found = Job(tmp_path / "f.h5", 7, boxes=True, **known)
         found.write(skip=(2,))
         return found
 
@@ -153,7 +154,7 @@ class TestFile:
         assert verify(tmp_path / "o.h5") == []
 
     def test_pictures_that_are_left_out(self, path, fewer, tmp_path):
-        with pytest.raises(SpecMismatch, match="different pictures .20 in common"):
+        with pytest.raises(SpecMismatch, match=r"different pictures .20 in common"):
             diffeat.aggregate([path, fewer], "fuse", tmp_path / "o.h5")
         out = diffeat.aggregate([path, fewer], "fuse", tmp_path / "o.h5", missing="leave-out")
         with FeatureStore(out) as new, FeatureStore(path) as old:

@@ -56,15 +56,22 @@ def test_other_pictures_of_one_name(folder, path, tmp_path):
 
     with h5py.File(tmp_path / "g.h5", "r+") as file:
         file["digests"][3] = 0
-    with FeatureStore(path) as a, FeatureStore(tmp_path / "g.h5") as b:
-        with pytest.raises(SpecMismatch, match=r"1 pictures of one name .*'thing/03\.jpg'"):
-            open_sources([a, b])
+    words = r"1 pictures of one name .*'thing/03\.jpg'"
+    with (
+        FeatureStore(path) as a,
+        FeatureStore(tmp_path / "g.h5") as b,
+        pytest.raises(SpecMismatch, match=words),
+    ):
+        open_sources([a, b])
 
 
 def test_vectors_and_nothing(tmp_path, folder):
-    with write_file(tmp_path / "v.h5", folder, spec={"pool": "1x1"}) as store:
-        with pytest.raises(SpecError, match="holds vectors .*--pool 1x1.*no places"):
-            open_sources([store])
+    words = r"holds vectors .*--pool 1x1.*no places"
+    with (
+        write_file(tmp_path / "v.h5", folder, spec={"pool": "1x1"}) as store,
+        pytest.raises(SpecError, match=words),
+    ):
+        open_sources([store])
     with pytest.raises(SpecError, match="no feature file"):
         open_sources([])
     with pytest.raises(SpecError, match="missing='drop'"):

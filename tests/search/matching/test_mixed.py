@@ -18,7 +18,7 @@ from probes import load
 from probes.aggregate import HyperfeatureMixer
 from probes.matching import NearestMatcher
 from probes.metrics import pck
-from tests.search.matching.common import BEST
+from tests.search.matching.common import BEST, pairs_of
 
 SPLIT = (0.5, 0.25, 0.25)
 
@@ -96,7 +96,8 @@ def test_selectors_in_one_table(judge):
     assert report.to_dict()["selectors"][-1]["labels"] == known
 
 
-def test_without_a_training_part_it_is_said(bound, small):
+def test_without_a_training_part_it_is_said(targets, store, small):
+    bound = bind(targets, [store], timesteps=[10])
     report = run_search(Matching(bound, mixer=small), SearchOptions(mixer=True))
     assert report.findings["mixer"].how == "searched without a gradient"
     said = "no pairs are in a training part; --split 0.6,0.2,0.2 gives one"
@@ -143,13 +144,7 @@ def test_kept_by_the_command_and_applied(diffeat, path, folder, tmp_path, monkey
     applied = diffeat("aggregate", path, "--mixer", kept, "-o", tmp_path / "o.h5")
     assert applied.code == 0, applied.err
     with FeatureStore(tmp_path / "o.h5") as store:
-        bound = bind(judge_pairs(folder), [store])
+        bound = bind(pairs_of(folder), [store])
         part = Matching(bound, fractions=SPLIT).part
         tested = Matching(bound, part).test(("hyperfeatures", 0), None)
         assert Matching(bound, part).settle(tested)[0] == pytest.approx(found["test"], abs=0.02)
-
-
-def judge_pairs(folder):
-    from tests.search.matching.common import pairs_of
-
-    return pairs_of(folder)
