@@ -10,6 +10,7 @@ from typing import Any
 from diffeat.aggregation.methods import Asked, method_of
 from diffeat.aggregation.sources import Sources, open_sources
 from diffeat.aggregation.written import (
+    check_output,
     check_sources,
     is_complete,
     notes_of,
@@ -77,6 +78,7 @@ def aggregate(
         if out is None:
             found = _fitted(asked, sources.given(asked.aggregator), sources.name)
             return found if all(isinstance(one, FeatureStore) for one in named) else _read(found)
+        check_output(out, sources)
         if not overwrite and is_complete(out, request_of(sources, asked, dtype)):
             return Path(out)
         fit(asked, sources)

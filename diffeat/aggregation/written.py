@@ -91,11 +91,12 @@ def write_aggregated(
 
     Raises:
         StoreError: `path` is there, or cannot be written.
-        SpecError: features that the aggregator is not for.
+        SpecError: features that the aggregator is not for; `path` is one of the files.
     """
     from probes.saved import digest
 
     block, aggregator = asked.aggregator.key[0], asked.aggregator
+    check_output(path, sources)
     try:
         values = aggregator.transform(sources.given(aggregator))[aggregator.key]
     except ValueError as error:
@@ -127,6 +128,13 @@ def write_aggregated(
         {**pictures, **sources.pictures}, dtype,
     )  # fmt: skip
     return write_derived(derived, path, compression, overwrite, progress)
+
+
+def check_output(path: str | Path, sources: Sources) -> None:
+    """SpecError where a file would be replaced by what is made of it."""
+    path = Path(path)
+    if path.exists() and any(path.samefile(store.path) for store in sources.stores):
+        raise SpecError(f"{path} is what the maps are made of; choose another output")
 
 
 def check_sources(notes: Sequence[HeadNote], sources: Sequence[FeatureStore]) -> list[str]:

@@ -138,11 +138,17 @@ def _made(stack: ExitStack, stores: list, asked: Any, values: dict[str, Any]) ->
 def _written(sources: Any, asked: Any, values: dict[str, Any]) -> dict[str, Any]:
     """What the output holds, made now or before."""
     from diffeat.aggregation.api import fit
-    from diffeat.aggregation.written import is_complete, request_of, write_aggregated
+    from diffeat.aggregation.written import (
+        check_output,
+        is_complete,
+        request_of,
+        write_aggregated,
+    )
     from diffeat.progress import track
     from diffeat.store import FeatureStore
 
     path, dtype = values["output"], values["dtype"]
+    check_output(path, sources)
     done = not values["overwrite"] and is_complete(path, request_of(sources, asked, dtype))
     if done:
         note(f"{path} is complete; nothing to do")

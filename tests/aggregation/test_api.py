@@ -17,7 +17,7 @@ from diffeat.images.columns import TargetColumn
 from diffeat.noise import NO_T
 from diffeat.search.matching import bind
 from diffeat.store import FeatureStore, merge_files, verify
-from probes.aggregate import ConcatCells, PCACells
+from probes.aggregate import ConcatCells, Fusion, PCACells
 from probes.saved import save
 from tests.search.matching.common import pairs_of
 from tests.store.conftest import Job
@@ -184,6 +184,13 @@ class TestAgain:
         with pytest.raises(SpecMismatch, match="was not made by an aggregation"):
             diffeat.aggregate(path, "concat", other)
 
+    def test_a_source_is_not_replaced(self, path, tmp_path):
+        link = tmp_path / "link.h5"
+        link.symlink_to(path)
+        for out in (path, link):
+            with pytest.raises(SpecError, match="is what the maps are made of"):
+                diffeat.aggregate(path, "concat", out, overwrite=True)
+
     def test_other_labels_are_another_file(self, tmp_path):
         job = Job(tmp_path / "f.h5", 6, labels=np.arange(6) % 2, class_names=("a", "b"))
         job.write()
@@ -256,6 +263,28 @@ class TestAggregators:
             diffeat.aggregate([path, tmp_path / "c.h5"], str(mine))
         with pytest.raises(SpecError, match="takes the cells that it was fitted on"):
             diffeat.aggregate(path, str(mine), blocks=["a"])
+
+    def test_of_two_models_kept(self, path, other, tmp_path):
+        """Both files are asked for, in their order."""
+        from diffeat.aggregation import open_sources
+        from diffeat.aggregation.trained import keep
+        from diffeat.search import load_head
+
+        wanted = diffeat.aggregate([path, other], "fuse:1,0.5")["fused", 0]
+        with FeatureStore(path) as a, FeatureStore(other) as b:
+            sources = open_sources([a, b])
+            fused = Fusion(weights=(1, 0.5)).fit(sources.parts)
+            keep(fused, sources, tmp_path / "f.safetensors")
+        out = diffeat.aggregate([path, other], tmp_path / "f.safetensors", tmp_path / "o.h5",
+                                dtype="float32")  # fmt: skip
+        with FeatureStore(out) as store:
+            np.testing.assert_array_equal(store["fused", 0][:], wanted)
+        with pytest.raises(SpecMismatch, match=r"model: toy .m1. → toy .m0."):
+            diffeat.aggregate([other, path], tmp_path / "f.safetensors")
+        with pytest.raises(SpecError, match=r"1 files for an aggregator of 2: toy \+ toy"):
+            diffeat.aggregate(path, tmp_path / "f.safetensors")
+        with pytest.raises(StoreError, match="takes features of several files"):
+            load_head(tmp_path / "f.safetensors")
 
     def test_one_aggregator_makes_one_model(self, folder, path, tmp_path):
         """Two files of one kept aggregator can be merged; of two fits they cannot."""
