@@ -75,6 +75,7 @@ def test_json_a_second_run_and_another(diffeat, path, tmp_path):
 
 
 class TestTraining:
+    @pytest.mark.filterwarnings("always:.*were trained on targets")
     def test_kept_drawn_and_applied(self, diffeat, fit, path, folder, tmp_path):
         pictures = ("--weights-png", tmp_path / "w.png", "--history-png", tmp_path / "h.png")
         answer = diffeat(*fit, *pictures, "-o", tmp_path / "o.h5", "--json")
@@ -102,6 +103,8 @@ class TestTraining:
         assert train + held < 56
         with FeatureStore(tmp_path / "p.h5") as other:
             np.testing.assert_array_equal(other["hyperfeatures", 0][:], got)
+        scored = diffeat("match", tmp_path / "p.h5", "--pairs", f"{folder}:trn")
+        assert "its maps were trained on targets of 20 of these pictures" in scored.err
 
     @pytest.mark.parametrize("kind", ["bottleneck", "spatial"])
     def test_other_kinds(self, diffeat, fit, kind, path, tmp_path):

@@ -15,7 +15,9 @@ from diffeat.conditioned import EMBEDDING_ROWS, conditioned
 from diffeat.errors import SpecError, SpecMismatch
 from diffeat.hashing import fingerprint
 from diffeat.noise import AGGREGATE, NO_T, shown_t
+from diffeat.search.fitted_on import known_among, read_note
 from diffeat.search.kept import HeadNote, check_features
+from diffeat.search.stored import FITTED_ON_THESE, cells_of, made_of
 from diffeat.search.tasks import bytes_fingerprint
 from diffeat.specs import differences
 from diffeat.store import Derived, FeatureStore, write_derived
@@ -76,14 +78,12 @@ def write_aggregated(
     compression: str = "none",
     overwrite: bool = False,
     progress: Progress = iter,
-    **how: Any,
 ) -> Path:
     """Apply a fitted aggregator and write its maps, in bounded memory.
 
     Args:
         asked: whose aggregator is fitted.
         dtype: "float16", "float32" or "int8".
-        how: further plain values for what the file says of how it was made.
 
     Returns:
         `path`, a file that opens as a `FeatureStore`: one block, called as the aggregator, at
@@ -114,7 +114,7 @@ def write_aggregated(
         "of": [{"file": store.path.name, "fingerprint": store.fingerprint,
                 "cells": _cells_text(keys)}
                for store, keys in zip(sources.stores, sources.keys, strict=True)],
-        **how,
+        **seen_targets(asked, sources),
         REQUEST: request_of(sources, asked, dtype),
     }  # fmt: skip
     told = _told(sources)
@@ -128,6 +128,15 @@ def write_aggregated(
         {**pictures, **sources.pictures}, dtype,
     )  # fmt: skip
     return write_derived(derived, path, compression, overwrite, progress)
+
+
+def seen_targets(asked: Asked, sources: Sources) -> dict[str, int]:
+    """Of how many of these pictures an aggregator saw targets, by its key of `how`; {} where it
+    does not say."""
+    text = (asked.about or {}).get("fitted_on")
+    if text is None or sources.digests is None:
+        return {}
+    return {FITTED_ON_THESE: known_among(read_note(text), sources.digests).count}
 
 
 def check_output(path: str | Path, sources: Sources) -> None:
@@ -147,8 +156,6 @@ def check_sources(notes: Sequence[HeadNote], sources: Sequence[FeatureStore]) ->
         SpecError: another number of files.
         SpecMismatch: names every field that differs.
     """
-    from diffeat.search.stored import cells_of, made_of
-
     if len(notes) != len(sources):
         raise SpecError(
             f"{len(sources)} files for an aggregator of {len(notes)}: "

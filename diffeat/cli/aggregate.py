@@ -142,6 +142,7 @@ def _written(sources: Any, asked: Any, values: dict[str, Any]) -> dict[str, Any]
         check_output,
         is_complete,
         request_of,
+        seen_targets,
         write_aggregated,
     )
     from diffeat.progress import track
@@ -152,7 +153,7 @@ def _written(sources: Any, asked: Any, values: dict[str, Any]) -> dict[str, Any]
     done = not values["overwrite"] and is_complete(path, request_of(sources, asked, dtype))
     if done:
         note(f"{path} is complete; nothing to do")
-    known = _known(asked, sources)
+    known = seen_targets(asked, sources)
     if known.get("fitted_on_these") and not values["fit"]:
         warn(f"the aggregator was fitted on targets of {known['fitted_on_these']:,} of these "
              "pictures, so no score of them is a test")  # fmt: skip
@@ -161,7 +162,7 @@ def _written(sources: Any, asked: Any, values: dict[str, Any]) -> dict[str, Any]
     if not done:
         write_aggregated(
             sources, asked, path, dtype, values["compression"], values["overwrite"],
-            lambda spans: track(spans, desc="aggregate", unit="slices"), **known,
+            lambda spans: track(spans, desc="aggregate", unit="slices"),
         )  # fmt: skip
     with FeatureStore(path) as store:
         block, t = store.blocks[0], store.timesteps[0]
@@ -171,16 +172,6 @@ def _written(sources: Any, asked: Any, values: dict[str, Any]) -> dict[str, Any]
             "fingerprint": store.fingerprint, "of": store.how["of"],
             "left_out": sources.left_out, **known,
         }  # fmt: skip
-
-
-def _known(asked: Any, sources: Any) -> dict[str, int]:
-    """How many of these pictures an aggregator was fitted on with their targets, if it says."""
-    from diffeat.search.fitted_on import known_among, read_note
-
-    text = (asked.about or {}).get("fitted_on")
-    if text is None or sources.digests is None:
-        return {}
-    return {"fitted_on_these": known_among(read_note(text), sources.digests).count}
 
 
 def _keep(sources: Any, asked: Any, path: Path) -> None:

@@ -31,7 +31,7 @@ from diffeat.search.splits import (
     split_pairs,
 )
 from diffeat.search.stored import made_of
-from diffeat.search.tasks import CellKey, bytes_fingerprint
+from diffeat.search.tasks import CellKey, Made, bytes_fingerprint
 from probes.aggregate import HyperfeatureMixer
 from probes.matching import NearestMatcher
 from probes.matching.base import Matcher
@@ -94,7 +94,6 @@ class Matching(Judge):
         self._judged: dict[CellKey, tuple[np.ndarray, np.ndarray]] = {}
         self._tested: dict[Candidate, PCK] = {}
         self._fitted: tuple[tuple[float, int], HyperfeatureMixer] | None = None
-        self.made = made_of(bound.stores[0])
         names = np.unique(bound.categories, return_inverse=True)
         self.labels = names[1] if len(names[0]) > 1 else None
 
@@ -106,6 +105,10 @@ class Matching(Judge):
 
     def read(self, block: str, t: float) -> Any:
         return self.bound.read(block, t)
+
+    @cached_property
+    def made(self) -> Made:
+        return made_of(self.bound.stores[0])
 
     @property
     def seen(self) -> np.ndarray:

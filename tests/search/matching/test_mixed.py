@@ -130,6 +130,7 @@ def test_a_list_of_test_pairs(bound):
     assert TRAIN not in parts_of(both)
 
 
+@pytest.mark.filterwarnings("always:.*were trained on targets")
 def test_kept_by_the_command_and_applied(diffeat, path, folder, tmp_path, monkeypatch, small):
     monkeypatch.setattr("diffeat.search.matching.judge.default_mixer", lambda: small)
     kept, pairs = tmp_path / "m.safetensors", ("--pairs", f"{folder}:trn", "--task", "matching")
@@ -143,7 +144,10 @@ def test_kept_by_the_command_and_applied(diffeat, path, folder, tmp_path, monkey
     assert mixer.about_["scores"]["test"] == found["test"]
     applied = diffeat("aggregate", path, "--mixer", kept, "-o", tmp_path / "o.h5")
     assert applied.code == 0, applied.err
-    with FeatureStore(tmp_path / "o.h5") as store:
+    with FeatureStore(path) as store:
+        count = len(Matching(bind(pairs_of(folder), [store]), fractions=SPLIT).seen)
+    seen = pytest.warns(UserWarning, match=f"were trained on targets of {count} of these pictures")
+    with FeatureStore(tmp_path / "o.h5") as store, seen:
         bound = bind(pairs_of(folder), [store])
         part = Matching(bound, fractions=SPLIT).part
         tested = Matching(bound, part).test(("hyperfeatures", 0), None)
