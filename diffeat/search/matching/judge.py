@@ -33,7 +33,7 @@ from diffeat.search.splits import (
 from diffeat.search.stored import made_of
 from diffeat.search.tasks import CellKey, Made, bytes_fingerprint
 from probes.aggregate import HyperfeatureMixer
-from probes.matching import NearestMatcher
+from probes.matching import NearestMatcher, Paired
 from probes.matching.base import Matcher
 from probes.metrics.conventions import Convention
 from probes.metrics.pck import ALPHAS, PCK
@@ -294,6 +294,8 @@ class Matching(Judge):
     def not_trained(self) -> str:
         if not self.trains:
             return f"{self.name} has no key points to train one on"
+        if isinstance(self.matcher, Paired):
+            return "the matcher transforms pairs of cells, and mixed maps are none of these"
         if not (self.part == TRAIN).any():
             return "no pairs are in a training part; --split 0.6,0.2,0.2 gives one"
         return ""

@@ -15,8 +15,8 @@ from diffeat.search.matching import Matching, bind
 from diffeat.search.matching.task import parts_of
 from diffeat.store import FeatureStore
 from probes import load
-from probes.aggregate import HyperfeatureMixer
-from probes.matching import NearestMatcher
+from probes.aggregate import Fusion, HyperfeatureMixer
+from probes.matching import NearestMatcher, Paired
 from probes.metrics import pck
 from tests.search.matching.common import BEST, pairs_of
 
@@ -152,3 +152,10 @@ def test_kept_by_the_command_and_applied(diffeat, path, folder, tmp_path, monkey
         part = Matching(bound, fractions=SPLIT).part
         tested = Matching(bound, part).test(("hyperfeatures", 0), None)
         assert Matching(bound, part).settle(tested)[0] == pytest.approx(found["test"], abs=0.02)
+
+
+def test_a_matcher_of_pairs_gets_no_mixer(bound, small):
+    matcher = Paired(NearestMatcher(), Fusion().fit(bound.cells()))
+    judge = Matching(bound, fractions=SPLIT, mixer=small, matcher=matcher)
+    assert judge.train_mixer(1 << 30) is None
+    assert "transforms pairs of cells" in judge.not_trained
