@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from diffeat.blocks import BlockInfo, in_order
 from diffeat.errors import SpecError
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.hooks import Tap
+from diffeat.noise import LEARNED
 from diffeat.specs import ExtractSpec
 
 
@@ -65,6 +67,7 @@ class Backbone(ABC):
         self.index = pipeline.index
         self.files = tuple(pipeline.files)
         self.channels_last = False
+        self.learned_t = pipeline.learned_t
 
     # --- what a family writes -----------------------------------------------------------
 
@@ -139,7 +142,27 @@ class Backbone(ABC):
         return {}
 
     def settled(self, spec: ExtractSpec) -> ExtractSpec:
-        """A spec with the defaults that this model needs; SpecError for what it cannot do."""
+        """A spec with the defaults that this model needs; SpecError for what it cannot do.
+
+        t "learned" becomes the number that the denoiser's weights were trained for; where they
+        were, another t or noise is warned of.
+        """
+        asked, known = LEARNED in spec.timesteps, self.learned_t
+        if asked and known is None:
+            raise SpecError(
+                f"t={LEARNED}: {self.name} has no learned t; expected weights that come with one "
+                "(--denoiser), or a number"
+            )
+        if asked:
+            steps = tuple(known if t == LEARNED else t for t in spec.timesteps)
+            spec = replace(spec, timesteps=steps)
+        if known is not None and (spec.noise != "none" or set(spec.timesteps) != {known}):
+            warnings.warn(
+                f"{self.name}: its denoiser was trained for clean pictures at t={known:g}; asked "
+                f"for noise={spec.noise} at t={', '.join(map(str, spec.timesteps))}. "
+                f"-t {LEARNED} --noise none is what it is for",
+                stacklevel=3,
+            )
         return spec
 
     # --- what all families share --------------------------------------------------------

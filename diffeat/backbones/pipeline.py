@@ -37,6 +37,7 @@ class Pipeline:
         config: its configuration, as in the file.
         schedule: its noise schedule.
         extras: further components by their name in the pipeline: "vae", "text_encoder", …
+        learned_t: the t that weights which took the denoiser's place were trained for, if any.
     """
 
     request: ModelRequest
@@ -49,6 +50,7 @@ class Pipeline:
     config: dict[str, Any] = field(default_factory=dict)
     schedule: Schedule | None = None
     extras: dict[str, Any] = field(default_factory=dict)
+    learned_t: float | None = None
 
 
 def find_pipeline(request: ModelRequest) -> Pipeline:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError, nearest
