@@ -313,12 +313,11 @@ class CleanDIFT:
 
     def _module(self, tuned: Backbone, t: float) -> Aligned:
         blocks = self.blocks or default_blocks(self.backbone)
-        student, teacher = (
-            NoisyFeatures(of, ExtractSpec(
-                (int(told),), blocks, seed=self.random_state, noise=noise, **self.options or {}
-            ))
-            for of, told, noise in ((tuned, t, "none"), (self.backbone, self.t_range[0], "per-image"))
-        )  # fmt: skip
+        seed, options = self.random_state, self.options or {}
+        # the spec's own t plays no part: the student is told t*, the teacher a level for each row
+        clean = ExtractSpec((int(t),), blocks, noise="none", seed=seed, **options)
+        noisy = ExtractSpec((self.t_range[0],), blocks, seed=seed, **options)
+        student, teacher = NoisyFeatures(tuned, clean), NoisyFeatures(self.backbone, noisy)
         if odd := [block.name for block in student.plan.blocks if not block.has_grid]:
             raise SpecError(f"blocks {', '.join(odd)} have no map; expected maps of the denoiser")
         levels = [self.backbone.schedule.resolve(t) for t in range(*self.t_range)]

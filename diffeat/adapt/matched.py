@@ -42,7 +42,7 @@ def matched(
     features = extract(backbone, both, spec, embeddings={STATES: states})
     cells = Cells(
         dict(features), sizes=features.sizes, placements=features.placements,
-        input_size=features.input_size,
+        input_size=spec.size or backbone.native_size,
     )  # fmt: skip
     points = pairs.truth(pair).source_points
     matcher = NearestMatcher() if matcher is None else matcher

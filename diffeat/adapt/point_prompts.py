@@ -291,10 +291,8 @@ class PointPrompts:
         length = self.backbone.embedding_shapes[STATES][0]
         if not 0 <= self.token < length:
             raise SpecError(f"token={self.token}; expected 0 … {length - 1}")
-        options = {"noise": "uniform", **self.options} if self.options else {"noise": "uniform"}
-        spec = ExtractSpec(
-            (t,), self.blocks, seed=self.random_state, tokens=(self.token,), **options
-        )
+        fields = {"noise": "uniform", "tokens": (self.token,), **(self.options or {})}
+        spec = ExtractSpec((t,), self.blocks, seed=self.random_state, **fields)
         noisy = NoisyFeatures(self.backbone, spec)
         for block in noisy.plan.blocks:
             if not block.is_attention or block.attends_to_image:

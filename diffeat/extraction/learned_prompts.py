@@ -123,8 +123,8 @@ class PromptFile:
         """
         if self.kind == "conditional":
             raise SpecError(
-                f"{where} is a conditional prompt, which is another one for every pair of pictures; "
-                "match pairs with diffeat.adapt.PromptTuning.load(…).match(…)"
+                f"{where} is a conditional prompt, which is another one for every pair of "
+                "pictures; match pairs with diffeat.adapt.PromptTuning.load(…).match(…)"
             )
         if self.kind == "points" and held != 1:
             raise SpecError(

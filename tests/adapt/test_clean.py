@@ -161,7 +161,7 @@ def test_another_t_or_noise_is_warned_of(trained, folder_of, tmp_path):
 
 def test_a_model_without_a_learned_t_says_so(backbone_of, trained, folder_of, tmp_path):
     pixels = torch.zeros(1, 3, SIDE, SIDE)
-    with pytest.raises(SpecError, match="t=learned: .* has no learned t"):
+    with pytest.raises(SpecError, match=r"t=learned: .* has no learned t"):
         package.extract(backbone_of("pixel"), pixels, clean("learned"))
     weights = trained.save(tmp_path / "a.safetensors")
     for text in ("soon", "-1", "nan", "inf"):

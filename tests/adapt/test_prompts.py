@@ -26,7 +26,9 @@ from diffeat.adapt.tokens import TokenEncoder
 from diffeat.errors import SourceError, SpecError
 from diffeat.extraction.learned_prompts import STATES, PromptFile
 from diffeat.images import ArraySource
+from probes.cells import Cells
 from probes.maps import Maps
+from probes.matching import NearestMatcher
 from tests.adapt.toys import SIDE, shifted_pairs
 
 PLACE = ("down.0.attn.1", 20)  # of "sd2": few layers, of which two read the prompt
@@ -56,11 +58,8 @@ def test_learned_tokens_are_rows_of_the_encoders_table(backbone_of):
     plain.get_input_embeddings().weight.data[words:] = learned.flatten(0, 1)
     tokenizer = backbone.extras["tokenizer"]
     pads = [tokenizer.pad_token_id] * (encoder.length - 6)
-    ids = [
-        [tokenizer.bos_token_id, *range(words + 4 * k, words + 4 * k + 4), tokenizer.eos_token_id]
-        + pads
-        for k in range(2)
-    ]
+    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids = [[first, *range(words + 4 * k, words + 4 * k + 4), last, *pads] for k in range(2)]
     with torch.no_grad():
         torch.testing.assert_close(encoder(learned), plain(torch.tensor(ids)).last_hidden_state)
 
@@ -236,12 +235,12 @@ def test_prompts_of_another_model_are_refused(single, tmp_path, backbone_of, fol
     spec = diffeat.ExtractSpec((20,), ("up.1",), embeddings=str(path))
     pixels = torch.zeros(1, 3, SIDE, SIDE)
     other = backbone_of("sd1")
-    with pytest.raises(SpecError, match="learned with the text encoder of .*sd2.*sd1"):
+    with pytest.raises(SpecError, match=r"learned with the text encoder of .*sd2.*sd1"):
         diffeat.extract(other, pixels, spec)
-    with pytest.raises(SpecError, match="learned with the text encoder of .*sd2.*sd1"):
+    with pytest.raises(SpecError, match=r"learned with the text encoder of .*sd2.*sd1"):
         PromptTuning.load(path, other)
     twin = diffeat.load(f"{folder_of('sd2')}@random", device="cpu", dtype="float32")
-    with pytest.raises(SpecError, match="learned with the denoiser of .*sd2.*@random"):
+    with pytest.raises(SpecError, match=r"learned with the denoiser of .*sd2.*@random"):
         diffeat.extract(twin, pixels, spec)
     half = diffeat.load(str(folder_of("sd2")), device="cpu", dtype="bfloat16")
     assert ("up.1", 20) in diffeat.extract(half, pixels, spec)  # precision is no other model
@@ -267,8 +266,25 @@ def test_damaged_and_foreign_files_are_refused(single, tmp_path, backbone_of):
         save_file({STATES: states}, bad, {**texts, **change})
         with pytest.raises(SpecError, match=name):
             PromptFile.read(bad)
-    with pytest.raises(SpecError, match="ends in .safetensors"):
+    with pytest.raises(SpecError, match=r"ends in \.safetensors"):
         single.save(tmp_path / "p.pt")
+
+
+def test_pairs_are_matched_under_their_prompt(single, tmp_path):
+    pairs = shifted_pairs(3, 8)
+    found = list(single.match(pairs))
+    path = single.save(tmp_path / "p.safetensors")
+    told = diffeat.ExtractSpec(
+        (20,), PLACE[:1], dtype="float32", noise="none", embeddings=str(path)
+    )
+    features = diffeat.extract(single.backbone, pairs.pictures(), told)
+    cells = Cells(dict(features), sizes=features.sizes, placements=features.placements)
+    sides = np.stack(pairs.rows(features.ids), 1)
+    for pair, matches in enumerate(found):
+        source, target = (cells.maps(int(row)) for row in sides[pair])
+        expected = NearestMatcher().match(source, target, pairs.truth(pair).source_points)
+        np.testing.assert_allclose(matches.points, expected.points)
+        assert matches.valid.all()
 
 
 # --- by class, by pair ------------------------------------------------------------------------
