@@ -275,6 +275,8 @@ class PointPrompts:
             settings["blocks"] = tuple(settings["blocks"])
             found = cls(backbone, settings.pop("blocks"), settings.pop("t"), **settings)
             found.contexts_ = tensors[STATES].unflatten(0, (said.about["points"], -1))
+            if (shape := tuple(found.contexts_.shape[2:])) != backbone.embedding_shapes[STATES]:
+                raise TypeError(f"text tensors {shape}")
         except (KeyError, TypeError, RuntimeError) as error:
             raise SpecError(f"{path}: damaged prompts ({error}); learn them again") from error
         return found

@@ -224,7 +224,6 @@ class PromptTuning:
         """
         self._check_learned()
         about = {name: getattr(self, name) for name in SETTINGS}
-        about["vision_shape"] = getattr(self, "vision_shape_", None)
         said = PromptFile(self.kind, Identity.of(self.backbone), self.classes_, about)
         tensors = {f"prompt/{k}": v for k, v in self.prompt_.state_dict().items()}
         if self.kind != "conditional":
@@ -244,14 +243,19 @@ class PromptTuning:
             SpecError: no such prompt, damaged, or of another model or text encoder.
         """
         said, tensors = read_prompt(path, backbone, KINDS)
-        settings = {name: said.about[name] for name in SETTINGS}
-        found = cls(backbone, settings.pop("block"), settings.pop("t"), vision=vision, **settings)
-        found.classes_ = said.classes
-        found.vision_shape_ = said.about["vision_shape"]
-        found.prompt_ = found._built(TokenEncoder(backbone, found.tokens), found.vision_shape_)
-        found.prompt_.load_state_dict(
-            {k.removeprefix("prompt/"): v for k, v in tensors.items() if k != STATES}
-        )
+        weights = {k.removeprefix("prompt/"): v for k, v in tensors.items() if k != STATES}
+        try:
+            settings = {name: said.about[name] for name in SETTINGS}
+            block, t = settings.pop("block"), settings.pop("t")
+            found = cls(backbone, block, t, vision=vision, **settings)
+            found.kind, found.classes_ = said.kind, said.classes
+            shape = None
+            if said.kind == "conditional":
+                shape = weights["channels.weight"].shape[1] // 2, len(weights["sites.weight"])
+            found.prompt_ = found._built(TokenEncoder(backbone, found.tokens), shape)
+            found.prompt_.load_state_dict(weights)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise SpecError(f"{path}: damaged prompts ({error}); learn them again") from error
         found.prompt_.to(backbone.device).eval()
         return found
 

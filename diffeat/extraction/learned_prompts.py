@@ -138,6 +138,8 @@ class PromptFile:
                 f"{where} has a prompt for each of {len(self.classes)} classes, but these pictures "
                 "have none; expected one subfolder per class, or a single prompt"
             )
+        if held != len(self.classes):
+            raise SpecError(f"{where}: damaged prompts ({held} for {len(self.classes)} classes)")
         known = {name: row for row, name in enumerate(self.classes)}
         used = sorted({int(label) for label in labels})
         for label in used:

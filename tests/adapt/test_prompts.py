@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -266,6 +267,11 @@ def test_damaged_and_foreign_files_are_refused(single, tmp_path, backbone_of):
         save_file({STATES: states}, bad, {**texts, **change})
         with pytest.raises(SpecError, match=name):
             PromptFile.read(bad)
+    for change in ({"about": {}}, {"about": {**said["about"], "tokens": "many"}}):
+        bad = tmp_path / "bad.safetensors"
+        save_file({STATES: states}, bad, {**texts, "prompts": json.dumps({**said, **change})})
+        with pytest.raises(SpecError, match="damaged prompts"):
+            PromptTuning.load(bad, backbone_of("sd2"))
     with pytest.raises(SpecError, match=r"ends in \.safetensors"):
         single.save(tmp_path / "p.pt")
 
@@ -311,6 +317,11 @@ def test_each_picture_is_told_the_prompt_of_its_class(backbone_of, tmp_path):
     unknown = ArraySource("s", ("a",), np.array([0]), ("cow",), pixels=pixels[:1])
     with pytest.raises(SpecError, match="no prompt for class 'cow'"):
         diffeat.extract(backbone, unknown, told)
+    with safe_open(path, "pt") as file:
+        save_file({STATES: states[:1]}, tmp_path / "q.safetensors", file.metadata())
+    short = dataclasses.replace(told, embeddings=str(tmp_path / "q.safetensors"))
+    with pytest.raises(SpecError, match="1 for 2 classes"):
+        diffeat.extract(backbone, source, short)
     with pytest.raises(SpecError, match="these pictures have none"):
         diffeat.extract(backbone, pixels, told)
     with pytest.raises(SpecError, match="categories 'cow', for which no prompt"):
@@ -339,6 +350,10 @@ def test_a_conditional_prompt_follows_from_both_pictures(backbone_of, tmp_path):
         found.prompt_(v[None])[0].detach(), torch.cat([weights["tokens"], tokens])
     )
     path = found.save(tmp_path / "p.safetensors")
+    (matches,) = found.match(pairs.take([3]))
+    assert len(matches) == 6
+    with pytest.raises(SpecError, match="needs vision features"):
+        PromptTuning.load(path, backbone).score(pairs)
     again = PromptTuning.load(path, backbone, vision)
     assert again.score(pairs) == pytest.approx(found.score(pairs), rel=1e-5)
     told = diffeat.ExtractSpec((20,), ("up.1",), embeddings=str(path))
