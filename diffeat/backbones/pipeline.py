@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Pipeline:
         schedule: its noise schedule.
         extras: further components by their name in the pipeline: "vae", "text_encoder", …
         learned_t: the t that weights which took the denoiser's place were trained for, if any.
+        decoder_form: the VAE's decoder without weights; None where there is none.
+        decoder: reads its weights, which are needed only where its tensors are asked for.
     """
 
     request: ModelRequest
@@ -51,6 +54,8 @@ class Pipeline:
     schedule: Schedule | None = None
     extras: dict[str, Any] = field(default_factory=dict)
     learned_t: float | None = None
+    decoder_form: nn.Module | None = None
+    decoder: Callable[[], nn.Module] | None = None
 
 
 def find_pipeline(request: ModelRequest) -> Pipeline:

@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from probes.cells import Cells, cells_of
-from probes.lazy import CHUNK_BYTES, Deferred, Rows
+from probes.lazy import CHUNK_BYTES, Deferred, Rows, as_numpy
 from probes.maps import Maps
 
 Key = tuple[str, float]
@@ -83,7 +83,11 @@ class Aggregator(BaseEstimator, ABC):
 
     def transform_maps(self, maps: Maps) -> Maps:
         """The one map of one picture: {key: (C, h, w) float32 numpy}."""
-        arrays = {key: np.asarray(maps[key], np.float32)[None] for key in self._known(maps.values)}
+        check_is_fitted(self)
+        arrays = {
+            key: np.asarray(as_numpy(maps[key]), np.float32)[None]
+            for key in self._known(maps.values)
+        }
         made = self.transform(Cells(arrays))[self.key][0:1][0]
         return Maps({self.key: made}, maps.size, maps.input_size, maps.placement)
 
@@ -95,7 +99,20 @@ class Aggregator(BaseEstimator, ABC):
     def _apply(self, arrays: list[np.ndarray]) -> np.ndarray:
         """(n, C_s, h_s, w_s) float32 of each cell → (n, C, h, w) float32."""
 
+    def pair(self, source: Maps, target: Maps, points: Any = None) -> tuple[Maps, Maps, Any]:
+        """Both pictures of a pair, as one map each, and the source's points as they came.
+
+        Those that look at both pictures at once say otherwise (`CoPCA`, `PoseAdapter`).
+        """
+        return self.transform_maps(source), self.transform_maps(target), points
+
     # what subclasses and this share
+
+    def _restore(self) -> None:
+        """ValueError where attributes that were read from a file do not fit together."""
+        if any(len(shape) != 3 for shape in self.shapes_):
+            raise ValueError(f"shapes_={self.shapes_}; expected those of maps")
+        self.shape_of(self.shapes_)
 
     def _note(self, cells: Cells) -> None:
         """Keep which cells there are, which must be maps."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,13 +74,24 @@ class Matcher(BaseEstimator):
     device: str = "auto"
     memory_mb: float = 512
 
+    def ready(self, maps: Maps) -> Placed:
+        """A picture's maps made ready, for `match` to take several times."""
+        return Placed(maps, self._rule(maps))
+
     def match(
-        self, source: Maps, target: Maps, points: Any, *, region: Any = None, check: Any = None
+        self,
+        source: Maps | Placed,
+        target: Maps | Placed,
+        points: Any,
+        *,
+        region: Any = None,
+        check: Any = None,
     ) -> Matches:
         """Find points of the source in the target.
 
         Args:
-            source, target: maps of the same cells; sizes, placements and grids may differ.
+            source, target: maps of the same cells; sizes, placements and grids may differ. What
+                `ready` made of maps is taken, too.
             points: (n, 2) x, y in pixels of the upright source.
             region: where to look in the target: (4,) x1, y1, x2, y2 in pixels, or an (H, W)
                 bool mask; None is everywhere.
@@ -94,8 +105,10 @@ class Matcher(BaseEstimator):
             ValueError: points outside the source, maps of other cells or channels, an empty
                 region.
         """
-        rule = self._rule(source)
-        return self._match(Placed(source, rule), Placed(target, rule), points, region, check)
+        source = source if isinstance(source, Placed) else self.ready(source)
+        if not isinstance(target, Placed):
+            target = Placed(target, source.rule)
+        return self._match(source, target, points, region, check)
 
     def match_pairs(self, cells: Cells, pairs: Pairs, *, check: Any = None) -> Iterator[Matches]:
         """`match` of every pair, in order; pictures are read once while memory holds them.
@@ -103,18 +116,17 @@ class Matcher(BaseEstimator):
         Raises:
             ValueError: as `match`, naming the pair's rows; rows that are none of the pictures.
         """
-        held = Held(cells, self.memory_mb * 2**20 / 2, self._rule)
-        rows = zip(pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True)
-        for source, target, points in rows:
-            if not (0 <= source < len(cells) and 0 <= target < len(cells)):
-                raise ValueError(f"a pair is of rows {source} and {target}; expected 0 to "
-                                 f"{len(cells) - 1}, rows of the pictures")  # fmt: skip
-            a, b = held(source, target)
-            try:
-                found = self._match(a, b, points, None, check)
-            except ValueError as error:
-                raise ValueError(f"the pair of rows {source} and {target}: {error}") from error
-            yield found
+        rule: list[Rule] = []
+
+        def placed(row: int) -> Placed:
+            maps = cells.maps(row)
+            rule[:] = rule or [self._rule(maps)]
+            return Placed(maps, rule[0])
+
+        def matched(source: Placed, target: Placed, points: Any) -> Matches:
+            return self._match(source, target, points, None, check)
+
+        yield from matches_of(cells, pairs, Held(placed, self.memory_mb * 2**20 / 2), matched)
 
     def similarity(self, source: Maps, target: Maps, point: Any) -> np.ndarray:
         """(H, W) float32 over the target: how like each pixel is to one point of the source.
@@ -238,7 +250,7 @@ class Matcher(BaseEstimator):
             check_number("low_pass", self.low_pass, self.low_pass > 0, "> 0, in sites, or None")
         names = ("metric", "combine", "normalise", "resolution", "low_pass", "device")
         options = {name: getattr(self, name) for name in names}
-        return Rule(weights=_weights(self.weights, tuple(maps.values)), **options)
+        return Rule(weights=weights_of(self.weights, tuple(maps.values)), **options)
 
     def _checked(
         self, source: Placed, target: Placed, points: Any
@@ -259,6 +271,31 @@ class Matcher(BaseEstimator):
         return points, shown
 
 
+def matches_of(
+    cells: Cells, pairs: Pairs, held: Held, match: Callable[[Any, Any, Any], Matches]
+) -> Iterator[Matches]:
+    """Match pair by pair, in order.
+
+    Args:
+        held: gives the pictures of two rows.
+        match: (source, target, points of the source) → where they were found.
+
+    Raises:
+        ValueError: as `match`, naming the pair's rows; rows that are none of the pictures.
+    """
+    rows = zip(pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True)
+    for source, target, points in rows:
+        if not (0 <= source < len(cells) and 0 <= target < len(cells)):
+            raise ValueError(f"a pair is of rows {source} and {target}; expected 0 to "
+                             f"{len(cells) - 1}, rows of the pictures")  # fmt: skip
+        pictures = held(source, target)
+        try:
+            found = match(*pictures, points)
+        except ValueError as error:
+            raise ValueError(f"the pair of rows {source} and {target}: {error}") from error
+        yield found
+
+
 def _refuse(points: np.ndarray, good: np.ndarray, what: str, expected: str) -> None:
     bad = np.flatnonzero(~good)
     if len(bad):
@@ -277,7 +314,8 @@ def _check_cells(source: Placed, target: Placed) -> None:
                              "expected equally many")  # fmt: skip
 
 
-def _weights(weights: Any, cells: tuple[Any, ...]) -> dict[Any, float] | None:
+def weights_of(weights: Any, cells: tuple[Any, ...]) -> dict[Any, float] | None:
+    """Cell → weight, checked; None where there are none."""
     if weights is None:
         return None
     if isinstance(weights, Mapping):
