@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -16,13 +15,13 @@ from torch import nn
 from diffeat.backbones.classes import class_names_of
 from diffeat.backbones.conditioning import stand_in
 from diffeat.backbones.devices import upload, visiting
+from diffeat.backbones.learned_t import with_learned_t
 from diffeat.backbones.pipeline import Pipeline
 from diffeat.backbones.tensors import unpack, unpatchify, vae_tensors
 from diffeat.blocks import BlockInfo, in_order
 from diffeat.errors import SpecError
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.hooks import Tap
-from diffeat.noise import LEARNED
 from diffeat.specs import ExtractSpec
 
 
@@ -143,28 +142,8 @@ class Backbone(ABC):
         return {}
 
     def settled(self, spec: ExtractSpec) -> ExtractSpec:
-        """A spec with the defaults that this model needs; SpecError for what it cannot do.
-
-        t "learned" becomes the number that the denoiser's weights were trained for; where they
-        were, another t or noise is warned of.
-        """
-        asked, known = LEARNED in spec.timesteps, self.learned_t
-        if asked and known is None:
-            raise SpecError(
-                f"t={LEARNED}: {self.name} has no learned t; expected weights that come with one "
-                "(--denoiser), or a number"
-            )
-        if asked:
-            steps = tuple(known if t == LEARNED else t for t in spec.timesteps)
-            spec = replace(spec, timesteps=steps)
-        if known is not None and (spec.noise != "none" or set(spec.timesteps) != {known}):
-            warnings.warn(
-                f"{self.name}: its denoiser was trained for clean pictures at t={known:g}; asked "
-                f"for noise={spec.noise} at t={', '.join(map(str, spec.timesteps))}. "
-                f"-t {LEARNED} --noise none is what it is for",
-                stacklevel=3,
-            )
-        return spec
+        """A spec with the defaults that this model needs; SpecError for what it cannot do."""
+        return with_learned_t(spec, self.learned_t, self.name)
 
     # --- what all families share --------------------------------------------------------
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
-from diffeat.errors import ModelError
+from diffeat.errors import ModelError, SpecError
+from diffeat.noise import LEARNED
+from diffeat.specs import ExtractSpec
 
 LEARNED_T = "diffeat_learned_t"
 """Entry of the metadata of weights: that t, which may be a fraction."""
@@ -33,6 +37,38 @@ def learned_t_of(source: Path) -> float | None:
         if text is not None:
             found = _number(text, file)
     return found
+
+
+def with_learned_t(spec: ExtractSpec, known: float | None, name: str) -> ExtractSpec:
+    """A spec whose t "learned" is the number that the denoiser's weights were trained for.
+
+    Where they were trained for one, another t or noise is warned of.
+
+    Args:
+        spec: what is asked for.
+        known: that t; None where the weights have none.
+        name: of the model, for messages.
+
+    Raises:
+        SpecError: "learned" of weights that have none.
+    """
+    asked = LEARNED in spec.timesteps
+    if asked and known is None:
+        raise SpecError(
+            f"t={LEARNED}: {name} has no learned t; expected weights that come with one "
+            "(--denoiser), or a number"
+        )
+    if asked:
+        steps = tuple(known if t == LEARNED else t for t in spec.timesteps)
+        spec = replace(spec, timesteps=steps)
+    if known is not None and (spec.noise != "none" or set(spec.timesteps) != {known}):
+        warnings.warn(
+            f"{name}: its denoiser was trained for clean pictures at t={known:g}; asked for "
+            f"noise={spec.noise} at t={', '.join(map(str, spec.timesteps))}. "
+            f"-t {LEARNED} --noise none is what it is for",
+            stacklevel=4,
+        )
+    return spec
 
 
 def _metadata(file: Path) -> dict[str, str]:
