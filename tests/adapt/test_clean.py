@@ -182,6 +182,11 @@ def test_the_command_line_takes_the_learned_t(trained, tmp_path, diffeat, folder
         "--dtype", "float32",
     )  # fmt: skip
     assert done.code == 0, done.err
+    planned = diffeat(
+        "plan", folder_of("pixel"), folder, "-t", "learned", "-b", "up.0", "--noise", "none",
+        "--denoiser", tmp_path / "clean", "--device", "cpu", "--dtype", "float32",
+    )  # fmt: skip
+    assert planned.code == 0, planned.err
     with package.FeatureStore(tmp_path / "F.h5") as store:
         assert list(store.timesteps) == [trained.backbone_.learned_t]
 
