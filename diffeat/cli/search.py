@@ -50,8 +50,8 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
         "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
-          "agent", "selectors", "out", "csv_path", "png_path", "html_path", "save_path", "test",
-          "test_labels", "groups")  # fmt: skip
+          "agent", "selectors", "mixer", "out", "csv_path", "png_path", "html_path", "save_path",
+          "test", "test_labels", "groups")  # fmt: skip
 """Options that need scores, hence labels."""
 NOT_KEPT = "nothing is kept; with --out FOLDER finished cells are, and a second run goes on"
 FEATURES = (".h5", ".hdf5")
@@ -77,8 +77,8 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
 @option("-C", "penalties", callback=positive_numbers, help="To"
               " choose from: C of logistic, alpha of ridge, k of knn.")  # fmt: skip
 @option("--split", callback=split_shares, help="Training, validation and test shares, by a hash "
-              "of the ids (default: 0.6,0.2,0.2; matching, which trains nothing: "
-              "0,0.5,0.5).")  # fmt: skip
+              "of the ids (default: 0.6,0.2,0.2; matching, where a mixer alone is "
+              "trained: 0,0.5,0.5).")  # fmt: skip
 @option(
     "--seed",
     type=click.IntRange(0),
@@ -101,6 +101,8 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
               show_default=True, help="--bandit: which agent.")  # fmt: skip
 @option("--selectors", is_flag=True, help="Grid search, a trained mixer of all cells and an agent "
               "side by side: validation, test, cost.")  # fmt: skip
+@option("--mixer", is_flag=True, help="Also the trained mixer alone; of matching on the pairs of a "
+              "training part (--split 0.6,0.2,0.2), which --save then keeps.")  # fmt: skip
 @option("--memory", default="2GiB", show_default=True, callback=byte_count,
               help="Bound for features in memory.")  # fmt: skip
 @option("--out", type=OutputPath(folder=True), help="Folder that keeps "
@@ -145,7 +147,6 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
     from diffeat.search.beside import beside, beside_lines
     from diffeat.search.finding import cell_text
     from diffeat.search.judges import task_kind
-    from diffeat.search.kept import keep_head
     from diffeat.search.run import SearchOptions, run_search
 
     kind = task_kind(values["task"])
@@ -163,7 +164,8 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         memory=values["memory"] if from_file else values["memory"] // 2,
         frequency=values["cutoff"] if values["frequency"] and (from_file or kind.maps) else None,
         **{
-            name: values[name] for name in ("pairs", "halving", "agent", "selectors", "seed", "out")
+            name: values[name]
+            for name in ("pairs", "halving", "agent", "selectors", "mixer", "seed", "out")
         },
     )
     left = f"finished cells are kept in {options.out}; run the same command again"
@@ -173,7 +175,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         if judge is None:  # without labels the guess is all there is
             return _print_guess(ready[0], what, spec, as_json, spec_path)
         if values["save_path"]:
-            judge.check_head()
+            _check_kept(judge, kind, values)
         report = run_search(
             judge,
             options,
@@ -181,7 +183,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
             lambda name, items: track(items, desc=name, unit=UNITS.get(name, "cells")),
         )
         if values["save_path"]:
-            keep_head(judge, report.choice, values["save_path"])
+            _keep(judge, kind, report, options, values["save_path"])
         more = beside(judge, report.choice)
         if html_path:
             lines = [judge.headline, *report.lines(), *beside_lines(judge, more)]
@@ -193,11 +195,30 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         _print(report, judge, options)
         click.echo("\n".join(beside_lines(judge, more)))
     if values["save_path"]:
-        chosen = ", ".join(map(cell_text, report.best_cells))
+        cells = judge.cells if kind.takes == "pairs" else report.best_cells
+        chosen = ("mixer of " if kind.takes == "pairs" else "") + ", ".join(map(cell_text, cells))
         click.echo(f"{values['save_path']}: {chosen}, fitted on both", err=as_json)
     if judge.few:
         warn(judge.few)
     _write(report, spec, judge, csv_path, png_path, spec_path)
+
+
+def _check_kept(judge, kind, values: dict) -> None:
+    """An error, before anything is judged, where there will be nothing to keep."""
+    if kind.takes != "pairs":
+        judge.check_head()
+    elif judge.not_trained:
+        raise click.UsageError(f"--save: no mixer is trained, since {judge.not_trained}")
+
+
+def _keep(judge, kind, report, options, path: Path) -> None:
+    """The head of what was chosen, or of pairs the mixer."""
+    from diffeat.search.kept import keep_head, keep_mixer
+
+    if kind.takes == "pairs":
+        keep_mixer(judge, report.findings["mixer"], path, options.memory, options.seed)
+    else:
+        keep_head(judge, report.choice, path)
 
 
 def _choices(values: dict, device: str, timesteps=None):
