@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -60,18 +61,49 @@ class NoisyFeatures(Forward):
             generator: of the CPU, draws fresh noise instead, as training wants it.
         """
         device, size = self.backbone.device, tuple(pixels.shape[2:])
-        if generator is None:
-            eps, sample = draw_noise(self.plan, ids, size)
-        else:
-            eps, sample = fresh_noise(self.plan, len(pixels), size, generator)
-        z, _ = self.encode(upload(pixels, device).float() / 255, sample)  # (N, 1, C, h, w)
-        eps = None if eps is None else upload_noise(eps, device)[:, 0]
+        x0 = upload(pixels, device).float() / 255
+        if generator is not None:
+            return self.noisy_floats(x0, generator)
+        return self._noised(x0, *draw_noise(self.plan, ids, size))
+
+    @torch.no_grad()
+    def noisy_floats(self, x0: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """As `noisy` with fresh noise, of (N, 3, H, W) in [0, 1] on the backbone's device."""
+        drawn = fresh_noise(self.plan, len(x0), tuple(x0.shape[2:]), generator)
+        return self._noised(x0, *drawn)
+
+    def _noised(self, x0: torch.Tensor, eps, sample) -> torch.Tensor:
+        z, _ = self.encode(x0, sample)  # (N, 1, C, h, w)
+        eps = None if eps is None else upload_noise(eps, self.backbone.device)[:, 0]
         return self.add_noise(z[:, 0], eps, self.levels.expand(len(z), -1))
 
-    def __call__(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Block → (N, C, h, w) maps of x_t, in the graph of whatever needs a gradient."""
-        levels, condition = self.levels.expand(len(x), -1), self._conditions([0] * len(x))
-        return self.network(x, levels, condition)
+    def __call__(
+        self,
+        x: torch.Tensor,
+        condition: Mapping[str, torch.Tensor] | None = None,
+        levels: torch.Tensor | None = None,
+        whole: bool | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Block → (N, C, h, w) maps of x_t, in the graph of whatever needs a gradient.
+
+        Args:
+            x: (N, C, h, w).
+            condition: name → (N, …), in place of what the spec says.
+            levels: (N, 3) of t, alpha, sigma, in place of the spec's.
+            whole: whether their t's are whole numbers; None: as the spec's are.
+        """
+        levels = self.levels.expand(len(x), -1) if levels is None else levels
+        condition = self._conditions([0] * len(x)) if condition is None else condition
+        return self.network(x, levels, condition, whole=whole)
+
+
+def trainable_copy(backbone: Backbone) -> Backbone:
+    """A backbone that shares all with another, but has a denoiser of its own, in eval mode."""
+    found = copy.copy(backbone)
+    found.denoiser = copy.deepcopy(backbone.denoiser)
+    for cached in ("tensors", "blocks"):  # they name paths, which are the same
+        found.__dict__.pop(cached, None)
+    return found
 
 
 @contextmanager
