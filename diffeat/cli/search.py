@@ -41,6 +41,7 @@ from diffeat.cli.search_pairs import (
     pair_choice,
     pairs_options,
 )
+from diffeat.cli.search_policy import check_policy_options, policy_options, seen_by_policy
 from diffeat.cli.spec_options import check_recipe_option, spec_of, spec_options
 from diffeat.errors import SpecError
 
@@ -49,14 +50,14 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
         "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
-          "agent", "selectors", "out", "csv_path", "png_path", "save_path", "test",
-          "test_labels", "groups")  # fmt: skip
+          "agent", "selectors", "policy", "policy_sees", "policy_png", "out", "csv_path",
+          "png_path", "save_path", "test", "test_labels", "groups")  # fmt: skip
 """Options that need scores, hence labels."""
 NOT_KEPT = "nothing is kept; with --out FOLDER finished cells are, and a second run goes on"
 FEATURES = (".h5", ".hdf5")
 """What names of feature files end in."""
 UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pulls",
-         "mixer": "steps"}  # fmt: skip
+         "mixer": "steps", "policy": "t"}  # fmt: skip
 """What a strategy goes through, other than cells."""
 
 
@@ -100,6 +101,7 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
               show_default=True, help="--bandit: which agent.")  # fmt: skip
 @option("--selectors", is_flag=True, help="Grid search, a trained mixer of all cells and an agent "
               "side by side: validation, test, cost.")  # fmt: skip
+@policy_options
 @option("--memory", default="2GiB", show_default=True, callback=byte_count,
               help="Bound for features in memory.")  # fmt: skip
 @option("--out", type=OutputPath(folder=True), help="Folder that keeps "
@@ -148,6 +150,7 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
 
     kind = task_kind(values["task"])
     check_pairs_options(kind)
+    check_policy_options(values)
     values["targets"] = target_choice(values)
     if values["score"] == "knn" and any(k % 1 for k in values["penalties"] or ()):
         raise click.UsageError("-C of knn: expected whole numbers such as 5,10")
@@ -160,7 +163,8 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         memory=values["memory"] if from_file else values["memory"] // 2,
         frequency=values["cutoff"] if values["frequency"] and (from_file or kind.maps) else None,
         **{
-            name: values[name] for name in ("pairs", "halving", "agent", "selectors", "seed", "out")
+            name: values[name]
+            for name in ("pairs", "halving", "agent", "selectors", "policy", "seed", "out")
         },
     )
     left = f"finished cells are kept in {options.out}; run the same command again"
@@ -171,6 +175,11 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
             return _print_guess(ready[0], what, spec, as_json, spec_path)
         if values["save_path"]:
             judge.check_head()
+        if options.policy:
+            judge.check_rewards()  # before pictures are read
+            files = [what, second] if second else [what]
+            sees = seen_by_policy(files, values.get("sources"), values["policy_sees"])
+            options = replace(options, seen=sees)
         report = run_search(
             judge,
             options,
@@ -191,6 +200,8 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     if judge.few:
         warn(judge.few)
     _write(report, spec, judge, csv_path, png_path, spec_path)
+    if values["policy_png"]:
+        _draw_policy(report.findings["policy"], judge, values["policy_png"])
 
 
 def _choices(values: dict, device: str, timesteps=None):
@@ -345,6 +356,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
     if features.class_map:
         note(f"classes of {what} {features.class_map.text}")
+    values["sources"] = features.sources
     judge, ready = kind.from_model(features, _choices(values, values["device"]), labels), []
     if values["frequency"]:
         seen = np.flatnonzero(np.isin(judge.part, (TRAIN, VALIDATION)))
@@ -377,3 +389,13 @@ def _write(report, spec, judge, csv_path, png_path, spec_path) -> None:
         notes = [note, *([marked(judge.conditioned)] if judge.conditioned else []),
                  *([judge.told] if judge.told else [])]  # fmt: skip
         write_best_spec(spec_path, spec, report.best_cells, notes)
+
+
+def _draw_policy(found, judge, path: Path) -> None:
+    from diffeat.viz.policy import policy_picture
+
+    title = f"{judge.source}: a t of {found.block} per picture"
+    policy_picture(
+        found.history, found.epoch, found.chosen, found.names, found.timesteps, path, found.fixed,
+        found.what, title,
+    )  # fmt: skip

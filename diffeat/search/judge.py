@@ -195,6 +195,33 @@ class Judge:
         tested = [self.groups[row] for row in np.flatnonzero(self.part == TEST)]
         return number, group_interval(np.asarray(value, np.float64), tested)
 
+    # what single pictures are worth, for a policy that chooses for each
+
+    reward_name: ClassVar[str] = "reward"
+
+    def rewards(
+        self, cell: CellKey, setting: float | None, fitted: np.ndarray, scored: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What single pictures are worth in a cell, for what chooses picture by picture.
+
+        Args:
+            setting: what validation chose of the cell.
+            fitted, scored: (N,) bool: what is learnt from, and what is rewarded.
+
+        Returns:
+            (n,) rewards of the scored pictures, higher is better, and (n,) numbers whose mean is
+            what the judge gives.
+        """
+        self.check_rewards()
+        raise NotImplementedError
+
+    def check_rewards(self) -> None:
+        """SpecError where single pictures have no reward."""
+        raise SpecError(
+            f"{self.name} says nothing of single pictures that a policy could learn from; expected "
+            "a classification: leave --policy out"
+        )
+
     # what there is
 
     @property
