@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,6 +169,36 @@ class Batches:
         ]
         joined = np.concatenate([left_targets, targets[rows]])
         return parts, torch.from_numpy(joined).to(self.device)
+
+
+class ShortEpochs:
+    """Data whose epochs have a set number of steps: parts of passes, or several of them.
+
+    Every epoch begins a new pass, so that a training that goes on needs to know of none before.
+
+    Args:
+        data: see `probes.training.Data`.
+        steps: of an epoch.
+    """
+
+    def __init__(self, data: Any, steps: int):
+        self.data, self.steps = data, steps
+        self.device, self.parts, self.targets = data.device, data.parts, data.targets
+        whole, rest = divmod(steps, data.steps)
+        self.rows = whole * len(data) + min(rest * data.size, len(data))
+
+    def __len__(self) -> int:
+        """Rows of an epoch."""
+        return self.rows
+
+    def shuffled(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """One epoch: passes in random order, the last of them cut short."""
+        for start in range(0, self.steps, self.data.steps):
+            yield from islice(self.data.shuffled(rng), self.steps - start)
+
+    def ordered(self) -> Iterator[Batch]:
+        """All rows of the data in their order."""
+        return self.data.ordered()
 
 
 def _held(part: Rows) -> bool:

@@ -158,6 +158,22 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """One of some words."""
+
+    known: tuple[str, ...]
+    optional: bool = False
+
+    def write(self, value: Any, name: str, tensors: Tensors) -> str:
+        return value
+
+    def read(self, plain: Any, name: str, tensors: Tensors, sizes: Sizes) -> str:
+        if plain not in self.known:
+            raise HeadError(f"{name}={plain!r:.60}; expected one of {', '.join(self.known)}")
+        return plain
+
+
+@dataclass(frozen=True)
 class History:
     """A learning curve: a dict per epoch, of numbers; nan and inf as words."""
 

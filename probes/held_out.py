@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 
@@ -41,6 +43,23 @@ def at_random(
     held = np.zeros(count, bool)
     held[rng.permutation(count)[: round(count * fraction)]] = True
     return _parts(held, fraction)
+
+
+def by_groups(
+    groups: Any, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation rows, ascending; a share of the groups is held back whole.
+
+    Args:
+        groups: (N,) names.
+
+    Raises:
+        ValueError: the fraction is not in (0, 1), or leaves no validation or no training rows.
+    """
+    _check_fraction(fraction)
+    known, place = np.unique(np.asarray(groups), return_inverse=True)
+    held = rng.permutation(len(known))[: round(fraction * len(known))]
+    return _parts(np.isin(place, held), fraction)
 
 
 def _check_fraction(fraction: float) -> None:

@@ -31,7 +31,7 @@ from probes.lazy import CHUNK_BYTES, Rows, as_numpy, is_lazy
 from probes.objectives import CROSS_ENTROPY, Objective
 from probes.randomness import Randomness
 from probes.standardise import Standardize
-from probes.training import Augment, Training, train
+from probes.training import Augment, Data, Training, train
 
 SAMPLED, RUN = 64, 8
 """Of an array in a file that a checkpoint must know again: so many runs of so many rows."""
@@ -245,26 +245,40 @@ class NetworkHead(BaseEstimator):
         how = self._training()
         targets, outputs = self._encode(y)
         self.n_outputs_ = outputs
-        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=2)
-        randomness = Randomness(seeds[0], seeds[1], device)
+        randomness = self._randomness(device)
         batches, validation = self._parted(parts, targets, held_out, randomness.numpy, device)
+        return self._run(how, self._objective(), batches, validation, randomness)
+
+    def _randomness(self, device: torch.device) -> Randomness:
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=2)
+        return Randomness(seeds[0], seeds[1], device)
+
+    def _run(
+        self, how: Training, objective: Objective, batches: Data, validation: Data | None,
+        randomness: Randomness, **about: Any,
+    ):  # fmt: skip
+        """Build and train the module.
+
+        Args:
+            batches, validation: which also say their `parts` and `targets`.
+            about: what a checkpoint has to agree with besides settings, seeds and data.
+        """
         if how.patience is not None and validation is None:
             raise ValueError(
                 f"patience={how.patience} without validation rows; give validation_fraction, or "
                 "X_validation and y_validation"
             )
-        about = {}
         if how.checkpoint is not None:
-            given = {"features": parts, "targets": [targets]}
+            given = {"features": batches.parts, "targets": [batches.targets]}
             if validation is not None:
                 given |= {"validation features": validation.parts,
                           "validation targets": [validation.targets]}  # fmt: skip
-            about = {"random_state": int(self.random_state)}
+            about |= {"random_state": int(self.random_state)}
             about |= {name: [_digest(rows) for rows in arrays] for name, arrays in given.items()}
         with randomness:
-            module = self._build(self.shapes_, outputs, batches).to(device)
+            module = self._build(self.shapes_, self.n_outputs_, batches).to(randomness.device)
             self.history_, self.best_epoch_ = train(
-                module, self._objective(), batches, how, randomness, validation=validation,
+                module, objective, batches, how, randomness, validation=validation,
                 about=about, name=type(self).__name__,
             )  # fmt: skip
         self.n_epochs_, self.module_ = len(self.history_), module.cpu()
@@ -294,15 +308,17 @@ class NetworkHead(BaseEstimator):
     def _outputs(self, parts: list[Rows]) -> Iterator[torch.Tensor]:
         """What the module gives, in batches, on the CPU."""
         device = pick_device(self.device, parts[0].values)
-        module = self.module_
-        if device.type != "cpu":
-            module = copy.deepcopy(module).to(device)
+        module = self._on(device)
         rows, nothing = np.arange(len(parts[0])), np.zeros(len(parts[0]), np.int64)
         memory = min(CHUNK_BYTES, int(self.memory_mb * 2**20))
         batches = Batches(parts, nothing, rows, self.batch_size, memory, device)
         with torch.no_grad():
             for arrays, _ in batches.ordered():
                 yield module(*arrays).cpu()
+
+    def _on(self, device: torch.device) -> nn.Module:
+        """The module there: itself on the CPU, elsewhere a copy."""
+        return self.module_ if device.type == "cpu" else copy.deepcopy(self.module_).to(device)
 
     def _predictions(self, X: Any) -> Iterator[np.ndarray]:
         """What the objective makes of outputs, in batches: memory is that of one."""

@@ -24,6 +24,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from probes import fitted as forms
+from probes.aggregate.hyperfeatures import OBJECTIVES, HyperfeatureMixer
 from probes.aggregate.mixer import MixerProbe
 from probes.attention import AttentionProbe
 from probes.batchnorm import BatchNormProbe
@@ -89,6 +90,11 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     NoiseConditionalProbe: _CLASSES,
     DifFormerProbe: _CELLS,
     MixerProbe: _CELLS,
+    HyperfeatureMixer: {
+        **_NETWORK, "cells_": forms.CellKeys(), "objective_": forms.Choice(tuple(OBJECTIVES)),
+        "classes_": Labels(optional=True), "scale_": forms.Scale(optional=True),
+        "left_out_": Whole(),
+    },
 })  # fmt: skip
 """Every head that can be kept → its fitted attributes."""
 CLASSES = MappingProxyType({head.__name__: head for head in HEADS})

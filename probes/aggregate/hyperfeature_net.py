@@ -1,0 +1,144 @@
+"""The network of Diffusion Hyperfeatures: bottlenecks shared over t, one softmax over all cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+RESIZES = ("before", "after")
+
+
+class ResidualBottleneck(nn.Module):
+    """One residual bottleneck; its first and its shortcut's 1×1 are one product of matrices.
+
+        u, s = resize(first r), resize(shortcut r)
+        B(r) = relu(norm(1×1 relu(norm(3×3 relu(norm u)))) + norm s)
+
+    No convolution has a bias; norms are GroupNorm, see `group_norm`.
+
+    Args:
+        channels: C of what comes in.
+        width: of what comes out; a quarter of it (at least 1) inside.
+    """
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        inner = max(1, width // 4)
+        self.widths = [inner, width]
+        self.entry = nn.Conv2d(channels, inner + width, 1, bias=False)  # first and shortcut
+        self.middle = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
+        self.last = nn.Conv2d(inner, width, 1, bias=False)
+        self.norms = nn.ModuleList(map(group_norm, (inner, inner, width, width)))
+
+    def forward(self, r: torch.Tensor, size: tuple[int, int], before: bool) -> torch.Tensor:
+        """(n, C, h, w) → (n, width, *size); `before`: the entry is applied on the input's grid."""
+        parts = self.entry(r if before else resized(r, size)).split(self.widths, 1)
+        u, s = (resized(part, size) for part in parts)
+        u = F.relu(self.norms[0](u))
+        u = F.relu(self.norms[1](self.middle(u)))
+        return F.relu(self.norms[2](self.last(u)) + self.norms[3](s))
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """32 groups as published, or fewer: as many as divide the channels, with 3 at least in each.
+
+    (So it is at the narrowest place of the published network, 96 channels. Groups of one channel
+    would take away its mean over the map, which may be all that a picture's class shows in.)
+    """
+    most = max(1, min(32, channels // 3))
+    return nn.GroupNorm(max(k for k in range(1, most + 1) if channels % k == 0), channels)
+
+
+def resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(n, C, h, w) → (n, C, *size), bilinear between centres of sites, as it is where it fits."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+class HyperfeatureNet(nn.Module):
+    """All cells of a picture as one map.
+
+        w = softmax over all cells of sharpness·a,    y = sum over (b, t) of w_bt · B_b(r_bt)
+
+    B_b is a `ResidualBottleneck` per block, for all its t, and a a scalar per cell, 1 at first.
+
+    Args:
+        shapes: (C, h, w) per cell; cells of one block have one C.
+        blocks: the block of each cell: a name, or anything that tells them apart.
+        width: channels of y.
+        size: (H, W) of y.
+        sharpness: 1 as published. Adam moves a scalar by no more than the learning rate a step, so
+            that short trainings learn their bottlenecks long before their weights; with 10 both
+            are learned as fast (the same as ten times the learning rate for the weights).
+        resize: "before": the first 1×1 and the shortcut's before the resize, where y has the
+            larger grid: both are linear, bilinear weights sum to 1, so they change places.
+            "after": after it, as published. Equal up to rounding.
+
+    Source: Luo et al. 2023, "Diffusion Hyperfeatures", eq. 1 and its aggregation network.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        blocks: Sequence[str],
+        width: int = 384,
+        size: tuple[int, int] = (64, 64),
+        sharpness: float = 1.0,
+        resize: str = "before",
+    ):
+        super().__init__()
+        if resize not in RESIZES:
+            raise ValueError(f"resize={resize!r}; expected one of {', '.join(RESIZES)}")
+        self.size, self.sharpness, self.resize = tuple(size), float(sharpness), resize
+        names = list(dict.fromkeys(blocks))
+        self.members = [[k for k, one in enumerate(blocks) if one == name] for name in names]
+        for name, members in zip(names, self.members, strict=True):
+            if len(found := sorted({shapes[k][0] for k in members})) > 1:
+                raise ValueError(f"block {name} has {found} channels at its t; expected one number")
+        self.width = width
+        self.bottlenecks = nn.ModuleList(
+            ResidualBottleneck(shapes[members[0]][0], width) for members in self.members
+        )
+        self.scalars = nn.Parameter(torch.ones(len(shapes)))
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """(S,) softmax weights of the cells."""
+        return (self.sharpness * self.scalars).softmax(0)
+
+    def forward(self, *cells: torch.Tensor) -> torch.Tensor:
+        """S arrays (n, C_s, h_s, w_s) → (n, width, H, W)."""
+        weights, count, mixed = self.weights, len(cells[0]), 0.0
+        for members, bottleneck in zip(self.members, self.bottlenecks, strict=True):
+            maps = [cells[k] for k in members]
+            if len({one.shape[2:] for one in maps}) > 1:
+                maps = [resized(one, self.size) for one in maps]
+            r = torch.cat(maps)  # (T·n, C, h, w)
+            larger = math.prod(self.size) >= math.prod(r.shape[2:])
+            z = bottleneck(r, self.size, self.resize == "before" and larger)
+            z = z.view(len(members), count, -1)
+            mixed = mixed + torch.einsum("t,tnp->np", weights[members], z)
+        return mixed.view(count, self.width, *self.size)
+
+
+class PooledHead(nn.Module):
+    """The mixed map itself, or with `outputs` a linear layer on its mean over places.
+
+    Args:
+        net: gives (n, width, H, W).
+        outputs: of the linear layer, K; 0: there is none.
+    """
+
+    def __init__(self, net: HyperfeatureNet, outputs: int):
+        super().__init__()
+        self.net = net
+        self.head = nn.Linear(net.width, outputs) if outputs else None
+
+    def forward(self, *cells: torch.Tensor) -> torch.Tensor:
+        mixed = self.net(*cells)
+        return mixed if self.head is None else self.head(mixed.mean((2, 3)))  # (n, K)
