@@ -41,6 +41,7 @@ from diffeat.search.matching import (
     score_pairs,
 )
 from diffeat.search.matching.floors import same_place
+from diffeat.search.matching.rules import described
 from diffeat.search.matching.geometry import (
     Plane,
     match_planes,
@@ -77,6 +78,7 @@ __all__ = [
     "bytes_fingerprint",
     "cells_in",
     "chance",
+    "described",
     "match_planes",
     "plane_of",
     "readable",

@@ -82,6 +82,7 @@ class Run:
         """All rows, one after the other; what the JSON holds."""
         for row, backbone in models_of(self.benchmark, self.place, self.missing):
             self._matched(row, backbone)
+        self._more()
         with self.place.stages("rows without a model"):
             self._without_models()
         floor = self.counted[FLOOR]
@@ -102,6 +103,9 @@ class Run:
             "finished": {"found": self.journal.found, "computed": self.journal.computed,
                          "versions": sorted(self.journal.versions)},
         }  # fmt: skip
+
+    def _more(self) -> None:
+        """Rows that other tasks put behind those of the models."""
 
     def _matched(self, row: Row, backbone: Backbone) -> None:
         """The cell that is best on the pairs that choose, and the best set, on all other pairs."""

@@ -1,0 +1,299 @@
+"""Measure: what matching measures, then every system, trained on pairs of other groups."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from benchmarks.features import Pictures
+from benchmarks.machine import peak_memory_mb, reset_peak_memory
+from benchmarks.searching import BoundPairs, Journal, Mix, bind, described, write_surfaces
+from benchmarks.tasks.base import Place
+from benchmarks.tasks.matching.file import AGGREGATES
+from benchmarks.tasks.matching.measure import Run, _groups, _numbers
+from benchmarks.tasks.matching.models import Row, rows_of, stores_of
+from benchmarks.tasks.matching.sets import Sets, names_in, opened
+from benchmarks.tasks.mixing.file import MixingBenchmark, System
+from benchmarks.tasks.mixing.systems import (
+    Given,
+    about_fit,
+    aggregator,
+    chosen_cells,
+    count,
+    fitted,
+    matcher_of,
+    method_of,
+    with_boxes,
+)
+from benchmarks.tasks.rows import patch_cells
+from diffeat.errors import SpecError
+from diffeat.hashing import fingerprint
+from diffeat.progress import say
+from diffeat.targets.pairs import PairTargets
+from probes import Cells
+from probes.lazy import Stacked
+from probes.metrics.pck import PCK
+
+PIXELS = "pixels"
+BEST, SET = "best cell", "greedy set"
+PARTS = frozenset(("seed", "states", "selected", "fit", "seconds"))
+
+
+def measure(benchmark: MixingBenchmark, place: Place) -> dict[str, Any]:
+    """Everything that a file of mixing asks for.
+
+    Features, finished cells, finished systems and trainings under way stay on disk and are used
+    again by the next run. Writes <name>.csv (every single cell) and <name>.png (heat maps).
+
+    Returns:
+        What the JSON holds.
+    """
+    sets = Sets.open(benchmark)
+    trains = _trains(benchmark, sets)
+    pictures = Sets.pictures_of((trains, sets.chooses, *sets.reported))
+    run = MixingRun(benchmark, place, sets, pictures, Journal(place.features / "finished"),
+                    trains=trains)  # fmt: skip
+    result = run.everything()
+    write_surfaces(run.surfaces, place.out / benchmark.name, benchmark.title)
+    return result
+
+
+def _trains(benchmark: MixingBenchmark, sets: Sets) -> PairTargets | None:
+    """The pairs that are trained on; SpecError where a group is chosen by or reported on too."""
+    trains = opened(benchmark.train) if benchmark.train else sets.others
+    if trains is None or not len(trains):
+        return None
+    for other in (sets.chooses, sets.report):
+        if other is not None and (both := names_in(trains) & names_in(other)):
+            raise SpecError(
+                f"benchmark {benchmark.name}: {len(both)} groups, such as {min(both)!r}, are in "
+                f"the pairs that are trained on and in {other.name}; expected other ones"
+            )
+    return trains
+
+
+@dataclass(frozen=True, eq=False)
+class _Features:
+    """Features of one of a system's parts: cells of all pictures, and what names them."""
+
+    cells: Cells
+    keys: tuple[Any, ...]
+    identity: str
+    bound: BoundPairs | None = None
+
+
+@dataclass
+class MixingRun(Run):
+    """A run of matching with systems behind it.
+
+    Attributes:
+        trains: pairs to train on, or None.
+        chosen: label → (best single cell, greedy set), of models with single cells.
+    """
+
+    trains: PairTargets | None = None
+    chosen: dict[str, tuple[Any, Sequence[Any]]] = field(default_factory=dict)
+
+    def everything(self) -> dict[str, Any]:
+        found = super().everything()
+        found["trained_on"] = None if self.trains is None else {
+            "name": self.trains.name, "pairs": len(self.trains),
+            "groups": len(names_in(self.trains)),
+        }  # fmt: skip
+        for row in self.rows:
+            row["against"] = self._against(row["label"])
+        return found
+
+    def _matched(self, row: Row, backbone: Any) -> None:
+        if self.benchmark.single:
+            super()._matched(row, backbone)
+        else:  # features are made now all the same, while the model is loaded
+            with stores_of(row, backbone, self.pictures, self.place):
+                pass
+
+    def _chosen(self, row: Row, stores: Any, report: BoundPairs) -> dict[Any, float | None]:
+        found = super()._chosen(row, stores, report)
+        candidates = list(found)
+        cells = [one.cells for one in candidates if isinstance(one, Mix)]
+        self.chosen[row.label] = candidates[0], cells[0] if cells else [candidates[0]]
+        return found
+
+    def _more(self) -> None:
+        for system in self.benchmark.systems:
+            labels = system.of or (self.benchmark.models[0].shown,)
+            lost = [name for name in labels if name.removesuffix("@random") in self.missing]
+            if lost:
+                self.missing[system.name] = self.missing[lost[0].removesuffix("@random")]
+                continue
+            with self.place.stages(f"system {system.name}"), ExitStack() as stack:
+                specs = system.cells if isinstance(system.cells, (list, tuple)) else [system.cells]
+                specs = list(specs) * (len(labels) if len(specs) == 1 else 1)
+                parts = [self._features(stack, label, spec)
+                         for label, spec in zip(labels, specs, strict=True)]  # fmt: skip
+                self._system(system, labels, parts)
+
+    def _features(self, stack: ExitStack, label: str, spec: Any) -> _Features:
+        """The cells of one model, of which `spec` says which."""
+        if label == PIXELS:
+            return self._pixels()
+        row = next(one for one in rows_of(self.benchmark) if one.label == label)
+        backbone = row.load(self.place.device)
+        stores = stack.enter_context(stores_of(row, backbone, self.pictures, self.place))
+        bound = bind(self.sets.report, stores)
+        keys = tuple(chosen_cells(spec, bound.keys, *self.chosen.get(label, (None, ()))))
+        return _Features(bound.cells(keys), keys, bound.identity, bound)
+
+    def _pixels(self) -> _Features:
+        """Patches of raw pixels, as one cell of maps."""
+        side = self.benchmark.patches[0]
+        parts = [patch_cells(source, (side, side)) for source in self.pictures.sources]
+        (key,) = parts[0].keys
+        cells = Cells({key: Stacked([one[key] for one in parts])},
+                      sizes=np.concatenate([one.sizes for one in parts]), input_size=(side, side))  # fmt: skip
+        return _Features(cells, (key,), fingerprint(PIXELS, side, self.pictures.keys))
+
+    def _bound(self, targets: PairTargets, parts: Sequence[_Features]) -> BoundPairs:
+        """Pairs by rows of all pictures; with pixels alone by a model's files, whose rows are the
+        same."""
+        known = next((one.bound for one in parts if one.bound is not None), None)
+        if known is not None:
+            return bind(targets, known.stores)
+        with ExitStack() as stack:
+            row = next(iter(rows_of(self.benchmark)))
+            backbone = row.load(self.place.device)
+            stores = stack.enter_context(stores_of(row, backbone, self.pictures, self.place))
+            return bind(targets, stores)
+
+    def _system(
+        self, system: System, labels: Sequence[str], parts: Sequence[_Features]
+    ) -> None:  # fmt: skip
+        """All seeds of a system, counted together; what is finished is read."""
+        one = self.benchmark
+        bounds = {targets.name: self._bound(targets, parts) for targets in self.sets.reported}
+        learnt = [None if targets is None else self._bound(targets, parts)
+                  for targets in (self.trains, self.sets.chooses)]  # fmt: skip
+        given = Given(tuple(part.cells for part in parts),
+                      *(None if bound is None else with_boxes(bound) for bound in learnt))  # fmt: skip
+        runs = []
+        for seed in system.seeds:
+            key = self._key(system, parts, [*bounds.values(), *learnt], seed)
+            run = self.journal.read("mixing", key, PARTS.issubset)
+            if run is None:
+                say(f"{system.name}, seed {seed}")
+                run = self._trained(system, given, bounds, learnt[1], seed, key)
+                run = self.journal.write("mixing", key, run)
+            runs.append(run)
+        found = {name: self._pck([run["states"][name] for run in runs]) for name in bounds}
+        alone = [_numbers(self._pck([run["states"][one.pairs]]), one) for run in runs]
+        selected = [run["selected"] for run in runs]
+        cells = [list(key) for part in parts for key in part.keys]
+        self._add(
+            system.name, "mixed", found, cells,
+            None if selected[0] is None else float(np.mean(selected)), of=list(labels),
+            method=system.method, seeds=list(system.seeds), alone=alone,
+            learns=method_of(system).learns, fits=[run["fit"] for run in runs],
+            chosen=[run.get("chosen", {}) for run in runs],
+            seconds=[run["seconds"] for run in runs], matcher=described(matcher_of(system)),
+            published=system.name,
+        )  # fmt: skip
+
+    def _key(
+        self, system: System, parts: Sequence[_Features], bounds: Sequence[BoundPairs | None],
+        seed: int,
+    ) -> str:  # fmt: skip
+        """Hash of all that a system's run depends on, but for the versions of packages."""
+        one = self.benchmark
+        says = {name: value for name, value in asdict(system).items()
+                if name in ("method", "arguments", "choose", "matcher")}  # fmt: skip
+        named = [None if bound is None else bound.targets.fingerprint for bound in bounds]
+        cells = [[part.identity, list(part.keys)] for part in parts]
+        return fingerprint("mixing", says, seed, cells, named, list(one.alphas),
+                           [asdict(way) for way in one.conventions])  # fmt: skip
+
+    def _trained(
+        self, system: System, given: Given, bounds: dict[str, BoundPairs],
+        chooses: BoundPairs | None, seed: int, key: str,
+    ) -> dict[str, Any]:  # fmt: skip
+        """One run: chosen, trained, and matched with."""
+        reset_peak_memory()
+        began, method, matcher = time.monotonic(), method_of(system), matcher_of(system)
+        folder = self.place.features / f"training-{key}"
+
+        def ready(chosen: dict[str, Any]) -> Any:
+            made = aggregator(system, chosen, seed, self.place.device)
+            return None if made is None else fitted(made, method, given, folder)
+
+        def share(made: Any) -> float | None:
+            if chooses is None:
+                return None
+            pck = count(made, method, given, matcher, chooses, self._empty())
+            return pck.compute(AGGREGATES[0])[self.benchmark.alphas[0]]
+
+        tried = [({name: value}, ready({name: value}))
+                 for name, values in system.choose.items() for value in values]  # fmt: skip
+        if tried:
+            scores = [share(made) for _, made in tried]
+            (chosen, made), selected = tried[int(np.argmax(scores))], max(scores)
+        else:
+            chosen, made = {}, ready({})
+            selected = share(made)
+        seconds = round(time.monotonic() - began, 1)
+        states = {
+            name: {what: value.tolist() for what, value in
+                   count(made, method, given, matcher, bound, self._empty()).state.items()}
+            for name, bound in bounds.items()
+        }  # fmt: skip
+        shutil.rmtree(folder, ignore_errors=True)
+        return {
+            "seed": seed, "states": states, "selected": selected, "fit": about_fit(made),
+            "chosen": chosen, "seconds": seconds, "peak_memory_mb": peak_memory_mb(),
+        }  # fmt: skip
+
+    def _empty(self) -> PCK:
+        return PCK(self.benchmark.alphas, self.benchmark.conventions)
+
+    def _pck(self, states: Sequence[dict[str, Any]]) -> PCK:
+        """Several runs counted together."""
+        found = self._empty()
+        for state in states:
+            found.load(state)
+        return found
+
+    def _against(self, label: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        """Set of pairs → other row → by how much more of all points are found, on the same draws.
+
+        The others are the best single cell and the greedy set of the row's first features, and
+        the last floor: the mean place, where there is one.
+        """
+        found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        row = next(one for one in self.rows if one["label"] == label)
+        model = (row.get("of") or [label])[0]
+        floors = [one["label"] for one in self.rows if one["kind"] == "floor"]
+        others = dict.fromkeys([model, f"{model} (set)", *floors[-1:]])
+        others |= dict.fromkeys(row.get("of", ()))
+        for name, mine in self.counted[label].items():
+            for other in others:
+                theirs = self.counted.get(other, {}).get(name)
+                if other == label or theirs is None or _groups(mine) < 2:
+                    continue
+                found.setdefault(name, {})[other] = self._difference(mine, theirs)
+        return found
+
+    def _difference(self, mine: PCK, theirs: PCK) -> list[dict[str, Any]]:
+        """Of all points, the other repeated as often as there are seeds."""
+        times = len(mine) // len(theirs)
+        if len(theirs) * times != len(mine):
+            return []
+        other = self._pck([theirs.state] * times)
+        ends = mine.interval(AGGREGATES[0], self.benchmark.conventions[0], other=other)
+        return [{"alpha": alpha, "difference": one.value, "low": one.low, "high": one.high}
+                for alpha, one in ends.items()]  # fmt: skip
+
+
+__all__ = ["MixingRun", "Pictures", "measure"]

@@ -1,0 +1,233 @@
+"""What a system of a file of mixing is made of: its aggregator, its training, its read-out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+import probes.aggregate
+import probes.matching
+from benchmarks.searching import BoundPairs
+from benchmarks.tasks.mixing.file import System
+from diffeat.errors import SpecError
+from diffeat.progress import counted
+from probes import Cells, Pairs
+from probes.lazy import Rows
+from probes.matching import NearestMatcher
+from probes.metrics.pck import PCK
+
+AT_ONCE = 32
+"""Pictures that are mixed at a time."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How several cells become one map.
+
+    Attributes:
+        kind: class of `probes.aggregate`; "" takes the cells as they are.
+        learns: "nothing", from "pictures" that are trained on (axes), or from "pairs" of them.
+        fuses: whether it is given the features of each model apart.
+    """
+
+    kind: str = ""
+    learns: str = "nothing"
+    fuses: bool = False
+
+
+METHODS: Mapping[str, Method] = MappingProxyType({
+    "cells": Method(),
+    "sum": Method("SumCells"),
+    "concat": Method("ConcatCells"),
+    "pca": Method("PCACells", "pictures"),
+    "co-pca": Method("CoPCA", "pictures"),
+    "hyperfeatures": Method("HyperfeatureMixer", "pairs"),
+    "spatial": Method("SpatialFusion", "pairs"),
+    "bottleneck": Method("Bottleneck", "pairs"),
+    "fusion": Method("Fusion", "pictures", fuses=True),
+})  # fmt: skip
+"""Name in a benchmark file → how it is done."""
+
+
+def method_of(system: System) -> Method:
+    """SpecError where there is none of that name."""
+    if system.method not in METHODS:
+        raise SpecError(f"system {system.name!r}: method {system.method!r} is unknown; expected "
+                        f"one of {', '.join(METHODS)}")  # fmt: skip
+    return METHODS[system.method]
+
+
+def check_system(system: System) -> None:
+    """SpecError, before anything is computed, for a method or arguments that cannot be meant."""
+    try:
+        for value in next(iter(system.choose.values()), [None]):
+            aggregator(system, {name: value for name in system.choose}, 0, "cpu")
+        matcher_of(system)
+    except (ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(f"system {system.name!r}: {error}") from error
+
+
+def aggregator(system: System, chosen: Mapping[str, Any], seed: int, device: str) -> Any:
+    """The aggregator of a system, not fitted; None takes the cells as they are."""
+    method, arguments = method_of(system), {**system.arguments, **chosen}
+    if not method.kind:
+        if arguments:
+            raise ValueError(f"arguments {', '.join(arguments)} of {system.method}; expected none")
+        return None
+    inner = arguments.pop("co_pca", None)  # of a fusion
+    if inner is not None:
+        arguments["reduce"] = probes.aggregate.CoPCA(**inner)
+    made = getattr(probes.aggregate, method.kind)(**arguments)
+    known = made.get_params(deep=False)
+    options = {"random_state": seed, "progress": counted, "device": device}
+    return made.set_params(**{name: value for name, value in options.items() if name in known})
+
+
+def matcher_of(system: System) -> Any:
+    """The read-out: that of all tables, or what the system says."""
+    options = dict(system.matcher)
+    kind = options.pop("kind", NearestMatcher.__name__)
+    if not kind.endswith("Matcher") or not hasattr(probes.matching, kind):
+        raise ValueError(f"matcher {kind!r}; expected a matcher of probes.matching")
+    return getattr(probes.matching, kind)(**options)
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """The features of a system: rows of all pictures, a `Cells` for each of `of`.
+
+    Attributes:
+        groups: the cells.
+        train, chooses: pairs that are learnt from and chosen by, or None.
+    """
+
+    groups: tuple[Cells, ...]
+    train: Pairs | None = None
+    chooses: Pairs | None = None
+
+    def input_of(self, method: Method) -> Any:
+        """What an aggregator of a method is given."""
+        if method.fuses:
+            return list(self.groups)
+        if len(self.groups) > 1:
+            raise SpecError(f"{len(self.groups)} kinds of features for a method that takes one; "
+                            "expected a fusion")  # fmt: skip
+        return self.groups[0]
+
+
+def fitted(made: Any, method: Method, given: Given, checkpoint: Any = None) -> Any:
+    """The aggregator, fitted on the pictures and pairs of training alone.
+
+    Raises:
+        SpecError: there are no pairs to train on.
+    """
+    if method.learns == "nothing":
+        return made.fit(given.input_of(method))
+    if given.train is None:
+        raise SpecError(f"{method.kind} is trained, but there are no pairs to train on; give "
+                        "train, or a select_share below 1")  # fmt: skip
+    if method.learns == "pictures":
+        rows = np.unique([given.train.source, given.train.target])
+        groups = [cells[rows] for cells in given.groups]
+        return made.fit(groups if method.fuses else groups[0])
+    if "checkpoint" in made.get_params(deep=False) and checkpoint is not None:
+        made.set_params(checkpoint=checkpoint)
+    held = None if given.chooses is None else (given.groups[0], given.chooses)
+    return made.fit(given.input_of(method), given.train, validation=held)
+
+
+def count(
+    made: Any, method: Method, given: Given, matcher: Any, bound: BoundPairs, pck: PCK
+) -> PCK:
+    """Match all pairs of a set with what an aggregator makes, and count them."""
+    pairs = bound.pairs
+    if made is not None and getattr(made, "_pairwise", False) or _of_pairs(made):
+        found = _one_by_one(made, method, given, matcher, pairs)
+    else:
+        rows = np.unique([pairs.source, pairs.target])
+        cells = given.groups[0][rows] if made is None else _mixed(made, method, given, rows)
+        place = {row: k for k, row in enumerate(rows.tolist())}
+        moved = Pairs([place[row] for row in pairs.source.tolist()],
+                      [place[row] for row in pairs.target.tolist()], pairs.source_points)  # fmt: skip
+        found = matcher.match_pairs(cells, moved)
+    for pair, one in enumerate(found):
+        pck.update(one.points, pairs.target_points[pair], valid=one.valid, **bound.about(pair))
+    return pck
+
+
+def _of_pairs(made: Any) -> bool:
+    """Whether axes are those of each pair."""
+    return getattr(made, "scope", "") == "pair"
+
+
+def _one_by_one(made: Any, method: Method, given: Given, matcher: Any, pairs: Pairs) -> Any:
+    """Matches of aggregators that look at both pictures of a pair."""
+    from probes.aggregate.frames import together
+
+    cells = together(list(given.groups)) if method.fuses else given.groups[0]
+    for a, b, points in zip(
+        pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True
+    ):
+        source, target, points = made.pair(cells.maps(a), cells.maps(b), points)
+        yield matcher.match(source, target, points)
+
+
+def _mixed(made: Any, method: Method, given: Given, rows: np.ndarray) -> Cells:
+    """The mixed maps of some pictures, made once, in float16 as feature files keep them."""
+    some = [cells[rows] for cells in given.groups]
+    mixed = made.transform(some if method.fuses else some[0])
+    (key,) = mixed.keys
+    maps: Rows = mixed.rows(key)
+    values = np.empty(maps.shape, np.float16)
+    for start in range(0, len(rows), AT_ONCE):
+        values[start : start + AT_ONCE] = maps[start : start + AT_ONCE]
+    return Cells({key: values}, sizes=mixed.sizes, placements=mixed.placements,
+                 input_size=mixed.input_size)  # fmt: skip
+
+
+def with_boxes(bound: BoundPairs) -> Pairs:
+    """The pairs of training, errors measured in the larger side of the boxes where all are known."""
+    boxes = bound.boxes
+    if np.isnan(boxes).any():
+        return bound.pairs
+    return replace(bound.pairs, reference=np.maximum(*(boxes[:, 2:] - boxes[:, :2]).T))
+
+
+def about_fit(made: Any) -> dict[str, Any]:
+    """What a trained aggregator says of its training: curve, weights, parameters."""
+    said: dict[str, Any] = {}
+    if weights := getattr(made, "weights_", None):
+        said["weights"] = [[*key, float(weight)] for key, weight in dict(weights).items()]
+    if history := getattr(made, "history_", None):
+        said |= {"history": history, "best_epoch": made.best_epoch_}
+        said["parameters"] = sum(weight.numel() for weight in made.module_.parameters())
+    return said
+
+
+def chosen_cells(spec: Any, keys: Sequence[Any], best: Any, among: Sequence[Any]) -> list[Any]:
+    """The (block, t) that a system's `cells` means.
+
+    Args:
+        keys: what there is.
+        best, among: the best single cell and the greedy set; None where nothing chose.
+    """
+    if spec == "all":
+        return list(keys)
+    if isinstance(spec, dict):
+        found = [(block, t) for block, t in keys
+                 if block in spec.get("blocks", [block]) and t in spec.get("timesteps", [t])]  # fmt: skip
+    else:
+        found = {
+            "best": [best], "set": list(among),
+            "best block": [key for key in keys if key[0] == best[0]],
+            "best t": [key for key in keys if key[1] == best[1]],
+        }[spec]  # fmt: skip
+    if not found:
+        raise SpecError(f"cells {spec!r} are none of {list(keys)}")
+    return found
