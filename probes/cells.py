@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,25 @@ class Cells:
             ValueError: a cell holds no maps; sizes are not known; or the inputs' size is neither
                 given nor to be told from the placement.
         """
+        where, values = self.frame(row), {}
+        row = range(len(self))[row]
+        for key, rows in self._rows.items():
+            if len(rows.shape) != 4:
+                raise ValueError(
+                    f"{key} has rows of shape {rows.shape[1:]}; expected maps (C, H, W), which "
+                    "are extracted without a pool"
+                )
+            values[key] = rows[row : row + 1][0]
+        return replace(where, values=values)
+
+    def frame(self, row: int) -> Maps:
+        """Where the maps of one picture lie: `maps(row)` without any map, and nothing is read.
+
+        Raises:
+            IndexError: no such row.
+            ValueError: sizes are not known; or the inputs' size is neither given nor to be told
+                from the placement.
+        """
         if self.sizes is None:
             raise ValueError(
                 "the sizes of the pictures are not known, so nothing can be said of where maps "
@@ -113,15 +133,7 @@ class Cells:
         row = range(len(self))[row]
         size = tuple(int(side) for side in self.sizes[row])
         numbers = None if self.placements is None else self.placements[row]
-        values = {}
-        for key, rows in self._rows.items():
-            if len(rows.shape) != 4:
-                raise ValueError(
-                    f"{key} has rows of shape {rows.shape[1:]}; expected maps (C, H, W), which "
-                    "are extracted without a pool"
-                )
-            values[key] = rows[row : row + 1][0]
-        return Maps(values, size, self.input_size or _whole(size, numbers), numbers)
+        return Maps({}, size, self.input_size or _whole(size, numbers), numbers)
 
 
 def cells_of(X: Any) -> Cells:

@@ -24,8 +24,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from probes import fitted as forms
+from probes.aggregate.base import Aggregator
+from probes.aggregate.co_pca import CoPCA
+from probes.aggregate.fusing import Fusion
 from probes.aggregate.hyperfeatures import OBJECTIVES, HyperfeatureMixer
 from probes.aggregate.mixer import MixerProbe
+from probes.aggregate.reductions import ConcatCells, PCACells, SumCells
 from probes.attention import AttentionProbe
 from probes.batchnorm import BatchNormProbe
 from probes.conv import ConvProbe
@@ -71,6 +75,9 @@ _KNN = {
     **_SEEN, "classes_": Labels(), "_targets": Array("N", "i"), "_rows": forms.Table(),
     "mean_": Array("D", optional=True), "factor_": Array("D", optional=True),
 }  # fmt: skip
+_MAPS = {"cells_": forms.CellKeys(), "shapes_": forms.RowShapes()}
+_AXES = {"mean_": Array("C", optional=True), "components_": Array("PC", optional=True)}
+_SHARES = {"explained_variance_": Array("P"), "explained_variance_ratio_": Array("P")}
 
 HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     LinearProbe: {**_LINEAR, "classes_": Labels(), "n_iter_": Whole()},
@@ -90,6 +97,11 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     NoiseConditionalProbe: _CLASSES,
     DifFormerProbe: _CELLS,
     MixerProbe: _CELLS,
+    SumCells: _MAPS,
+    ConcatCells: _MAPS,
+    PCACells: {**_MAPS, **_AXES, **_SHARES},
+    CoPCA: {**_MAPS, **_AXES},
+    Fusion: {**_MAPS, "groups_": Array("S", "i")},
     HyperfeatureMixer: {
         **_NETWORK, "cells_": forms.CellKeys(), "objective_": forms.Choice(tuple(OBJECTIVES)),
         "classes_": Labels(optional=True), "scale_": forms.Scale(optional=True),
@@ -263,7 +275,7 @@ def _filled(
                         f"no attribute of {kind.__name__}")  # fmt: skip
     if isinstance(estimator, NetworkHead):
         estimator.module_ = rebuild(estimator, estimator.module_)
-    if isinstance(estimator, KNNProbe):
+    if isinstance(estimator, (KNNProbe, Aggregator)):
         estimator._restore()
     estimator.about_ = text["about"]
     return estimator

@@ -1,7 +1,22 @@
-"""Several cells as one: mixers that are trained for a task."""
+"""Several cells as one: sums, components, features of several models; mixers trained for a task."""
 
+from probes.aggregate.co_pca import CoPCA
+from probes.aggregate.frames import together
+from probes.aggregate.fusing import Fusion
 from probes.aggregate.hyperfeature_net import HyperfeatureNet
 from probes.aggregate.hyperfeatures import HyperfeatureMixer
 from probes.aggregate.mixer import MixerHead, MixerProbe
+from probes.aggregate.reductions import ConcatCells, PCACells, SumCells
 
-__all__ = ["HyperfeatureMixer", "HyperfeatureNet", "MixerHead", "MixerProbe"]
+__all__ = [
+    "CoPCA",
+    "ConcatCells",
+    "Fusion",
+    "HyperfeatureMixer",
+    "HyperfeatureNet",
+    "MixerHead",
+    "MixerProbe",
+    "PCACells",
+    "SumCells",
+    "together",
+]

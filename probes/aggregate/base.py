@@ -95,7 +95,20 @@ class Aggregator(BaseEstimator, ABC):
     def _apply(self, arrays: list[np.ndarray]) -> np.ndarray:
         """(n, C_s, h_s, w_s) float32 of each cell → (n, C, h, w) float32."""
 
+    def pair(self, source: Maps, target: Maps, points: Any = None) -> tuple[Maps, Maps, Any]:
+        """Both pictures of a pair, as one map each, and the source's points as they came.
+
+        Those that look at both pictures at once say otherwise (`CoPCA`, `PoseAdapter`).
+        """
+        return self.transform_maps(source), self.transform_maps(target), points
+
     # what subclasses and this share
+
+    def _restore(self) -> None:
+        """ValueError where attributes that were read from a file do not fit together."""
+        if any(len(shape) != 3 for shape in self.shapes_):
+            raise ValueError(f"shapes_={self.shapes_}; expected those of maps")
+        self.shape_of(self.shapes_)
 
     def _note(self, cells: Cells) -> None:
         """Keep which cells there are, which must be maps."""

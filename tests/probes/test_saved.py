@@ -53,6 +53,11 @@ MADE = {
     "NoiseConditionalProbe": (lambda: probes.NoiseConditionalProbe(**TINY), X, Y),
     "DifFormerProbe": (lambda: probes.DifFormerProbe(**ATTENTION), CELLS, Y),
     "MixerProbe": (lambda: probes.aggregate.MixerProbe(width=6, **TINY), CELLS, Y),
+    "SumCells": (lambda: probes.aggregate.SumCells(weights=(1, 2, 0, 1)), CELLS, None),
+    "ConcatCells": (lambda: probes.aggregate.ConcatCells(size=(2, 5)), CELLS, None),
+    "PCACells": (lambda: probes.aggregate.PCACells(components=5), CELLS, None),
+    "CoPCA": (lambda: probes.aggregate.CoPCA(components=3, scope="set"), CELLS, None),
+    "Fusion": (lambda: probes.aggregate.Fusion(weights=(1, 2, 1, 0)), CELLS, None),
 }  # fmt: skip
 """Exported class → how it is made, features and targets."""
 
@@ -79,7 +84,11 @@ def fitted(name: str) -> BaseEstimator:
 def predictions(head: BaseEstimator, name: str) -> list[np.ndarray]:
     more = {"t": 7} if name == "NoiseConditionalProbe" else {}
     verbs = ("predict", "predict_proba", "decision_function")
-    return [getattr(head, verb)(MADE[name][1], **more) for verb in verbs if hasattr(head, verb)]
+    found = [getattr(head, verb)(MADE[name][1], **more) for verb in verbs if hasattr(head, verb)]
+    if hasattr(head, "transform"):
+        found.append(head.transform(MADE[name][1]).rows(head.key)[:])
+    assert found
+    return found
 
 
 def rewritten(path, change, tensors=None):
