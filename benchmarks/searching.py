@@ -41,7 +41,6 @@ from diffeat.search.matching import (
     score_pairs,
 )
 from diffeat.search.matching.floors import same_place
-from diffeat.search.matching.rules import described
 from diffeat.search.matching.geometry import (
     Plane,
     match_planes,
@@ -49,6 +48,7 @@ from diffeat.search.matching.geometry import (
     recall_of,
     unmoved,
 )
+from diffeat.search.matching.rules import described
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore

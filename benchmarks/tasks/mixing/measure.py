@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.features import Pictures
 from benchmarks.machine import peak_memory_mb, reset_peak_memory
 from benchmarks.searching import BoundPairs, Journal, Mix, bind, described, write_surfaces
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.file import AGGREGATES
-from benchmarks.tasks.matching.measure import Run, _groups, _numbers
+from benchmarks.tasks.matching.measure import Run, difference, numbers
 from benchmarks.tasks.matching.models import Row, rows_of, stores_of
 from benchmarks.tasks.matching.sets import Sets, names_in, opened
 from benchmarks.tasks.mixing.file import MixingBenchmark, System
@@ -41,7 +40,6 @@ from probes.lazy import Stacked
 from probes.metrics.pck import PCK
 
 PIXELS = "pixels"
-BEST, SET = "best cell", "greedy set"
 PARTS = frozenset(("seed", "states", "selected", "fit", "seconds"))
 
 
@@ -95,10 +93,12 @@ class MixingRun(Run):
     Attributes:
         trains: pairs to train on, or None.
         chosen: label → (best single cell, greedy set), of models with single cells.
+        stores: label → feature files, open while systems are measured.
     """
 
     trains: PairTargets | None = None
     chosen: dict[str, tuple[Any, Sequence[Any]]] = field(default_factory=dict)
+    stores: dict[str, Sequence[Any]] = field(default_factory=dict)
 
     def everything(self) -> dict[str, Any]:
         found = super().everything()
@@ -125,13 +125,17 @@ class MixingRun(Run):
         return found
 
     def _more(self) -> None:
+        with ExitStack() as stack:  # files stay open from system to system
+            self._systems(stack)
+
+    def _systems(self, stack: ExitStack) -> None:
         for system in self.benchmark.systems:
             labels = system.of or (self.benchmark.models[0].shown,)
             lost = [name for name in labels if name.removesuffix("@random") in self.missing]
             if lost:
                 self.missing[system.name] = self.missing[lost[0].removesuffix("@random")]
                 continue
-            with self.place.stages(f"system {system.name}"), ExitStack() as stack:
+            with self.place.stages(f"system {system.name}"):
                 specs = system.cells if isinstance(system.cells, (list, tuple)) else [system.cells]
                 specs = list(specs) * (len(labels) if len(specs) == 1 else 1)
                 parts = [self._features(stack, label, spec)
@@ -141,11 +145,14 @@ class MixingRun(Run):
     def _features(self, stack: ExitStack, label: str, spec: Any) -> _Features:
         """The cells of one model, of which `spec` says which."""
         if label == PIXELS:
+            if not self.stores:  # whose rows the pairs are told by
+                self._features(stack, self.benchmark.models[0].shown, "all")
             return self._pixels()
-        row = next(one for one in rows_of(self.benchmark) if one.label == label)
-        backbone = row.load(self.place.device)
-        stores = stack.enter_context(stores_of(row, backbone, self.pictures, self.place))
-        bound = bind(self.sets.report, stores)
+        if label not in self.stores:
+            row = next(one for one in rows_of(self.benchmark) if one.label == label)
+            opened = stores_of(row, row.load(self.place.device), self.pictures, self.place)
+            self.stores[label] = stack.enter_context(opened)
+        bound = bind(self.sets.report, self.stores[label])
         keys = tuple(chosen_cells(spec, bound.keys, *self.chosen.get(label, (None, ()))))
         return _Features(bound.cells(keys), keys, bound.identity, bound)
 
@@ -154,21 +161,16 @@ class MixingRun(Run):
         side = self.benchmark.patches[0]
         parts = [patch_cells(source, (side, side)) for source in self.pictures.sources]
         (key,) = parts[0].keys
-        cells = Cells({key: Stacked([one[key] for one in parts])},
-                      sizes=np.concatenate([one.sizes for one in parts]), input_size=(side, side))  # fmt: skip
+        sizes = np.concatenate([one.sizes for one in parts])
+        stacked = Stacked([one[key] for one in parts])
+        cells = Cells({key: stacked}, sizes=sizes, input_size=(side, side))
         return _Features(cells, (key,), fingerprint(PIXELS, side, self.pictures.keys))
 
     def _bound(self, targets: PairTargets, parts: Sequence[_Features]) -> BoundPairs:
         """Pairs by rows of all pictures; with pixels alone by a model's files, whose rows are the
         same."""
-        known = next((one.bound for one in parts if one.bound is not None), None)
-        if known is not None:
-            return bind(targets, known.stores)
-        with ExitStack() as stack:
-            row = next(iter(rows_of(self.benchmark)))
-            backbone = row.load(self.place.device)
-            stores = stack.enter_context(stores_of(row, backbone, self.pictures, self.place))
-            return bind(targets, stores)
+        known = [one.bound.stores for one in parts if one.bound is not None]
+        return bind(targets, known[0] if known else next(iter(self.stores.values())))
 
     def _system(
         self, system: System, labels: Sequence[str], parts: Sequence[_Features]
@@ -178,8 +180,8 @@ class MixingRun(Run):
         bounds = {targets.name: self._bound(targets, parts) for targets in self.sets.reported}
         learnt = [None if targets is None else self._bound(targets, parts)
                   for targets in (self.trains, self.sets.chooses)]  # fmt: skip
-        given = Given(tuple(part.cells for part in parts),
-                      *(None if bound is None else with_boxes(bound) for bound in learnt))  # fmt: skip
+        pairs = [None if bound is None else with_boxes(bound) for bound in learnt]
+        given = Given(tuple(part.cells for part in parts), *pairs)
         runs = []
         for seed in system.seeds:
             key = self._key(system, parts, [*bounds.values(), *learnt], seed)
@@ -190,7 +192,7 @@ class MixingRun(Run):
                 run = self.journal.write("mixing", key, run)
             runs.append(run)
         found = {name: self._pck([run["states"][name] for run in runs]) for name in bounds}
-        alone = [_numbers(self._pck([run["states"][one.pairs]]), one) for run in runs]
+        alone = [numbers(self._pck([run["states"][one.pairs]]), one) for run in runs]
         selected = [run["selected"] for run in runs]
         cells = [list(key) for part in parts for key in part.keys]
         self._add(
@@ -275,25 +277,11 @@ class MixingRun(Run):
         row = next(one for one in self.rows if one["label"] == label)
         model = (row.get("of") or [label])[0]
         floors = [one["label"] for one in self.rows if one["kind"] == "floor"]
-        others = dict.fromkeys([model, f"{model} (set)", *floors[-1:]])
-        others |= dict.fromkeys(row.get("of", ()))
+        sets = [name for name in self.counted if name.startswith(f"{model} (")]
+        others = dict.fromkeys([model, *sets, *floors[-1:], *row.get("of", ())])
         for name, mine in self.counted[label].items():
             for other in others:
                 theirs = self.counted.get(other, {}).get(name)
-                if other == label or theirs is None or _groups(mine) < 2:
-                    continue
-                found.setdefault(name, {})[other] = self._difference(mine, theirs)
+                if other != label and theirs is not None:
+                    found.setdefault(name, {})[other] = difference(mine, theirs, self.benchmark)
         return found
-
-    def _difference(self, mine: PCK, theirs: PCK) -> list[dict[str, Any]]:
-        """Of all points, the other repeated as often as there are seeds."""
-        times = len(mine) // len(theirs)
-        if len(theirs) * times != len(mine):
-            return []
-        other = self._pck([theirs.state] * times)
-        ends = mine.interval(AGGREGATES[0], self.benchmark.conventions[0], other=other)
-        return [{"alpha": alpha, "difference": one.value, "low": one.low, "high": one.high}
-                for alpha, one in ends.items()]  # fmt: skip
-
-
-__all__ = ["MixingRun", "Pictures", "measure"]

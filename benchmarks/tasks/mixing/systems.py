@@ -65,7 +65,7 @@ def check_system(system: System) -> None:
     """SpecError, before anything is computed, for a method or arguments that cannot be meant."""
     try:
         for value in next(iter(system.choose.values()), [None]):
-            aggregator(system, {name: value for name in system.choose}, 0, "cpu")
+            aggregator(system, dict.fromkeys(system.choose, value), 0, "cpu")
         matcher_of(system)
     except (ValueError, TypeError, AttributeError) as error:
         if isinstance(error, SpecError):
@@ -147,14 +147,14 @@ def count(
 ) -> PCK:
     """Match all pairs of a set with what an aggregator makes, and count them."""
     pairs = bound.pairs
-    if made is not None and getattr(made, "_pairwise", False) or _of_pairs(made):
+    if _of_pairs(made):
         found = _one_by_one(made, method, given, matcher, pairs)
     else:
         rows = np.unique([pairs.source, pairs.target])
         cells = given.groups[0][rows] if made is None else _mixed(made, method, given, rows)
         place = {row: k for k, row in enumerate(rows.tolist())}
-        moved = Pairs([place[row] for row in pairs.source.tolist()],
-                      [place[row] for row in pairs.target.tolist()], pairs.source_points)  # fmt: skip
+        sides = [[place[row] for row in side.tolist()] for side in (pairs.source, pairs.target)]
+        moved = Pairs(*sides, pairs.source_points)
         found = matcher.match_pairs(cells, moved)
     for pair, one in enumerate(found):
         pck.update(one.points, pairs.target_points[pair], valid=one.valid, **bound.about(pair))
@@ -163,7 +163,8 @@ def count(
 
 def _of_pairs(made: Any) -> bool:
     """Whether axes are those of each pair."""
-    return getattr(made, "scope", "") == "pair"
+    scopes = [getattr(one, "scope", "") for one in (made, getattr(made, "reduce", None))]
+    return "pair" in scopes
 
 
 def _one_by_one(made: Any, method: Method, given: Given, matcher: Any, pairs: Pairs) -> Any:
@@ -192,7 +193,7 @@ def _mixed(made: Any, method: Method, given: Given, rows: np.ndarray) -> Cells:
 
 
 def with_boxes(bound: BoundPairs) -> Pairs:
-    """The pairs of training, errors measured in the larger side of the boxes where all are known."""
+    """Pairs of training; errors are measured in the boxes' larger sides where all are known."""
     boxes = bound.boxes
     if np.isnan(boxes).any():
         return bound.pairs
@@ -220,8 +221,9 @@ def chosen_cells(spec: Any, keys: Sequence[Any], best: Any, among: Sequence[Any]
     if spec == "all":
         return list(keys)
     if isinstance(spec, dict):
+        blocks, steps = (spec.get(name) for name in ("blocks", "timesteps"))
         found = [(block, t) for block, t in keys
-                 if block in spec.get("blocks", [block]) and t in spec.get("timesteps", [t])]  # fmt: skip
+                 if (not blocks or block in blocks) and (not steps or t in steps)]  # fmt: skip
     else:
         found = {
             "best": [best], "set": list(among),
