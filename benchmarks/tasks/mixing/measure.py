@@ -64,6 +64,8 @@ def measure(benchmark: MixingBenchmark, place: Place) -> dict[str, Any]:
 
 def _trains(benchmark: MixingBenchmark, sets: Sets) -> PairTargets | None:
     """The pairs that are trained on; SpecError where a group is chosen by or reported on too."""
+    if not any(method_of(one).learns == "pairs" for one in benchmark.systems):
+        return None
     trains = opened(benchmark.train) if benchmark.train else sets.others
     if trains is None or not len(trains):
         return None

@@ -20,6 +20,8 @@ from probes.lazy import Rows
 from probes.matching import NearestMatcher
 from probes.metrics.pck import PCK
 
+AXES = 200
+"""Pictures that principal axes are found on."""
 AT_ONCE = 32
 """Pictures that are mixed at a time."""
 
@@ -111,6 +113,16 @@ class Given:
     train: Pairs | None = None
     chooses: Pairs | None = None
 
+    @property
+    def pictures(self) -> np.ndarray | None:
+        """At most `AXES` rows that axes are found on, none of them reported; None: nothing else
+        is known than what is reported."""
+        pairs = self.train or self.chooses
+        if pairs is None:
+            return None
+        rows = np.unique([pairs.source, pairs.target])
+        return rows[np.unique(np.linspace(0, len(rows) - 1, AXES).astype(int))]
+
     def input_of(self, method: Method) -> Any:
         """What an aggregator of a method is given."""
         if method.fuses:
@@ -129,13 +141,13 @@ def fitted(made: Any, method: Method, given: Given, checkpoint: Any = None) -> A
     """
     if method.learns == "nothing":
         return made.fit(given.input_of(method))
+    if method.learns == "pictures":
+        rows = given.pictures
+        groups = [cells if rows is None else cells[rows] for cells in given.groups]
+        return made.fit(groups if method.fuses else groups[0])
     if given.train is None:
         raise SpecError(f"{method.kind} is trained, but there are no pairs to train on; give "
                         "train, or a select_share below 1")  # fmt: skip
-    if method.learns == "pictures":
-        rows = np.unique([given.train.source, given.train.target])
-        groups = [cells[rows] for cells in given.groups]
-        return made.fit(groups if method.fuses else groups[0])
     if "checkpoint" in made.get_params(deep=False) and checkpoint is not None:
         made.set_params(checkpoint=checkpoint)
     held = None if given.chooses is None else (given.groups[0], given.chooses)
