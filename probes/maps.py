@@ -43,6 +43,11 @@ class Maps:
         return self.values[cell]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all maps."""
+        return sum(values.nbytes for values in self.values.values())
+
+    @property
     def numbers(self) -> tuple[float, float, float, float]:
         """sx, tx, sy, ty."""
         if self.placement is None:

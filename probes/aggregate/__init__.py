@@ -6,6 +6,7 @@ from probes.aggregate.fusing import Fusion
 from probes.aggregate.hyperfeature_net import HyperfeatureNet
 from probes.aggregate.hyperfeatures import HyperfeatureMixer
 from probes.aggregate.mixer import MixerHead, MixerProbe
+from probes.aggregate.pose import PoseAdapter, unmirrored, with_mirrored
 from probes.aggregate.reductions import ConcatCells, PCACells, SumCells
 
 __all__ = [
@@ -17,6 +18,9 @@ __all__ = [
     "MixerHead",
     "MixerProbe",
     "PCACells",
+    "PoseAdapter",
     "SumCells",
     "together",
+    "unmirrored",
+    "with_mirrored",
 ]

@@ -4,6 +4,7 @@ from probes.matching.base import Matcher
 from probes.matching.flow import Flow
 from probes.matching.mutual import MutualMatcher
 from probes.matching.nearest import NearestMatcher
+from probes.matching.paired import Paired
 from probes.matching.soft import (
     KernelSoftArgmaxMatcher,
     SoftArgmaxMatcher,
@@ -17,6 +18,7 @@ __all__ = [
     "Matcher",
     "MutualMatcher",
     "NearestMatcher",
+    "Paired",
     "SoftArgmaxMatcher",
     "WindowSoftArgmaxMatcher",
     "warp",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,18 +103,17 @@ class Matcher(BaseEstimator):
         Raises:
             ValueError: as `match`, naming the pair's rows; rows that are none of the pictures.
         """
-        held = Held(cells, self.memory_mb * 2**20 / 2, self._rule)
-        rows = zip(pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True)
-        for source, target, points in rows:
-            if not (0 <= source < len(cells) and 0 <= target < len(cells)):
-                raise ValueError(f"a pair is of rows {source} and {target}; expected 0 to "
-                                 f"{len(cells) - 1}, rows of the pictures")  # fmt: skip
-            a, b = held(source, target)
-            try:
-                found = self._match(a, b, points, None, check)
-            except ValueError as error:
-                raise ValueError(f"the pair of rows {source} and {target}: {error}") from error
-            yield found
+        rule: list[Rule] = []
+
+        def placed(row: int) -> Placed:
+            maps = cells.maps(row)
+            rule[:] = rule or [self._rule(maps)]
+            return Placed(maps, rule[0])
+
+        def matched(source: Placed, target: Placed, points: Any) -> Matches:
+            return self._match(source, target, points, None, check)
+
+        yield from matches_of(cells, pairs, Held(placed, self.memory_mb * 2**20 / 2), matched)
 
     def similarity(self, source: Maps, target: Maps, point: Any) -> np.ndarray:
         """(H, W) float32 over the target: how like each pixel is to one point of the source.
@@ -257,6 +256,31 @@ class Matcher(BaseEstimator):
             _refuse(points, shown, f"cut off from the input of {what}",
                     "points that the crop shows, or outside='wrong'")  # fmt: skip
         return points, shown
+
+
+def matches_of(
+    cells: Cells, pairs: Pairs, held: Held, match: Callable[[Any, Any, Any], Matches]
+) -> Iterator[Matches]:
+    """Match pair by pair, in order.
+
+    Args:
+        held: gives the pictures of two rows.
+        match: (source, target, points of the source) → where they were found.
+
+    Raises:
+        ValueError: as `match`, naming the pair's rows; rows that are none of the pictures.
+    """
+    rows = zip(pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True)
+    for source, target, points in rows:
+        if not (0 <= source < len(cells) and 0 <= target < len(cells)):
+            raise ValueError(f"a pair is of rows {source} and {target}; expected 0 to "
+                             f"{len(cells) - 1}, rows of the pictures")  # fmt: skip
+        pictures = held(source, target)
+        try:
+            found = match(*pictures, points)
+        except ValueError as error:
+            raise ValueError(f"the pair of rows {source} and {target}: {error}") from error
+        yield found
 
 
 def _refuse(points: np.ndarray, good: np.ndarray, what: str, expected: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.cells import Cells
 from probes.checks import pick_device
 from probes.maps import Maps, as_float
 from probes.matching.axes import Axis, gaussian, squares
@@ -272,30 +271,26 @@ class Held:
     """Pictures that were asked for, those asked for last kept while they fit.
 
     Args:
-        cells: their maps.
+        read: row → a picture made ready, which says its `nbytes`.
         limit: bytes; the two of a pair are held whatever they take.
-        rule: says how the first picture, and then every one, is read.
     """
 
-    def __init__(self, cells: Cells, limit: float, rule: Callable[[Maps], Rule]):
-        self.cells, self.limit, self._rule_of = cells, limit, rule
-        self._rule: Rule | None = None
-        self._held: OrderedDict[int, tuple[Placed, int]] = OrderedDict()
+    def __init__(self, read: Callable[[int], Any], limit: float):
+        self.read, self.limit = read, limit
+        self._held: OrderedDict[int, tuple[Any, int]] = OrderedDict()
         self._bytes = 0
 
-    def __call__(self, *rows: int) -> list[Placed]:
+    def __call__(self, *rows: int) -> list[Any]:
         """The pictures of some rows."""
         found = [self._one(row) for row in rows]
         while self._bytes > self.limit and len(self._held) > len(set(rows)):
             self._bytes -= self._held.popitem(last=False)[1][1]
         return found
 
-    def _one(self, row: int) -> Placed:
+    def _one(self, row: int) -> Any:
         if row not in self._held:
-            maps = self.cells.maps(row)
-            self._rule = self._rule or self._rule_of(maps)
-            placed = Placed(maps, self._rule)
-            self._held[row] = placed, placed.nbytes
-            self._bytes += placed.nbytes
+            made = self.read(row)
+            self._held[row] = made, made.nbytes
+            self._bytes += made.nbytes
         self._held.move_to_end(row)
         return self._held[row][0]

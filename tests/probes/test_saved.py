@@ -22,8 +22,8 @@ import probes.aggregate
 from probes.checkpoints import write_checkpoint
 from probes.saved import HEADS, digest_of
 
-BASES = {"NetworkHead", "NetworkProbe", "BaseEstimator"}
-"""Exported classes that are no heads by themselves."""
+BASES = {"NetworkHead", "NetworkProbe", "BaseEstimator", "PoseAdapter"}
+"""Exported classes that are no heads by themselves, or that learn nothing."""
 TINY = {"epochs": 2, "batch_size": 8, "progress": False, "random_state": 0}
 ATTENTION = {"width": 8, "heads": 2, "depth": 1, "limit": 2, **TINY}
 RNG = np.random.default_rng(0)
