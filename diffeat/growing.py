@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffeat.extraction.conditions import embedding_rows, prompts_of
+from diffeat.extraction.conditions import prompts_of
+from diffeat.extraction.learned_prompts import embedding_rows
 from diffeat.hashing import fingerprint
 from diffeat.images import Seen, Source
 from diffeat.specs import ExtractSpec

@@ -32,7 +32,8 @@ from diffeat.extraction import (
     start_batch,
 )
 from diffeat.extraction.class_map import ClassMap
-from diffeat.extraction.conditions import embedding_rows, prompts_of
+from diffeat.extraction.conditions import prompts_of
+from diffeat.extraction.learned_prompts import embedding_rows
 from diffeat.extraction.effort import effort_of
 from diffeat.growing import described, finished_rows
 from diffeat.hashing import files_fingerprint, fingerprint

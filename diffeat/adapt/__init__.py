@@ -1,15 +1,18 @@
-"""Training through the backbone: fine-tuning it, and feeding its decoder back to its encoder."""
+"""Training through the backbone: fine-tuning it, feeding its decoder back to its encoder, learning
+prompts for it, and a copy of it that needs no noise."""
 
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.adapt.classifier import BackboneClassifier
 from diffeat.adapt.feedback import DifFeed, Feedback, feedback_links
 from diffeat.adapt.finetune import FineTuning, parameter_groups
+from diffeat.adapt.prompts import PromptTuning
 
 __all__ = [
     "BackboneClassifier",
     "DifFeed",
     "Feedback",
     "FineTuning",
+    "PromptTuning",
     "feedback_links",
     "parameter_groups",
 ]

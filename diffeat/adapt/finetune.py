@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
 
 from diffeat.adapt.classifier import BackboneClassifier
-from diffeat.adapt.forward import NoisyFeatures
+from diffeat.adapt.forward import NoisyFeatures, trainable_copy
 from diffeat.backbones.base import Backbone
 from diffeat.blocks import resolve_blocks
 from diffeat.errors import SpecError
@@ -126,10 +125,7 @@ class FineTuning(BackboneClassifier):
         self.decay = decay
 
     def _build(self) -> list[dict]:
-        tuned = self.backbone_ = copy.copy(self.backbone)
-        tuned.denoiser = copy.deepcopy(self.backbone.denoiser)
-        for cached in ("tensors", "blocks"):  # they name paths, which are the same
-            tuned.__dict__.pop(cached, None)
+        tuned = self.backbone_ = trainable_copy(self.backbone)
         groups = []
         if self.unfreeze is not None:
             groups = parameter_groups(

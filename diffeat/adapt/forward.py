@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -68,10 +69,31 @@ class NoisyFeatures(Forward):
         eps = None if eps is None else upload_noise(eps, device)[:, 0]
         return self.add_noise(z[:, 0], eps, self.levels.expand(len(z), -1))
 
-    def __call__(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Block → (N, C, h, w) maps of x_t, in the graph of whatever needs a gradient."""
-        levels, condition = self.levels.expand(len(x), -1), self._conditions([0] * len(x))
+    def __call__(
+        self,
+        x: torch.Tensor,
+        condition: Mapping[str, torch.Tensor] | None = None,
+        levels: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Block → (N, C, h, w) maps of x_t, in the graph of whatever needs a gradient.
+
+        Args:
+            x: (N, C, h, w).
+            condition: name → (N, …), in place of what the spec says.
+            levels: (N, 3) of t, alpha, sigma, in place of the spec's.
+        """
+        levels = self.levels.expand(len(x), -1) if levels is None else levels
+        condition = self._conditions([0] * len(x)) if condition is None else condition
         return self.network(x, levels, condition)
+
+
+def trainable_copy(backbone: Backbone) -> Backbone:
+    """A backbone that shares all with another, but has a denoiser of its own, in eval mode."""
+    found = copy.copy(backbone)
+    found.denoiser = copy.deepcopy(backbone.denoiser)
+    for cached in ("tensors", "blocks"):  # they name paths, which are the same
+        found.__dict__.pop(cached, None)
+    return found
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def _tell(result, model: str, output: Path, as_json: bool) -> None:
 def _note_targets(spec) -> None:
     """Say it if the pictures' own targets go into their features."""
     from diffeat.conditioned import EMBEDDING_ROWS, conditioned
-    from diffeat.extraction.conditions import embedding_rows
+    from diffeat.extraction.learned_prompts import embedding_rows
 
     if spec.embeddings and not Path(spec.embeddings).is_file():
         return  # which the extraction will say

@@ -307,7 +307,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     from diffeat.backbones import ModelRequest
     from diffeat.conditioned import EMBEDDING_ROWS, check_targets, conditioned
     from diffeat.extraction import Plan, load_for
-    from diffeat.extraction.conditions import embedding_rows
+    from diffeat.extraction.learned_prompts import embedding_rows
     from diffeat.search.live import LiveFeatures, live_frequency
     from diffeat.search.splits import TRAIN, VALIDATION
     from diffeat.search.targeted import sources_with_targets

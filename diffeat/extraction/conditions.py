@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from diffeat.backbones.base import Backbone
 from diffeat.backbones.devices import upload
 from diffeat.errors import SpecError, brief
 from diffeat.extraction.class_map import ClassMap, class_map_of
+from diffeat.extraction.learned_prompts import read_states
 from diffeat.images import Source, captions_for, read_captions
 from diffeat.specs import CLASS_LABEL, PLACEHOLDERS, ExtractSpec
 
@@ -34,6 +34,8 @@ class Conditions:
         count: N, the number of pictures.
         embeddings: the denoiser's text tensors, (1, …) or (N, …), in place of prompts. Their
             number of tokens is free.
+        embedding_rows: (N,) which row of K embeddings (K, …) each picture has; None: (1, …) is
+            for all, (N, …) one each.
 
     Attributes:
         class_map: which class of the model each class of the pictures is, where each picture
@@ -50,6 +52,7 @@ class Conditions:
         labels: int | Sequence[int | None] | None = None,
         count: int = 1,
         embeddings: Mapping[str, torch.Tensor] | None = None,
+        embedding_rows: np.ndarray | None = None,
     ):
         self.backbone = backbone
         self.class_map: ClassMap | None = None
@@ -61,7 +64,13 @@ class Conditions:
                 raise SpecError(f"{len(values)} {name} for {count} pictures; expected one each")
         if not all(isinstance(prompt, str) for prompt in self._prompts):
             raise SpecError("prompts: expected texts only")
-        self._embeddings = None if embeddings is None else self._checked(embeddings, count)
+        self._rows = embedding_rows
+        many = (
+            count
+            if embedding_rows is None or embeddings is None
+            else len(next(iter(embeddings.values())))
+        )
+        self._embeddings = None if embeddings is None else self._checked(embeddings, many)
         if self._embeddings is not None and any(self._prompts):
             raise SpecError("prompts and embeddings are given; expected one of them")
         self._cache: OrderedDict[tuple, dict[str, torch.Tensor]] = OrderedDict()
@@ -141,7 +150,8 @@ class Conditions:
             if len(tensor) == 1:
                 found[name] = upload(tensor, device).expand(len(rows), *tensor.shape[1:])
             else:
-                found[name] = upload(tensor[list(rows)], device)
+                places = list(rows) if self._rows is None else self._rows[list(rows)]
+                found[name] = upload(tensor[places], device)
         return found
 
     def _on_device(self, key: tuple) -> dict[str, torch.Tensor]:
@@ -221,7 +231,7 @@ class Conditions:
                         "pictures have none; leave these out, or label them"
                     )
                 prompts = [fill_template(spec.prompt, class_names[int(k)]) for k in labels]
-        label, chosen = spec.label, None
+        label, chosen, rows = spec.label, None, None
         if label == CLASS_LABEL:
             if not classed:
                 raise SpecError(
@@ -232,8 +242,11 @@ class Conditions:
             if chosen is not None:  # a negative one stays, and is out of range
                 label = [chosen.indices[int(k)] if int(k) >= 0 else int(k) for k in labels]
         if embeddings is None and spec.embeddings is not None:
-            embeddings = read_embeddings(spec.embeddings)
-        found = cls(backbone, prompts, label, count, embeddings)
+            learned, embeddings = read_states(spec.embeddings, backbone)
+            if learned is not None:
+                held = len(next(iter(embeddings.values()), ()))
+                rows = learned.rows(spec.embeddings, held, labels if classed else None, class_names)
+        found = cls(backbone, prompts, label, count, embeddings, rows)
         found.class_map = chosen
         return found
 
@@ -273,34 +286,3 @@ def fill_template(template: str, name: str) -> str:
     for word in PLACEHOLDERS:
         template = template.replace(word, name.replace("_", " "))
     return template
-
-
-def read_embeddings(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file; SpecError if it is none."""
-    from safetensors.torch import load_file
-
-    _check_embeddings(path)
-    try:
-        return load_file(path)
-    except Exception as error:  # its reader raises errors of its own
-        raise SpecError(f"embeddings {path}: {error}; expected a .safetensors file") from error
-
-
-def _check_embeddings(path: str | Path) -> None:
-    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
-        raise SpecError(f"embeddings {path}: no such file; expected a .safetensors file")
-
-
-def embedding_rows(path: str | Path) -> int:
-    """For how many pictures a file has embeddings: 1 is one row for all; nothing is loaded."""
-    from safetensors import safe_open
-
-    _check_embeddings(path)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # its reader raises errors of its own
-        raise SpecError(f"embeddings {path}: {error}; expected a .safetensors file") from error
-    # one prompt is (L, D) of hidden states, and a vector of all else
-    one = {name: 2 if name == "encoder_hidden_states" else 1 for name in shapes}
-    return max((s[0] if len(s) > one[name] else 1 for name, s in shapes.items()), default=1)

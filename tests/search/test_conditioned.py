@@ -19,7 +19,7 @@ from benchmarks.tasks.classification.file import ClassificationBenchmark, System
 from diffeat.adapt import FineTuning
 from diffeat.conditioned import conditioned
 from diffeat.errors import SpecError
-from diffeat.extraction.conditions import embedding_rows
+from diffeat.extraction.learned_prompts import embedding_rows
 from diffeat.images import ArraySource
 from diffeat.search import (
     Classification,

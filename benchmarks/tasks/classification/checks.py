@@ -10,7 +10,7 @@ from benchmarks.tasks.classification.heads import check_system, head_of
 from diffeat.conditioned import EMBEDDING_ROWS, check_targets, conditioned
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
-from diffeat.extraction.conditions import embedding_rows
+from diffeat.extraction.learned_prompts import embedding_rows
 
 
 def check(benchmark: ClassificationBenchmark) -> None:
