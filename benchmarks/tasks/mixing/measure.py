@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from diffeat.hashing import fingerprint
 from diffeat.progress import say
 from diffeat.targets.pairs import PairTargets
 from probes import Cells
+from probes.aggregate import with_mirrored
 from probes.lazy import Stacked
 from probes.metrics.pck import PCK
 
@@ -140,23 +141,38 @@ class MixingRun(Run):
             with self.place.stages(f"system {system.name}"):
                 specs = system.cells if isinstance(system.cells, (list, tuple)) else [system.cells]
                 specs = list(specs) * (len(labels) if len(specs) == 1 else 1)
-                parts = [self._features(stack, label, spec)
+                mirrors = method_of(system).mirrors
+                parts = [self._features(stack, label, spec, mirrors)
                          for label, spec in zip(labels, specs, strict=True)]  # fmt: skip
                 self._system(system, labels, parts)
 
-    def _features(self, stack: ExitStack, label: str, spec: Any) -> _Features:
-        """The cells of one model, of which `spec` says which."""
+    def _features(
+        self, stack: ExitStack, label: str, spec: Any, mirrors: bool = False
+    ) -> _Features:
+        """The cells of one model that `spec` means; `mirrors`: also of its mirrored pictures."""
         if label == PIXELS:
             if not self.stores:  # whose rows the pairs are told by
                 self._features(stack, self.benchmark.models[0].shown, "all")
             return self._pixels()
-        if label not in self.stores:
-            row = next(one for one in rows_of(self.benchmark) if one.label == label)
-            opened = stores_of(row, row.load(self.place.device), self.pictures, self.place)
-            self.stores[label] = stack.enter_context(opened)
-        bound = bind(self.sets.report, self.stores[label])
+        bound = bind(self.sets.report, self._opened(stack, label))
         keys = tuple(chosen_cells(spec, bound.keys, *self.chosen.get(label, (None, ()))))
-        return _Features(bound.cells(keys), keys, bound.identity, bound)
+        cells, identity = bound.cells(keys), bound.identity
+        if mirrors:
+            other = bind(self.sets.report, self._opened(stack, label, mirrored=True))
+            cells = with_mirrored(cells, other.cells(keys))
+            identity = fingerprint(identity, other.identity)
+        return _Features(cells, keys, identity, bound)
+
+    def _opened(self, stack: ExitStack, label: str, mirrored: bool = False) -> Any:
+        """The feature files of a row, which stay open."""
+        key = f"{label}, mirrored" if mirrored else label
+        if key not in self.stores:
+            row = next(one for one in rows_of(self.benchmark) if one.label == label)
+            if mirrored:
+                row = replace(row, fields={**row.fields, "mirror": True})
+            opened = stores_of(row, row.load(self.place.device), self.pictures, self.place)
+            self.stores[key] = stack.enter_context(opened)
+        return self.stores[key]
 
     def _pixels(self) -> _Features:
         """Patches of raw pixels, as one cell of maps."""

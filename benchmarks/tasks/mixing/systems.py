@@ -16,8 +16,9 @@ from benchmarks.tasks.mixing.file import System
 from diffeat.errors import SpecError
 from diffeat.progress import counted
 from probes import Cells, Pairs
+from probes.aggregate import together
 from probes.lazy import Rows
-from probes.matching import NearestMatcher
+from probes.matching import NearestMatcher, Paired
 from probes.metrics.pck import PCK
 
 AXES = 200
@@ -34,11 +35,13 @@ class Method:
         kind: class of `probes.aggregate`; "" takes the cells as they are.
         learns: "nothing", from "pictures" that are trained on (axes), or from "pairs" of them.
         fuses: whether it is given the features of each model apart.
+        mirrors: whether it also asks for the features of the mirrored pictures.
     """
 
     kind: str = ""
     learns: str = "nothing"
     fuses: bool = False
+    mirrors: bool = False
 
 
 METHODS: Mapping[str, Method] = MappingProxyType({
@@ -50,6 +53,7 @@ METHODS: Mapping[str, Method] = MappingProxyType({
     "hyperfeatures": Method("HyperfeatureMixer", "pairs"),
     "spatial": Method("SpatialFusion", "pairs"),
     "bottleneck": Method("Bottleneck", "pairs"),
+    "pose": Method("PoseAdapter", mirrors=True),
     "fusion": Method("Fusion", "pictures", fuses=True),
 })  # fmt: skip
 """Name in a benchmark file → how it is done."""
@@ -140,7 +144,7 @@ def fitted(made: Any, method: Method, given: Given, checkpoint: Any = None) -> A
         SpecError: there are no pairs to train on.
     """
     if method.learns == "nothing":
-        return made.fit(given.input_of(method))
+        return made.fit(given.input_of(method)) if hasattr(made, "fit") else made
     if method.learns == "pictures":
         rows = given.pictures
         groups = [cells if rows is None else cells[rows] for cells in given.groups]
@@ -159,15 +163,15 @@ def count(
 ) -> PCK:
     """Match all pairs of a set with what an aggregator makes, and count them."""
     pairs = bound.pairs
-    if _of_pairs(made):
-        found = _one_by_one(made, method, given, matcher, pairs)
+    if method.mirrors or _of_pairs(made):
+        cells = together(list(given.groups)) if method.fuses else given.groups[0]
+        found = Paired(matcher, made).match_pairs(cells, pairs)
     else:
         rows = np.unique([pairs.source, pairs.target])
         cells = given.groups[0][rows] if made is None else _mixed(made, method, given, rows)
         place = {row: k for k, row in enumerate(rows.tolist())}
         sides = [[place[row] for row in side.tolist()] for side in (pairs.source, pairs.target)]
-        moved = Pairs(*sides, pairs.source_points)
-        found = matcher.match_pairs(cells, moved)
+        found = matcher.match_pairs(cells, Pairs(*sides, pairs.source_points))
     for pair, one in enumerate(found):
         pck.update(one.points, pairs.target_points[pair], valid=one.valid, **bound.about(pair))
     return pck
@@ -177,18 +181,6 @@ def _of_pairs(made: Any) -> bool:
     """Whether axes are those of each pair."""
     scopes = [getattr(one, "scope", "") for one in (made, getattr(made, "reduce", None))]
     return "pair" in scopes
-
-
-def _one_by_one(made: Any, method: Method, given: Given, matcher: Any, pairs: Pairs) -> Any:
-    """Matches of aggregators that look at both pictures of a pair."""
-    from probes.aggregate.frames import together
-
-    cells = together(list(given.groups)) if method.fuses else given.groups[0]
-    for a, b, points in zip(
-        pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True
-    ):
-        source, target, points = made.pair(cells.maps(a), cells.maps(b), points)
-        yield matcher.match(source, target, points)
 
 
 def _mixed(made: Any, method: Method, given: Given, rows: np.ndarray) -> Cells:
