@@ -25,11 +25,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from probes import fitted as forms
 from probes.aggregate.base import Aggregator
+from probes.aggregate.bottleneck import Bottleneck
 from probes.aggregate.co_pca import CoPCA
 from probes.aggregate.fusing import Fusion
 from probes.aggregate.hyperfeatures import OBJECTIVES, HyperfeatureMixer
 from probes.aggregate.mixer import MixerProbe
 from probes.aggregate.reductions import ConcatCells, PCACells, SumCells
+from probes.aggregate.spatial import SpatialFusion
 from probes.attention import AttentionProbe
 from probes.batchnorm import BatchNormProbe
 from probes.conv import ConvProbe
@@ -78,6 +80,10 @@ _KNN = {
 _MAPS = {"cells_": forms.CellKeys(), "shapes_": forms.RowShapes()}
 _AXES = {"mean_": Array("C", optional=True), "components_": Array("PC", optional=True)}
 _SHARES = {"explained_variance_": Array("P"), "explained_variance_ratio_": Array("P")}
+_MIXED = {
+    **_NETWORK, "cells_": forms.CellKeys(), "objective_": forms.Choice(tuple(OBJECTIVES)),
+    "classes_": Labels(optional=True), "scale_": forms.Scale(optional=True), "left_out_": Whole(),
+}  # fmt: skip
 
 HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     LinearProbe: {**_LINEAR, "classes_": Labels(), "n_iter_": Whole()},
@@ -102,11 +108,9 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     PCACells: {**_MAPS, **_AXES, **_SHARES},
     CoPCA: {**_MAPS, **_AXES},
     Fusion: {**_MAPS, "groups_": Array("S", "i")},
-    HyperfeatureMixer: {
-        **_NETWORK, "cells_": forms.CellKeys(), "objective_": forms.Choice(tuple(OBJECTIVES)),
-        "classes_": Labels(optional=True), "scale_": forms.Scale(optional=True),
-        "left_out_": Whole(),
-    },
+    HyperfeatureMixer: _MIXED,
+    SpatialFusion: _MIXED,
+    Bottleneck: _MIXED,
 })  # fmt: skip
 """Every head that can be kept → its fitted attributes."""
 CLASSES = MappingProxyType({head.__name__: head for head in HEADS})

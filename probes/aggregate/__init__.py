@@ -1,5 +1,6 @@
 """Several cells as one: sums, components, features of several models; mixers trained for a task."""
 
+from probes.aggregate.bottleneck import Bottleneck
 from probes.aggregate.co_pca import CoPCA
 from probes.aggregate.frames import together
 from probes.aggregate.fusing import Fusion
@@ -8,8 +9,10 @@ from probes.aggregate.hyperfeatures import HyperfeatureMixer
 from probes.aggregate.mixer import MixerHead, MixerProbe
 from probes.aggregate.pose import PoseAdapter, unmirrored, with_mirrored
 from probes.aggregate.reductions import ConcatCells, PCACells, SumCells
+from probes.aggregate.spatial import SpatialFusion
 
 __all__ = [
+    "Bottleneck",
     "CoPCA",
     "ConcatCells",
     "Fusion",
@@ -19,6 +22,7 @@ __all__ = [
     "MixerProbe",
     "PCACells",
     "PoseAdapter",
+    "SpatialFusion",
     "SumCells",
     "together",
     "unmirrored",

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from probes.aggregate.base import Aggregator
-from probes.aggregate.grids import chained, check_axes, principal, project, signed
+from probes.aggregate.grids import chained, check_axes, leading, principal, project, signed
 from probes.cells import Cells, cells_of
 from probes.checks import check_choice, check_counts, pick_device
 from probes.lazy import as_tensor
@@ -173,10 +173,10 @@ def shared_axes(
     sites = sites - sites.mean(0)
     kept = min(components, sites.shape[1])
     if len(sites) < sites.shape[1]:
-        values, vectors = torch.linalg.eigh(sites @ sites.T)
-        found = vectors.flip(1)[:, :kept] * values.flip(0)[:kept].clamp_min(0).sqrt()
+        values, vectors = leading(sites @ sites.T, kept)
+        found = vectors * values.clamp_min(0).sqrt()
     else:
-        found = sites @ torch.linalg.eigh(sites.T @ sites)[1].flip(1)[:, :kept]
+        found = sites @ leading(sites.T @ sites, kept)[1]
     found = torch.nn.functional.pad(signed(found.T), (0, 0, 0, kept - found.shape[1])).float()
     cut = source.shape[2] * source.shape[3]
     return (found[:, :cut].reshape(1, kept, *source.shape[2:]),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 
 from probes.aggregate.base import Aggregator
 from probes.aggregate.hyperfeature_net import resized
@@ -127,10 +128,22 @@ class Principal:
             (k, C) float64 axes of length 1, the largest number of each positive; and (k,) float64
             variances, descending.
         """
-        values, vectors = torch.linalg.eigh(self.covariance)
-        kept = min(components, len(values))
-        values, vectors = values.flip(0)[:kept], vectors.flip(1)[:, :kept].T
-        return signed(vectors).cpu().numpy(), values.clamp_min(0).cpu().numpy()
+        values, vectors = leading(self.covariance, components)
+        return signed(vectors.T).cpu().numpy(), values.clamp_min(0).cpu().numpy()
+
+
+def leading(matrix: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest eigenvalues of a symmetric (C, C), descending, and their vectors (C, k).
+
+    On CPUs no more than these are computed, which takes a half to a third of the time of all.
+    """
+    kept = min(count, len(matrix))
+    if matrix.device.type != "cpu":
+        values, vectors = torch.linalg.eigh(matrix)
+    else:
+        which = (len(matrix) - kept, len(matrix) - 1)
+        values, vectors = map(torch.from_numpy, eigh(matrix.numpy(), subset_by_index=which))
+    return values.flip(0)[:kept], vectors.flip(1)[:, :kept]
 
 
 def signed(axes: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -113,7 +113,13 @@ class HyperfeatureNet(nn.Module):
 
     def forward(self, *cells: torch.Tensor) -> torch.Tensor:
         """S arrays (n, C_s, h_s, w_s) → (n, width, H, W)."""
-        weights, count, mixed = self.weights, len(cells[0]), 0.0
+        weights, mixed = self.weights, 0.0
+        for members, z in self.projected(cells):
+            mixed = mixed + torch.einsum("t,tnp->np", weights[members], z.flatten(2))
+        return mixed.view(len(cells[0]), self.width, *self.size)
+
+    def projected(self, cells: Sequence[torch.Tensor]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Block by block: which cells are its own, and (T, n, width, H, W) of them."""
         for members, bottleneck in zip(self.members, self.bottlenecks, strict=True):
             maps = [cells[k] for k in members]
             if len({one.shape[2:] for one in maps}) > 1:
@@ -121,9 +127,7 @@ class HyperfeatureNet(nn.Module):
             r = torch.cat(maps)  # (T·n, C, h, w)
             larger = math.prod(self.size) >= math.prod(r.shape[2:])
             z = bottleneck(r, self.size, self.resize == "before" and larger)
-            z = z.view(len(members), count, -1)
-            mixed = mixed + torch.einsum("t,tnp->np", weights[members], z)
-        return mixed.view(count, self.width, *self.size)
+            yield members, z.unflatten(0, (len(members), -1))
 
 
 class PooledHead(nn.Module):

@@ -165,32 +165,36 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
 
     def _data(self, cells: Cells, pairs: Any, validation, groups, rng, device):
         """Batches of pairs, for training and validation."""
-        if not isinstance(pairs, Pairs):
-            raise ValueError(f"targets are a {type(pairs).__name__}; expected probes.Pairs for "
-                             "matching, or another objective")  # fmt: skip
+        if self.augment is not None:
+            raise ValueError("augment moves maps, and not the key points on them; expected None "
+                             "for matching")  # fmt: skip
         if groups is not None:
             raise ValueError("pairs have groups of their own; expected Pairs(…, groups=…)")
-        table, usable = pair_table(cells, pairs, self._size())
+        table, usable = self._table(cells, pairs)
         rows, held, self.n_outputs_ = np.flatnonzero(usable), None, 0
-        if not len(rows):
-            raise ValueError(f"none of {len(pairs)} pairs has a key point that both inputs show")
         fraction = self._fraction(validation)
         if fraction:
             kept, other = split_groups(pairs.take(rows), fraction, rng)
-            held, rows = self._batches(cells, table, rows[other], device), rows[kept]
-        elif validation is not None:
+            held, rows = self._batches(cells, table, rows[other], device, 4), rows[kept]
+        elif isinstance(validation, (tuple, list)):
             cells_held, truth = self._given(validation)
-            if not isinstance(truth, Pairs):
-                raise ValueError("validation: expected (cells, probes.Pairs)")
-            table_held, usable_held = pair_table(cells_held, truth, self._size())
-            if not usable_held.any():
-                raise ValueError("no validation pair has a key point that both inputs show")
-            held = self._batches(cells_held, table_held, np.flatnonzero(usable_held), device)
+            table_held, usable_held = self._table(cells_held, truth)
+            held = self._batches(cells_held, table_held, np.flatnonzero(usable_held), device, 4)
         self.left_out_ = len(pairs) - len(rows) - (len(held) if fraction else 0)
         return self._batches(cells, table, rows, device), held
 
-    def _batches(self, cells: Cells, table, rows, device) -> PairBatches:
-        memory = int(self.memory_mb * 2**20)
+    def _table(self, cells: Cells, pairs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Their `pair_table`; at least one has a key point to learn from."""
+        if not isinstance(pairs, Pairs):
+            raise ValueError(f"targets are a {type(pairs).__name__}; expected probes.Pairs for "
+                             "matching, or another objective")  # fmt: skip
+        table, usable = pair_table(cells, pairs, self._size())
+        if not usable.any():
+            raise ValueError(f"none of {len(pairs)} pairs has a key point that both inputs show")
+        return table, usable
+
+    def _batches(self, cells: Cells, table, rows, device, share: int = 1) -> PairBatches:
+        memory = int(self.memory_mb * 2**20) // share
         return PairBatches(self._parts(cells), table, rows, self.batch_size, memory, device)
 
     def _labelled(self, cells: Cells, y: Any, validation, groups, rng, device):
@@ -208,7 +212,7 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
             else:
                 rows, kept = at_random(len(targets), fraction, rng)
             held = Batches(parts, targets, kept, self.batch_size, memory // 4, device)
-        elif validation is not None:
+        elif isinstance(validation, (tuple, list)):
             cells, truth = self._given(validation)
             truth = self._encode_again(truth, len(cells))
             every, parts_held = np.arange(len(truth)), self._parts(cells)
@@ -322,7 +326,7 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
             outputs = torch.from_numpy(self._logits(self._parts(cells)))
             measure.update(self._objective().found(outputs), torch.from_numpy(truth[:]))
             return measure.compute()
-        table, usable = pair_table(cells, targets, self._size())
+        table, usable = self._table(cells, targets)
         device = pick_device(self.device, None)
         with torch.no_grad():
             module = self._on(device)

@@ -43,8 +43,8 @@ def with_mirrored(cells: Cells, mirrored: Cells) -> Cells:
                          f"{list(cells.keys)}, as the pictures have")  # fmt: skip
     if mirrored.placements is None or not (mirrored.placements[:, 0] < 0).all():
         raise ValueError(
-            "the placements of the mirrored pictures have sx >= 0; expected features extracted with "
-            "mirror, or unmirrored(cells) of mirrored files"
+            "the placements of the mirrored pictures have sx >= 0; expected features extracted "
+            "with mirror, or unmirrored(cells) of mirrored files"
         )
     return together([cells, mirrored], [PLAIN, MIRRORED])
 

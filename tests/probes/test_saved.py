@@ -34,6 +34,7 @@ NUMBERS = X[:, :2] @ RNG.normal(size=(2, 2)) + 3
 SEVERAL = (X[:, :3] > X[:, :3].mean(0)).astype(int)
 CELLS = {("a", 1): MAPS, ("a", 2): MAPS[::-1].copy(), ("b", 1): MAPS * 2, ("b", 2): -MAPS}
 MANY = np.stack([X, X[::-1]])
+PAIRS = probes.Pairs([0, 3], [1, 2], [[[1, 2]], [[5, 5], [2, 7]]], [[[4, 4]], [[1, 1], [8, 0]]])
 
 MADE = {
     "LinearProbe": (lambda: probes.LinearProbe(C=0.1), X, Y),
@@ -58,6 +59,16 @@ MADE = {
     "PCACells": (lambda: probes.aggregate.PCACells(components=5), CELLS, None),
     "CoPCA": (lambda: probes.aggregate.CoPCA(components=3, scope="set"), CELLS, None),
     "Fusion": (lambda: probes.aggregate.Fusion(weights=(1, 2, 1, 0)), CELLS, None),
+    "HyperfeatureMixer": (
+        lambda: probes.aggregate.HyperfeatureMixer(width=8, size=3, steps=3, **TINY), CELLS, Y,
+    ),
+    "SpatialFusion": (
+        lambda: probes.aggregate.SpatialFusion(width=8, size=3, steps=3, **TINY), CELLS, Y,
+    ),
+    "Bottleneck": (
+        lambda: probes.aggregate.Bottleneck(width=8, size=3, steps=3, **TINY),
+        probes.Cells(CELLS, sizes=[(9, 9)] * 24), PAIRS,
+    ),
 }  # fmt: skip
 """Exported class → how it is made, features and targets."""
 
@@ -75,6 +86,9 @@ def exported() -> set[str]:
 def fitted(name: str) -> BaseEstimator:
     make, features, targets = MADE[name]
     more = {"t": np.arange(24)} if name == "NoiseConditionalProbe" else {}
+    more |= (
+        {"objective": "classification"} if name in ("HyperfeatureMixer", "SpatialFusion") else {}
+    )
     held = (features[:, :9], targets[:9]) if name.startswith("Many") else ()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -84,6 +98,7 @@ def fitted(name: str) -> BaseEstimator:
 def predictions(head: BaseEstimator, name: str) -> list[np.ndarray]:
     more = {"t": 7} if name == "NoiseConditionalProbe" else {}
     verbs = ("predict", "predict_proba", "decision_function")
+    verbs = verbs if name != "Bottleneck" else ()  # it matches
     found = [getattr(head, verb)(MADE[name][1], **more) for verb in verbs if hasattr(head, verb)]
     if hasattr(head, "transform"):
         found.append(head.transform(MADE[name][1]).rows(head.key)[:])
