@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,7 +18,7 @@ class Randomness:
             train(…)
 
     Args:
-        seed: of `numpy`.
+        seed: of `numpy`, one number or several.
         torch_seed: of torch's generators on the CPU and `device`.
         device: where the training runs.
 
@@ -25,7 +26,7 @@ class Randomness:
         numpy: a generator of its own.
     """
 
-    def __init__(self, seed: int, torch_seed: int, device: torch.device | str = "cpu"):
+    def __init__(self, seed: int | Sequence[int], torch_seed: int, device: torch.device | str = "cpu"):
         self.numpy = np.random.default_rng(seed)
         self.torch_seed, self.device = int(torch_seed), torch.device(device)
         self._fork: AbstractContextManager | None = None

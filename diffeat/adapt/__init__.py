@@ -5,6 +5,7 @@ import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.adapt.classifier import BackboneClassifier
 from diffeat.adapt.feedback import DifFeed, Feedback, feedback_links
 from diffeat.adapt.finetune import FineTuning, parameter_groups
+from diffeat.adapt.point_prompts import PointPrompts
 from diffeat.adapt.prompts import PromptTuning
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "DifFeed",
     "Feedback",
     "FineTuning",
+    "PointPrompts",
     "PromptTuning",
     "feedback_links",
     "parameter_groups",

@@ -61,12 +61,20 @@ class NoisyFeatures(Forward):
             generator: of the CPU, draws fresh noise instead, as training wants it.
         """
         device, size = self.backbone.device, tuple(pixels.shape[2:])
-        if generator is None:
-            eps, sample = draw_noise(self.plan, ids, size)
-        else:
-            eps, sample = fresh_noise(self.plan, len(pixels), size, generator)
-        z, _ = self.encode(upload(pixels, device).float() / 255, sample)  # (N, 1, C, h, w)
-        eps = None if eps is None else upload_noise(eps, device)[:, 0]
+        x0 = upload(pixels, device).float() / 255
+        if generator is not None:
+            return self.noisy_floats(x0, generator)
+        return self._noised(x0, *draw_noise(self.plan, ids, size))
+
+    @torch.no_grad()
+    def noisy_floats(self, x0: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """As `noisy` with fresh noise, of (N, 3, H, W) in [0, 1] on the backbone's device."""
+        drawn = fresh_noise(self.plan, len(x0), tuple(x0.shape[2:]), generator)
+        return self._noised(x0, *drawn)
+
+    def _noised(self, x0: torch.Tensor, eps, sample) -> torch.Tensor:
+        z, _ = self.encode(x0, sample)  # (N, 1, C, h, w)
+        eps = None if eps is None else upload_noise(eps, self.backbone.device)[:, 0]
         return self.add_noise(z[:, 0], eps, self.levels.expand(len(z), -1))
 
     def __call__(
