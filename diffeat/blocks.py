@@ -76,8 +76,8 @@ class BlockInfo:
 
     @property
     def of_vae(self) -> bool:
-        """Whether the VAE's encoder has it, and not the denoiser."""
-        return self.part == "vae"
+        """Whether the VAE has it, and not the denoiser."""
+        return self.part in ("vae", VAE_DECODER)
 
     @property
     def of_network(self) -> bool:
@@ -182,6 +182,8 @@ def in_order(tensors: Iterable[BlockInfo]) -> Iterator[BlockInfo]:
         yield replace(block, order=order)
 
 
+VAE_DECODER = "vae decoder"
+"""Part of tensors of a VAE that decodes; those of its encoder are of the part "vae"."""
 GROUPS = {
     "all": lambda block: True,
     "encoder": lambda block: block.part == "encoder",

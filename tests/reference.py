@@ -160,14 +160,16 @@ def references(
 
 def _vae_tensor(plain: Plain, name: str, pixels: torch.Tensor) -> torch.Tensor:
     place, _, kind = name.removeprefix("vae.").partition(":")
-    found = {}
+    found, coder = {}, plain.vae.decoder if place.startswith("up.") else plain.vae.encoder
     path = _path(place) + (".conv2" if kind == "increment" else "")
-    module = plain.vae.encoder.get_submodule(path)
+    module = coder.get_submodule(path)
     handle = module.register_forward_hook(
         lambda _module, inputs, output: found.update(given=inputs[0].clone(), out=output.clone())
     )
     try:
-        plain.vae.encode((pixels * 2 - 1).to(plain.dtype))
+        posterior = plain.vae.encode((pixels * 2 - 1).to(plain.dtype)).latent_dist
+        if coder is plain.vae.decoder:  # which is given the unscaled mean
+            plain.vae.decode(posterior.mean)
     finally:
         handle.remove()
     return found["given" if kind == "in" else "out"]

@@ -72,19 +72,22 @@ def adm_aliases(blocks: Sequence[BlockInfo]) -> dict[str, str]:
     return found
 
 
-def latent_unet_aliases(blocks: Sequence[BlockInfo], encoder: Sequence) -> dict[str, str]:
+def latent_unet_aliases(
+    blocks: Sequence[BlockInfo], encoder: Sequence, decoder: Sequence
+) -> dict[str, str]:
     """Names for Stable Diffusion's U-Nets.
 
     dift:i, sd4match:i (Li et al. 2024): output of up.i after its upsampler. vpd:k (Zhao et al.
     2023): output_blocks[k]. odise:k (Xu et al. 2023): what enters output_blocks[k], after
-    concatenation; odise:vae.k: what enters resnet k of the VAE's encoder. sd-dino:s5 … s2
+    concatenation; odise:vae.k, odise:vae-decoder.k: what enters resnet k of the VAE's encoder or
+    decoder. sd-dino:s5 … s2
     (Zhang et al. 2023): what enters the last unit of up.0 … up.3, before concatenation.
     cleandift:usK (Stracke et al. 2025): output_blocks[K - 1]. uscsd:k (Hedlin et al. 2023):
     cross-attention maps of the three layers of up.1 and the first of up.2.
 
     Args:
         blocks: the U-Net's tensors.
-        encoder: the stages of the VAE's encoder.
+        encoder, decoder: the stages of the VAE's.
     """
     up, layers = _units(blocks, "decoder"), _layers(blocks, "decoder")
     names = {block.name for block in blocks}
@@ -100,6 +103,9 @@ def latent_unet_aliases(blocks: Sequence[BlockInfo], encoder: Sequence) -> dict[
         found |= {f"sd-dino:s{5 - i}": name for name in before}
     resnets = [(i, j) for i, stage in enumerate(encoder) for j in range(len(stage.resnets))]
     found |= {f"odise:vae.{k}": f"vae.down.{i}.res.{j}:in" for k, (i, j) in enumerate(resnets)}
+    resnets = [(i, j) for i, stage in enumerate(decoder) for j in range(len(stage.resnets))]
+    found |= {f"odise:vae-decoder.{k}": f"vae.up.{i}.res.{j}:in"
+              for k, (i, j) in enumerate(resnets)}  # fmt: skip
     maps = [f"up.1.attn.{j}:cross.map" for j in range(3)] + ["up.2.attn.0:cross.map"]
     return found | {f"uscsd:{k}": name for k, name in enumerate(maps) if name in names}
 

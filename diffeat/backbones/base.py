@@ -65,6 +65,7 @@ class Backbone(ABC):
         self.index = pipeline.index
         self.files = tuple(pipeline.files)
         self.channels_last = False
+        self._decoder_form, self._read_decoder = pipeline.decoder_form, pipeline.decoder
 
     # --- what a family writes -----------------------------------------------------------
 
@@ -166,7 +167,9 @@ class Backbone(ABC):
             replace(block, stride=block.stride * self.latent_factor)
             for block in (*in_order(self.list_tensors()), *self._network_tensors())
         ]
-        return (*(vae_tensors(self.vae) if self.vae is not None else ()), *found)
+        if self.vae is not None:
+            found = [*vae_tensors(self.vae, self._decoder_form), *found]
+        return tuple(found)
 
     @cached_property
     def blocks(self) -> tuple[BlockInfo, ...]:
@@ -346,6 +349,23 @@ class Backbone(ABC):
             posterior = self.vae.encode(x).latent_dist
         shift, scale = self._shift_and_scale if scaled else (0.0, 1.0)
         return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
+
+    @cached_property
+    def vae_decoder(self) -> nn.Module:
+        """(post_quant_conv, decoder) of the VAE; its weights are read when this is first asked."""
+        found = self._read_decoder()
+        if self.channels_last:
+            found.to(memory_format=torch.channels_last)
+        return found
+
+    def decoded(self, mean: torch.Tensor, scaled: bool = True) -> torch.Tensor:
+        """What the VAE's decoder is given for clean latents: (P, C, h, w), unscaled.
+
+        Args:
+            mean, scaled: as `encode` gave and took them.
+        """
+        shift, scale = self._shift_and_scale if scaled else (0.0, 1.0)
+        return self.as_input((mean / scale + shift).to(self.vae.dtype))
 
     def default_rows(self, size: tuple[int, int]) -> int:
         """Rows of one forward, unless asked for otherwise: 64 at 32×32 latents, less at larger."""

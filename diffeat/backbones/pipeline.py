@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Pipeline:
         config: its configuration, as in the file.
         schedule: its noise schedule.
         extras: further components by their name in the pipeline: "vae", "text_encoder", …
+        decoder_form: the VAE's decoder without weights; None where there is none.
+        decoder: reads its weights, which are needed only where its tensors are asked for.
     """
 
     request: ModelRequest
@@ -49,6 +52,8 @@ class Pipeline:
     config: dict[str, Any] = field(default_factory=dict)
     schedule: Schedule | None = None
     extras: dict[str, Any] = field(default_factory=dict)
+    decoder_form: nn.Module | None = None
+    decoder: Callable[[], nn.Module] | None = None
 
 
 def find_pipeline(request: ModelRequest) -> Pipeline:

@@ -40,7 +40,8 @@ class StableDiffusion(Backbone):
     def aliases(self):
         tensors = self.tensors
         encoder = [] if self.vae is None else self.vae.encoder.down_blocks
-        return {**unet_aliases(tensors), **latent_unet_aliases(tensors, encoder)}
+        decoder = [] if self._decoder_form is None else self._decoder_form[1].up_blocks
+        return {**unet_aliases(tensors), **latent_unet_aliases(tensors, encoder, decoder)}
 
     @property
     def embedding_shapes(self):

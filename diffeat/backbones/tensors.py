@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffeat.blocks import BlockInfo
+from diffeat.blocks import VAE_DECODER, BlockInfo
 from diffeat.hooks import Tap
 
 Tensors = Iterator[BlockInfo]
@@ -140,23 +140,45 @@ def unpack(tokens: torch.Tensor, grid: tuple[int, int], side: int) -> torch.Tens
     return cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
-def vae_tensors(vae: nn.Module) -> list[BlockInfo]:
-    """The latent ("vae") and the stages and resnets of the VAE's encoder; strides in pixels."""
-    found, stride = [], 1
-    how = {"kind": "vae", "part": "vae", "layout": "NCHW", "order": 0}
+def vae_tensors(vae: nn.Module, decoder: nn.Module | None = None) -> list[BlockInfo]:
+    """The latent ("vae"), and the stages and resnets of the VAE; strides in pixels.
 
-    def add(name: str, path: str, channels: int, **more: Any) -> None:
-        found.append(BlockInfo(name, path, channels=channels, stride=stride, **how, **more))
-
-    for i, stage in enumerate(vae.encoder.down_blocks):
-        for j, resnet in enumerate(stage.resnets):
-            name, path = f"vae.down.{i}.res.{j}", f"down_blocks.{i}.resnets.{j}"
-            add(name, path, resnet.out_channels)
-            add(f"{name}:in", path, resnet.in_channels, tensor="in", tap=Tap(path, "input"))
-            add(f"{name}:increment", path, resnet.out_channels, tensor="increment",
-                tap=Tap(f"{path}.conv2"))  # fmt: skip
+    Args:
+        vae: what encodes.
+        decoder: (post_quant_conv, decoder), without weights; its tensors are `vae.up.…`, of a
+            decoding of the clean latent.
+    """
+    encoder, found, stride = vae.encoder, [], 1
+    for i, stage in enumerate(encoder.down_blocks):
+        found += _vae_resnets(stage, f"vae.down.{i}", f"down_blocks.{i}", stride, "vae")
         stride *= 2 if stage.downsamplers else 1
-        add(f"vae.down.{i}", f"down_blocks.{i}", stage.resnets[-1].out_channels)
-    add("vae.mid", "mid_block", vae.encoder.mid_block.resnets[-1].out_channels)
-    add("vae", "", vae.config.latent_channels)
+        channels = stage.resnets[-1].out_channels
+        found.append(_of_vae(f"vae.down.{i}", f"down_blocks.{i}", channels, stride))
+    middle = encoder.mid_block.resnets[-1].out_channels
+    found += [_of_vae("vae.mid", "mid_block", middle, stride),
+              _of_vae("vae", "", vae.config.latent_channels, stride)]  # fmt: skip
+    for i, stage in enumerate(decoder[1].up_blocks if decoder is not None else ()):
+        path = f"1.up_blocks.{i}"
+        found += _vae_resnets(stage, f"vae.up.{i}", path, stride, VAE_DECODER)
+        stride //= 2 if stage.upsamplers else 1
+        channels = stage.resnets[-1].out_channels
+        found.append(_of_vae(f"vae.up.{i}", path, channels, stride, VAE_DECODER))
     return found
+
+
+def _of_vae(name: str, path: str, channels: int, stride: int, part: str = "vae", **more: Any):
+    how = {"kind": "vae", "layout": "NCHW", "order": 0}
+    return BlockInfo(name, path, part=part, channels=channels, stride=stride, **how, **more)
+
+
+def _vae_resnets(
+    stage: nn.Module, name: str, path: str, stride: int, part: str
+) -> Iterator[BlockInfo]:
+    """Output, input and residual branch of each resnet of a stage."""
+    for j, resnet in enumerate(stage.resnets):
+        each, at = f"{name}.res.{j}", f"{path}.resnets.{j}"
+        yield _of_vae(each, at, resnet.out_channels, stride, part)
+        yield _of_vae(f"{each}:in", at, resnet.in_channels, stride, part, tensor="in",
+                      tap=Tap(at, "input"))  # fmt: skip
+        yield _of_vae(f"{each}:increment", at, resnet.out_channels, stride, part,
+                      tensor="increment", tap=Tap(f"{at}.conv2"))  # fmt: skip

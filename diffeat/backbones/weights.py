@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +59,33 @@ def load_component(pipeline: Pipeline, name: str, cls: str) -> Any:
     bare = random and not any((pipeline.folder / name).glob("*.safetensors"))
     module = _module(pipeline, cls, name, random=bare)
     if name == "vae":
-        module.decoder, module.post_quant_conv = nn.Identity(), None
-        if pipeline.dtype == torch.float16 and module.config.get("force_upcast"):
-            module = nn.Module.float(module)  # its activations overflow in half precision
+        pipeline.decoder_form = _taken_decoder(module).to("meta")
+        pipeline.decoder = partial(_decoder_again, pipeline, cls, bare)
+        module = _upcast(pipeline, module)
     # a text encoder goes to the device only for the moment in which it runs
     away = name.startswith("text_encoder") or pipeline.request.offload != "none"
     home = torch.device("cpu") if away else pipeline.device
     return _place(pipeline, module, name, home)
+
+
+def _upcast(pipeline: Pipeline, vae: nn.Module) -> nn.Module:
+    """A VAE in fp32 where its activations would overflow in half precision."""
+    overflows = pipeline.dtype == torch.float16 and vae.config.get("force_upcast")
+    return nn.Module.float(vae) if overflows else vae
+
+
+def _taken_decoder(vae: nn.Module) -> nn.Sequential:
+    """What decodes, taken out of a VAE: (post_quant_conv or nothing, decoder)."""
+    found = nn.Sequential(getattr(vae, "post_quant_conv", None) or nn.Identity(), vae.decoder)
+    vae.decoder, vae.post_quant_conv = nn.Identity(), None
+    return found
+
+
+def _decoder_again(pipeline: Pipeline, cls: type, random: bool) -> nn.Module:
+    """The VAE's decoder with its weights, where its encoder lies."""
+    whole = _upcast(pipeline, _module(replace(pipeline, files=[]), cls, "vae", random=random))
+    home = torch.device("cpu") if pipeline.request.offload != "none" else pipeline.device
+    return _place(pipeline, _taken_decoder(whole), "vae", home)
 
 
 def _swap(pipeline: Pipeline, denoiser: nn.Module, source: Path) -> None:

@@ -7,11 +7,14 @@ it is differentiable; who wants no graph runs it under `torch.no_grad`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 
+from diffeat.backbones.devices import visiting
+from diffeat.blocks import VAE_DECODER
 from diffeat.extraction.noising import add_noise, clean_latents
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.reduce import Size, feature
@@ -75,15 +78,38 @@ class Forward:
     def encode(
         self, x0: torch.Tensor, sample: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """z, (P, E, C, h, w) fp32, and the VAE's own tensors, the same at every level."""
-        spec, taps = self.plan.spec, self._vae_taps
-        if not taps:
-            return clean_latents(spec, *self.backbone.encode(x0, spec.scale_latent), sample), {}
+        """z, (P, E, C, h, w) fp32, and the VAE's own tensors, the same at every level.
+
+        Its decoder is run, on the clean latents, only where its tensors are asked for.
+        """
+        mean, std, kept = self.posterior(x0)
+        return clean_latents(self.plan.spec, mean, std, sample), kept
+
+    def posterior(
+        self, x0: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
+        """(mean, std) of the latents, as `Backbone.encode` gives them, and the VAE's tensors."""
+        backbone, scaled = self.backbone, self.plan.spec.scale_latent
         keep = partial(self.keep, tuple(x0.shape[2:]), ())
-        with HookManager(self.backbone.vae.encoder, taps, transform=keep) as hooks:
-            mean, std = self.backbone.encode(x0, spec.scale_latent)  # (P, C, h, w) each
-            kept = {name: hooks[name] for name in hooks}
-        return clean_latents(spec, mean, std, sample), kept
+        kept: dict[str, torch.Tensor] = {}
+        if taps := self._vae_taps("vae"):
+            with HookManager(backbone.vae.encoder, taps, transform=keep) as hooks:
+                mean, std = backbone.encode(x0, scaled)  # (P, C, h, w) each
+                kept |= {name: hooks[name] for name in hooks}
+        else:
+            mean, std = backbone.encode(x0, scaled)
+        if taps := self._vae_taps(VAE_DECODER):
+            kept |= self._decoded(mean, taps, keep)
+        return mean, std, kept
+
+    def _decoded(self, mean: torch.Tensor, taps: dict[str, Any], keep: Any):
+        """Tensors of the VAE's decoder, as it decodes the posterior's means (P, C, h, w)."""
+        backbone = self.backbone
+        decoder, given = backbone.vae_decoder, backbone.decoded(mean, self.plan.spec.scale_latent)
+        away = visiting(decoder, backbone.device) if backbone.vae_visits else nullcontext()
+        with away, HookManager(decoder, taps, True, keep) as hooks:
+            hooks.run(given)
+            return {name: hooks[name] for name in hooks}
 
     def add_noise(
         self, z: torch.Tensor, eps: torch.Tensor | None, levels: torch.Tensor
@@ -138,9 +164,8 @@ class Forward:
         """Where the network's tensors are read, in the order of execution."""
         return {b.name: self.plan.tap(b) for b in self.plan.blocks if not b.of_vae}
 
-    @cached_property
-    def _vae_taps(self) -> dict[str, Any]:
-        blocks = (b for b in self.plan.blocks if b.of_vae and b.name != "vae")
+    def _vae_taps(self, part: str) -> dict[str, Any]:
+        blocks = (b for b in self.plan.blocks if b.part == part and b.name != "vae")
         return {block.name: block.where for block in blocks}
 
     @cached_property

@@ -11,7 +11,7 @@ from diffeat.backbones import Backbone, ModelRequest
 from diffeat.backbones.devices import pick_device, pick_dtype
 from diffeat.extraction.forward import Forward
 from diffeat.extraction.plan import Plan
-from diffeat.planning.flops import Size, bare_condition, count, encoder_flops
+from diffeat.planning.flops import Size, bare_condition, count
 from diffeat.planning.live import peak_bytes
 
 
@@ -37,8 +37,8 @@ def count_costs(plan: Plan, size: Size) -> dict[str, int]:
         plan: of a backbone on the meta device.
         size: (H, W) in pixels of what one forward sees.
     """
-    found = {"cut": 0, "whole": 0, "encode": encoder_flops(plan.backbone, size)}
     forward = Forward(plan)
+    found = {"cut": 0, "whole": 0, "encode": _vae_flops(forward, size)}
     if forward.taps:
         found["cut"] = count(lambda: run_row(forward, size))
         if plan.grid:
@@ -48,14 +48,24 @@ def count_costs(plan: Plan, size: Size) -> dict[str, int]:
 
 def count_memory(plan: Plan, size: Size) -> dict[str, int]:
     """Bytes of activations that live at once: of one row of the denoiser, and of one picture in
-    the VAE's encoder."""
+    the VAE."""
     found, forward, vae = {"row": 0, "encode": 0}, Forward(plan), plan.backbone.vae
     if forward.taps:
         found["row"] = peak_bytes(lambda: run_row(forward, size, prediction=bool(plan.grid)))
     if vae is not None:
-        pixels = torch.empty(1, 3, *size, device="meta", dtype=vae.dtype)
-        found["encode"] = peak_bytes(lambda: vae.encode(pixels))
+        found["encode"] = peak_bytes(lambda: forward.posterior(_pixels(size)))
     return found
+
+
+def _pixels(size: Size) -> torch.Tensor:
+    return torch.empty(1, 3, *size, device="meta")
+
+
+def _vae_flops(forward: Forward, size: Size) -> int:
+    """Operations of the VAE for one picture; 0 for models on pixels."""
+    if forward.backbone.vae is None:
+        return 0
+    return count(lambda: forward.posterior(_pixels(size)))
 
 
 @torch.no_grad()

@@ -53,6 +53,7 @@ VAE_RESNETS = [
     "vae.down.0.res.0", "vae.down.0.res.1", "vae.down.1.res.0", "vae.down.1.res.1",
     "vae.down.2.res.0", "vae.down.2.res.1", "vae.down.3.res.0", "vae.down.3.res.1",
 ]  # fmt: skip
+VAE_DECODER_RESNETS = [f"vae.up.{i}.res.{j}" for i in range(4) for j in range(3)]
 FLUX_BLOCKS = [*(f"block.{k}" for k in range(19)), *(f"single.{k}" for k in range(38))]
 
 
@@ -93,6 +94,7 @@ def latent_unet(up: list[str], layers: list[str], entering: list[str]) -> dict[s
         **numbered("cleandift:us", up, 1),
         **numbered("odise:", resnets, kind=":in"),
         **numbered("odise:vae.", VAE_RESNETS, kind=":in"),
+        **numbered("odise:vae-decoder.", VAE_DECODER_RESNETS, kind=":in"),
         **{f"sd-dino:s{5 - i}": name for i, name in enumerate(entering)},
     }
 

@@ -32,7 +32,8 @@ def fake() -> Iterator[FakeTensorMode]:
 
 def move(backbone: Backbone) -> Backbone:
     """A backbone that was loaded on the CPU, on the fake device from now on."""
-    for module in (backbone.denoiser, backbone.vae):
+    decoder = None if backbone.vae is None else backbone.vae_decoder
+    for module in (backbone.denoiser, backbone.vae, decoder):
         if module is not None:
             module.to("cuda")
     backbone.device = torch.device("cuda")

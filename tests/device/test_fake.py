@@ -22,6 +22,8 @@ FAMILIES = ("edm", "adm-classes", "pixel", "sdxl", "sd1", "sit", "dit", "pixart-
 def check(backbone, asked) -> None:
     """One forward keeps what the plan says; the condition was made on the CPU."""
     condition = Conditions.of_spec(backbone, asked)([0, 0])
+    if backbone.vae is not None:
+        assert backbone.vae_decoder is not None  # a fake one could not be read from a file
     with fake():
         condition = {name: value.to("cuda") for name, value in condition.items()}
         plan = Plan(move(backbone), asked)

@@ -25,7 +25,10 @@ from tests.pipelines import (
 )
 
 NET = ("net:in", "net:out", "net:x0")
-VAE = ("vae", "vae.mid", "vae.down.0", "vae.down.1.res.0:in", "vae.down.0.res.0:increment")
+VAE = (
+    "vae", "vae.mid", "vae.down.0", "vae.down.1.res.0:in", "vae.down.0.res.0:increment",
+    "vae.up.0", "vae.up.1.res.1:in", "vae.up.0.res.1:increment",
+)  # fmt: skip
 LEVELS = {
     "pixel": (900, 0, 250), "adm": (999, 40, 400), "sd2": (800, 20, 300), "dit": (700, 10, 200),
     "pixel-flow": (1000, 0, 333), "sit": (0.9, 0.1, 0.5), "flux": (1000, 30, 500),
@@ -232,3 +235,21 @@ def test_the_latent_is_the_one_that_is_used(backbone_of):
     asked = spec("sd2", ("vae", "net:in"), noise="none", latent="sample")
     found = diffeat.extract(backbone_of("sd2"), pictures(2), asked)
     same(found["vae", T], found["net:in", T])
+
+
+def test_a_decoder_is_read_only_where_it_is_asked(backbone_of):
+    backbone = backbone_of("sd2")
+    vars(backbone).pop("vae_decoder", None)
+    diffeat.extract(backbone, pictures(1), spec("sd2", ("vae.mid", "mid")))
+    assert "vae_decoder" not in vars(backbone)
+    with rows_of(backbone.vae_decoder[1].up_blocks[1]) as later:  # it stops before the next stage
+        found = diffeat.extract(backbone, pictures(2), spec("sd2", ("vae.up.0",)))
+    assert later == []
+    assert found["vae.up.0", T].shape[:1] == (2,)
+
+
+def test_the_weights_of_a_model_do_not_depend_on_its_decoder(backbone_of):
+    backbone = backbone_of("sd2")
+    before = backbone.fingerprint
+    assert backbone.vae_decoder[1].up_blocks is not None
+    assert backbone.fingerprint == before
