@@ -23,7 +23,8 @@ class System:
             block), "set" (the greedy one), or a table of blocks and timesteps; or a list with one
             of these for each of `of`.
         arguments: of the aggregator.
-        choose: one argument with the values to try; the pairs that choose say which.
+        choose: one argument with the values to try, "matcher.radius" of the read-out; the pairs
+            that choose say which.
         matcher: arguments of the read-out where it is not that of all other rows; `kind` is a
             class of `probes.matching`.
         seeds: one training for each; all are counted together.

@@ -242,27 +242,29 @@ class MixingRun(Run):
     ) -> dict[str, Any]:  # fmt: skip
         """One run: chosen, trained, and matched with."""
         reset_peak_memory()
-        began, method, matcher = time.monotonic(), method_of(system), matcher_of(system)
+        began, method = time.monotonic(), method_of(system)
         folder = self.place.features / f"training-{key}"
 
         def ready(chosen: dict[str, Any]) -> Any:
             made = aggregator(system, chosen, seed, self.place.device)
             return None if made is None else fitted(made, method, given, folder)
 
-        def share(made: Any) -> float | None:
+        def share(made: Any, chosen: dict[str, Any]) -> float | None:
             if chooses is None:
                 return None
+            matcher = matcher_of(system, chosen)
             pck = count(made, method, given, matcher, chooses, self._empty())
             return pck.compute(AGGREGATES[0])[self.benchmark.alphas[0]]
 
         tried = [({name: value}, ready({name: value}))
                  for name, values in system.choose.items() for value in values]  # fmt: skip
         if tried:
-            scores = [share(made) for _, made in tried]
+            scores = [share(made, chosen) for chosen, made in tried]
             (chosen, made), selected = tried[int(np.argmax(scores))], max(scores)
         else:
             chosen, made = {}, ready({})
-            selected = share(made)
+            selected = share(made, chosen)
+        matcher = matcher_of(system, chosen)
         seconds = round(time.monotonic() - began, 1)
         states = {
             name: {what: value.tolist() for what, value in

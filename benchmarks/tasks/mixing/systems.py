@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
 import probes.aggregate
 import probes.matching
@@ -15,12 +16,14 @@ from benchmarks.searching import BoundPairs
 from benchmarks.tasks.mixing.file import System
 from diffeat.errors import SpecError
 from diffeat.progress import counted
-from probes import Cells, Pairs
+from probes import Cells, Matches, Pairs
 from probes.aggregate import together
 from probes.lazy import Rows
 from probes.matching import NearestMatcher, Paired
 from probes.metrics.pck import PCK
 
+READ_OUT = "matcher."
+"""Of a choice that is an argument of the read-out."""
 AXES = 200
 """Pictures that principal axes are found on."""
 AT_ONCE = 32
@@ -71,8 +74,9 @@ def check_system(system: System) -> None:
     """SpecError, before anything is computed, for a method or arguments that cannot be meant."""
     try:
         for value in next(iter(system.choose.values()), [None]):
-            aggregator(system, dict.fromkeys(system.choose, value), 0, "cpu")
-        matcher_of(system)
+            chosen = dict.fromkeys(system.choose, value)
+            aggregator(system, chosen, 0, "cpu")
+            matcher_of(system, chosen)
     except (ValueError, TypeError, AttributeError) as error:
         if isinstance(error, SpecError):
             raise
@@ -81,7 +85,9 @@ def check_system(system: System) -> None:
 
 def aggregator(system: System, chosen: Mapping[str, Any], seed: int, device: str) -> Any:
     """The aggregator of a system, not fitted; None takes the cells as they are."""
-    method, arguments = method_of(system), {**system.arguments, **chosen}
+    method = method_of(system)
+    chosen = {name: value for name, value in chosen.items() if not name.startswith(READ_OUT)}
+    arguments = {**system.arguments, **chosen}
     if not method.kind:
         if arguments:
             raise ValueError(f"arguments {', '.join(arguments)} of {system.method}; expected none")
@@ -95,9 +101,11 @@ def aggregator(system: System, chosen: Mapping[str, Any], seed: int, device: str
     return made.set_params(**{name: value for name, value in options.items() if name in known})
 
 
-def matcher_of(system: System) -> Any:
+def matcher_of(system: System, chosen: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """The read-out: that of all tables, or what the system says."""
-    options = dict(system.matcher)
+    options = {name.removeprefix(READ_OUT): value for name, value in chosen.items()
+               if name.startswith(READ_OUT)}  # fmt: skip
+    options = {**system.matcher, **options}
     kind = options.pop("kind", NearestMatcher.__name__)
     if not kind.endswith("Matcher") or not hasattr(probes.matching, kind):
         raise ValueError(f"matcher {kind!r}; expected a matcher of probes.matching")
@@ -163,7 +171,9 @@ def count(
 ) -> PCK:
     """Match all pairs of a set with what an aggregator makes, and count them."""
     pairs = bound.pairs
-    if method.mirrors or _of_pairs(made):
+    if method.mirrors:
+        found = _posed(made, given.groups[0], matcher, bound)
+    elif _of_pairs(made):
         cells = together(list(given.groups)) if method.fuses else given.groups[0]
         found = Paired(matcher, made).match_pairs(cells, pairs)
     else:
@@ -181,6 +191,19 @@ def _of_pairs(made: Any) -> bool:
     """Whether axes are those of each pair."""
     scopes = [getattr(one, "scope", "") for one in (made, getattr(made, "reduce", None))]
     return "pair" in scopes
+
+
+def _posed(made: Any, cells: Cells, matcher: Any, bound: BoundPairs) -> Iterator[Matches]:
+    """Matches after the pose was adapted; `partners` of a file are names, of points by pair."""
+    named, pairs = dict(made.partners or {}), bound.pairs
+    for pair, (a, b, points) in enumerate(
+        zip(pairs.source.tolist(), pairs.target.tolist(), pairs.source_points, strict=True)
+    ):
+        names = [str(name) for name in bound.targets.truth(pair).names] if named else []
+        partner = [names.index(named[name]) if named.get(name) in names else place
+                   for place, name in enumerate(names)]  # fmt: skip
+        transform = clone(made).set_params(partners=partner or None)
+        yield Paired(matcher, transform).match(cells.maps(a), cells.maps(b), points)
 
 
 def _mixed(made: Any, method: Method, given: Given, rows: np.ndarray) -> Cells:
