@@ -15,11 +15,13 @@ from benchmarks.machine import peak_memory_mb, reset_peak_memory
 from benchmarks.searching import BoundPairs, Journal, Mix, bind, described, write_surfaces
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.file import AGGREGATES
+from benchmarks.tasks.matching.floors import count_points
 from benchmarks.tasks.matching.measure import Run, difference, numbers
 from benchmarks.tasks.matching.models import Row, rows_of, stores_of
 from benchmarks.tasks.matching.sets import Sets, names_in, opened
 from benchmarks.tasks.mixing.file import MixingBenchmark, System
 from benchmarks.tasks.mixing.systems import (
+    METHODS,
     Given,
     about_fit,
     aggregator,
@@ -30,7 +32,8 @@ from benchmarks.tasks.mixing.systems import (
     method_of,
     with_boxes,
 )
-from benchmarks.tasks.rows import patch_cells
+from benchmarks.tasks.mixing.through import found_by_prompts, learned_prompt
+from benchmarks.tasks.rows import patch_cells, sizes_of
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.progress import say
@@ -116,9 +119,6 @@ class MixingRun(Run):
     def _matched(self, row: Row, backbone: Any) -> None:
         if self.benchmark.single:
             super()._matched(row, backbone)
-        else:  # features are made now all the same, while the model is loaded
-            with stores_of(row, backbone, self.pictures, self.place):
-                pass
 
     def _chosen(self, row: Row, stores: Any, report: BoundPairs) -> dict[Any, float | None]:
         found = super()._chosen(row, stores, report)
@@ -139,6 +139,9 @@ class MixingRun(Run):
                 self.missing[system.name] = self.missing[lost[0].removesuffix("@random")]
                 continue
             with self.place.stages(f"system {system.name}"):
+                if method_of(system).through == "points":
+                    self._by_points(system, labels[0])
+                    continue
                 specs = system.cells if isinstance(system.cells, (list, tuple)) else [system.cells]
                 specs = list(specs) * (len(labels) if len(specs) == 1 else 1)
                 mirrors = method_of(system).mirrors
@@ -167,12 +170,15 @@ class MixingRun(Run):
         """The feature files of a row, which stay open."""
         key = f"{label}, mirrored" if mirrored else label
         if key not in self.stores:
-            row = next(one for one in rows_of(self.benchmark) if one.label == label)
+            row = self._row(label)
             if mirrored:
                 row = replace(row, fields={**row.fields, "mirror": True})
             opened = stores_of(row, row.load(self.place.device), self.pictures, self.place)
             self.stores[key] = stack.enter_context(opened)
         return self.stores[key]
+
+    def _row(self, label: str) -> Row:
+        return next(one for one in rows_of(self.benchmark) if one.label == label)
 
     def _pixels(self) -> _Features:
         """Patches of raw pixels, as one cell of maps."""
@@ -242,11 +248,15 @@ class MixingRun(Run):
     ) -> dict[str, Any]:  # fmt: skip
         """One run: chosen, trained, and matched with."""
         reset_peak_memory()
-        began, method = time.monotonic(), method_of(system)
+        began, method, said = time.monotonic(), method_of(system), {}
+        if method.through:
+            given, said = self._with_prompt(system, seed, key, given)
+            method = METHODS["cells"]
         folder = self.place.features / f"training-{key}"
 
         def ready(chosen: dict[str, Any]) -> Any:
-            made = aggregator(system, chosen, seed, self.place.device)
+            known = replace(system, arguments={}, method="cells") if said else system
+            made = aggregator(known, chosen, seed, self.place.device)
             return None if made is None else fitted(made, method, given, folder)
 
         def share(made: Any, chosen: dict[str, Any]) -> float | None:
@@ -272,10 +282,51 @@ class MixingRun(Run):
             for name, bound in bounds.items()
         }  # fmt: skip
         shutil.rmtree(folder, ignore_errors=True)
+        fit = {**about_fit(made), **said}
         return {
-            "seed": seed, "states": states, "selected": selected, "fit": about_fit(made),
-            "chosen": chosen, "seconds": seconds, "peak_memory_mb": peak_memory_mb(),
+            "seed": seed, "states": states, "selected": selected, "fit": fit, "chosen": chosen,
+            "seconds": seconds, "peak_memory_mb": peak_memory_mb(),
         }  # fmt: skip
+
+    def _with_prompt(
+        self, system: System, seed: int, key: str, given: Given
+    ) -> tuple[Given, dict[str, Any]]:
+        """The same pairs with the features that a learned prompt gives."""
+        if self.trains is None:
+            raise SpecError(f"system {system.name!r} is trained, but there are no pairs to train "
+                            "on; give train, or a select_share below 1")  # fmt: skip
+        row, said = learned_prompt(
+            self._row((system.of or (self.benchmark.models[0].shown,))[0]), self.place.device,
+            system.arguments, seed, self.place.features / f"prompt-{key}.safetensors",
+            self.trains, self.sets.chooses,
+        )  # fmt: skip
+        with ExitStack() as stack:
+            opened = stores_of(row, row.load(self.place.device), self.pictures, self.place)
+            bound = bind(self.sets.report, stack.enter_context(opened))
+            cells = bound.cells()
+            held = {key: np.asarray(cells.rows(key)[:], np.float32) for key in cells.keys}
+        cells = Cells(held, sizes=cells.sizes, placements=cells.placements,
+                      input_size=cells.input_size)  # fmt: skip
+        return replace(given, groups=(cells,)), said
+
+    def _by_points(self, system: System, label: str) -> None:
+        """A system that needs no features: each point by a prompt of its own."""
+        found, row, began = {}, self._row(label), time.monotonic()
+        for targets in self.sets.reported:
+            pck, pictures = self._empty(), targets.pictures()
+            sizes = dict(zip(pictures.ids, sizes_of(pictures), strict=True))
+            for seed in system.seeds:
+                key = fingerprint("point-prompts", row.name, row.fields, system.arguments, seed,
+                                  targets.fingerprint)  # fmt: skip
+                points = found_by_prompts(row, self.place.device, system.arguments, seed, targets,
+                                          self.journal, key)  # fmt: skip
+                count_points(pck, targets, points, sizes)
+            found[targets.name] = pck
+        self._add(
+            system.name, "mixed", found, of=[label], method=system.method,
+            seeds=list(system.seeds), alone=[], learns="nothing", fits=[{}], chosen=[{}],
+            seconds=[round(time.monotonic() - began, 1)], matcher={}, published=system.name,
+        )  # fmt: skip
 
     def _empty(self) -> PCK:
         return PCK(self.benchmark.alphas, self.benchmark.conventions)

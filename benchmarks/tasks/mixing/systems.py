@@ -39,12 +39,14 @@ class Method:
         learns: "nothing", from "pictures" that are trained on (axes), or from "pairs" of them.
         fuses: whether it is given the features of each model apart.
         mirrors: whether it also asks for the features of the mirrored pictures.
+        through: what is learned through the backbone, a "prompt" or "points"; "" is nothing.
     """
 
     kind: str = ""
     learns: str = "nothing"
     fuses: bool = False
     mirrors: bool = False
+    through: str = ""
 
 
 METHODS: Mapping[str, Method] = MappingProxyType({
@@ -57,6 +59,8 @@ METHODS: Mapping[str, Method] = MappingProxyType({
     "spatial": Method("SpatialFusion", "pairs"),
     "bottleneck": Method("Bottleneck", "pairs"),
     "pose": Method("PoseAdapter", mirrors=True),
+    "prompt": Method(learns="pairs", through="prompt"),
+    "point-prompts": Method(through="points"),
     "fusion": Method("Fusion", "pictures", fuses=True),
 })  # fmt: skip
 """Name in a benchmark file → how it is done."""
@@ -89,7 +93,7 @@ def aggregator(system: System, chosen: Mapping[str, Any], seed: int, device: str
     chosen = {name: value for name, value in chosen.items() if not name.startswith(READ_OUT)}
     arguments = {**system.arguments, **chosen}
     if not method.kind:
-        if arguments:
+        if arguments and not method.through:
             raise ValueError(f"arguments {', '.join(arguments)} of {system.method}; expected none")
         return None
     inner = arguments.pop("co_pca", None)  # of a fusion
