@@ -266,7 +266,7 @@ class NetworkHead(BaseEstimator):
         if how.patience is not None and validation is None:
             raise ValueError(
                 f"patience={how.patience} without validation rows; give validation_fraction, or "
-                "X_validation and y_validation"
+                "validation rows to fit"
             )
         if how.checkpoint is not None:
             given = {"features": batches.parts, "targets": [batches.targets]}

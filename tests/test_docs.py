@@ -10,7 +10,9 @@ import numpy as np
 
 import diffeat
 from diffeat.backbones import FAMILIES
+from diffeat.coords import Placement
 from diffeat.recipes import recipe_names
+from probes import Cells, Pairs
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,6 +70,28 @@ def test_the_example_of_a_judge_runs(capsys):
     assert given["report"].best.key == ("b", 1)
     assert given["report"].best.test == 1
     assert "best on validation: b at t=1, 100.0 %" in capsys.readouterr().out
+
+
+def test_the_examples_of_fusion_run():
+    """Two models that see the same, of which the second has other inputs and another grid."""
+    rng = np.random.default_rng(0)
+    sizes, finest = [(30, 40)] * 2, rng.normal(size=(1, 5, 12, 12))
+    maps = np.repeat(finest, 2, 0)  # the second picture is the first
+    whole = {"sizes": sizes, "input_size": (48, 48)}
+    mirrored = [Placement.of_fit((30, 40), (48, 48), "squash", mirror=True).numbers] * 2
+    given = {
+        "sd": Cells({("s4", 100): maps[:, :, ::2, ::2], ("s3", 100): maps}, **whole),
+        "sd_mirrored": Cells({("s4", 100): -maps[:, :, ::2, ::2], ("s3", 100): -maps},
+                             placements=mirrored, **whole),
+        "dino": Cells({("block.11", 0): maps[:, :3, ::3, ::2]}, sizes=sizes, input_size=(32, 36)),
+        "pairs": Pairs([0], [1], [[[3, 4], [20, 20], [33, 9]]]),
+    }  # fmt: skip
+    examples = re.findall(r"```python\n(.*?)```", read("docs/mixing.md"), re.S)
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, given)
+        far = np.abs(given["found"][0].points - given["pairs"].source_points[0]).max()
+        assert far < 4  # a site is 3.3 pixels wide; windows give means of sites
 
 
 def test_every_option_of_a_search_is_told():

@@ -25,6 +25,7 @@ PARTS = {
         "the default number of threads against the others, idle and beside a neighbour",
     ),
     "j": ("matching", "points found by features at every pixel, against upsampling the features"),
+    "k": ("propagation", "labels carried through a clip, against the dense affinity"),
 }
 
 

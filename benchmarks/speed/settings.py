@@ -27,7 +27,7 @@ class Settings:
         seed: of noise, pictures and random weights.
     """
 
-    parts: tuple[str, ...] = tuple("abcdefghij")
+    parts: tuple[str, ...] = tuple("abcdefghijk")
     device: str = "auto"
     model: str | None = None
     quick: bool = False

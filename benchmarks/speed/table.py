@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-Lines = list[str]
+from benchmarks.speed import table_maps
+from benchmarks.speed.lines import Lines, listed, spread, table
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -18,11 +19,6 @@ def markdown(result: dict[str, Any]) -> str:
         left_out = [f"Left out: {part['left_out']}."] if "left_out" in part else None
         lines += ["", f"### ({letter}) {part['title']}", "", *(left_out or DETAILS[letter](part))]
     return "\n".join(lines)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Lines:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return lines + [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
 
 
 def _machines(parts: dict[str, Any]) -> Lines:
@@ -54,12 +50,12 @@ def _summary(parts: dict[str, Any]) -> Lines:
         if "left_out" not in part
         for row in SUMMARIES.get(letter, lambda part: [])(part)
     ]
-    return _table(("part", "ratio", "found", "target"), rows)
+    return table(("part", "ratio", "found", "target"), rows)
 
 
 def _a_summary(part: dict[str, Any]) -> list[tuple]:
     what = "extraction of JPEG files to HDF5 ÷ bare truncated forwards"
-    return [(what, _spread(part["ratio"], 3), f"≤ {part['target']}")]
+    return [(what, spread(part["ratio"], 3), f"≤ {part['target']}")]
 
 
 def _b_summary(part: dict[str, Any]) -> list[tuple]:
@@ -70,7 +66,7 @@ def _b_summary(part: dict[str, Any]) -> list[tuple]:
             (f"{words} ÷ one run, {counted['model']} at {counted['size'][0]} pixels, arithmetic",
              f"{counted[name]:.2f}", f"≥ {part['targets'][name]}"),
             (f"{words} ÷ one run, {measured['model']} at {measured['size'][0]} pixels, measured",
-             _spread(measured[name]), f"arithmetic {measured['by_arithmetic'][name]:.2f}"),
+             spread(measured[name]), f"arithmetic {measured['by_arithmetic'][name]:.2f}"),
         ]  # fmt: skip
     return rows
 
@@ -82,7 +78,7 @@ def _c_summary(part: dict[str, Any]) -> list[tuple]:
         (f"{words}, {counted['model']} at {counted['size'][0]} pixels, arithmetic",
          f"{counted['ratio']:.2f}", f"≥ {part['target']}"),
         (f"{words}, {measured['model']} at {measured['size'][0]} pixels, measured",
-         _spread(measured["ratio"]), f"arithmetic {measured['by_arithmetic']:.2f}"),
+         spread(measured["ratio"]), f"arithmetic {measured['by_arithmetic']:.2f}"),
     ]  # fmt: skip
 
 
@@ -90,12 +86,12 @@ def _d_summary(part: dict[str, Any]) -> list[tuple]:
     return [
         *(
             (f"extraction of {name} to {where} ÷ with its results dropped",
-             _spread(part[name]["write"][ratio], 3), "")
+             spread(part[name]["write"][ratio], 3), "")
             for name in ("vectors", "maps")
             for where, ratio in (("shards", "shards_ratio"), ("a file, merge included", "ratio"))
         ),
         ("slices of `store[b, t]` ÷ plain read(), rates, empty page cache",
-         _spread(part["maps"]["read"]["share"]), f"≥ {part['read_target']}"),
+         spread(part["maps"]["read"]["share"]), f"≥ {part['read_target']}"),
     ]  # fmt: skip
 
 
@@ -107,7 +103,7 @@ def _e_summary(part: dict[str, Any]) -> list[tuple]:
          f"{pictures['memory_ratio']:.3f}", f"≤ {part['target']}"),
         *(
             (f"{run['blocks']} blocks ÷ {blocks[0]['blocks']} with the same last, time",
-             _spread(run["ratio"], 3), "")
+             spread(run["ratio"], 3), "")
             for run in blocks[1:]
         ),
     ]  # fmt: skip
@@ -149,10 +145,10 @@ def _a(part: dict[str, Any]) -> Lines:
         rows.append((name, f"{taken:.3f}", f"{forwards / taken:.1f}"))
     return [
         f"{part['model']}, {part['device']}: {part['pictures']} pictures, "
-        f"t = {_listed(spec['timesteps'])}, blocks {_listed(spec['blocks'])}, "
+        f"t = {listed(spec['timesteps'])}, blocks {listed(spec['blocks'])}, "
         f"{len(part['bare_seconds'])} pairs in turn.",
         "",
-        *_table(("", "s (median)", "forwards/s"), rows),
+        *table(("", "s (median)", "forwards/s"), rows),
     ]
 
 
@@ -174,7 +170,7 @@ def _b(part: dict[str, Any]) -> Lines:
         f"{measured['pictures']} pictures, {measured['batch']} rows a forward, "
         f"{measured['device']}. Loading the model, anew in each of many runs, is left out.",
         "",
-        *_table(("", "TFLOP, counted", "s, measured"), rows),
+        *table(("", "TFLOP, counted", "s, measured"), rows),
     ]
 
 
@@ -190,7 +186,7 @@ def _c(part: dict[str, Any]) -> Lines:
         f"{gflops['encoder']:,.0f} GFLOP, forward {gflops['denoiser']:,.0f} GFLOP. Measured: "
         f"{measured['model']}, {measured['pictures']} pictures, {measured['device']}.",
         "",
-        *_table(("", "s, measured"), rows),
+        *table(("", "s, measured"), rows),
     ]
 
 
@@ -208,15 +204,15 @@ def _d(part: dict[str, Any]) -> Lines:
         for name in ("vectors", "maps")
     ]  # fmt: skip
     return [
-        f"{part['model']}, {part['device']}, t = {_listed(part['timesteps'])}, "
+        f"{part['model']}, {part['device']}, t = {listed(part['timesteps'])}, "
         f"{len(part['blocks'])} blocks. Shards are written while the model computes; the file's "
         "side has their merge too, which nothing hides. "
         f"Of the file {100 * read['left_in_cache']:.1f} % stay in the cache when that is emptied.",
         "",
-        *_table(("", "pictures", "MB", "s to a file", "s to shards", "s dropped", "random rows/s",
+        *table(("", "pictures", "MB", "s to a file", "s to shards", "s dropped", "random rows/s",
                  "rows/s, shuffled loader"), written),
         "",
-        *_table((f"reading {read['file_megabytes']:.0f} MB of maps", "MB/s, empty page cache",
+        *table((f"reading {read['file_megabytes']:.0f} MB of maps", "MB/s, empty page cache",
                  "MB/s, cached"), rows),
     ]  # fmt: skip
 
@@ -227,12 +223,12 @@ def _e(part: dict[str, Any]) -> Lines:
         f"{part['model']}, t = {part['timestep']}; pictures: block {pictures['block']}, each in a "
         f"process of its own; blocks: {blocks['pictures']} pictures, the last is {blocks['last']}.",
         "",
-        *_table(("pictures", "s", "pictures/s", "peak MiB", "of it, model loaded"),
+        *table(("pictures", "s", "pictures/s", "peak MiB", "of it, model loaded"),
                 [(f"{run['pictures']:,}", f"{run['seconds']:.2f}", f"{run['pictures_per_s']:.1f}",
                   run["peak_mb"], run["loaded_mb"]) for run in pictures["runs"]]),
         "",
-        *_table(("blocks", "s (median)", f"÷ {blocks['runs'][0]['blocks']} block"),
-                [(run["blocks"], f"{run['median_seconds']:.3f}", _spread(run["ratio"], 3))
+        *table(("blocks", "s (median)", f"÷ {blocks['runs'][0]['blocks']} block"),
+                [(run["blocks"], f"{run['median_seconds']:.3f}", spread(run["ratio"], 3))
                  for run in blocks["runs"]]),
     ]  # fmt: skip
 
@@ -249,7 +245,7 @@ def _f(part: dict[str, Any]) -> Lines:
             f"{model['size'][1]} pixels: {gflops['encoder']:,.1f} GFLOP for the VAE encoder and "
             f"{gflops['denoiser']:,.1f} for the forward of one picture.",
             "",
-            *_table(("", "batch", "pictures/s", f"÷ best {base}", "TFLOP/s", f"of the {base} peak",
+            *table(("", "batch", "pictures/s", f"÷ best {base}", "TFLOP/s", f"of the {base} peak",
                      "GiB", "first batches, s"), [
                          *(_run(base, run) for run in model["by_batch"]),
                          *(_run(name, run) for name, run in model["variants"].items()
@@ -277,7 +273,7 @@ def _g(part: dict[str, Any]) -> Lines:
         f"into synced shards, {rates['merge_mb_per_second']:,.0f} MB/s from shards into the file"
         + ("" if tasks is None else f", {tasks:,.0f} tasks per second by Ray's driver") + ".",
         "",
-        *_table(("accelerators", "pictures/s", f"s for {part['pictures']:,}", "decoding cores",
+        *table(("accelerators", "pictures/s", f"s for {part['pictures']:,}", "decoding cores",
                  "pixels MB/s", "vectors MB/s", "maps MB/s", "Ray tasks/s"), rows),
         "",
         f"One picture: {kinds['pixels'] / 1e3:,.0f} kB of pixels, {kinds['vector'] / 1e3:,.1f} kB "
@@ -303,15 +299,6 @@ def _run(name: str, run: dict[str, Any]) -> tuple:
     )  # fmt: skip
 
 
-def _spread(ratio: dict[str, Any], digits: int = 2) -> str:
-    low, high = ratio["min"], ratio["max"]
-    return f"{ratio['median']:.{digits}f} ({low:.{digits}f} … {high:.{digits}f})"
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values))
-
-
 def _h(part: dict[str, Any]) -> Lines:
     threads = " and ".join(str(n) for n in sorted({r["sklearn_threads"] for r in part["runs"]}))
     rows = [
@@ -321,13 +308,13 @@ def _h(part: dict[str, Any]) -> Lines:
         for run in part["runs"]
     ]  # fmt: skip
     return [
-        f"{part['model']}, {part['cells']} cells of {_listed(part['widths'])} features, "
+        f"{part['model']}, {part['cells']} cells of {listed(part['widths'])} features, "
         f"{part['training']:,} training and {part['validation']:,} validation pictures. "
         "On the path each cell's C is chosen on validation; ours stops where validation falls "
         f"by a standard error. scikit-learn had {threads} of {part['environment']['cores']} "
         "threads, with which it was fastest.",
         "",
-        *_table(("", "s, all at once", "s, scikit-learn", "accuracy %", "of scikit-learn %",
+        *table(("", "s, all at once", "s, scikit-learn", "accuracy %", "of scikit-learn %",
                  "largest difference of a cell, points"), rows),
     ]  # fmt: skip
 
@@ -343,7 +330,7 @@ def _i_summary(part: dict[str, Any]) -> list[tuple]:
             for name, words in OTHERS.items():
                 if f"ratio_{name}" in found:
                     what = f"{task}, {CONDITIONS[condition]}: default threads ÷ {words}, time"
-                    ratio = _spread(found[f"ratio_{name}"])
+                    ratio = spread(found[f"ratio_{name}"])
                     rows.append((what, ratio, f"≤ {part['targets'][name]}"))
     return rows
 
@@ -361,54 +348,12 @@ def _i(part: dict[str, Any]) -> Lines:
         "in a process of its own. `spinning` has a thread per CPU, of which those that wait spin, "
         "as the libraries do by themselves; it has no turn beside the neighbour.",
         "",
-        *_table(("", "work", "threads", "s", "CPU s"), rows),
+        *table(("", "work", "threads", "s", "CPU s"), rows),
     ]
-
-
-def _j_summary(part: dict[str, Any]) -> list[tuple]:
-    against, rates, targets = part["against"], part["file"]["rates"], part["targets"]
-    counts = " and ".join(f"{run['pairs']:,}" for run in part["file"]["growth"])
-    return [
-        ("features upsampled ÷ NearestMatcher, time of a point", f"{against['ratio']:,.0f}",
-         f"≥ {targets['ratio']}"),
-        ("features upsampled ÷ NearestMatcher, peak memory above that of the maps",
-         f"{against['memory_ratio']:,.0f}", f"≥ {targets['memory']}"),
-        ("largest difference of similarities", f"{against['apart']:.1e}", f"≤ {targets['apart']}"),
-        *((f"points a second of a feature file, {words}", f"{rates[name]['points_per_s']:,.0f}",
-           f"≥ {targets[name]:,}") for name, words in PLACES.items()),
-        (f"largest ÷ smallest peak memory, {counts} pairs", f"{part['file']['memory_ratio']:.3f}",
-         f"≤ {targets['growth']}"),
-    ]  # fmt: skip
-
-
-PLACES = {"site": "at sites", "picture": "at pixels"}
-
-
-def _j(part: dict[str, Any]) -> Lines:
-    against, file = part["against"], part["file"]
-    runs = [("features upsampled", against["upsampled"]), ("NearestMatcher", against["ours"]),
-            *((f"a file, {PLACES[name]}", run) for name, run in file["rates"].items()),
-            *(("a file, at sites", run) for run in file["growth"])]  # fmt: skip
-    rows = [
-        (name, f"{run['pairs']:,}", f"{run['points']:,}", f"{run['seconds']:.2f}",
-         f"{run['points_per_s']:,.1f}", run["loaded_mb"], run["peak_mb"])
-        for name, run in runs
-    ]  # fmt: skip
-    return [
-        f"Pictures of {_sides(part['size'])}; maps of {_sides(against['shape'])}, those of the "
-        f"file, of {file['pictures']} pictures, {_sides(file['shape'])}; float32. Every run in a "
-        "process of its own; of maps in memory nothing is kept from pair to pair. "
-        f"{against['same_pixel']} of {against['upsampled']['points']} points were found at the "
-        "same pixel both ways.",
-        "",
-        *_table(("", "pairs", "points", "s", "points/s", "MiB before", "peak MiB"), rows),
-    ]
-
-
-def _sides(values: Sequence[int]) -> str:
-    return " × ".join(map(str, values))
 
 
 SUMMARIES = {"a": _a_summary, "b": _b_summary, "c": _c_summary, "d": _d_summary, "e": _e_summary,
-             "f": _f_summary, "h": _h_summary, "i": _i_summary, "j": _j_summary}  # fmt: skip
-DETAILS = {"a": _a, "b": _b, "c": _c, "d": _d, "e": _e, "f": _f, "g": _g, "h": _h, "i": _i, "j": _j}
+             "f": _f_summary, "h": _h_summary, "i": _i_summary, "j": table_maps.matching_summary,
+             "k": table_maps.propagation_summary}  # fmt: skip
+DETAILS = {"a": _a, "b": _b, "c": _c, "d": _d, "e": _e, "f": _f, "g": _g, "h": _h, "i": _i,
+           "j": table_maps.matching, "k": table_maps.propagation}  # fmt: skip

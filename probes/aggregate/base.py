@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from probes.cells import Cells, cells_of
-from probes.lazy import CHUNK_BYTES, Deferred, Rows
+from probes.lazy import CHUNK_BYTES, Deferred, Rows, as_numpy
 from probes.maps import Maps
 
 Key = tuple[str, float]
@@ -83,7 +83,11 @@ class Aggregator(BaseEstimator, ABC):
 
     def transform_maps(self, maps: Maps) -> Maps:
         """The one map of one picture: {key: (C, h, w) float32 numpy}."""
-        arrays = {key: np.asarray(maps[key], np.float32)[None] for key in self._known(maps.values)}
+        check_is_fitted(self)
+        arrays = {
+            key: np.asarray(as_numpy(maps[key]), np.float32)[None]
+            for key in self._known(maps.values)
+        }
         made = self.transform(Cells(arrays))[self.key][0:1][0]
         return Maps({self.key: made}, maps.size, maps.input_size, maps.placement)
 

@@ -14,7 +14,7 @@ from probes.aggregate.base import Aggregator
 from probes.aggregate.grids import chained, check_axes, leading, principal, project, signed
 from probes.cells import Cells, cells_of
 from probes.checks import check_choice, check_counts, pick_device
-from probes.lazy import as_tensor
+from probes.lazy import as_numpy, as_tensor
 from probes.maps import Maps
 
 
@@ -98,7 +98,8 @@ class CoPCA(Aggregator):
         """Both pictures of a pair, by axes of their own ("pair") or of the set.
 
         Args:
-            source, target: maps of the cells of `fit`.
+            source, target: maps of the cells of `fit`; axes of pairs need none before, and are
+                then found for all cells that the source has.
             points: handed back as they are.
 
         Returns:
@@ -107,11 +108,16 @@ class CoPCA(Aggregator):
         Raises:
             ValueError: cells or channels that are not those of `fit`; nan or inf.
         """
-        check_is_fitted(self)
+        check_counts(self, "components")
+        check_choice("scope", self.scope, ("pair", "set"))
         if self.scope == "set":
             return self.transform_maps(source), self.transform_maps(target), points
+        if hasattr(self, "cells_"):
+            known = zip(self.cells_, self.shapes_, strict=True)
+        else:
+            known = ((key, np.shape(values)) for key, values in source.values.items())
         sides = ([], [])
-        for key, shape in zip(self.cells_, self.shapes_, strict=True):
+        for key, shape in known:
             both = [self._checked_map(maps, key, shape[0]) for maps in (source, target)]
             for side, made in zip(sides, shared_axes(*both, self.components), strict=True):
                 side.append(made)
@@ -145,8 +151,9 @@ class CoPCA(Aggregator):
         return as_tensor(values).to(pick_device(self.device, None))
 
     def _checked_map(self, maps: Maps, key: Any, channels: int) -> torch.Tensor:
-        self._known(maps.values)
-        values = np.asarray(maps[key], np.float32)
+        if key not in maps.values:
+            raise ValueError(f"the cell {key} is missing; expected it in both pictures")
+        values = np.asarray(as_numpy(maps[key]), np.float32)
         if values.ndim != 3 or len(values) != channels or not np.isfinite(values).all():
             raise ValueError(f"{key} has shape {values.shape}; expected a map of {channels} "
                              "channels, as in fit, of finite numbers")  # fmt: skip

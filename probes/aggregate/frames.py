@@ -20,7 +20,7 @@ import torch
 from probes.aggregate.grids import Grid, grid_of
 from probes.cells import Cells, cells_of
 from probes.checks import check_choice
-from probes.lazy import Deferred, Rows, as_tensor
+from probes.lazy import Deferred, Rows, as_numpy, as_tensor
 from probes.maps import Maps
 from probes.matching.axes import Axis
 
@@ -91,7 +91,7 @@ def together(
 
 def one_row(maps: Maps) -> Cells:
     """One picture's maps as `Cells` of one row."""
-    arrays = {key: np.asarray(values)[None] for key, values in maps.values.items()}
+    arrays = {key: as_numpy(values)[None] for key, values in maps.values.items()}
     placement = None if maps.placement is None else [maps.placement]
     return Cells(arrays, sizes=[maps.size], placements=placement, input_size=maps.input_size)
 

@@ -17,7 +17,7 @@ from probes.aggregate.grids import Grid, check_weights, grid_of, normalised
 from probes.aggregate.hyperfeature_net import resized
 from probes.cells import Cells, cells_of
 from probes.checks import pick_device
-from probes.lazy import as_tensor
+from probes.lazy import as_numpy, as_tensor
 from probes.maps import Maps
 
 
@@ -114,7 +114,7 @@ class Fusion(Aggregator):
         halves = [replace(one, values={key: one[key] for key in first}) for one in (source, target)]
         for whole, half in zip((source, target), self.reduce_.pair(*halves)[:2], strict=True):
             arrays = [np.asarray(half[self.reduce_.key])[None]]
-            arrays += [np.asarray(whole[key], np.float32)[None]
+            arrays += [np.asarray(as_numpy(whole[key]), np.float32)[None]
                        for key in self.cells_ if key not in first]  # fmt: skip
             groups = np.concatenate([[0], self.groups_[len(first) :]])
             found.append(replace(whole, values={self.key: self._fused(arrays, groups)[0]}))

@@ -55,9 +55,11 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
     labels or numbers its mean over places goes into a linear layer, trained together with it.
 
     Args:
-        width: channels of the mixed map; 384 as published.
+        width: channels of the mixed map; 384 as published, of cells with 320 to 1,280 channels.
+            Half of it halves a step's time and more.
         size: its rows and columns; 64 as published. None: those of the largest grid, rows and
-            columns by themselves. A step's cost and memory grow with its square.
+            columns by themselves. A step's time and memory grow with its square: it holds about
+            16·width·size² bytes for every cell of every picture.
         sharpness: what the softmax' scalars are multiplied by; 1 as published. Adam moves a scalar
             by no more than the learning rate a step: with 1e-3 two cells' shares differ by a
             factor of at most e² after 1,000 steps. 10 lets trainings that are shorter than the
@@ -112,8 +114,9 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
                 with the pictures' sizes. A block has one C at all its t.
             targets: for "matching" `probes.Pairs`; for "classification" (N,) labels of any kind;
                 for "regression" (N,) or (N, M) numbers; for "multilabel" (N, K) of 0 and 1.
-            objective: one of these, or a `probes.Objective`: of whole numbers for labels, of real
-                numbers for a regression (with gaps) or for several labels.
+            objective: one of these, or a `probes.Objective`: `matching` of
+                `probes.aggregate.correspondence`, of whole numbers for labels, of real numbers for
+                a regression (with gaps) or for several labels.
             validation: what scores every epoch: a share, by groups where there are any; or
                 (cells, targets). None: `validation_fraction`.
             groups: (N,) of the pictures, which are never in both parts. (Pairs have their own; one
@@ -131,10 +134,12 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
         self._note(cells)
         self.n_features_in_ = len(self.cells_)
         self.objective_, wanted = _objective(objective)
+        for name in {"classes_", "scale_"} & vars(self).keys():  # of an earlier fit
+            delattr(self, name)
         parts = self._parts(cells)
         device = pick_device(self.device, parts[0].values)
         randomness = self._randomness(device)
-        data = self._data if self.objective_ == "matching" else self._labelled
+        data = self._paired if self.objective_ == "matching" else self._labelled
         training, held = data(cells, targets, validation, groups, randomness.numpy, device)
         if self.steps is not None:
             training = ShortEpochs(training, math.ceil(self.steps / self.epochs))
@@ -163,7 +168,7 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
         net = HyperfeatureNet(shapes, blocks, self.width, self._size(), self.sharpness)
         return PooledHead(net, outputs)
 
-    def _data(self, cells: Cells, pairs: Any, validation, groups, rng, device):
+    def _paired(self, cells: Cells, pairs: Any, validation, groups, rng, device):
         """Batches of pairs, for training and validation."""
         if self.augment is not None:
             raise ValueError("augment moves maps, and not the key points on them; expected None "

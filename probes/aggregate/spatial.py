@@ -12,6 +12,7 @@ from torch import nn
 from probes.aggregate.base import Key
 from probes.aggregate.hyperfeature_net import HyperfeatureNet, PooledHead
 from probes.aggregate.hyperfeatures import HyperfeatureMixer
+from probes.lazy import as_numpy
 from probes.maps import Maps
 from probes.network import Shapes
 
@@ -98,7 +99,7 @@ class SpatialFusion(HyperfeatureMixer):
         Raises:
             ValueError: cells that are not those of `fit`.
         """
-        arrays = [torch.from_numpy(np.asarray(maps[key], np.float32))[None]
+        arrays = [torch.from_numpy(np.asarray(as_numpy(maps[key]), np.float32))[None]
                   for key in self._known(maps.values)]  # fmt: skip
         with torch.no_grad():
             found = self.module_.net.site_weights(*arrays)[0].numpy()

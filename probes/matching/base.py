@@ -74,13 +74,24 @@ class Matcher(BaseEstimator):
     device: str = "auto"
     memory_mb: float = 512
 
+    def ready(self, maps: Maps) -> Placed:
+        """A picture's maps made ready, for `match` to take several times."""
+        return Placed(maps, self._rule(maps))
+
     def match(
-        self, source: Maps, target: Maps, points: Any, *, region: Any = None, check: Any = None
+        self,
+        source: Maps | Placed,
+        target: Maps | Placed,
+        points: Any,
+        *,
+        region: Any = None,
+        check: Any = None,
     ) -> Matches:
         """Find points of the source in the target.
 
         Args:
-            source, target: maps of the same cells; sizes, placements and grids may differ.
+            source, target: maps of the same cells; sizes, placements and grids may differ. What
+                `ready` made of maps is taken, too.
             points: (n, 2) x, y in pixels of the upright source.
             region: where to look in the target: (4,) x1, y1, x2, y2 in pixels, or an (H, W)
                 bool mask; None is everywhere.
@@ -94,8 +105,10 @@ class Matcher(BaseEstimator):
             ValueError: points outside the source, maps of other cells or channels, an empty
                 region.
         """
-        rule = self._rule(source)
-        return self._match(Placed(source, rule), Placed(target, rule), points, region, check)
+        source = source if isinstance(source, Placed) else self.ready(source)
+        if not isinstance(target, Placed):
+            target = Placed(target, source.rule)
+        return self._match(source, target, points, region, check)
 
     def match_pairs(self, cells: Cells, pairs: Pairs, *, check: Any = None) -> Iterator[Matches]:
         """`match` of every pair, in order; pictures are read once while memory holds them.
@@ -237,7 +250,7 @@ class Matcher(BaseEstimator):
             check_number("low_pass", self.low_pass, self.low_pass > 0, "> 0, in sites, or None")
         names = ("metric", "combine", "normalise", "resolution", "low_pass", "device")
         options = {name: getattr(self, name) for name in names}
-        return Rule(weights=_weights(self.weights, tuple(maps.values)), **options)
+        return Rule(weights=weights_of(self.weights, tuple(maps.values)), **options)
 
     def _checked(
         self, source: Placed, target: Placed, points: Any
@@ -301,7 +314,8 @@ def _check_cells(source: Placed, target: Placed) -> None:
                              "expected equally many")  # fmt: skip
 
 
-def _weights(weights: Any, cells: tuple[Any, ...]) -> dict[Any, float] | None:
+def weights_of(weights: Any, cells: tuple[Any, ...]) -> dict[Any, float] | None:
+    """Cell → weight, checked; None where there are none."""
     if weights is None:
         return None
     if isinstance(weights, Mapping):

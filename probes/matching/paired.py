@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, clone
 from probes.cells import Cells
 from probes.maps import Maps
 from probes.matching.base import Matcher, matches_of
+from probes.matching.flow import Flow
 from probes.matching.nearest import NearestMatcher
 from probes.matching.placed import Held
 from probes.pairs import Matches, Pairs
@@ -82,6 +83,19 @@ class Paired(BaseEstimator):
         """(H, W) float32 over the target; see `Matcher.similarity`."""
         source, target, _ = self._changed(source, target, [point])
         return self._matcher().similarity(source, target, point)
+
+    def flow(
+        self,
+        source: Maps,
+        target: Maps,
+        stride: int | str = 1,
+        *,
+        region: Any = None,
+        check: Any = None,
+    ) -> Flow:
+        """Match a grid of the source's pixels, or its sites; see `Matcher.flow`."""
+        source, target, _ = self._changed(source, target, [])
+        return self._matcher().flow(source, target, stride, region=region, check=check)
 
     def _changed(self, source: Maps, target: Maps, points: Any) -> tuple[Maps, Maps, Any]:
         if self.transform is None:

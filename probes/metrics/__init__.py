@@ -38,6 +38,13 @@ from probes.metrics.representations import (
     mutual_knn,
     uniformity,
 )
+from probes.metrics.video import (
+    JointPCK,
+    VideoScores,
+    contour_accuracy,
+    joint_pck,
+    region_similarity,
+)
 
 __all__ = [
     "PCK",
@@ -49,18 +56,21 @@ __all__ = [
     "FlowShare",
     "FlowSmoothness",
     "Interval",
+    "JointPCK",
     "MeanAbsoluteError",
     "MeanAveragePrecision",
     "MeanIoU",
     "MeanSquaredError",
     "R2Score",
     "Recall",
+    "VideoScores",
     "accuracy_score",
     "alignment",
     "average_precision_score",
     "cknna",
     "cknna_public",
     "confusion_matrix",
+    "contour_accuracy",
     "conventions_of",
     "corner_error",
     "drawn_interval",
@@ -69,6 +79,7 @@ __all__ = [
     "flow_error",
     "flow_smoothness",
     "jaccard_score",
+    "joint_pck",
     "linear_cka",
     "mean_absolute_error",
     "mean_average_precision",
@@ -80,5 +91,6 @@ __all__ = [
     "precision_score",
     "r2_score",
     "recall_score",
+    "region_similarity",
     "uniformity",
 ]

@@ -181,6 +181,20 @@ def test_rows_keep_their_sizes_and_placements(many):
         np.testing.assert_array_equal(maps["mid", 20], cells.maps(before)["mid", 20])
 
 
+def test_where_maps_lie_is_told_without_reading_them(many, monkeypatch):
+    cells, _ = many
+    want = cells.maps(-2)
+    monkeypatch.setattr("probes.lazy.Rows.__getitem__", None)
+    found = cells.frame(-2)
+    assert dict(found.values) == {}
+    assert (found.size, found.input_size, found.numbers) == (
+        want.size, want.input_size, want.numbers,
+    )  # fmt: skip
+    assert want.nbytes == 4 * (3 * 4 * 6 + 2 * 8 * 12)
+    with pytest.raises(IndexError):
+        cells.frame(5)
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 def test_inputs_of_sizes_of_their_own(mirror):
     sizes = np.array([[31, 50], [16, 8]])

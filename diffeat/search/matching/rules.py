@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from sklearn.base import BaseEstimator
+from torch import nn
+
 from diffeat.search.judge import Candidate, Mix
+from diffeat.search.tasks import bytes_fingerprint
+from probes.matching import NearestMatcher, Paired
 from probes.matching.base import Matcher
 
 SAID = ("metric", "resolution", "normalise")
@@ -25,6 +31,9 @@ def matcher_of(matcher: Matcher, candidate: Candidate) -> Matcher:
 
 def described(matcher: Matcher) -> dict[str, Any]:
     """What finished work depends on: the kind of the matcher, and its parameters."""
+    if isinstance(matcher, Paired):
+        inner = NearestMatcher() if matcher.matcher is None else matcher.matcher
+        return {"matcher": "Paired", "of": described(inner), "after": _learnt(matcher.transform)}
     params = {name: value for name, value in matcher.get_params().items()
               if name not in NOT_THE_RULE}  # fmt: skip
     if isinstance(params.get("weights"), dict):
@@ -32,9 +41,29 @@ def described(matcher: Matcher) -> dict[str, Any]:
     return {"matcher": type(matcher).__name__, **params}
 
 
+def _learnt(estimator: Any) -> Any:
+    """Of what is done to pairs before: its kind, parameters, and all that it has learnt."""
+    if not isinstance(estimator, BaseEstimator):
+        return estimator
+    found = {name: _learnt(value) for name, value in estimator.get_params(deep=False).items()
+             if name not in NOT_THE_RULE}  # fmt: skip
+    for name, value in sorted(vars(estimator).items()):
+        if isinstance(value, BaseEstimator) and name.endswith("_"):
+            found[name] = _learnt(value)
+        elif isinstance(value, np.ndarray):
+            found[name] = bytes_fingerprint(value)
+        elif isinstance(value, nn.Module):
+            weights = value.state_dict().items()
+            found[name] = {key: bytes_fingerprint(one.cpu().numpy()) for key, one in weights}
+    return {"kind": type(estimator).__name__, **found}
+
+
 def matcher_text(matcher: Matcher, check: float | None = None) -> str:
     """ "NearestMatcher(metric=cosine, resolution=picture, normalise=after)", what else is not as by
     default, and the check of each match."""
+    if isinstance(matcher, Paired):
+        inner = NearestMatcher() if matcher.matcher is None else matcher.matcher
+        return f"{matcher_text(inner, check)} after {matcher.transform}"
     usual, params = type(matcher)().get_params(), described(matcher)
     shown = {name: params[name] for name in SAID if name in params}
     shown |= {name: value for name, value in params.items()

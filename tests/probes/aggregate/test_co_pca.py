@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 
 from probes import Cells, Maps
 from probes.aggregate import CoPCA
@@ -90,11 +91,24 @@ def test_the_same_twice_and_points_are_handed_back():
         assert a.size == (30, 40)
 
 
+def test_axes_of_a_pair_need_no_fit():
+    cells = cells_of(SHAPES, count=2)
+    maps = cells.maps(0), cells.maps(1)
+    want, found = (one.pair(*maps)[1] for one in (CoPCA(components=4).fit(cells),
+                                                  CoPCA(components=4)))  # fmt: skip
+    np.testing.assert_array_equal(want["co_pca", 0.0], found["co_pca", 0.0])
+
+
 class TestRefused:
     def test_one_picture_by_axes_of_pairs(self):
         cells = cells_of(SHAPES)
         with pytest.raises(ValueError, match=r"axes of two pictures.*Paired"):
             CoPCA().fit(cells).transform(cells)
+
+    def test_axes_of_a_set_that_are_not_known(self):
+        cells = cells_of(SHAPES)
+        with pytest.raises(NotFittedError):
+            CoPCA(scope="set").pair(cells.maps(0), cells.maps(1))
 
     @pytest.mark.parametrize("wrong", [{"components": 0}, {"scope": "all"}])
     def test_parameters(self, wrong):
@@ -108,5 +122,5 @@ class TestRefused:
                               (np.full((3, 2, 2), np.nan), "finite")):  # fmt: skip
             with pytest.raises(ValueError, match=match):
                 found.pair(good, Maps({("a", 1): values}, good.size, good.size))
-        with pytest.raises(ValueError, match="are missing"):
+        with pytest.raises(ValueError, match="is missing"):
             found.pair(good, Maps({("b", 1): good["a", 1]}, good.size, good.size))

@@ -114,6 +114,9 @@ class TestPaired:
             np.testing.assert_array_equal(found.points, want.points)
         whole = paired.similarity(cells.maps(0), cells.maps(1), pairs.source_points[0][0])
         assert whole.shape == SIZE
+        a, b, _ = copca.pair(cells.maps(0), cells.maps(1))
+        found, want = paired.flow(cells.maps(0), cells.maps(1), 8), paired.matcher.flow(a, b, 8)
+        np.testing.assert_array_equal(found.points, want.points)
 
     def test_pictures_are_read_once_while_memory_holds_them(self, monkeypatch):
         cells, read = scene(False)[0], []

@@ -148,9 +148,12 @@ def test_vectors_of_length_0_stay_0():
 def test_maps_of_tensors_of_any_kind():
     cells = cells_of(EQUAL)
     maps = cells.maps(0)
-    tensors = Maps({key: torch.from_numpy(maps[key]) for key in maps.values}, maps.size, maps.size)
-    found = ConcatCells().fit(cells).transform_maps(tensors)
-    assert isinstance(found["concat", 0.0], np.ndarray)
+    want = ConcatCells().fit(cells).transform_maps(maps)["concat", 0.0]
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        values = {key: torch.from_numpy(maps[key]).to(kind) for key in maps.values}
+        found = ConcatCells().fit(cells).transform_maps(Maps(values, maps.size, maps.size))
+        assert found["concat", 0.0].dtype == np.float32
+        np.testing.assert_allclose(found["concat", 0.0], want, atol=0.1)
 
 
 class TestRefused:

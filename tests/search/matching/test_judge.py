@@ -26,7 +26,8 @@ from diffeat.search.finding import Choice
 from diffeat.search.matching import Matching, bind, score_pairs
 from diffeat.search.matching.task import PairChoice, matching_judge, parts_of
 from diffeat.search.splits import random_pairs
-from probes.matching import NearestMatcher
+from probes.aggregate import CoPCA, Fusion
+from probes.matching import NearestMatcher, Paired
 from probes.metrics.conventions import Convention
 from probes.metrics.intervals import pair_interval
 from tests.search.matching.common import BEST, NOISE, write_file
@@ -53,6 +54,33 @@ def pairs_in(judge: Matching, part: int) -> set[tuple[int, int]]:
     return {
         (int(pairs.source[k]), int(pairs.target[k])) for k in np.flatnonzero(judge.part == part)
     }
+
+
+class TestPaired:
+    """A matcher after a transform of pairs stands where a matcher does."""
+
+    def test_it_scores_cells(self, bound):
+        paired = Matching(bound, matcher=Paired(NearestMatcher(resolution="site"), CoPCA()))
+        plain = Matching(bound, matcher=NearestMatcher(resolution="site"))
+        found, want = (one.validate([BEST], one.part)[0] for one in (paired, plain))
+        assert found.validation > 0.9
+        assert found.validation == pytest.approx(want.validation, abs=0.05)
+        assert "NearestMatcher(metric=cosine, resolution=site" in paired.headline
+        assert "after CoPCA()" in paired.headline
+
+    def test_what_finished_work_depends_on(self, bound, store):
+        def said(transform, inner=None):
+            return json.dumps(Matching(bound, matcher=Paired(inner, transform)).describe())
+
+        cells = {BEST: store[BEST]}
+        fitted = [CoPCA(components=3, scope="set").fit({BEST: store[BEST][a:b]})
+                  for a, b in ((0, 9), (9, 18))]  # fmt: skip
+        every = [said(None), said(CoPCA()), said(CoPCA(components=3)), said(None, inner=Watched()),
+                 *map(said, fitted), said(Fusion(reduce=fitted[0]).fit(cells)),
+                 said(Fusion(reduce=CoPCA(components=3)).fit(cells))]  # fmt: skip
+        assert len(set(every)) == len(every)
+        assert said(CoPCA(device="cpu")) == said(CoPCA())
+        assert said(fitted[0]) == every[4]
 
 
 class TestParts:
