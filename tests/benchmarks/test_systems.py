@@ -387,8 +387,8 @@ class TestPage:
         (tmp_path / "heads.json").write_text(json.dumps(result), "utf-8")
         text = page(tmp_path)
         histories = [one["runs"][0].get("history", []) for one in result["systems"]]
-        assert [len(history) for history in histories] == [0, 0, 0, 0, 2, 2, 2, 2, 2, 1]
-        assert text.count("<polyline") == 5
+        assert [len(history) for history in histories] == [0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 1]
+        assert text.count("<polyline") == 6
         for numbers in re.findall(r"points='([^']*)'", text):
             points = np.array([[float(v) for v in pair.split(",")] for pair in numbers.split()])
             assert (points >= 0).all()
