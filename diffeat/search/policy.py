@@ -120,8 +120,8 @@ class Policy(Finding):
             *rows,
             f"  {self.better} the best fixed t: {number.change(gap)} (95 % interval {ends}, paired)"
             f"; {self.what}: {rgap:+.4f} ({rlow:+.4f} to {rhigh:+.4f})",
-            f"  chosen t on test {often}; {mine} forwards a picture, a fixed t {alone}; labels of "
-            f"{self.labels[0]} training and {self.labels[1]} validation pictures",
+            f"  chosen t on test {often}; forwards of a new picture {mine}, of a fixed t {alone}; "
+            f"labels of {self.labels[0]} training and {self.labels[1]} validation pictures",
         ]
 
     def to_dict(self) -> dict[str, Any]:
