@@ -241,6 +241,19 @@ def fit_numbers(
     return np.array([sx, tx, sy, ty], np.float64)
 
 
+def grid_points(size: Size, along: int) -> np.ndarray:
+    """(n, 2) x, y: centres of equal squares, `along` of them on the longer side.
+
+    Args:
+        size: (H, W) of the picture in pixels.
+    """
+    step = max(size) / along
+    rows, columns = (max(1, round(side / step)) for side in size)
+    y = (np.arange(rows) + 0.5) * size[0] / rows - 0.5
+    x = (np.arange(columns) + 0.5) * size[1] / columns - 0.5
+    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+
+
 def _columns(points: Any) -> tuple[np.ndarray, np.ndarray]:
     """(n,) x and (n,) y of (n, 2) points."""
     found = np.asarray(points, dtype=np.float64)

@@ -17,11 +17,11 @@ from tests.store.conftest import Job
 WRITERS = {
     "extract": {"output"}, "merge": {"file"}, "export": {"output"}, "view": {"output"},
     "match": {"output", "png_path", "heat_path", "warp_path", "sheet_path", "out", "cache",
-              "csv_path", "by_class"},
-    "probe": {"csv_path", "png_path", "save_path", "confusion"},
+              "csv_path", "by_class", "html_path"},
+    "probe": {"csv_path", "png_path", "html_path", "save_path", "confusion"},
     "predict": {"output", "page", "confusion"},
     "align": {"csv_path", "png_path", "keep"},
-    "search": {"csv_path", "png_path", "spec_path", "out", "save_path"},
+    "search": {"csv_path", "png_path", "html_path", "spec_path", "out", "save_path"},
     "compare": {"csv_path", "png_path", "out"},
 }  # fmt: skip
 

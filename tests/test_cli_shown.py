@@ -93,7 +93,7 @@ def test_thumbnails_straight_from_pictures(tmp_path):
         place = tmp_path / "pictures" / ("bright" if index % 2 else "dark")
         place.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 5), (120 * (index % 2),) * 3).save(place / f"{index}.png")
-    give, note = shown._picture_of(str(tmp_path / "pictures"), None)
+    give, note = shown.picture_of(str(tmp_path / "pictures"), None)
     assert note == ""
     assert (give("bright/1.png").size, give("nobody")) == ((9, 5), None)
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from diffeat.coords import FITS, Placement, crop_box, fit_numbers, native_size, real_mask
+from diffeat.coords import (
+    FITS,
+    Placement,
+    crop_box,
+    fit_numbers,
+    grid_points,
+    native_size,
+    real_mask,
+)
 from diffeat.errors import SpecError
 from diffeat.images import content_box, fit_and_place, fit_picture
 
@@ -310,3 +318,14 @@ def test_what_is_fitted_is_placed(fit):
             np.testing.assert_array_equal(found[0], expected)
             assert found[1:3] == (content_box(picture[::-1], size, fit), picture)
             assert found[3].tolist() == fit_numbers(picture, size, fit, mirror).tolist()
+
+
+@pytest.mark.parametrize(("size", "along", "shape"), [((30, 60), 4, (2, 4)), ((7, 100), 5, (1, 5)),
+                                                      ((9, 9), 3, (3, 3))])  # fmt: skip
+def test_a_grid_of_points_is_even_and_fills_the_picture(size, along, shape):
+    """Centres of squares: each is as far from its neighbours as twice from the edge."""
+    found = grid_points(size, along).reshape(*shape, 2)
+    for axis, side, count in ((1, size[0], shape[0]), (0, size[1], shape[1])):
+        line = found[:, 0, 1] if axis else found[0, :, 0]
+        expected = [side * (2 * k + 1) / (2 * count) - 0.5 for k in range(count)]
+        np.testing.assert_allclose(line, expected)

@@ -13,6 +13,8 @@ import diffeat
 
 ROOT = Path(diffeat.__file__).parent.parent
 PACKAGES = ("diffeat", "probes", "benchmarks")
+DATA = ("diffeat.backbones", "diffeat.recipes", "diffeat.viz", "benchmarks")
+"""Packages that hold more than modules."""
 FOLDERS = (*PACKAGES, "scripts", "tests")
 
 
@@ -72,11 +74,11 @@ class TestPackaging:
         ]
         assert not homeless
 
-    @pytest.mark.parametrize("package", ["diffeat.backbones", "diffeat.recipes", "benchmarks"])
+    @pytest.mark.parametrize("package", DATA)
     def test_data_files_are_matched(self, setup, package):
         folder = ROOT.joinpath(*package.split("."))
         patterns = setup["options.package_data"][package].split()
-        kinds = (".safetensors", ".json", ".md", ".png", ".csv", ".toml")
+        kinds = (".safetensors", ".json", ".md", ".png", ".csv", ".toml", ".css", ".js")
         data = [
             PurePosixPath(path.relative_to(folder).as_posix())
             for path in folder.rglob("*")

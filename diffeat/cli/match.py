@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from diffeat.cli.match_options import box_of, given, matcher_options, points_options, stride_of
+from diffeat.cli.match_page import check_count
 from diffeat.cli.options import (
     batch_size_option,
     comma_list,
@@ -19,12 +20,12 @@ from diffeat.cli.options import (
     threads_option,
     workers_option,
 )
-from diffeat.cli.outputs import PICTURES, OutputPath, command
+from diffeat.cli.outputs import HTML, PICTURES, OutputPath, command
 from diffeat.cli.spec_options import recipe_option, spec_file_option, spec_options
 from diffeat.specs import HELP
 
 TWO = ("points", "points_file", "grid", "region", "png_path", "heat_path", "mask",
-       "warp_path", "sheet_path", "stride", "pictures_at", "category")  # fmt: skip
+       "warp_path", "sheet_path", "stride", "html_path", "pictures_at", "category")  # fmt: skip
 """Options of two pictures alone."""
 PAIRS = ("alphas", "reference", "aggregate", "preset", "each", "out", "cache", "csv_path",
          "by_class", "outside", "missing", "on_error")  # fmt: skip
@@ -35,7 +36,7 @@ MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool"
 
 @command()
 @click.argument("what", metavar="FILE|MODEL")
-@click.argument("pictures", nargs=-1, metavar="[A B | FILE]")
+@click.argument("pictures", nargs=-1, metavar="[A B … | FILE]")
 @option("--pairs", "--pair-list", "pairs", metavar="LIST|SET", help="Many pairs, with what "
         "corresponds: a CSV, a named set (spair:test) or a folder in its layout.")  # fmt: skip
 @option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only these).")
@@ -62,6 +63,8 @@ MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool"
         "pictures and what was carried over.")  # fmt: skip
 @option("--stride", callback=stride_of, default="4", show_default=True, metavar="PX|site",
         help="--warp: match every so many-th pixel, or sites of the map.")  # fmt: skip
+@option("--html", "html_path", type=OutputPath(HTML, strict=True), help="Write a page to look "
+        "at, also of up to 8 pictures: click a point, choose t and block.")  # fmt: skip
 @option("--pictures", "pictures_at", metavar="PICTURES", help="FILE: where the pictures lie, if "
         "not where it says; for what is drawn.")  # fmt: skip
 @option("--category", metavar="WORD", help="MODEL: what both pictures show, for a prompt or "
@@ -104,6 +107,7 @@ def match(what, pictures, **values) -> None:
     \b
     diffeat match MODEL A.jpg B.jpg -t 20 -b up.1 --png lines.png   two pictures
     diffeat match FILE.h5 A B --points "120,80 30,40" -o M.csv      two of a file, by id
+    diffeat match FILE.h5 A B C --html page.html                    a page to click on
     diffeat match FILE.h5 [FILE2.h5] --pairs spair:test             the share of points found
     diffeat match MODEL --pairs LIST.csv -t 20 -b up.1 --cache F.h5 the same, from a model
 
@@ -134,9 +138,7 @@ def _check_usage(what: str, pictures: tuple[str, ...], from_file: bool, values: 
                 "pictures" + (", so at most another feature file is expected" if from_file else "")
             )
     elif len(pictures) != 2:
-        raise click.UsageError(
-            f"expected two pictures after {what}, or --pairs LIST; got {len(pictures)}"
-        )
+        check_count(what, pictures, values)
     wrong = given(TWO if values["pairs"] else PAIRS)
     if wrong:
         kind = "two pictures" if values["pairs"] else "lists of pairs (--pairs)"

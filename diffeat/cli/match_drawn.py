@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ HEATED = 7
 """Points with a heat map of their own; with the first picture they fill two lines."""
 LABELS = ("1", "L", "P", "I;16", "I")
 """Pillow's modes of pictures that hold one whole number a pixel."""
+Pixels = Sequence[np.ndarray]
 DRAWN = ("png_path", "heat_path", "warp_path", "sheet_path")
 """Options that need the pictures themselves."""
 
@@ -31,7 +33,7 @@ def draw(found: Any, values: dict[str, Any]) -> None:
         return
     from diffeat.viz import match_lines
 
-    pixels = pictures_of(found)
+    pixels = pictures_of((found.source, found.target))
     titled = {"title": found.title, "names": (found.source.name, found.target.name)}
     if path := values["png_path"]:
         match_lines(*pixels, found.points.at, found.matches, path, **titled)
@@ -41,15 +43,15 @@ def draw(found: Any, values: dict[str, Any]) -> None:
         _warp(found, pixels, values, titled)
 
 
-def pictures_of(found: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both pictures, (H, W, 3) uint8 and upright.
+def pictures_of(sides: Iterable[Any]) -> list[np.ndarray]:
+    """Pictures, (H, W, 3) uint8 and upright.
 
     Raises:
         StoreError: they are not where the feature file says.
         SpecError: one has another size than its maps say.
     """
     pixels = []
-    for side in (found.source, found.target):
+    for side in sides:
         try:
             pixels.append(np.asarray(side.load()))
         except (SourceError, StoreError) as error:
@@ -61,10 +63,12 @@ def pictures_of(found: Any) -> tuple[np.ndarray, np.ndarray]:
                 f"{side.name} has {size[1]}×{size[0]} pixels by now; its features are of "
                 f"{side.maps.size[1]}×{side.maps.size[0]}: extract it again"
             )
-    return pixels[0], pixels[1]
+    return pixels
 
 
-def _draw_heat(found: Any, pixels: tuple, path: Path, titled: dict[str, Any]) -> None:
+def _draw_heat(
+    found: Any, pixels: Sequence[np.ndarray], path: Path, titled: dict[str, Any]
+) -> None:
     from diffeat.viz import similarity_sheet
 
     some = found.points.at[:HEATED]
@@ -75,7 +79,7 @@ def _draw_heat(found: Any, pixels: tuple, path: Path, titled: dict[str, Any]) ->
     similarity_sheet(*pixels, some, maps, path, **titled)
 
 
-def _warp(found: Any, pixels: tuple, values: dict[str, Any], titled: dict[str, Any]) -> None:
+def _warp(found: Any, pixels: Pixels, values: dict[str, Any], titled: dict[str, Any]) -> None:
     """The first picture's colours, or labels of its mask, at the pixels of the second."""
     from PIL import Image
 

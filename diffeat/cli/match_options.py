@@ -169,6 +169,8 @@ def points_of(values: dict[str, Any], maps: Any, name: str) -> Points:
     """
     import numpy as np
 
+    from diffeat.coords import grid_points
+
     given = [one for one in ("points", "points_file", "grid") if values[one] is not None]
     if len(given) > 1:
         names = " and ".join(f"--{one.replace('_', '-')}" for one in given)
@@ -182,21 +184,6 @@ def points_of(values: dict[str, Any], maps: Any, name: str) -> Points:
         return Points(grid[maps.valid(grid)])
     check_shown(found.at, maps, name)
     return found
-
-
-def grid_points(size: tuple[int, int], along: int) -> np.ndarray:
-    """(n, 2) x, y: centres of equal squares, `along` of them on the longer side.
-
-    Args:
-        size: (H, W) of the picture in pixels.
-    """
-    import numpy as np
-
-    step = max(size) / along
-    rows, columns = (max(1, round(side / step)) for side in size)
-    y = (np.arange(rows) + 0.5) * size[0] / rows - 0.5
-    x = (np.arange(columns) + 0.5) * size[1] / columns - 0.5
-    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 
 def check_shown(points: np.ndarray, maps: Any, name: str) -> None:

@@ -21,6 +21,7 @@ from diffeat.cli.match_cells import (
 )
 from diffeat.cli.match_drawn import draw
 from diffeat.cli.match_options import Points, matcher_of, points_of, told
+from diffeat.cli.match_page import page_alone, page_dict, page_lines, write_html
 from diffeat.cli.options import model_fields, print_json
 from diffeat.errors import SourceError, SpecError, StoreError, nearest
 
@@ -61,12 +62,19 @@ class Found(NamedTuple):
         return match_rows(both, self.points.at, self.matches, self.points.names)
 
 
-def match_two(what: str, names: tuple[str, str], from_file: bool, values: dict) -> None:
-    """Match two pictures of a file or straight from a model, and write what is asked for."""
-    matcher = matcher_of(values)
+def match_two(what: str, names: tuple[str, ...], from_file: bool, values: dict) -> None:
+    """Match two pictures of a file or straight from a model, and write what is asked for; of more
+    than two, or of several cells, a page."""
+    matcher, page = matcher_of(values), None
     with ExitStack() as stack:
-        sides = _from_file if from_file else _from_model
-        source, target, cells = sides(stack, what, names, values)
+        sides_of = _from_file if from_file else _from_model
+        sides, cells = sides_of(stack, what, names, values)
+        if page_alone(names, cells, values):
+            page = write_html(what, sides, cells, values["html_path"])
+            if values["as_json"]:
+                return print_json({"features": what, "page": page_dict(page)})
+            return click.echo("\n".join(page_lines(page)))
+        source, target = sides
         _check_region(values["region"], target)
         points = points_of(values, source.maps, source.name)
         with told():
@@ -76,13 +84,15 @@ def match_two(what: str, names: tuple[str, str], from_file: bool, values: dict) 
         if values["output"]:
             write_matches(values["output"], found.rows())
         draw(found, values)
-    say(found, values)
+        if values["html_path"]:
+            page = write_html(what, sides, cells, values["html_path"], points.at[:1].ravel())
+    say(found, values, page)
 
 
 def _from_model(
-    _stack: ExitStack, what: str, names: tuple[str, str], values: dict
-) -> tuple[Side, Side, tuple]:
-    """Two pictures straight from a model; their maps are kept in memory."""
+    _stack: ExitStack, what: str, names: tuple[str, ...], values: dict
+) -> tuple[list[Side], tuple]:
+    """Pictures straight from a model; their maps are kept in memory."""
     from diffeat.backbones import ModelRequest
     from diffeat.extraction import Plan, extract, load_for
     from diffeat.noise import plain_t
@@ -94,7 +104,8 @@ def _from_model(
     backbone = load_for(ModelRequest(what, **model_fields(values)), spec)
     plan = Plan(backbone, spec)
     cells = tuple((block.name, plain_t(level.t)) for block in plan.blocks for level in plan.levels)
-    check_one(what, cells, values)
+    if not page_alone(names, cells, values):
+        check_one(what, cells, values)
     sides = []
     for source in track(sources, desc="extract", unit="pictures"):
         found = extract(backbone, source, spec, batch_size=values["batch_size"])
@@ -102,7 +113,7 @@ def _from_model(
         own = Cells({cell: found[cell] for cell in cells}, **placed, input_size=plan.size)
         with told():
             sides.append(Side(source.ids[0], own.maps(0), lambda one=source: one.load(0)))
-    return *sides, cells
+    return sides, cells
 
 
 def _one_picture(name: str) -> Any:
@@ -123,9 +134,9 @@ def _one_picture(name: str) -> Any:
 
 
 def _from_file(
-    stack: ExitStack, what: str, names: tuple[str, str], values: dict
-) -> tuple[Side, Side, tuple]:
-    """Two pictures of a feature file, by their ids."""
+    stack: ExitStack, what: str, names: tuple[str, ...], values: dict
+) -> tuple[list[Side], tuple]:
+    """Pictures of a feature file, by their ids."""
     from diffeat.search.matching.bound import bind
     from diffeat.store import FeatureStore, find_originals
     from diffeat.targets.pairs import PointPairs, Truth
@@ -134,22 +145,24 @@ def _from_file(
     store = stack.enter_context(FeatureStore(what))
     ids = _ids_of(store, names)
     first = Truth(np.zeros((1, 2)), None)  # a point that every picture has
-    pair = PointPairs(what, ids[:1], ids[1:], (first,), lambda: _said_to_lie(store, ids, values))
+    chain = ids[:-1], ids[1:], (first,) * (len(ids) - 1)
+    pair = PointPairs(what, *chain, lambda: _said_to_lie(store, ids, values))
     chosen = {"blocks": values["blocks"], "timesteps": store.native(values["timesteps"])}
     bound = bind(pair, [store], outside="wrong", **chosen)
-    check_one(what, bound.keys, values)
+    if not page_alone(names, bound.keys, values):
+        check_one(what, bound.keys, values)
     found, sides = bound.cells(), []
-    for name, (row,) in zip(ids, (bound.pairs.source, bound.pairs.target), strict=True):
+    for name, row in zip(ids, (bound.pairs.source[0], *bound.pairs.target), strict=True):
 
         def load(name: str = name) -> Any:
             source, (place,) = find_originals(store, [name], values["pictures_at"])
             return source.load(place)
 
         sides.append(Side(name, found.maps(row), load))
-    return *sides, bound.keys
+    return sides, bound.keys
 
 
-def _said_to_lie(store: Any, ids: tuple[str, str], values: dict) -> Any:
+def _said_to_lie(store: Any, ids: tuple[str, ...], values: dict) -> Any:
     """The source of the pictures, where a user or the file says it; `bind` looks at them.
 
     Raises:
@@ -170,8 +183,8 @@ def _said_to_lie(store: Any, ids: tuple[str, str], values: dict) -> Any:
         raise SourceError(str(error)) from error
 
 
-def _ids_of(store: Any, names: tuple[str, str]) -> tuple[str, str]:
-    """The ids that two names stand for, whole or by the file's name.
+def _ids_of(store: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The ids that names stand for, whole or by the file's name.
 
     Raises:
         SpecError: none, or several; names the nearest.
@@ -230,7 +243,7 @@ def write_matches(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_rows(path, (row | {"valid": int(row["valid"])} for row in rows))
 
 
-def say(found: Found, values: dict[str, Any]) -> None:
+def say(found: Found, values: dict[str, Any], page: dict[str, Any] | None = None) -> None:
     """What was found, for people or programs."""
     from diffeat.search.matching.rules import described, matcher_text
 
@@ -239,13 +252,13 @@ def say(found: Found, values: dict[str, Any]) -> None:
         cells = [{"block": block, "t": t} for block, t in found.cells]
         print_json({"features": found.what, "cells": cells, **described(found.matcher),
                     "source": found.source.name, "target": found.target.name,
-                    "matches": rows})  # fmt: skip
+                    "matches": rows, **({"page": page_dict(page)} if page else {})})  # fmt: skip
         return
     valid = int(found.matches.valid.sum())
     click.echo(f"{found.title}; {matcher_text(found.matcher)}")
     click.echo(f"{_shown(found.source)} → {_shown(found.target)}: {len(rows)} points, "
                f"{valid} valid")  # fmt: skip
-    click.echo("\n".join(match_table(rows)))
+    click.echo("\n".join([*match_table(rows), *(page_lines(page) if page else [])]))
 
 
 def _shown(side: Side) -> str:

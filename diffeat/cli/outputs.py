@@ -23,6 +23,8 @@ FORMATS = {
 """What a name says about its contents; other suffixes, and none, say nothing."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg", ".tif", ".tiff")
 """What a figure can be written as."""
+HTML = (".html", ".htm")
+"""Of pages."""
 REPLACED = (".h5", ".hdf5")
 """Written beside what is there, which may be read-only, and then put into its place."""
 

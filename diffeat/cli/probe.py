@@ -23,6 +23,7 @@ from diffeat.cli.options import (
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
 from diffeat.cli.shown import confusion_option, tested_confusion, write_confusion
+from diffeat.cli.surface_shown import html_option, write_surface_html
 
 
 @command()
@@ -45,6 +46,7 @@ from diffeat.cli.shown import confusion_option, tested_confusion, write_confusio
 )
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
+@html_option
 @confusion_option
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
 @save_option
@@ -62,6 +64,7 @@ def probe(
     penalties,
     csv_path,
     png_path,
+    html_path,
     confusion,
     save_path,
     device,
@@ -112,12 +115,14 @@ def probe(
         if save_path:
             keep_head(judge, surface.best.choice, save_path)
         more = beside(judge, surface.best.choice)
+        if html_path:
+            lines = [*_lines(surface, judge), *beside_lines(judge, more)]
+            write_surface_html(html_path, judge, [surface], lines, str(file), as_json)
         confused = tested_confusion(judge, surface.best.choice) if confusion else None
     if as_json:
         print_json({**surface.to_dict(), **more})
     else:
-        _print(surface, judge)
-        click.echo("\n".join(beside_lines(judge, more)))
+        click.echo("\n".join([*_lines(surface, judge), *beside_lines(judge, more)]))
     if confused:
         write_confusion(confusion, confused, as_json)
     if judge.few:
@@ -131,14 +136,15 @@ def probe(
         heat_map([surface.grid], png_path, title=f"{rule}, {file.name}")
 
 
-def _print(surface, judge) -> None:
+def _lines(surface, judge) -> list[str]:
     """What was found, for people."""
     from diffeat.noise import shown_t
 
-    click.echo(judge.headline)
-    click.echo(surface.table())
     best = surface.best
     setting = "" if best.setting is None else f" (setting {best.setting:g})"
     tested = surface.measure.say_test(best.test, surface.interval)
-    click.echo(f"best on validation: {best.block}{shown_t(best.t, ' at t=')}{setting}; "
-               f"refitted on both, {tested}")  # fmt: skip
+    chosen = (
+        f"best on validation: {best.block}{shown_t(best.t, ' at t=')}{setting}; "
+        f"refitted on both, {tested}"
+    )
+    return [judge.headline, *surface.lines(), chosen]

@@ -43,6 +43,7 @@ from diffeat.cli.search_pairs import (
 )
 from diffeat.cli.search_policy import check_policy_options, policy_options, seen_by_policy
 from diffeat.cli.spec_options import check_recipe_option, spec_of, spec_options
+from diffeat.cli.surface_shown import html_option, write_surface_html
 from diffeat.errors import SpecError
 
 LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "prompt", "captions",
@@ -51,7 +52,7 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
           "agent", "selectors", "policy", "policy_sees", "policy_png", "out", "csv_path",
-          "png_path", "save_path", "test", "test_labels", "groups")  # fmt: skip
+          "png_path", "html_path", "save_path", "test", "test_labels", "groups")  # fmt: skip
 """Options that need scores, hence labels."""
 NOT_KEPT = "nothing is kept; with --out FOLDER finished cells are, and a second run goes on"
 FEATURES = (".h5", ".hdf5")
@@ -108,6 +109,7 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
               "finished cells; a second run computes none of them again.")  # fmt: skip
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the cells as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map.")
+@html_option
 @option("--spec", "spec_path", type=OutputPath((".toml",)),
               help="Write the best cells as a TOML file for `diffeat extract --spec`.")  # fmt: skip
 @save_option
@@ -127,7 +129,7 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
 @duplicates_option
 @json_option
 @threads_option
-def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> None:
+def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **values) -> None:
     """Find the best (block, t) of a labelled task, and say what it is worth. Of pictures without
     labels: --frequency, a guess.
 
@@ -154,8 +156,9 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
     values["targets"] = target_choice(values)
     if values["score"] == "knn" and any(k % 1 for k in values["penalties"] or ()):
         raise click.UsageError("-C of knn: expected whole numbers such as 5,10")
-    if png_path and values["halving"]:
-        raise click.UsageError("--png shows the whole grid, which --halving does not fit")
+    if (png_path or html_path) and values["halving"]:
+        name = "--png" if png_path else "--html"
+        raise click.UsageError(f"{name} shows the whole grid, which --halving does not fit")
     from_file = Path(what).suffix in FEATURES or Path(what).is_file()
     asked = {name: values[name] or 0 for name in ("repeats", "sets", "bandit")}
     options = SearchOptions(
@@ -189,6 +192,10 @@ def search(what, second, csv_path, png_path, spec_path, as_json, **values) -> No
         if values["save_path"]:
             keep_head(judge, report.choice, values["save_path"])
         more = beside(judge, report.choice)
+        if html_path:
+            lines = [judge.headline, *report.lines(), *beside_lines(judge, more)]
+            write_surface_html(html_path, judge, [*report.findings.values()], lines,
+                               what if from_file else second, as_json)  # fmt: skip
     if as_json:
         print_json({**report.to_dict(), **more})
     else:

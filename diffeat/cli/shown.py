@@ -12,10 +12,8 @@ import click
 
 from diffeat.cli.ending import note
 from diffeat.cli.options import option
-from diffeat.cli.outputs import PICTURES, OutputPath
+from diffeat.cli.outputs import HTML, PICTURES, OutputPath
 from diffeat.errors import PictureError, SourceError, SpecError, StoreError
-
-HTML = (".html", ".htm")
 
 confusion_option = option(
     "--confusion", type=OutputPath(PICTURES, strict=True),
@@ -76,7 +74,7 @@ def show(found: Any, head: Path, what: str, applied: Any, told: str, values: dic
         write_confusion(values["confusion"], confused, values["as_json"])
     if values["page"]:
         notes = [f"{told[0].upper()}{told[1:]}."] if told else []
-        picture, lacking = _picture_of(what, values["pictures"])
+        picture, lacking = picture_of(what, values["pictures"])
         if lacking:
             notes.append(lacking)
             note(lacking)
@@ -109,7 +107,7 @@ def _facts(head: Path, applied: Any) -> dict[str, str]:
     return facts
 
 
-def _picture_of(what: str, where: str | None) -> tuple[Callable | None, str]:
+def picture_of(what: str, where: str | None) -> tuple[Callable | None, str]:
     """What gives pictures by id, or None with the reason."""
     from diffeat.images import open_source
     from diffeat.store import FeatureStore, find_originals

@@ -7,12 +7,15 @@ from diffeat.viz.grids import heat_map
 from diffeat.viz.maps import agreement, channel_rgb, feature_sheet, laid, pca_rgb
 from diffeat.viz.matches import mask_over, match_lines, similarity_sheet, warp_sheet
 from diffeat.viz.page import Predictions, write_page
+from diffeat.viz.pair_page import write_pair_page
 from diffeat.viz.scales import Scale, contrast, ink
+from diffeat.viz.surface_page import cell_facts, write_surface_page
 
 __all__ = [
     "Predictions",
     "Scale",
     "agreement",
+    "cell_facts",
     "channel_rgb",
     "confusion_lines",
     "confusion_picture",
@@ -30,4 +33,6 @@ __all__ = [
     "similarity_sheet",
     "warp_sheet",
     "write_page",
+    "write_pair_page",
+    "write_surface_page",
 ]

@@ -2,64 +2,31 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffeat.errors import PictureError
 from diffeat.search.intervals import accuracy_text
-from diffeat.store.format.atomic import write_synced
 from diffeat.viz.confusion import confusion_lines, confusion_picture
 from diffeat.viz.curves import learning_curve
 from diffeat.viz.grids import heat_map
-from diffeat.viz.maps import tile_size
+from diffeat.viz.html import facts_table, image, plain, quoted, write_document
+from diffeat.viz.thumbnails import Picture, Thumbnails
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from diffeat.search.applied import Predicted
     from diffeat.search.grid import Grid
 
-SIDE = 112
-"""Pixels of a thumbnail's longer side."""
 WRONG, UNSURE, SUREST = 24, 12, 4
 """Pictures of each part of the page; the surest are per class."""
-MOST = 160
-"""Thumbnails of a page, some kB each; what comes later has its text alone."""
 ROWS = 40
 """Classes of the table, and of the surest pictures, at most."""
-LACKING = 5
-"""Sentences on pictures that are not shown, at most."""
 LARGEST = 100
 """Classes up to which there is a confusion matrix as a picture."""
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 1.5rem auto;
-  padding: 0 1rem; background: Canvas; color: CanvasText; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .3rem; }
-h3 { font-size: 1rem; margin: 1rem 0 .2rem; }
-table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left;
-  vertical-align: top; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-tr + tr { border-top: 1px solid color-mix(in srgb, CanvasText 15%, Canvas); }
-.large { font-size: 1.25rem; } .note { opacity: .8; }
-.row { display: flex; flex-wrap: wrap; gap: .7rem; }
-figure { margin: 0; width: 128px; font-size: 12px; line-height: 1.3; overflow-wrap: anywhere; }
-figure img { display: block; image-rendering: pixelated; margin: auto; }
-figure .box { height: 116px; display: flex; align-items: center; justify-content: center;
-  background: color-mix(in srgb, CanvasText 8%, Canvas); border-radius: 4px; margin-bottom: .2rem; }
-.wrong { color: #c62828; color: light-dark(#b00020, #ff8a80); font-weight: 600; }
-img.drawn { background: white; max-width: 100%; height: auto; border-radius: 4px; }
-""".strip()
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""Whatever stood in the page, a browser would run and fetch nothing."""
-Picture = Callable[[str], "Image.Image | None"]
-"""Id → the picture, or None where it cannot be had."""
 
 
 @dataclass
@@ -159,110 +126,35 @@ def write_page(
         chosen: the epoch that was kept.
         grid: of the search that chose the cell, drawn as a heat map.
     """
-    thumbs = _Thumbnails(picture)
+    thumbs = Thumbnails(picture)
     body = [
-        f"<h1>{_plain(title)}</h1>", *(f'<p class="note">{_plain(note)}</p>' for note in notes),
-        *_summary(found), _facts(facts), *_table(found), *_confused(found),
+        f"<h1>{plain(title)}</h1>", *(f'<p class="note">{plain(note)}</p>' for note in notes),
+        *_summary(found), facts_table(facts), *_table(found), *_confused(found),
         *_wrong(found, thumbs), *_unsure(found, thumbs), *_surest(found, thumbs),
         *_drawings(history, chosen, grid),
     ]  # fmt: skip
-    if len(thumbs.missing) > LACKING:
-        left = len(thumbs.missing) - LACKING
-        thumbs.missing[LACKING:] = [f"and {left:,} more that are not shown"]
-    body[1:1] = [f'<p class="note">{_plain(why)}</p>' for why in thumbs.missing]
-    text = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_plain(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-    write_synced(Path(path), text.encode("utf-8", "replace"))
+    body[1:1] = [f'<p class="note">{plain(why)}</p>' for why in thumbs.told()]
+    write_document(path, title, body)
 
 
-def _plain(text: Any) -> str:
-    """Text that a browser shows as it is, whatever is in it, also within an attribute."""
-    return escape(str(text), quote=True)
+# pictures
 
 
-# thumbnails
-
-
-@dataclass
-class _Thumbnails:
-    """Pictures as data, each made once, up to MOST of them.
-
-    Attributes:
-        missing: sentences on why some are not shown.
-    """
-
-    picture: Picture | None
-    made: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-
-    def of(self, name: str) -> str:
-        """An img element, or a few words in its place."""
-        if self.picture is None:
-            return "<span>no picture</span>"
-        if name not in self.made:
-            if len(self.made) >= MOST:
-                told = f"Only {MOST} pictures are shown; others are named."
-                self.missing = list(dict.fromkeys([*self.missing, told]))
-                return "<span>not shown</span>"
-            self.made[name] = self._make(name)
-        return self.made[name]
-
-    def _make(self, name: str) -> str:
-        try:
-            picture = self.picture(name)
-        except PictureError as error:
-            self.missing.append(str(error))
-            picture = None
-        if picture is None:
-            return "<span>no picture</span>"
-        return _image(*encoded(picture), f"alt={_quoted(name)}")
-
-
-def encoded(picture: Image.Image) -> tuple[bytes, str, tuple[int, int]]:
-    """A thumbnail, "png" of a picture that is smaller or "jpeg", and the (H, W) to show it at."""
-    from PIL import Image
-
-    data, size = BytesIO(), tile_size(picture.size[::-1], SIDE)
-    if max(picture.size) <= SIDE:
-        picture.convert("RGB").save(data, "png")  # the browser makes its pixels larger
-        return data.getvalue(), "png", size
-    small = picture.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS)
-    small.save(data, "jpeg", quality=82)
-    return data.getvalue(), "jpeg", size
-
-
-def _quoted(text: Any) -> str:
-    return f'"{_plain(text)}"'
-
-
-def _image(data: bytes, kind: str, size: tuple[int, int], more: str) -> str:
-    text = base64.b64encode(data).decode()
-    return (
-        f'<img width="{size[1]}" height="{size[0]}" {more} src="data:image/{kind};base64,{text}">'
-    )
-
-
-def _figure(found: Predictions, row: int, thumbs: _Thumbnails) -> str:
+def _figure(found: Predictions, row: int, thumbs: Thumbnails) -> str:
     """A thumbnail with its id, what is predicted and, if that is wrong, what is true."""
     name = found.ids[row]
-    lines = [f"<b><bdi>{_plain(found.names[found.classes[row]])}</bdi></b> {found.values[row]:.3g}"]
+    lines = [f"<b><bdi>{plain(found.names[found.classes[row]])}</bdi></b> {found.values[row]:.3g}"]
     if found.wrong[row]:
         true = found.names[found.truth[row]]
-        lines.append(f'<span class="wrong">is <bdi>{_plain(true)}</bdi></span>')
-    lines.append(f'<bdi class="note">{_plain(name)}</bdi>')
+        lines.append(f'<span class="wrong">is <bdi>{plain(true)}</bdi></span>')
+    lines.append(f'<bdi class="note">{plain(name)}</bdi>')
     return (
-        f'<figure title={_quoted(name)}><div class="box">{thumbs.of(name)}</div>'
+        f'<figure title={quoted(name)}><div class="box">{thumbs.of(name)}</div>'
         f"{'<br>'.join(lines)}</figure>"
     )
 
 
-def _row(found: Predictions, rows: Sequence[int], thumbs: _Thumbnails) -> str:
+def _row(found: Predictions, rows: Sequence[int], thumbs: Thumbnails) -> str:
     return f'<div class="row">{"".join(_figure(found, row, thumbs) for row in rows)}</div>'
 
 
@@ -277,15 +169,10 @@ def _summary(found: Predictions) -> Iterator[str]:
         text = f"Accuracy {told} whose class is known"
     else:
         text = f"{int((found.classes >= 0).sum()):,} pictures; their classes are not known"
-    yield f'<p class="large">{_plain(text)}</p>'
+    yield f'<p class="large">{plain(text)}</p>'
     if left := int((found.classes < 0).sum()):
         told = f"{left:,} of {len(found.ids):,} pictures have no prediction and are not shown"
-        yield f'<p class="note">{_plain(told)}</p>'
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    rows = (f"<tr><th>{_plain(k)}</th><td>{_plain(v)}</td></tr>" for k, v in facts.items())
-    return f"<table>{''.join(rows)}</table>"
+        yield f'<p class="note">{plain(told)}</p>'
 
 
 def _table(found: Predictions) -> Iterator[str]:
@@ -304,7 +191,7 @@ def _table(found: Predictions) -> Iterator[str]:
             right, true, said = matrix[k, k], matrix[k].sum(), matrix[:, k].sum()
             cells += [f"{true:,}", f"{right:,}", _share(right, true), _share(right, said)]
         numbers = "".join(f'<td class="n">{cell}</td>' for cell in cells)
-        yield f"<tr><td><bdi>{_plain(found.names[k])}</bdi></td>{numbers}</tr>"
+        yield f"<tr><td><bdi>{plain(found.names[k])}</bdi></td>{numbers}</tr>"
     yield "</table>"
     if len(order) > ROWS:
         yield f'<p class="note">and {len(order) - ROWS} more classes</p>'
@@ -321,13 +208,13 @@ def _confused(found: Predictions) -> Iterator[str]:
     seen = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
     matrix, names = matrix[np.ix_(seen, seen)], [found.names[k] for k in seen]
     yield "<h2>Which class is taken for which</h2>"
-    lines = "".join(f"<li>{_plain(line)}</li>" for line in confusion_lines(matrix, names))
+    lines = "".join(f"<li>{plain(line)}</li>" for line in confusion_lines(matrix, names))
     yield f"<ul>{lines}</ul>"
     if 1 < len(names) <= LARGEST:
         yield _drawn("confusion matrix", lambda file: confusion_picture(matrix, names, file))
 
 
-def _wrong(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
+def _wrong(found: Predictions, thumbs: Thumbnails) -> Iterator[str]:
     rows = np.flatnonzero(found.wrong)
     if not len(rows):
         return
@@ -342,7 +229,7 @@ def _of(count: int, most: int) -> str:
     return f", {most} of them" if count > most else ""
 
 
-def _unsure(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
+def _unsure(found: Predictions, thumbs: Thumbnails) -> Iterator[str]:
     if len(found.names) < 2:
         return
     order = np.argsort(found.margin, kind="stable")  # nan, of no prediction, comes last
@@ -352,13 +239,13 @@ def _unsure(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
     yield _row(found, rows.tolist(), thumbs)
 
 
-def _surest(found: Predictions, thumbs: _Thumbnails) -> Iterator[str]:
+def _surest(found: Predictions, thumbs: Thumbnails) -> Iterator[str]:
     yield "<h2>Surest of each class</h2>"
     order = np.argsort(-found.values, kind="stable")
     classes = [k for k in range(len(found.names)) if (found.classes == k).any()]
     for k in classes[:ROWS]:
         rows = order[found.classes[order] == k][:SUREST]
-        yield f"<h3><bdi>{_plain(found.names[k])}</bdi></h3>"
+        yield f"<h3><bdi>{plain(found.names[k])}</bdi></h3>"
         yield _row(found, rows.tolist(), thumbs)
     if len(classes) > ROWS:
         yield f'<p class="note">and {len(classes) - ROWS} more classes</p>'
@@ -381,4 +268,4 @@ def _drawn(name: str, draw: Callable[[BytesIO], None]) -> str:
     draw(file)
     with Image.open(file) as picture:
         width, height = picture.size
-    return _image(file.getvalue(), "png", (height, width), f'class="drawn" alt="{name}"')
+    return image(file.getvalue(), "png", (height, width), f'class="drawn" alt="{name}"')

@@ -86,6 +86,7 @@ class TestFile:
             (("--memory", "1KiB"), ["'a' at t=10", "--memory"]),
             (("--frequency",), ["holds vectors", "--pool none"]),
             (("--halving", "--png", "x.png"), ["--png"]),
+            (("--halving", "--html", "x.html"), ["--html"]),
             (("--halving", "--sets", 2), ["choose one"]),
             (("-C", "0"), ["positive"]),
             (("-C", "inf"), ["positive"]),

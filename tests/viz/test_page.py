@@ -15,12 +15,11 @@ from sklearn.metrics import confusion_matrix
 from diffeat.errors import PictureError
 from diffeat.search import Grid
 from diffeat.search.applied import Predicted
-from diffeat.viz import Predictions, write_page
-from diffeat.viz import page as pages
+from diffeat.viz import Predictions, thumbnails, write_page
 
 EVIL = ('<img src=x onerror="alert(1)">', "</style><script>alert(2)</script>", "a'b\"&amp;.png")
 NAMES = ["cat", "<b>dog</b>", "javascript:owl"]
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 
 
 class Reader(HTMLParser):
@@ -109,7 +108,7 @@ class TestPage:
         found.update(Predicted(values, values.argmax(1)), np.arange(16))
         read = page_of(tmp_path, found, picture=changed)
         assert "4 of 20 pictures have no prediction" in read.text
-        assert read.text.count("changed <b>") == pages.LACKING
+        assert read.text.count("changed <b>") == thumbnails.LACKING
         assert re.search(r"and \d+ more that are not shown", read.text)
 
     def test_ids_and_class_names_are_text(self, tmp_path):
@@ -148,9 +147,9 @@ class TestPage:
         assert "Least sure" in read.text
 
     def test_thumbnails_are_small_and_few(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(pages, "MOST", 4)
+        monkeypatch.setattr(thumbnails, "MOST", 4)
         read = page_of(tmp_path, found_of())
-        thumbs = [one for one in read.pictures if max(one.size) <= pages.SIDE]
+        thumbs = [one for one in read.pictures if max(one.size) <= thumbnails.SIDE]
         assert len({one.tobytes() for one in thumbs}) >= 1
         assert {one.format for one in thumbs} <= {"JPEG", "PNG"}
         assert "Only 4 pictures are shown" in read.text
