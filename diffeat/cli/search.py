@@ -41,7 +41,12 @@ from diffeat.cli.search_pairs import (
     pair_choice,
     pairs_options,
 )
-from diffeat.cli.search_policy import check_policy_options, policy_options, seen_by_policy
+from diffeat.cli.search_policy import (
+    check_policy_options,
+    draw_policy,
+    policy_options,
+    seen_by_policy,
+)
 from diffeat.cli.spec_options import check_recipe_option, spec_of, spec_options
 from diffeat.cli.surface_shown import html_option, write_surface_html
 from diffeat.errors import SpecError
@@ -208,7 +213,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         warn(judge.few)
     _write(report, spec, judge, csv_path, png_path, spec_path)
     if values["policy_png"]:
-        _draw_policy(report.findings["policy"], judge, values["policy_png"])
+        draw_policy(report.findings["policy"], judge, values["policy_png"])
 
 
 def _choices(values: dict, device: str, timesteps=None):
@@ -396,13 +401,3 @@ def _write(report, spec, judge, csv_path, png_path, spec_path) -> None:
         notes = [note, *([marked(judge.conditioned)] if judge.conditioned else []),
                  *([judge.told] if judge.told else [])]  # fmt: skip
         write_best_spec(spec_path, spec, report.best_cells, notes)
-
-
-def _draw_policy(found, judge, path: Path) -> None:
-    from diffeat.viz.policy import policy_picture
-
-    title = f"{judge.source}: a t of {found.block} per picture"
-    policy_picture(
-        found.history, found.epoch, found.chosen, found.names, found.timesteps, path, found.fixed,
-        found.what, title,
-    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from diffeat.cli.outputs import PICTURES, OutputPath
 from diffeat.errors import PictureError, SourceError, StoreError
 
 if TYPE_CHECKING:
-    from diffeat.search import Seen
+    from diffeat.search import Judge, Policy, Seen
 
 SEES = ("pictures", "features")
 """What a policy may look at."""
@@ -71,3 +72,14 @@ def seen_by_policy(
             raise
         note(f"the policy sees features: {error}")
         return None
+
+
+def draw_policy(found: Policy, judge: Judge, path: Path) -> None:
+    """The picture of --policy-png."""
+    from diffeat.viz.policy import policy_picture
+
+    title = f"{judge.source}: a t of {found.block} per picture"
+    policy_picture(
+        found.history, found.epoch, found.chosen, found.names, found.timesteps, path, found.fixed,
+        found.what, title,
+    )  # fmt: skip
