@@ -153,6 +153,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
     from diffeat.search.finding import cell_text
     from diffeat.search.judges import task_kind
     from diffeat.search.kept import keep_head
+    from diffeat.search.policy import check_policy
     from diffeat.search.run import SearchOptions, run_search
 
     kind = task_kind(values["task"])
@@ -184,7 +185,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         if values["save_path"]:
             judge.check_head()
         if options.policy:
-            judge.check_rewards()  # before pictures are read
+            check_policy(judge)  # before pictures are read
             files = [what, second] if second else [what]
             sees = seen_by_policy(files, values.get("sources"), values["policy_sees"])
             options = replace(options, seen=sees)

@@ -187,15 +187,23 @@ class Classification(Judge):
 
     @property
     def reward_name(self) -> str:
+        if type(self.score).head is Score.head:
+            return ""
         return "log p(truth)" if isinstance(self.score, Logistic) else "share right"
 
-    def check_rewards(self) -> None:
-        if type(self.score).head is Score.head:
-            raise SpecError(f"score {self.score.name!r} says nothing of single pictures that a "
-                            "policy could learn from; leave --policy out")  # fmt: skip
+    def rewards(
+        self, cell: CellKey, setting: float | None, fitted: np.ndarray, scored: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What single pictures are worth in a cell, for what chooses picture by picture.
 
-    def rewards(self, cell, setting, fitted, scored):
-        """log p(truth) of a logistic probe, at least log 1e-6; of others whether it is right."""
+        Args:
+            setting: what validation chose of the cell.
+            fitted, scored: (N,) bool: what is learnt from, and what is rewarded.
+
+        Returns:
+            (n,) rewards of the scored pictures, higher is better: log p(truth) of a logistic probe,
+            at least log 1e-6, of others whether it is right. And (n,) whether it is right.
+        """
         X, y = self.task.matrix(cell, fitted), self.labels[fitted]
         head, truth = self.score.head(X, y, setting), self.labels[scored]
         X = self.task.matrix(cell, scored)

@@ -110,6 +110,8 @@ class Judge:
     mixes: ClassVar[bool] = True
     rows: ClassVar[str] = "pictures"
 
+    reward_name: ClassVar[str] = ""
+    """What `rewards` says of single pictures; "" without one (see `Classification.rewards`)."""
     together: tuple[tuple[CellKey, ...], ...] = ()
     """Cells whose features are at hand together; () if it does not matter."""
     labels: np.ndarray | None = None
@@ -194,33 +196,6 @@ class Judge:
             return number, None
         tested = [self.groups[row] for row in np.flatnonzero(self.part == TEST)]
         return number, group_interval(np.asarray(value, np.float64), tested)
-
-    # what single pictures are worth, for a policy that chooses for each
-
-    reward_name: ClassVar[str] = "reward"
-
-    def rewards(
-        self, cell: CellKey, setting: float | None, fitted: np.ndarray, scored: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """What single pictures are worth in a cell, for what chooses picture by picture.
-
-        Args:
-            setting: what validation chose of the cell.
-            fitted, scored: (N,) bool: what is learnt from, and what is rewarded.
-
-        Returns:
-            (n,) rewards of the scored pictures, higher is better, and (n,) numbers whose mean is
-            what the judge gives.
-        """
-        self.check_rewards()
-        raise NotImplementedError
-
-    def check_rewards(self) -> None:
-        """SpecError where single pictures have no reward."""
-        raise SpecError(
-            f"{self.name} says nothing of single pictures that a policy could learn from; expected "
-            "a classification: leave --policy out"
-        )
 
     # what there is
 

@@ -140,7 +140,12 @@ class Policy(Finding):
 
 def check_policy(judge: Judge, seen: Seen | None = None) -> None:
     """SpecError unless pictures can be rewarded one by one and there are t to choose from."""
-    judge.check_rewards()
+    if not judge.reward_name:
+        rule = judge.describe().get("score", judge.name)
+        raise SpecError(
+            f"{rule} says nothing of single pictures that a policy could learn from; expected a "
+            "classification by a probe: leave --policy out"
+        )
     if len({t for _, t in judge.cells}) < 2:
         raise SpecError(
             f"{judge.source} has one t, so there is nothing for a policy to choose; expected at "
@@ -170,7 +175,7 @@ def run_policy(
     """Learn π(t | picture) by REINFORCE, and score it beside the best fixed t.
 
     The arms are the t of one block, that of the best cell on validation. The reward of (picture,
-    t) is what the judge says of single pictures (`Judge.rewards`): of classes by a logistic probe
+    t) is what the judge says of single pictures (`rewards`): of classes by a logistic probe
     log p(truth), the published reward. For training pictures it is out of fold: the probe of each
     of `FOLDS` folds of groups is fitted on the others, since a probe praises the t that lets it
     remember. For validation pictures it is that of the probe fitted on training. The policy
@@ -274,7 +279,7 @@ def _rewards(
     judge: Judge, cell: CellKey, setting: Any, fitted: np.ndarray, scored: np.ndarray,
     journal: Journal, what: str, *more: Any,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """`Judge.rewards`, or what was kept of it."""
+    """`judge.rewards`, or what was kept of it."""
     key = journal.key(judge, judge.part, "rewards", cell, setting, what, *more)
     count, stem = int(scored.sum()), f"rewards-{what}-t{format_t(cell[1])}"
     kept = journal.read(stem, key, lambda stored: len(stored["reward"]) == count)
