@@ -26,6 +26,7 @@ _HOMES = {
     "Features": "diffeat.extraction",
     "HookManager": "diffeat.hooks",
     "Tap": "diffeat.hooks",
+    "aggregate": "diffeat.aggregation",
     "extract": "diffeat.extraction",
     "extract_to_file": "diffeat.jobs",
     "load": "diffeat.loading",

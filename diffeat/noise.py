@@ -57,8 +57,10 @@ class NoLevel(int):
 
 
 NO_T = NoLevel(0)
-CLEAN_FAMILIES = ("vision",)
-"""Families of models that see clean pictures, so that their only t is `NO_T`."""
+AGGREGATE = "aggregate"
+"""Family of files whose maps are made of other maps (`diffeat.aggregation`)."""
+CLEAN_FAMILIES = ("vision", AGGREGATE)
+"""Families of what has no noise level of its own, so that the only t is `NO_T`."""
 
 
 def plain_t(t: float) -> int | float:

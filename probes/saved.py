@@ -157,6 +157,26 @@ def save(
     write_tensors(path, tensors, {"head": json.dumps(text)})
 
 
+def digest(estimator: BaseEstimator) -> str:
+    """BLAKE2b-128 of what a fitted head is: its class, parameters and fitted arrays.
+
+    Where it ran and what was noted of it play no part, so a head that was kept and loaded has the
+    digest that it had before.
+
+    Raises:
+        HeadError: as `save`.
+        NotFittedError: it is not fitted.
+    """
+    kind = type(estimator)
+    if kind not in HEADS:
+        raise HeadError(f"{kind.__name__} cannot be kept; expected one of {', '.join(CLASSES)}")
+    check_is_fitted(estimator)
+    tensors: Tensors = {}
+    fitted = _fitted(estimator, HEADS[kind], tensors)
+    text = {"class": kind.__name__, "parameters": _parameters(estimator), "fitted": fitted}
+    return digest_of(text, tensors)
+
+
 def digest_of(text: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
     """BLAKE2b-128 of the JSON and of every tensor's name, dtype, shape and bytes."""
     plain = json.dumps(text, sort_keys=True, allow_nan=False)

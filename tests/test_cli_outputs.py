@@ -22,6 +22,7 @@ WRITERS = {
     "predict": {"output", "page", "confusion"},
     "align": {"csv_path", "png_path", "keep"},
     "search": {"csv_path", "png_path", "html_path", "spec_path", "out", "save_path"},
+    "aggregate": {"output", "save_path", "weights_png", "history_png", "checkpoint", "cache"},
     "compare": {"csv_path", "png_path", "out"},
 }  # fmt: skip
 

@@ -96,7 +96,8 @@ def test_the_examples_of_fusion_run():
 
 def test_every_option_of_a_search_is_told():
     told = read("docs/search.md")
-    for option in ("cutoff", "agent", "bandit", "frequency", "selectors", "halving", "cell-pairs"):
+    for option in ("cutoff", "agent", "bandit", "frequency", "selectors", "mixer", "halving",
+                   "cell-pairs"):  # fmt: skip
         assert re.search(rf"^\|.*`--{option}\b", told, re.M), option
 
 

@@ -21,12 +21,12 @@ PACKAGES = ("diffeat", "probes", "benchmarks")
 ORDER = (
     "errors", "progress", "companions", "attention", "hooks", "blocks", "noise", "schedules",
     "coords", "images", "targets", "ranges", "specs", "cells", "store", "backbones", "vision",
-    "loading", "extraction", "growing", "work", "planning", "engines", "jobs", "search", "viz",
-    "viewer", "cli", "__main__",
+    "loading", "extraction", "growing", "work", "planning", "engines", "jobs", "search",
+    "aggregation", "viz", "viewer", "cli", "__main__",
 )  # fmt: skip
 """Modules of diffeat on the way of the data: none needs one that stands behind it, nor does
 anything that it needs."""
-MAY_KNOW_PROBES = ("search", "adapt", "aggregate", "zero_shot", "viz", "cli")
+MAY_KNOW_PROBES = ("search", "adapt", "aggregation", "zero_shot", "viz", "cli")
 LONGEST_FILE, LONG_FUNCTION = 425, 35
 
 

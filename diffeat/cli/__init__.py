@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from diffeat._version import __version__
+from diffeat.cli.aggregate import aggregate
 from diffeat.cli.align import align
 from diffeat.cli.compare import compare
 from diffeat.cli.ending import run
@@ -33,6 +34,7 @@ def cli() -> None:
     diffeat probe features.h5 --save head.safetensors
     diffeat search unet-cifar10 digits -t 20,60 -b decoder
     diffeat predict head.safetensors pictures/ -o predictions.csv
+    diffeat aggregate maps.h5 -o one.h5 --pca 64
     diffeat align features.h5 digits --with facebook/dinov2-base
     diffeat match unet-cifar10 A.jpg B.jpg -t 20 -b up.1 --png lines.png
 
@@ -56,6 +58,7 @@ for command in (
     merge,
     export,
     view,
+    aggregate,
     probe,
     search,
     predict,

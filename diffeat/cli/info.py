@@ -41,10 +41,13 @@ def info(file: Path, as_json: bool) -> None:
     changes = "".join(f" with {change}" for change in model.get("changes", ()))
     click.echo(f"  model     {model['name']} ({model['family']}, {model['dtype']}){changes}")
     click.echo(f"  spec      {spec_text(facts['spec'])}")
-    made = {name: value for name, value in facts["how"].items() if not isinstance(value, list)}
+    how = facts["how"]
+    made = {name: value for name, value in how.items() if not isinstance(value, (list, dict))}
     if made:
         click.echo("  made by   " + ", ".join(f"{k}={v}" for k, v in made.items()))
-    for later in facts["how"].get("added", ()):
+    for one in how.get("of", ()):
+        click.echo(f"  made of   {one['file']} ({one['fingerprint'][:12]}): {one['cells']}")
+    for later in how.get("added", ()):
         other = {k: v for k, v in later.items() if made.get(k) != v and k != "pictures"}
         by = "".join(f", {k}={v}" for k, v in other.items())
         click.echo(f"  added     {later['pictures']} pictures later{by}")

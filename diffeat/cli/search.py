@@ -43,9 +43,9 @@ from diffeat.cli.search_pairs import (
 )
 from diffeat.cli.search_policy import (
     check_policy_options,
-    draw_policy,
     policy_options,
-    seen_by_policy,
+    with_seen,
+    write_policy,
 )
 from diffeat.cli.spec_options import check_recipe_option, spec_of, spec_options
 from diffeat.cli.surface_shown import html_option, write_surface_html
@@ -56,7 +56,7 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
         "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
-          "agent", "selectors", "policy", "policy_sees", "policy_png", "out", "csv_path",
+          "agent", "selectors", "mixer", "policy", "policy_sees", "policy_png", "out", "csv_path",
           "png_path", "html_path", "save_path", "test", "test_labels", "groups")  # fmt: skip
 """Options that need scores, hence labels."""
 NOT_KEPT = "nothing is kept; with --out FOLDER finished cells are, and a second run goes on"
@@ -83,8 +83,8 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
 @option("-C", "penalties", callback=positive_numbers, help="To"
               " choose from: C of logistic, alpha of ridge, k of knn.")  # fmt: skip
 @option("--split", callback=split_shares, help="Training, validation and test shares, by a hash "
-              "of the ids (default: 0.6,0.2,0.2; matching, which trains nothing: "
-              "0,0.5,0.5).")  # fmt: skip
+              "of the ids (default: 0.6,0.2,0.2; matching, where a mixer alone is "
+              "trained: 0,0.5,0.5).")  # fmt: skip
 @option(
     "--seed",
     type=click.IntRange(0),
@@ -107,6 +107,8 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
               show_default=True, help="--bandit: which agent.")  # fmt: skip
 @option("--selectors", is_flag=True, help="Grid search, a trained mixer of all cells and an agent "
               "side by side: validation, test, cost.")  # fmt: skip
+@option("--mixer", is_flag=True, help="Also the trained mixer alone; of matching on the pairs of a "
+              "training part (--split 0.6,0.2,0.2), which --save then keeps.")  # fmt: skip
 @policy_options
 @option("--memory", default="2GiB", show_default=True, callback=byte_count,
               help="Bound for features in memory.")  # fmt: skip
@@ -152,8 +154,6 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
     from diffeat.search.beside import beside, beside_lines
     from diffeat.search.finding import cell_text
     from diffeat.search.judges import task_kind
-    from diffeat.search.kept import keep_head
-    from diffeat.search.policy import check_policy
     from diffeat.search.run import SearchOptions, run_search
 
     kind = task_kind(values["task"])
@@ -173,7 +173,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         frequency=values["cutoff"] if values["frequency"] and (from_file or kind.maps) else None,
         **{
             name: values[name]
-            for name in ("pairs", "halving", "agent", "selectors", "policy", "seed", "out")
+            for name in ("pairs", "halving", "agent", "selectors", "mixer", "policy", "seed", "out")
         },
     )
     left = f"finished cells are kept in {options.out}; run the same command again"
@@ -183,12 +183,8 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         if judge is None:  # without labels the guess is all there is
             return _print_guess(ready[0], what, spec, as_json, spec_path)
         if values["save_path"]:
-            judge.check_head()
-        if options.policy:
-            check_policy(judge)  # before pictures are read
-            files = [what, second] if second else [what]
-            sees = seen_by_policy(files, values.get("sources"), values["policy_sees"])
-            options = replace(options, seen=sees)
+            _check_kept(judge, kind, values)
+        options = with_seen(options, judge, [what, second], values)
         report = run_search(
             judge,
             options,
@@ -196,7 +192,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
             lambda name, items: track(items, desc=name, unit=UNITS.get(name, "cells")),
         )
         if values["save_path"]:
-            keep_head(judge, report.choice, values["save_path"])
+            _keep(judge, kind, report, options, values["save_path"])
         more = beside(judge, report.choice)
         if html_path:
             lines = [judge.headline, *report.lines(), *beside_lines(judge, more)]
@@ -208,13 +204,31 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         _print(report, judge, options)
         click.echo("\n".join(beside_lines(judge, more)))
     if values["save_path"]:
-        chosen = ", ".join(map(cell_text, report.best_cells))
+        cells = judge.cells if kind.takes == "pairs" else report.best_cells
+        chosen = ("mixer of " if kind.takes == "pairs" else "") + ", ".join(map(cell_text, cells))
         click.echo(f"{values['save_path']}: {chosen}, fitted on both", err=as_json)
     if judge.few:
         warn(judge.few)
     _write(report, spec, judge, csv_path, png_path, spec_path)
-    if values["policy_png"]:
-        draw_policy(report.findings["policy"], judge, values["policy_png"])
+    write_policy(report, judge, values["policy_png"])
+
+
+def _check_kept(judge, kind, values: dict) -> None:
+    """An error, before anything is judged, where there will be nothing to keep."""
+    if kind.takes != "pairs":
+        judge.check_head()
+    elif judge.not_trained:
+        raise click.UsageError(f"--save: no mixer is trained, since {judge.not_trained}")
+
+
+def _keep(judge, kind, report, options, path: Path) -> None:
+    """The head of what was chosen, or of pairs the mixer."""
+    from diffeat.search.kept import keep_head, keep_mixer
+
+    if kind.takes == "pairs":
+        keep_mixer(judge, report.findings["mixer"], path, options.memory, options.seed)
+    else:
+        keep_head(judge, report.choice, path)
 
 
 def _choices(values: dict, device: str, timesteps=None):

@@ -17,7 +17,7 @@ OWN = ("pair_list", "test_pairs", "alphas", "reference", "aggregate", "resolutio
        "missing")  # fmt: skip
 """Options of matching alone."""
 OTHERS = ("score", "penalties", "labels", "test_labels", "columns", "groups", "test", "limit",
-          "duplicates", "save_path")  # fmt: skip
+          "duplicates")  # fmt: skip
 """Options of tasks whose pictures have a target each."""
 
 
@@ -60,12 +60,20 @@ def check_pairs_options(kind: Any) -> None:
         if one.name in (OTHERS if kind.takes == "pairs" else OWN)
         and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE
     ]
+    asked = context.params
+    if (
+        kind.takes == "pairs"
+        and asked.get("save_path")
+        and not (asked["mixer"] or asked["selectors"])
+    ):
+        raise click.UsageError("--save: matching keeps no head, only a mixer that is trained; ask "
+                               "for one with --mixer and --split 0.6,0.2,0.2")  # fmt: skip
     if not wrong:
         return
     if kind.takes == "pairs":
         raise click.UsageError(
             f"{', '.join(wrong)}: of tasks whose pictures have labels; matching takes pairs "
-            "(--pairs, --test-pairs), learns nothing and keeps no head"
+            "(--pairs, --test-pairs) and keeps no head"
         )
     raise click.UsageError(f"{', '.join(wrong)}: for --task matching, homography and depth")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from diffeat.cli.outputs import PICTURES, OutputPath
 from diffeat.errors import PictureError, SourceError, StoreError
 
 if TYPE_CHECKING:
-    from diffeat.search import Judge, Policy, Seen
+    from diffeat.search import Judge, SearchOptions, SearchReport, Seen
 
 SEES = ("pictures", "features")
 """What a policy may look at."""
@@ -42,9 +43,25 @@ def check_policy_options(values: dict[str, Any]) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} is of --policy, which is not given")
 
 
-def seen_by_policy(
-    files: Sequence[str], sources: Sequence[Any] | None, wanted: str | None
-) -> Seen | None:
+def with_seen(
+    options: SearchOptions, judge: Judge, files: Sequence[str | None], values: dict[str, Any]
+) -> SearchOptions:
+    """With what a policy looks at, if one is asked for; SpecError where there can be none.
+
+    Args:
+        files: feature files, where features were not computed now.
+        values: of the command; `sources` are the pictures of features that were.
+    """
+    from diffeat.search.policy import check_policy
+
+    if not options.policy:
+        return options
+    check_policy(judge)  # before pictures are read
+    files = [file for file in files if file]
+    return replace(options, seen=_seen(files, values.get("sources"), values["policy_sees"]))
+
+
+def _seen(files: Sequence[str], sources: Sequence[Any] | None, wanted: str | None) -> Seen | None:
     """Thumbnails of all rows, or None for features.
 
     Args:
@@ -74,10 +91,13 @@ def seen_by_policy(
         return None
 
 
-def draw_policy(found: Policy, judge: Judge, path: Path) -> None:
+def write_policy(report: SearchReport, judge: Judge, path: Path | None) -> None:
     """The picture of --policy-png."""
     from diffeat.viz.policy import policy_picture
 
+    if path is None:
+        return
+    found = report.findings["policy"]
     title = f"{judge.source}: a t of {found.block} per picture"
     policy_picture(
         found.history, found.epoch, found.chosen, found.names, found.timesteps, path, found.fixed,

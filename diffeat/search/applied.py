@@ -20,6 +20,8 @@ from diffeat.work import Job, Worker, errors_of
 
 SLAB_BYTES = 32 << 20
 """Of features that are read of a file at a time, as float32."""
+PREDICT = ("classification", "regression", "multilabel")
+"""What a mixer that also predicts was trained for."""
 Arrays = Mapping[CellKey, np.ndarray]
 
 
@@ -99,7 +101,7 @@ class Applied:
         unit: "probability", "score" where the head has none, or "value" of numbers.
 
     Raises:
-        SpecError: of many probes at once, which are no one head.
+        SpecError: of many probes at once, which are no one head; of what makes maps of maps.
     """
 
     head: Any
@@ -109,6 +111,7 @@ class Applied:
     unit: str = field(init=False)
 
     def __post_init__(self) -> None:
+        from probes.aggregate.base import Aggregator
         from probes.many import ManyProbes
         from probes.multilabel import Multilabel
 
@@ -116,7 +119,11 @@ class Applied:
         if isinstance(head, ManyProbes):
             raise SpecError(f"{type(head).__name__} holds many probes; keep one of them, with "
                             "many.probe(g)")  # fmt: skip
-        self.kind = "labels" if isinstance(head, Multilabel) else "numbers"
+        if isinstance(head, Aggregator) and getattr(head, "objective_", None) not in PREDICT:
+            raise SpecError(f"{type(head).__name__} makes maps of maps and predicts nothing; apply "
+                            "it with diffeat aggregate --mixer")  # fmt: skip
+        several = isinstance(head, Multilabel) or getattr(head, "objective_", "") == "multilabel"
+        self.kind = "labels" if several else "numbers"
         self.unit = "probability" if hasattr(head, "predict_proba") else "score"
         if hasattr(head, "classes_"):
             self.kind, self.names = "classes", [_named(one, known) for one in head.classes_]

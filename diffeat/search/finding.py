@@ -87,6 +87,9 @@ class Selection:
         cost: in judgements of one cell on all training pictures (half of them count half).
         cost_text: what these were.
         interval: of test, where it is not that of counts.
+        forwards: of a picture that what was chosen takes: its different t.
+        trained: whether it was trained where cells learn nothing, so on further labels.
+        labels: how many were looked at; see `SearchReport.labelled`.
     """
 
     selector: str
@@ -96,6 +99,9 @@ class Selection:
     cost: float
     cost_text: str
     interval: tuple[float, float] | None = None
+    forwards: int = 1
+    trained: bool = False
+    labels: int | None = None
 
 
 @dataclass(kw_only=True)

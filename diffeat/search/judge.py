@@ -393,6 +393,33 @@ class Judge:
         """Test score of a mixer that is trained again, on training and validation."""
         raise TypeError(f"{type(self).__name__} trains no mixer")
 
+    def fitted_mixer(self, setting: float, memory: int, seed: int = 0) -> Any:
+        """The mixer that `test_mixer` scores, to be kept; SpecError where there is none."""
+        raise SpecError(f"{self.name}: no mixer that could be kept; leave --save out")
+
+    @property
+    def not_trained(self) -> str:
+        """Why a mixer that this kind of judge could train is not; "" where it is."""
+        return ""
+
+    @property
+    def mixer_identity(self) -> tuple[Any, ...]:
+        """What a trained mixer depends on beside what the judge describes."""
+        return ()
+
+    def noted_pictures(self) -> dict[str, str]:
+        """For the file of a mixer, those that it was fitted on; {} where that is not known."""
+        return {}
+
+    def labels_used(self, trained: bool = False) -> tuple[int, str]:
+        """How many labels a choice looks at, and what they are; those of test are none of them.
+
+        Args:
+            trained: of a mixer that is trained, where cells learn nothing.
+        """
+        train, held, _ = self.counts
+        return held + train * (self.learns or trained), f"labelled {self.rows}"
+
     def validate_splits(
         self, cells: Sequence[Candidate], parts: Sequence[np.ndarray]
     ) -> list[list[Outcome]]:

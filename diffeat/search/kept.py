@@ -142,6 +142,36 @@ def keep_head(judge: Judge, choice: Choice, path: str | Path) -> None:
         raise SpecError(str(error)) from error
 
 
+def keep_mixer(judge: Judge, found: Any, path: str | Path, memory: int, seed: int = 0) -> None:
+    """Keep the mixer of a finding, trained on training and validation, as a file for
+    `diffeat aggregate --mixer`.
+
+    Args:
+        found: of `train_mixer`.
+        memory, seed: as for `train_mixer`.
+
+    Raises:
+        SpecError: nothing was trained, or the judge does not say what its features are.
+        StoreError: it cannot be written.
+    """
+    from probes import HeadError, save
+
+    if not found.trained or judge.made is None:
+        why = judge.not_trained or "what the features were made of is not known"
+        raise SpecError(f"there is no trained mixer to keep: {why}")
+    scores = {
+        "judge": judge.describe(), "measure": judge.number.to_dict(), "setting": found.setting,
+        "validation": found.validation, "test": found.test, "counts": list(judge.counts),
+    }  # fmt: skip
+    about = about_head(
+        judge.made, judge.cells, task=judge.task_name, scores=scores, **judge.noted_pictures()
+    )
+    try:
+        save(judge.fitted_mixer(found.setting, memory, seed), path, about)
+    except HeadError as error:
+        raise SpecError(str(error)) from error
+
+
 def _fitted_on(judge: Judge) -> dict[str, str]:
     """The pictures of training and validation, where it is known what they hold."""
     if judge.made is None or judge.made.digests is None:
@@ -162,6 +192,9 @@ def load_head(path: str | Path, device: str = "auto") -> tuple[Any, HeadNote]:
         head = load(path, device)
     except HeadError as error:
         raise StoreError(str(error)) from error
+    if "sources" in head.about_:
+        raise StoreError(f"{path} takes features of several files; apply it with diffeat "
+                         "aggregate A.h5 B.h5 --mixer")  # fmt: skip
     return head, HeadNote.of(head.about_, path)
 
 

@@ -19,6 +19,7 @@ from diffeat.search.tasks import CellKey
 MOST, STEPS = 6, (2.0, 1.0)
 """Cells that a search for weights mixes at most; by how much it moves a scalar."""
 WEIGHT = Measure("weight", SHARE)
+TRAINED = "trained"
 
 
 @dataclass
@@ -46,6 +47,11 @@ class Mixed(Finding):
     cost_text: str
     interval: tuple[float, float] | None = None
     learns: bool = True
+
+    @property
+    def trained(self) -> bool:
+        """Whether a mixer was trained, and not only weights searched for."""
+        return self.how == TRAINED
 
     @property
     def best(self) -> CellKey:
@@ -79,9 +85,11 @@ class Mixed(Finding):
         block, t = self.best
         chosen = f"most of {cell_text((block, t))} ({WEIGHT.say(self.weights[block, t])})"
         name = f"{self.how.split()[0]} mixer"
+        taken = {t for (_, t), weight in self.weights.items() if weight > 0}
         return Selection(
-            name, chosen, self.validation, self.test, self.cost, self.cost_text, interval
-        )
+            name, chosen, self.validation, self.test, self.cost, self.cost_text, interval,
+            len(taken), self.trained,
+        )  # fmt: skip
 
 
 def train_mixer(
@@ -106,7 +114,7 @@ def train_mixer(
     """
     judge.check_mixes("mixer", "take the best cell of the grid")
     journal = journal or Journal()
-    key = journal.key(judge, judge.part, "mixer", seed)
+    key = journal.key(judge, judge.part, "mixer", seed, *judge.mixer_identity)
     kept = journal.read("mixer", key, lambda stored: len(stored["weights"]) == len(judge.cells))
     if kept is None:
         for _ in progress(range(1)):
@@ -117,7 +125,7 @@ def train_mixer(
         kept = journal.write("mixer", key, {**vars(found), "test": test, "interval": interval})
     weights = dict(zip(judge.cells, kept["weights"], strict=True))
     return Mixed(
-        weights, kept["validation"], kept["setting"], kept["test"], "trained", len(judge.cells),
+        weights, kept["validation"], kept["setting"], kept["test"], TRAINED, len(judge.cells),
         kept["text"], kept["interval"] and tuple(kept["interval"]), measure=judge.number,
         conditioned=judge.conditioned,
     )  # fmt: skip

@@ -134,7 +134,7 @@ class Policy(Finding):
         interval = self.measure.interval(self.test) or self.interval
         return Selection(
             "policy per picture", chosen, self.validation, self.test, self.cost, self.cost_text,
-            interval,
+            interval, self.forwards[0],
         )  # fmt: skip
 
 

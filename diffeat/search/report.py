@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ class SearchReport:
         made: (found, computed) pieces of work of the journal.
         selectors: whether the selectors are compared in a table.
         seconds: that each finding took in this run; what was kept before takes none.
-        left_out: which selector is not in the table, and why; "" if none.
+        left_out: which selector is missing or less than it could be, and why; "" if none.
         told: what the model was told by the task's own protocol, for every file; "" if nothing.
         learns: whether what was scored on test was fitted anew before.
+        labels: how many labels choosing a cell looks at, and what they are.
+        labels_trained: the same of a mixer that is trained.
     """
 
     findings: dict[str, Finding]
@@ -41,6 +43,8 @@ class SearchReport:
     left_out: str = ""
     told: str = ""
     learns: bool = True
+    labels: tuple[int, str] = (0, "labels")
+    labels_trained: tuple[int, str] = (0, "labels")
 
     @property
     def first(self) -> Finding:
@@ -80,7 +84,11 @@ class SearchReport:
     def selections(self) -> dict[str, Selection]:
         """What each selector chose, by the key of its finding."""
         found = {key: finding.selection() for key, finding in self.findings.items()}
-        return {key: one for key, one in found.items() if one is not None}
+        return {
+            key: replace(one, labels=(self.labels_trained if one.trained else self.labels)[0])
+            for key, one in found.items()
+            if one is not None
+        }
 
     def compare(self) -> None:
         """Show all findings how good the single cells are; higher is better."""
@@ -93,8 +101,8 @@ class SearchReport:
         more: dict[str, Any] = {}
         if self.selectors:
             more["selectors"] = [vars(one) for one in self.selections.values()]
-            if self.left_out:
-                more["left_out"] = self.left_out
+        if self.left_out:
+            more["left_out"] = self.left_out
         if self.conditioned:
             more["conditioned"] = marked(self.conditioned)
         if self.told:
@@ -113,8 +121,10 @@ class SearchReport:
         """What to read on a terminal."""
         lines = [line for finding in self.findings.values() for line in finding.lines()]
         if self.selectors:
-            table = selector_table(self.selections, self.measure, self.seconds)
-            lines += [*table.splitlines(), *([self.left_out] if self.left_out else [])]
+            what = self.labels[1]
+            table = selector_table(self.selections, self.measure, self.seconds, what)
+            lines += table.splitlines()
+        lines += [self.left_out] if self.left_out else []
         best, number = self.best, self.measure
         setting = "" if best.setting is None else f" (setting {best.setting:g})"
         tested = (
@@ -145,16 +155,28 @@ class SearchReport:
 
 
 def selector_table(
-    selections: Mapping[str, Selection], number: Measure, seconds: Mapping[str, float]
-) -> str:
-    """A line per selector: what it chose, validation, test with its interval, and the cost."""
-    head = ("selector", "validation", "test", "95 % interval", "cost", "seconds", "of", "chosen")
+    selections: Mapping[str, Selection], number: Measure, seconds: Mapping[str, float],
+    labels: str = "labels",
+) -> str:  # fmt: skip
+    """A line per selector: what it chose, validation, test with its interval, the forwards of a
+    picture that the chosen takes, the labels that choosing looked at, and the cost.
+
+    Args:
+        labels: what is counted as a label.
+    """
+    head = ("selector", "validation", "test", "95 % interval", "forwards", "labels", "cost",
+            "seconds", "of", "chosen")  # fmt: skip
     rows = [head]
     for key, one in selections.items():
         ends = "" if one.interval is None else " to ".join(map(number.show, one.interval))
         test = "" if one.test is None else number.say(one.test)
+        used = "" if one.labels is None else f"{one.labels:,}"
         costs = f"{one.cost:.1f}", f"{seconds.get(key, 0.0):.1f}", one.cost_text
-        rows.append((one.selector, number.say(one.validation), test, ends, *costs, one.chosen))
-    lines = aligned(rows, range(1, 6))
-    title = f"selectors ({number.name}{number.direction}; cost in judgements of one cell):"
+        rows.append((one.selector, number.say(one.validation), test, ends, str(one.forwards), used,
+                     *costs, one.chosen))  # fmt: skip
+    lines = aligned(rows, range(1, 8))
+    title = (
+        f"selectors ({number.name}{number.direction}; forwards of a picture at use; {labels} that "
+        "choosing looked at; cost in judgements of one cell):"
+    )
     return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])

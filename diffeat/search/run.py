@@ -58,6 +58,7 @@ class SearchOptions:
         agent: "ucb1" or "thompson".
         selectors: also a mixer, of a judge that `mixes`, and a settled agent, beside the grid
             in one table.
+        mixer: also a mixer alone.
         policy: also a policy that chooses a t for each picture.
         seen: what it looks at; None takes the features of the smallest t.
         seed: of random splits, subsets and weights.
@@ -73,6 +74,7 @@ class SearchOptions:
     bandit: int = 0
     agent: str = "ucb1"
     selectors: bool = False
+    mixer: bool = False
     policy: bool = False
     seen: Seen | None = field(default=None, repr=False)
     seed: int = 0
@@ -113,7 +115,7 @@ class SearchOptions:
         if self.policy:
             run = partial(run_policy, seen=self.seen, seed=seed)
             chosen.append(Strategy("policy", run, partial(check_policy, seen=self.seen)))
-        if self.selectors and judge.mixes:
+        if (self.selectors or self.mixer) and (judge.mixes or self.mixer):
             chosen.append(Strategy("mixer", partial(train_mixer, seed=seed)))
         return chosen
 
@@ -144,11 +146,21 @@ def run_search(
             findings.update({one.key: one for one in ready})
     report = SearchReport(
         findings, judge.number, judge.conditioned, (journal.found, journal.computed),
-        options.selectors, seconds, "" if judge.mixes else f"no mixer: {judge.no_mixes}",
-        judge.told, judge.learns,
+        options.selectors, seconds, _about_mixer(judge, options), judge.told, judge.learns,
+        judge.labels_used(), judge.labels_used(trained=True),
     )  # fmt: skip
     report.compare()
     return report
+
+
+def _about_mixer(judge: Judge, options: SearchOptions) -> str:
+    """Why there is no mixer, or none that was trained, where one was asked for."""
+    if not (options.selectors or options.mixer):
+        return ""
+    if not judge.mixes:
+        return f"no mixer: {judge.no_mixes}"
+    why = judge.not_trained
+    return f"the mixer's weights are searched for without a gradient: {why}" if why else ""
 
 
 def _check(judge: Judge, strategies: Iterable[Strategy]) -> None:

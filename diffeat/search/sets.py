@@ -90,7 +90,7 @@ class CellSets(Finding):
         interval = self.measure.interval(self.test) or self.interval
         return Selection(
             self.title, str(self.best), self.best.validation, self.test, self.fits,
-            f"{self.fits} sets judged", interval,
+            f"{self.fits} sets judged", interval, len({t for _, t in self.best.cells}),
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ from diffeat.targets import Labelled
 WAY_OUT = "leave them out of training with --drop-duplicates (duplicates='drop')"
 SAMPLE = 64
 """Pictures with equal ids that are compared."""
+FITTED_ON_THESE = "fitted_on_these"
+"""Key of `how` of aggregated maps: of how many of its pictures their aggregator saw targets."""
 
 
 def task_from_store(
@@ -59,6 +62,7 @@ def task_from_store(
     """
     stores = [store] if test is None else [store, test]
     labels = targets_of(stores) if labels is None else one_space(labels, [s.path for s in stores])
+    warn_of_targets_seen(stores)
     why = [check_targets(str(one.path), conditioned(one.spec, one.pictures), allow_conditioned)
            for one in stores]  # fmt: skip
     if test is not None:
@@ -85,6 +89,18 @@ def task_from_store(
         made=replace(made_of(store), class_names=tuple(labels[0].class_names)),
     )
     return replace(whole, cells=whole.choose(blocks, timesteps))
+
+
+def warn_of_targets_seen(stores: Sequence[FeatureStore]) -> None:
+    """Say of aggregated maps that their aggregator was trained on targets of these pictures."""
+    for store in stores:
+        count = store.how.get(FITTED_ON_THESE)
+        if type(count) is int and count > 0:
+            warnings.warn(
+                f"{store.path}: its maps were trained on targets of {count:,} of these pictures; "
+                "scores are a test only where the split and seed are those of the training",
+                stacklevel=3,
+            )
 
 
 def made_of(store: FeatureStore) -> Made:

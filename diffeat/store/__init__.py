@@ -25,6 +25,7 @@ from diffeat.store.format.manifest import (
     noted_pictures,
     read_how,
 )
+from diffeat.store.join.derived import Derived, write_derived
 from diffeat.store.join.files import merge_files
 from diffeat.store.read.originals import ChangedPictures, beside, find_originals
 from diffeat.store.read.reader import FeatureStore
@@ -43,6 +44,7 @@ __all__ = [
     "SHARD_BYTES",
     "ChangedPictures",
     "Column",
+    "Derived",
     "FeatureStore",
     "Growth",
     "Manifest",
@@ -66,4 +68,5 @@ __all__ = [
     "seen_in",
     "shard_folder",
     "verify",
+    "write_derived",
 ]

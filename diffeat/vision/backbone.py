@@ -61,7 +61,7 @@ class Vision(Backbone):
         device, dtype: where and in which precision it runs.
     """
 
-    (family,) = CLEAN_FAMILIES
+    family = CLEAN_FAMILIES[0]
     covers = "networks of timm and transformers: ViT, DINOv2, DINOv3, CLIP, Swin, ConvNeXt, ResNet"
     example = "timm:vit_small_patch14_dinov2.lvd142m"
     component = ""

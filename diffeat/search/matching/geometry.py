@@ -55,7 +55,7 @@ class DenseRecall(Matching):
         SpecError: pairs of another kind.
     """
 
-    task_name = "depth"
+    task_name, trains = "depth", False
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ class HomographyAccuracy(Matching):
         SpecError: pairs of another kind, words or numbers that cannot be meant.
     """
 
-    task_name = "homography"
+    task_name, trains = "homography", False
 
     def __init__(
         self,

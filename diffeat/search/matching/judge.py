@@ -1,21 +1,23 @@
-"""The judge of correspondence: PCK of pairs, which are the rows; nothing is learnt."""
+"""The judge of correspondence: PCK of pairs, which are the rows; a mixer alone learns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.progress import counted
+from diffeat.search.fitted_on import noted
 from diffeat.search.intervals import FEW
-from diffeat.search.judge import Candidate, Judge, Mix, Outcome, cells_in
+from diffeat.search.judge import Candidate, Judge, Mix, Outcome, Trained, cells_in
 from diffeat.search.matching.bound import BoundPairs
 from diffeat.search.matching.floors import SAME_PLACE, same_place_pck
+from diffeat.search.matching.mixed import default_mixer, described_mixer, steps_of, train
 from diffeat.search.matching.rules import described, matcher_of, matcher_text
 from diffeat.search.matching.scored import check_references, count, told_text
 from diffeat.search.measure import SHARE
@@ -28,14 +30,16 @@ from diffeat.search.splits import (
     random_pairs,
     split_pairs,
 )
-from diffeat.search.tasks import CellKey, bytes_fingerprint
-from probes.matching import NearestMatcher
+from diffeat.search.stored import made_of
+from diffeat.search.tasks import CellKey, Made, bytes_fingerprint
+from probes.aggregate import HyperfeatureMixer
+from probes.matching import NearestMatcher, Paired
 from probes.matching.base import Matcher
 from probes.metrics.conventions import Convention
 from probes.metrics.pck import ALPHAS, PCK
 
 FRACTIONS: Fractions = (0.0, 0.5, 0.5)
-"""Nothing is learnt, so no pair is kept for training."""
+"""Cells learn nothing, so no pair is kept for training, unless a mixer is to be trained."""
 
 
 class Matching(Judge):
@@ -58,9 +62,12 @@ class Matching(Judge):
         alphas: shares of the reference; cells are judged by the first.
         matcher: None is `NearestMatcher()`.
         source: what the features are of, for tables; None is their model.
+        mixer: what `train_mixer` trains, on pairs of a training part; None is `default_mixer()`.
     """
 
     task_name = "matching"
+    trains: ClassVar[bool] = True
+    """Whether the truth is key points, of which a mixer learns."""
     unit, needs, learns, bounds, rows = SHARE, ("maps",), False, (0.0, 1.0), "pairs"
 
     def __init__(
@@ -73,6 +80,7 @@ class Matching(Judge):
         fractions: Fractions = FRACTIONS,
         seed: int = 0,
         source: str | None = None,
+        mixer: HyperfeatureMixer | None = None,
     ):
         if part is None:
             part = split_pairs(*zip(*bound.groups, strict=True), fractions, seed)[0]
@@ -81,9 +89,11 @@ class Matching(Judge):
         self.bound, self.convention = bound, convention or Convention()
         self.alphas = tuple(alphas)
         self.matcher = NearestMatcher() if matcher is None else matcher
+        self.mixer = default_mixer() if mixer is None else mixer
         self.name = f"PCK@{self.alphas[0]:g}"
         self._judged: dict[CellKey, tuple[np.ndarray, np.ndarray]] = {}
         self._tested: dict[Candidate, PCK] = {}
+        self._fitted: tuple[tuple[float, int], HyperfeatureMixer] | None = None
         names = np.unique(bound.categories, return_inverse=True)
         self.labels = names[1] if len(names[0]) > 1 else None
 
@@ -95,6 +105,10 @@ class Matching(Judge):
 
     def read(self, block: str, t: float) -> Any:
         return self.bound.read(block, t)
+
+    @cached_property
+    def made(self) -> Made:
+        return made_of(self.bound.stores[0])
 
     @property
     def seen(self) -> np.ndarray:
@@ -123,7 +137,8 @@ class Matching(Judge):
     @property
     def headline(self) -> str:
         train, held, tested = self.counts
-        idle = f", {train} for random splits alone" if train else ""
+        what = "a trained mixer and random splits" if self.trains else "random splits alone"
+        idle = f", {train} for {what}" if train else ""
         text = (
             f"{self.source}: validation {self.name} in %, {held} validation and {tested} test "
             f"pairs{idle} of {len({name for pair in self.groups for name in pair})} groups"
@@ -248,6 +263,69 @@ class Matching(Judge):
                 found[f"PCK@{alpha:g} per {aggregate}"] = value
         del found[f"{self.name} per {self.convention.aggregate}"]
         return found
+
+    # a mixer of all cells, which alone looks at training pairs
+
+    def train_mixer(self, memory: int, seed: int = 0) -> Trained | None:
+        """Judged on validation by the matcher on its maps, as a cell is."""
+        rows = {number: np.flatnonzero(self.part == number) for number in (TRAIN, VALIDATION)}
+        if self.not_trained:
+            return None
+        mixer = train(self.mixer, self.bound, self.cells, rows[TRAIN], rows[VALIDATION],
+                      **self._where(memory, seed))  # fmt: skip
+        score = self._value(self._of_mixer(mixer, rows[VALIDATION]))
+        text = f"1 training of {len(self.cells)} cells, {steps_of(mixer)} steps kept"
+        return Trained(tuple(mixer.weights_.values()), score, float(steps_of(mixer)), text)
+
+    def test_mixer(self, setting: float, memory: int, seed: int = 0) -> PCK:
+        return self._of_mixer(self.fitted_mixer(setting, memory, seed),
+                              np.flatnonzero(self.part == TEST))  # fmt: skip
+
+    def fitted_mixer(self, setting: float, memory: int, seed: int = 0) -> HyperfeatureMixer:
+        """The mixer of `setting` steps, of training and validation; kept for another call."""
+        if self._fitted is None or self._fitted[0] != (setting, seed):
+            known = np.flatnonzero((self.part == TRAIN) | (self.part == VALIDATION))
+            how = {"steps": int(setting), "epochs": 1, **self._where(memory, seed)}
+            found = train(self.mixer, self.bound, self.cells, known, **how)
+            self._fitted = (setting, seed), found
+        return self._fitted[1]
+
+    @property
+    def not_trained(self) -> str:
+        if not self.trains:
+            return f"{self.name} has no key points to train one on"
+        if isinstance(self.matcher, Paired):
+            return "the matcher transforms pairs of cells, and mixed maps are none of these"
+        if not (self.part == TRAIN).any():
+            return "no pairs are in a training part; --split 0.6,0.2,0.2 gives one"
+        return ""
+
+    @property
+    def mixer_identity(self) -> tuple[Any, ...]:
+        return type(self.mixer).__name__, sorted(described_mixer(self.mixer).items())
+
+    def labels_used(self, trained: bool = False) -> tuple[int, str]:
+        parts = (TRAIN, VALIDATION) if trained else (VALIDATION,)
+        points = self.bound.pairs.source_points
+        rows = np.flatnonzero(np.isin(self.part, parts))
+        return sum(len(points[row]) for row in rows), "key points"
+
+    def noted_pictures(self) -> dict[str, str]:
+        stores = self.bound.stores
+        if any(one.digests is None for one in stores):
+            return {}
+        return {"fitted_on": noted(np.concatenate([one.digests for one in stores])[self.seen])}
+
+    def _where(self, memory: int, seed: int) -> dict[str, Any]:
+        limit = min(self.mixer.memory_mb, memory / 2**21)
+        return {"memory_mb": limit, "random_state": seed, "device": self.matcher.device}
+
+    def _of_mixer(self, mixer: HyperfeatureMixer, rows: np.ndarray) -> PCK:
+        """The counts of some pairs, matched on mixed maps."""
+        piece, cells = PCK(self.alphas, [self.convention]), mixer.transform(self.bound.cells())
+        with counted(len(rows), desc="match mixed maps", unit="pairs", delay=3) as bar:
+            count(piece, self.matcher, self.bound, cells, rows, bar.update)
+        return piece
 
     # memory
 

@@ -84,7 +84,9 @@ def parts_of(
 
     Args:
         split: of one list: shares of the groups in training, validation and test, of which
-            training is for nothing; None shares validation and test equally.
+            training is for a mixer alone; None shares validation and test equally. With a list of
+            the test the first one is shared between training and validation, in the ratio of
+            these; None is validation alone.
 
     Raises:
         SpecError: no pairs to choose by, or to test on.
@@ -96,13 +98,22 @@ def parts_of(
     else:
         taken = {name for pair in tested.groups for name in pair}
         shared = [a in taken or b in taken for a, b in first.groups]
-        part = np.append(np.where(shared, LEFT_OUT, VALIDATION), np.full(len(tested), TEST))
+        chosen = _without_test(first, split, seed)
+        part = np.append(np.where(shared, LEFT_OUT, chosen), np.full(len(tested), TEST))
         names = f"{first.name} without groups (persons, scenes, pictures) of {tested.name}"
     for number, what in ((VALIDATION, "validation"), (TEST, "test")):
         if not (part == number).any():
             raise SpecError(f"{names}: no {what} pairs are left; a pair is in a part if the groups "
                             "of both pictures are: give more pairs, or another split")  # fmt: skip
     return part
+
+
+def _without_test(first: Any, split: Fractions | None, seed: int) -> np.ndarray | int:
+    """(P,) training and validation of pairs that have a test of their own."""
+    if split is None or not split[0] or not sum(split[:2]):
+        return VALIDATION
+    shares = split[0] / sum(split[:2]), split[1] / sum(split[:2]), 0.0
+    return split_pairs(*zip(*first.groups, strict=True), shares, seed)[0]
 
 
 def matching_judge(
