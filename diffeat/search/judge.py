@@ -110,8 +110,6 @@ class Judge:
     mixes: ClassVar[bool] = True
     rows: ClassVar[str] = "pictures"
 
-    reward_name: ClassVar[str] = ""
-    """What `rewards` says of single pictures; "" without one (see `Classification.rewards`)."""
     together: tuple[tuple[CellKey, ...], ...] = ()
     """Cells whose features are at hand together; () if it does not matter."""
     labels: np.ndarray | None = None

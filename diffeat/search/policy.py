@@ -140,7 +140,7 @@ class Policy(Finding):
 
 def check_policy(judge: Judge, seen: Seen | None = None) -> None:
     """SpecError unless pictures can be rewarded one by one and there are t to choose from."""
-    if not judge.reward_name:
+    if not getattr(judge, "reward_name", ""):
         rule = judge.describe().get("score", judge.name)
         raise SpecError(
             f"{rule} says nothing of single pictures that a policy could learn from; expected a "
