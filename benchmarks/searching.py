@@ -31,6 +31,7 @@ from diffeat.search import (
 )
 from diffeat.search import Task as CellTask
 from diffeat.search.classification import chance
+from diffeat.search.clips import clip_cells, frame_rows
 from diffeat.search.judge import Mix, cells_in
 from diffeat.search.matching import (
     BoundPairs,
@@ -78,7 +79,9 @@ __all__ = [
     "bytes_fingerprint",
     "cells_in",
     "chance",
+    "clip_cells",
     "described",
+    "frame_rows",
     "match_planes",
     "plane_of",
     "readable",
@@ -195,6 +198,17 @@ def redraw(stored: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         )
         for one in stored[:2]
     ]  # fmt: skip
+    heat_map(grids, path, title=title)
+
+
+def draw_cells(surfaces: Sequence[dict[str, Any]], what: str, path: Path, title: str) -> None:
+    """Heat maps of the first `DRAWN` surfaces, as the JSON of a result has them.
+
+    Args:
+        what: their numbers are.
+    """
+    grids = [Grid(one["name"], {(c["block"], c["t"]): c["validation"] for c in one["cells"]},
+                  what=what) for one in surfaces[:DRAWN]]  # fmt: skip
     heat_map(grids, path, title=title)
 
 

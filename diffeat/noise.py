@@ -17,6 +17,8 @@ TRAJECTORIES = ("inversion", "generation")
 """Policies that walk through the noise levels one after the other."""
 ASKED = "asked"
 """Attribute of stored features: what was written for their t, where it was not native t."""
+LEARNED = "learned"
+"""What a user writes for the t that a denoiser's weights were trained for."""
 Level = int | float | str
 """What a user may write for a t: 261, 0.26 (flow time), "sigma=0.3", "snr=10"."""
 

@@ -33,7 +33,8 @@ fingerprints and journals stay those of 0.6, and 0.6 reads files that do without
 
 HELP = {
     "timesteps": "Noise levels: 20,60 or 0:1000:100 (start:stop:step, without the stop) or "
-    "sigma=0.3 or snr=10; flow models also 0.25; vision models (timm:…, transformers:…) need none.",
+    "sigma=0.3 or snr=10; flow models also 0.25; vision models (timm:…, transformers:…) need none; "
+    "weights that were trained for one t: learned.",
     "blocks": "Names (up.1, up.1.attn.0:cross.q), wildcards (up.*, up.*.res.*, up.**), groups "
     "(all, encoder, decoder, stages) or a paper's names (dift:1).",
     "pool": "{default} (maps, the default), 1x1, 2x2, …",
@@ -45,7 +46,7 @@ HELP = {
     "prompt": "For text-conditional models (default empty); {class} is the picture's class.",
     "captions": "CSV, TSV or JSONL file with a prompt per picture, or 'pictures' for those that "
     "came with them.",
-    "embeddings": ".safetensors file with text embeddings.",
+    "embeddings": ".safetensors file with text embeddings, or with learned prompts.",
     "label": "For class-conditional models: an index, or 'class' for each picture's own (default "
     "the null class).",
     "label_map": "With --label class: a CSV, TSV or JSON file, picture class → model's class "
@@ -77,7 +78,9 @@ class ExtractSpec:
     Two extractions with equal specs from the same model and pictures give equal features.
 
     Attributes:
-        timesteps: noise levels: native t, "sigma=…", "snr=…", flow times (see Schedule.resolve);
+        timesteps: noise levels: native t, "sigma=…", "snr=…", flow times (see Schedule.resolve),
+            or "learned", the t that weights of the denoiser were trained for (see
+            `diffeat.adapt.CleanDIFT`);
             a range "0:1000:100" is spelled out (see `expand_ranges`).
         blocks: names, wildcards or groups (see resolve_blocks).
         pool: "none" keeps maps (N, C, H, W); "KxK" averages to a K×K grid and flattens it to
@@ -98,7 +101,8 @@ class ExtractSpec:
         captions: a CSV, TSV or JSONL file with one prompt per picture, or "pictures" for those
             that come with the source; takes the place of `prompt`.
         embeddings: a .safetensors file with the denoiser's text tensors, one row for all
-            pictures or one each; takes the place of `prompt`.
+            pictures or one each, or with prompts that were learned for the model (see
+            `diffeat.adapt.PromptTuning`), for all or by class; takes the place of `prompt`.
         label: class index for class-conditional models; "class" is each picture's own; None
             is the null class.
         label_map: with label "class", a CSV, TSV or JSON file that says which class of the model

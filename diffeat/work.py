@@ -33,8 +33,8 @@ from diffeat.extraction import (
 )
 from diffeat.extraction.class_map import ClassMap
 from diffeat.extraction.conditions import prompts_of
-from diffeat.extraction.learned_prompts import embedding_rows
 from diffeat.extraction.effort import effort_of
+from diffeat.extraction.learned_prompts import embedding_rows
 from diffeat.growing import described, finished_rows
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.images import PictureBatch, Seen, Source, ahead, load_batches, look

@@ -26,7 +26,9 @@ class Randomness:
         numpy: a generator of its own.
     """
 
-    def __init__(self, seed: int | Sequence[int], torch_seed: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self, seed: int | Sequence[int], torch_seed: int, device: torch.device | str = "cpu"
+    ):
         self.numpy = np.random.default_rng(seed)
         self.torch_seed, self.device = int(torch_seed), torch.device(device)
         self._fork: AbstractContextManager | None = None

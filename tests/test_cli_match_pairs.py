@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffeat.cli.match import PAIRS, TWO, match
+from diffeat.cli.match import KINDS, match
 from diffeat.cli.match_options import SETTINGS
 from diffeat.search.matching import scored
 from tests.test_cli_match import CLEAN, MODEL, MOVED, found_of, rows_of, texture
@@ -291,7 +291,7 @@ class TestModel:
         asked = ("match", MODEL, "--pairs", list_, "--cache", tmp_path / "cache.h5", *CLEAN)
         for more, said in (
             (("-t", "5"), "2 cells here: conv_in at t=0, conv_in at t=5"),
-            (("--points", "3,4"), "--points: for two pictures"),
+            (("--points", "3,4"), "--points: not for lists of pairs"),
             (("--radius", 3), "has no use for --radius"),
         ):
             answer = diffeat(*asked, *more)
@@ -364,9 +364,10 @@ def test_the_examples_of_the_page_run(diffeat, tmp_path, monkeypatch, capsys):
     assert "per point, ≤, original pixels" in capsys.readouterr().out
 
 
-def test_every_option_of_two_pictures_and_lists_is_told():
-    page = (Path(__file__).parent.parent / "docs/matching.md").read_text("utf-8")
-    own = {one for names in (TWO, PAIRS, SETTINGS) for one in names}
+def test_every_option_of_two_pictures_lists_and_clips_is_told():
+    docs = Path(__file__).parent.parent / "docs"
+    page = "".join((docs / name).read_text("utf-8") for name in ("matching.md", "video.md"))
+    own = {one for names in (*KINDS.values(), SETTINGS) for one in names}
     flags = {one.opts[0] for one in match.params if one.name in own}
     assert len(flags) > 20
     assert not {flag for flag in flags if flag not in page}

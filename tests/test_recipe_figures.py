@@ -69,7 +69,8 @@ FIGURES = {
         ("hyperfeatures:*",), ""),
     # of one tile: the short edge is 1024
     "odise": ((0,), (512, 512), "squash", UNKNOWN, "shared", "mean", 1,
-        ("odise:2", "odise:5", "odise:8", "odise:11", "odise:vae.5", "odise:vae.7"), ""),
+        ("odise:2", "odise:5", "odise:8", "odise:11", "odise:vae.5", "odise:vae.7",
+            "odise:vae-decoder.2", "odise:vae-decoder.5"), ""),
     "repa": ((0.5,), (256, 256), "squash", UNKNOWN, "per-image", "sample", 1, ("repa:8",), ""),
     "repfusion": (tuple(range(0, 1000, 100)), NO_PICTURE_SIZE, "squash", NOTHING, "none", "mean",
         1, ("repfusion:mid",), ""),

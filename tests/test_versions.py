@@ -45,7 +45,7 @@ def test_a_gate_that_is_too_high_is_seen():
 
 
 @pytest.mark.parametrize(
-    "module", ["accelerate", "datasets", "hdf5plugin", "peft", "pyarrow", "ray.data", "zarr"]
+    "module", ["accelerate", "av", "datasets", "hdf5plugin", "peft", "pyarrow", "ray.data", "zarr"]
 )
 def test_what_the_extras_bring_can_be_imported(module):
     """A broken pair of versions would else only skip the tests of that library."""

@@ -9,6 +9,7 @@ from benchmarks.tasks.classification import Classification
 from benchmarks.tasks.geometry import Geometry
 from benchmarks.tasks.matching import Matching
 from benchmarks.tasks.mixing import Mixing
+from benchmarks.tasks.video import Video
 from diffeat.errors import SpecError, nearest
 
 __all__ = ["TASKS", "Place", "Task", "task_named"]
@@ -16,6 +17,7 @@ __all__ = ["TASKS", "Place", "Task", "task_named"]
 TASKS: dict[str, Task] = {
     "classification": Classification(), "matching": Matching(), "geometry": Geometry(),
     "mixing": Mixing(),
+    "video": Video(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 

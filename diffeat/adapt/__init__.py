@@ -3,6 +3,7 @@ prompts for it, and a copy of it that needs no noise."""
 
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.adapt.classifier import BackboneClassifier
+from diffeat.adapt.clean import CleanDIFT
 from diffeat.adapt.feedback import DifFeed, Feedback, feedback_links
 from diffeat.adapt.finetune import FineTuning, parameter_groups
 from diffeat.adapt.point_prompts import PointPrompts
@@ -10,6 +11,7 @@ from diffeat.adapt.prompts import PromptTuning
 
 __all__ = [
     "BackboneClassifier",
+    "CleanDIFT",
     "DifFeed",
     "Feedback",
     "FineTuning",

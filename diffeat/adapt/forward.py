@@ -82,6 +82,7 @@ class NoisyFeatures(Forward):
         x: torch.Tensor,
         condition: Mapping[str, torch.Tensor] | None = None,
         levels: torch.Tensor | None = None,
+        whole: bool | None = None,
     ) -> dict[str, torch.Tensor]:
         """Block → (N, C, h, w) maps of x_t, in the graph of whatever needs a gradient.
 
@@ -89,10 +90,11 @@ class NoisyFeatures(Forward):
             x: (N, C, h, w).
             condition: name → (N, …), in place of what the spec says.
             levels: (N, 3) of t, alpha, sigma, in place of the spec's.
+            whole: whether their t's are whole numbers; None: as the spec's are.
         """
         levels = self.levels.expand(len(x), -1) if levels is None else levels
         condition = self._conditions([0] * len(x)) if condition is None else condition
-        return self.network(x, levels, condition)
+        return self.network(x, levels, condition, whole=whole)
 
 
 def trainable_copy(backbone: Backbone) -> Backbone:

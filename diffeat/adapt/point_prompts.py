@@ -17,10 +17,10 @@ from diffeat.adapt.saved_prompts import read_prompt, write_prompt
 from diffeat.backbones.base import Backbone
 from diffeat.errors import NumericsError, SpecError
 from diffeat.extraction.learned_prompts import STATES, Identity, PromptFile
+from diffeat.images.sources import digest_of_array
 from diffeat.progress import counted
 from diffeat.specs import ExtractSpec
 from probes.objectives import SQUARED_ERROR
-from diffeat.images.sources import digest_of_array
 from probes.pairs import Matches, as_points
 from probes.randomness import Randomness
 from probes.training import Diverged, Training, train
@@ -51,7 +51,6 @@ class AttentionMaps(nn.Module):
     Args:
         contexts: (E, L, D) that it starts from.
         noisy: whose blocks are attention maps of one token.
-        states: name of the text tensors among the conditions.
     """
 
     def __init__(self, contexts: torch.Tensor, noisy: NoisyFeatures):
@@ -62,9 +61,7 @@ class AttentionMaps(nn.Module):
         return mean_attention(self.noisy, x, self.contexts)
 
 
-def mean_attention(
-    noisy: NoisyFeatures, x: torch.Tensor, contexts: torch.Tensor
-) -> torch.Tensor:
+def mean_attention(noisy: NoisyFeatures, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
     """(n, H, W) fp32: maps of all blocks, upsampled to the input and averaged.
 
     Args:
@@ -278,6 +275,8 @@ class PointPrompts:
             settings["blocks"] = tuple(settings["blocks"])
             found = cls(backbone, settings.pop("blocks"), settings.pop("t"), **settings)
             found.contexts_ = tensors[STATES].unflatten(0, (said.about["points"], -1))
+            if (shape := tuple(found.contexts_.shape[2:])) != backbone.embedding_shapes[STATES]:
+                raise TypeError(f"text tensors {shape}")
         except (KeyError, TypeError, RuntimeError) as error:
             raise SpecError(f"{path}: damaged prompts ({error}); learn them again") from error
         return found
@@ -291,8 +290,11 @@ class PointPrompts:
                 f"{self.backbone.name} does not attend to one text; expected a model such as "
                 "Stable Diffusion 1.x or 2.x"
             )
-        options = {"noise": "uniform", **self.options} if self.options else {"noise": "uniform"}
-        spec = ExtractSpec((t,), self.blocks, seed=self.random_state, tokens=(self.token,), **options)
+        length = self.backbone.embedding_shapes[STATES][0]
+        if not 0 <= self.token < length:
+            raise SpecError(f"token={self.token}; expected 0 … {length - 1}")
+        fields = {"noise": "uniform", "tokens": (self.token,), **(self.options or {})}
+        spec = ExtractSpec((t,), self.blocks, seed=self.random_state, **fields)
         noisy = NoisyFeatures(self.backbone, spec)
         for block in noisy.plan.blocks:
             if not block.is_attention or block.attends_to_image:

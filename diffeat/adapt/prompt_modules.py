@@ -45,7 +45,9 @@ class ConditionalPrompt(nn.Module):
         shape: (C, m): channels and sites of the vision model's map.
         tokens: c.
 
-    Source: Li et al. 2024 (SD4Match), its conditional prompting module.
+    Source: Li et al. 2024 (SD4Match), its conditional prompting module: 25 global and 50
+    conditional tokens, DINOv2-base. That W_t keeps the number of sites, and where a starts, is
+    ours.
     """
 
     def __init__(self, start: torch.Tensor, shape: tuple[int, int], tokens: int):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from diffeat.adapt.forward import NoisyFeatures
+from diffeat.adapt.matched import matched
 from diffeat.adapt.pair_pictures import PairPictures, correspondence
 from diffeat.adapt.prompt_modules import ConditionalPrompt, FixedPrompt, MatchedByPrompt
 from diffeat.adapt.saved_prompts import read_prompt, write_prompt
@@ -24,6 +25,7 @@ from diffeat.extraction.learned_prompts import STATES, Identity, PromptFile
 from diffeat.progress import counted
 from diffeat.specs import ExtractSpec
 from diffeat.targets.pairs import PairTargets
+from probes.pairs import Matches
 from probes.randomness import Randomness
 from probes.training import Diverged, Training, train, validate
 
@@ -185,6 +187,30 @@ class PromptTuning:
                 told = (maps(np.array([row])).to(device) for row in range(len(pairs)))
             return torch.cat([encoder(self.prompt_(one)).float().cpu() for one in told])
 
+    def match(
+        self, pairs: PairTargets, spec: ExtractSpec | None = None, matcher: Any = None
+    ) -> Iterator[Matches]:
+        """Points of the sources in the targets, pair by pair, both pictures told the pair's prompt.
+
+        Of single prompts and those of classes, features of whole sets are cheaper: `save`, then
+        `diffeat extract … --embeddings PATH`, then `diffeat match`.
+
+        Args:
+            pairs: with points of the sources.
+            spec: other t, members, blocks; None: as it was learned.
+            matcher: of `probes.matching`; None: `NearestMatcher()`.
+
+        Raises:
+            SpecError, SourceError: see `diffeat.extract` and `fit`.
+        """
+        self._check_learned()
+        spec = self._spec() if spec is None else spec
+        rows = None if self.kind == "conditional" else self._classes_of(pairs)
+        known = None if rows is None else self.states()
+        for pair in range(len(pairs)):
+            one = self.states(pairs.take([pair])) if rows is None else known[rows[pair]][None]
+            yield matched(self.backbone, pairs, pair, one, spec, matcher)
+
     def save(self, path: str | Path) -> Path:
         """Write the prompt, for `--embeddings PATH` of an extraction and for `load`.
 
@@ -198,7 +224,6 @@ class PromptTuning:
         """
         self._check_learned()
         about = {name: getattr(self, name) for name in SETTINGS}
-        about["vision_shape"] = getattr(self, "vision_shape_", None)
         said = PromptFile(self.kind, Identity.of(self.backbone), self.classes_, about)
         tensors = {f"prompt/{k}": v for k, v in self.prompt_.state_dict().items()}
         if self.kind != "conditional":
@@ -218,14 +243,19 @@ class PromptTuning:
             SpecError: no such prompt, damaged, or of another model or text encoder.
         """
         said, tensors = read_prompt(path, backbone, KINDS)
-        settings = {name: said.about[name] for name in SETTINGS}
-        found = cls(backbone, settings.pop("block"), settings.pop("t"), vision=vision, **settings)
-        found.classes_ = said.classes
-        found.vision_shape_ = said.about["vision_shape"]
-        found.prompt_ = found._built(TokenEncoder(backbone, found.tokens), found.vision_shape_)
-        found.prompt_.load_state_dict(
-            {k.removeprefix("prompt/"): v for k, v in tensors.items() if k != STATES}
-        )
+        weights = {k.removeprefix("prompt/"): v for k, v in tensors.items() if k != STATES}
+        try:
+            settings = {name: said.about[name] for name in SETTINGS}
+            block, t = settings.pop("block"), settings.pop("t")
+            found = cls(backbone, block, t, vision=vision, **settings)
+            found.kind, found.classes_ = said.kind, said.classes
+            shape = None
+            if said.kind == "conditional":
+                shape = weights["channels.weight"].shape[1] // 2, len(weights["sites.weight"])
+            found.prompt_ = found._built(TokenEncoder(backbone, found.tokens), shape)
+            found.prompt_.load_state_dict(weights)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise SpecError(f"{path}: damaged prompts ({error}); learn them again") from error
         found.prompt_.to(backbone.device).eval()
         return found
 
@@ -284,12 +314,15 @@ class PromptTuning:
     def _objective(self):
         return correspondence(self.temperature, self.sigma, self.window, self.alpha)
 
+    def _spec(self) -> ExtractSpec:
+        seed, options = self.random_state, self.options or {}
+        return ExtractSpec((self.t,), (self.block,), seed=seed, dtype="float32", **options)
+
     @contextmanager
     def _ready(self) -> Iterator[TokenEncoder]:
         """The text encoder on the device, and the denoiser as training wants it."""
         encoder = TokenEncoder(self.backbone, self.tokens)
-        spec = ExtractSpec((self.t,), (self.block,), seed=self.random_state, **self.options or {})
-        self._noisy = NoisyFeatures(self.backbone, spec)
+        self._noisy = NoisyFeatures(self.backbone, self._spec())
         if len(self._noisy.plan.blocks) != 1 or not self._noisy.plan.blocks[0].has_grid:
             raise SpecError(f"block {self.block!r}; expected the name of one map of the denoiser")
         denoiser = self.backbone.denoiser

@@ -48,7 +48,7 @@ class TokenEncoder:
             raise SpecError(
                 f"{backbone.name} reads text with {type(self.encoder).__name__}; expected CLIP's"
             )
-        self.name, self.device = backbone.name, backbone.device
+        self.name = backbone.name
         self.length = int(backbone.embedding_shapes[STATES][0])
         self.tokens = self.length - 2 if tokens is None else tokens
         if not 1 <= self.tokens <= self.length - 2:

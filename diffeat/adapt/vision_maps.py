@@ -27,6 +27,8 @@ class VisionMaps:
     """
 
     def __init__(self, features: Any, block: str | None = None, pairs: PairTargets | None = None):
+        if features is None:
+            raise SpecError("a conditional prompt needs vision features of the pictures (vision=)")
         names = [getattr(one, "name", one) for one in getattr(features, "blocks", ())]
         if block is None and len(names) != 1:
             raise SpecError(f"vision features have blocks {names}; say which (vision_block)")

@@ -15,6 +15,7 @@ from torch import nn
 from diffeat.backbones.classes import class_names_of
 from diffeat.backbones.conditioning import stand_in
 from diffeat.backbones.devices import upload, visiting
+from diffeat.backbones.learned_t import with_learned_t
 from diffeat.backbones.pipeline import Pipeline
 from diffeat.backbones.tensors import unpack, unpatchify, vae_tensors
 from diffeat.blocks import BlockInfo, in_order
@@ -65,6 +66,7 @@ class Backbone(ABC):
         self.index = pipeline.index
         self.files = tuple(pipeline.files)
         self.channels_last = False
+        self.learned_t = pipeline.learned_t
         self._decoder_form, self._read_decoder = pipeline.decoder_form, pipeline.decoder
 
     # --- what a family writes -----------------------------------------------------------
@@ -141,7 +143,7 @@ class Backbone(ABC):
 
     def settled(self, spec: ExtractSpec) -> ExtractSpec:
         """A spec with the defaults that this model needs; SpecError for what it cannot do."""
-        return spec
+        return with_learned_t(spec, self.learned_t, self.name)
 
     # --- what all families share --------------------------------------------------------
 

@@ -38,6 +38,7 @@ class Pipeline:
         config: its configuration, as in the file.
         schedule: its noise schedule.
         extras: further components by their name in the pipeline: "vae", "text_encoder", …
+        learned_t: the t that weights which took the denoiser's place were trained for, if any.
         decoder_form: the VAE's decoder without weights; None where there is none.
         decoder: reads its weights, which are needed only where its tensors are asked for.
     """
@@ -52,6 +53,7 @@ class Pipeline:
     config: dict[str, Any] = field(default_factory=dict)
     schedule: Schedule | None = None
     extras: dict[str, Any] = field(default_factory=dict)
+    learned_t: float | None = None
     decoder_form: nn.Module | None = None
     decoder: Callable[[], nn.Module] | None = None
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffeat.backbones.learned_t import learned_t_of
 from diffeat.errors import ModelError, SpecError, nearest
 
 OFFLOADS = ("none", "vae", "blocks")
@@ -72,6 +73,11 @@ class ModelRequest:
         """What takes the place of, or is merged into, the denoiser's weights."""
         given = (("denoiser", self.denoiser), ("lora", self.lora))
         return tuple(f"{what} {path}" for what, path in given if path)
+
+    @property
+    def learned_t(self) -> float | None:
+        """The t that the weights which take the denoiser's place were trained for, if any."""
+        return None if self.denoiser is None else learned_t_of(Path(self.denoiser))
 
     def on(self, index: int) -> ModelRequest:
         """The same for the `index`-th of several workers: each has a GPU, where there are some.

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from diffeat.backbones.base import Backbone
+from diffeat.backbones.learned_t import HALF, learned_t_of, weights_in
 from diffeat.backbones.locate import read_json
 from diffeat.backbones.lora import merge_lora
 from diffeat.backbones.pipeline import Pipeline
@@ -23,7 +24,6 @@ from diffeat.errors import ModelError, NumericsError, SpecError
 Adjust = Callable[[nn.Module, dict[str, Any]], None]
 COMMON = ("_class_name", "_diffusers_version", "_name_or_path")
 """Keys of any configuration of diffusers; other private ones are ours."""
-HALF = ".fp16"
 
 
 def load_denoiser(pipeline: Pipeline, family: type[Backbone]) -> nn.Module:
@@ -90,7 +90,7 @@ def _decoder_again(pipeline: Pipeline, cls: type, random: bool) -> nn.Module:
 
 def _swap(pipeline: Pipeline, denoiser: nn.Module, source: Path) -> None:
     """Replace the denoiser's weights; ModelError unless they fit exactly."""
-    files = [source] if source.is_file() else _weights_in(source)
+    files = [source] if source.is_file() else weights_in(source)
     if not files or any(file.suffix != ".safetensors" for file in files):
         raise ModelError(
             f"{source}: no such weights; expected a .safetensors file, or a folder with them"
@@ -100,6 +100,7 @@ def _swap(pipeline: Pipeline, denoiser: nn.Module, source: Path) -> None:
         raise ModelError(f"{source}: not the weights of this denoiser ({result})")
     _check_finite(denoiser, str(source))
     pipeline.files += files
+    pipeline.learned_t = learned_t_of(source)
 
 
 def _tokenizer(pipeline: Pipeline, cls: type, name: str) -> Any:
@@ -165,7 +166,7 @@ def _adjusted(
     """An architecture that no diffusers class has by itself, with its weights."""
     module = cls.from_config(config)
     adjust(module, config)
-    result = _assign(module, _weights_in(folder))
+    result = _assign(module, weights_in(folder))
     if result:
         raise ModelError(f"{folder}: the weights do not fit the configuration ({result})")
     return _cast(module, dtype)
@@ -188,7 +189,7 @@ def _architecture(
 
 def _weight_files(folder: Path, pipeline: Pipeline) -> dict[str, Any]:
     """Options for from_pretrained; ModelError if only pickled weights, or none, are there."""
-    files = _weights_in(folder)
+    files = weights_in(folder)
     if files:
         for index in sorted(folder.glob("*.safetensors.index*.json")):
             _check_index(index)
@@ -270,12 +271,6 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     for weight in module.parameters():
         weight.data = weight.data.to(dtype)
     return module
-
-
-def _weights_in(folder: Path) -> list[Path]:
-    """The weights in a folder; half-precision copies only where there is nothing else."""
-    files = sorted(p for p in folder.glob("*.safetensors") if "non_ema" not in p.name)
-    return [path for path in files if HALF not in path.name] or files
 
 
 def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:

@@ -34,7 +34,8 @@ def extract(model, pictures, output, recipe, spec_file, limit, dry_run, as_json,
 
     All blocks of one (picture, t) come from one forward, which stops after the last of them.
     Run again after an interruption, the command continues; when all is done, it does nothing.
-    Pictures that have come since are added to the file, and they alone are computed.
+    Pictures that have come since are added to the file, and they alone are computed. PICTURES may
+    be a video, too, and clips:FOLDER are folders of frames (docs/video.md).
     """
     from diffeat.backbones import ModelRequest
     from diffeat.jobs import extract_to_file

@@ -52,6 +52,8 @@ def job_options(command: Callable) -> Callable:
         workers_option(),
         batch_size_option(),
         limit_option(),
+        option("--every", type=click.IntRange(1), metavar="N", help="Of clips only "
+               "each N-th frame: those whose numbers are multiples of N."),
         option("--no-labels", is_flag=True, help="Take no labels or targets, whatever is there."),
         option("--column", "columns", callback=comma_list, metavar="NAME,…", help="Of the table or "
                "list only these: the first of classes becomes the labels, others targets."),
@@ -77,4 +79,5 @@ def asked_job(
         raise click.UsageError("--no-labels with --labels or --column; expected one of them")
     spec = spec_of(recipe, spec_file, values, defaults_for(model))
     check_recipe_option(recipe, model, spec)
-    return spec, open_pictures(pictures, True, labels, columns or (), no_labels, limit)
+    every = values["every"] or 1
+    return spec, open_pictures(pictures, True, labels, columns or (), no_labels, limit, every)

@@ -11,12 +11,10 @@ import numpy as np
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.cli.ending import note
 from diffeat.cli.match_options import told
-from diffeat.errors import PictureError, SourceError, SpecError, StoreError
+from diffeat.errors import SourceError, SpecError, StoreError
 
 HEATED = 7
 """Points with a heat map of their own; with the first picture they fill two lines."""
-LABELS = ("1", "L", "P", "I;16", "I")
-"""Pillow's modes of pictures that hold one whole number a pixel."""
 Pixels = Sequence[np.ndarray]
 DRAWN = ("png_path", "heat_path", "warp_path", "sheet_path")
 """Options that need the pictures themselves."""
@@ -88,7 +86,7 @@ def _warp(found: Any, pixels: Pixels, values: dict[str, Any], titled: dict[str, 
 
     labels, palette = (pixels[0], None)
     if values["mask"]:
-        labels, palette = read_mask(values["mask"], found.source)
+        labels, palette = read_mask(values["mask"], found.source.maps.size, found.source.name)
     with told():
         carried = warp(labels, found.source.maps, found.target.maps, found.matcher,
                        stride=values["stride"], check=values["check"])  # fmt: skip
@@ -102,29 +100,23 @@ def _warp(found: Any, pixels: Pixels, values: dict[str, Any], titled: dict[str, 
         warp_sheet(*pixels, path, **what, **titled)
 
 
-def read_mask(path: Path, side: Any) -> tuple[np.ndarray, Any]:
+def read_mask(path: Path, size: tuple[int, int], name: str) -> tuple[np.ndarray, Any]:
     """(H, W) labels of a picture as it is seen, and the palette of its file or None.
+
+    Args:
+        size: (H, W) of the picture.
+        name: of it, for messages.
 
     Raises:
         PictureError: it cannot be read, or holds colours and no labels.
         SpecError: it has another size than its picture.
     """
-    from PIL import Image
+    from diffeat.images import read_labels
 
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError(str(path), f"no mask that can be read ({error})") from error
-    if image.mode not in LABELS:
-        raise PictureError(
-            str(path), f"holds colours ({image.mode}); expected a PNG with one label a pixel"
-        )
-    labels = np.asarray(image)
-    labels = labels.astype(np.uint8) if labels.dtype == bool else labels
-    if labels.shape != tuple(side.maps.size):
+    labels, palette = read_labels(path)
+    if labels.shape != tuple(size):
         raise SpecError(
-            f"{path} is {labels.shape[1]}×{labels.shape[0]}; expected the "
-            f"{side.maps.size[1]}×{side.maps.size[0]} pixels of {side.name}, as it is seen"
+            f"{path} is {labels.shape[1]}×{labels.shape[0]}; expected the {size[1]}×{size[0]} "
+            f"pixels of {name}, as it is seen"
         )
-    return labels, image.getpalette() if image.mode == "P" else None
+    return labels, palette

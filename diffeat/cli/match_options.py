@@ -28,6 +28,8 @@ MATCHERS = {
 SETTINGS = ("combine", "metric", "resolution", "normalise", "temperature", "radius", "sigma",
             "ratio", "low_pass", "refine")  # fmt: skip
 """Options that are parameters of matchers, of those that have them."""
+CARRYING = ("last", "radius", "top_k", "temperature", "low_pass")
+"""Options that are parameters of the propagator of masks."""
 COUNTED = ("alphas", "reference", "aggregate", "preset", "csv_path", "by_class")
 """Those that need a truth."""
 GRID = 8
@@ -55,9 +57,11 @@ def matcher_options(command: Callable) -> Callable:
         option("--sigma", type=click.FloatRange(0, min_open=True), metavar="SITES",
                help="kernel: of its Gaussian (default 7)."),
         option("--radius", type=click.IntRange(1), metavar="SITES",
-               help="window: how far from the best place (default 5)."),
+               help="window: how far from the best place (default 5); FRAMES --mask: how far "
+               "from its own place each site looks (default 15)."),
         option("--temperature", type=click.FloatRange(0, min_open=True), metavar="T",
-               help="soft-argmax, kernel, window: of the softmax (default 0.04)."),
+               help="soft-argmax, kernel, window: of the softmax (default 0.04; FRAMES --mask "
+               "0.2)."),
         option("--normalise", type=click.Choice(("after", "before")), help="Vectors are brought "
                "to length 1 after maps are upsampled (default, as DIFT), or before."),
         option("--resolution", type=click.Choice(("picture", "similarity", "site")),
@@ -143,6 +147,40 @@ def matcher_of(values: dict[str, Any]) -> Any:
             f"it is of {', '.join(able) or 'no matcher'}"
         )
     return kind(**given, device=str(pick_device(values["device"])))
+
+
+def frames_options(command: Callable) -> Callable:
+    """How the mask or the points of a clip's first frame go through it."""
+    for each in (
+        option("--truth", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+               help="FRAMES --mask: a folder with the true mask of each frame, for J and F."),
+        option("--chained", is_flag=True, help="FRAMES: points from frame to frame, in place of "
+               "each frame with the first."),
+        option("--top-k", type=click.IntRange(1), metavar="K", help="FRAMES --mask: so many sites "
+               "of earlier frames count for each (default 15)."),
+        option("--last", type=click.IntRange(0), metavar="N", help="FRAMES --mask: compare with so "
+               "many frames before, beside the first (default 28)."),
+    ):  # fmt: skip
+        command = each(command)
+    return command
+
+
+def propagator_of(values: dict[str, Any]) -> Any:
+    """The `LabelPropagator` of the options.
+
+    Raises:
+        click.UsageError: an option of matchers that it has no use for.
+    """
+    import diffeat.companions  # noqa: F401 - before anything imports `probes`
+    from diffeat.backbones.devices import pick_device
+    from probes.propagation import LabelPropagator
+
+    others = ("matcher", "check", *(name for name in SETTINGS if name not in CARRYING))
+    if unused := given(tuple(name for name in others if name != "combine")):
+        raise click.UsageError(f"{', '.join(unused)}: a mask is carried through a clip by --last, "
+                               "--radius, --top-k and --temperature; leave it away")  # fmt: skip
+    asked = {name: values[name] for name in CARRYING if values[name] is not None}
+    return LabelPropagator(**asked, device=str(pick_device(values["device"])))
 
 
 @contextmanager

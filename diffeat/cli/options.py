@@ -163,6 +163,7 @@ def open_pictures(
     columns: Sequence[str] = (),
     no_labels: bool = False,
     limit: int | None = None,
+    every: int = 1,
 ):
     """The source that PICTURES stands for; says what lies there and is not taken.
 
@@ -172,12 +173,15 @@ def open_pictures(
         columns: of that table, or of a list, only these.
         no_labels: take none.
         limit: only so many pictures.
+        every: of clips only the frames whose numbers are multiples of this.
     """
     from diffeat.images import check_there, found_text, left_out_text, open_source
+    from diffeat.images.clips import every_nth
 
     source = open_source(name, () if labels else columns)
     check_there(source)
     left_out, whole = source.left_out, len(source)
+    source = every_nth(source, every)
     if labels is not None:
         from diffeat.targets import with_labels
 

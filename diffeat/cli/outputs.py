@@ -37,14 +37,15 @@ class OutputPath(click.Path):
             refused; one that says nothing is taken, unless `strict`.
         strict: the suffix chooses the format, so there must be one of these.
         folder: it is a folder.
+        either: it may be a folder, too, which has none of the suffixes.
         hint: what to do for another format.
     """
 
     def __init__(
         self, suffixes: Sequence[str] = (), strict: bool = False, folder: bool = False,
-        hint: str = "",
+        hint: str = "", either: bool = False,
     ):  # fmt: skip
-        either = ".zarr" in suffixes  # a folder that stands for a file
+        either = either or ".zarr" in suffixes  # a folder that stands for a file
         super().__init__(path_type=Path, dir_okay=folder or either, file_okay=not folder)
         self.suffixes, self.strict, self.hint = tuple(suffixes), strict, hint
         self.folder = folder

@@ -124,6 +124,7 @@ class Forward:
         condition: Mapping[str, torch.Tensor],
         features: bool = True,
         prediction: bool = False,
+        whole: bool | None = None,
     ) -> dict[str, torch.Tensor]:
         """One run of the network on x_t, (n, C, h, w) fp32.
 
@@ -131,11 +132,13 @@ class Forward:
             x, levels, condition: n rows, see `run`.
             features: whether the plan's tensors are kept.
             prediction: whether the output is kept, (n, C, h, w) fp32 under `PREDICTION`.
+            whole: whether t's are whole numbers; None: as the plan's are.
         """
         schedule, factor = self.backbone.schedule, self.backbone.latent_factor
         t, alpha, sigma = _columns(levels)  # (n, 1, 1, 1) fp32 each
         given = schedule.scaled(x, sigma).to(self.backbone.dtype)  # c_in·x_t
-        t_network = schedule.network_t(levels[:, 0], self.plan.whole)  # (n,)
+        whole = self.plan.whole if whole is None else whole
+        t_network = schedule.network_t(levels[:, 0], whole)  # (n,)
         call = self.backbone.call_arguments(self.backbone.as_input(given), t_network, condition)
         taps = dict(self.taps) if features else {}
         if prediction:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError, nearest
@@ -124,8 +123,8 @@ class PromptFile:
         """
         if self.kind == "conditional":
             raise SpecError(
-                f"{where} is a conditional prompt, which is another one for every pair of pictures; "
-                "match pairs with diffeat.adapt.PromptTuning.load(…).match(…)"
+                f"{where} is a conditional prompt, which is another one for every pair of "
+                "pictures; match pairs with diffeat.adapt.PromptTuning.load(…).match(…)"
             )
         if self.kind == "points" and held != 1:
             raise SpecError(
@@ -139,6 +138,8 @@ class PromptFile:
                 f"{where} has a prompt for each of {len(self.classes)} classes, but these pictures "
                 "have none; expected one subfolder per class, or a single prompt"
             )
+        if held != len(self.classes):
+            raise SpecError(f"{where}: damaged prompts ({held} for {len(self.classes)} classes)")
         known = {name: row for row, name in enumerate(self.classes)}
         used = sorted({int(label) for label in labels})
         for label in used:

@@ -351,5 +351,7 @@ def load_for(model: ModelRequest, spec: ExtractSpec) -> Backbone:
         bare = replace(model, device="meta", dtype="auto", lora=None, denoiser=None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whoever works with the model will say it
-            Plan(load_model(bare), spec)
+            architecture = load_model(bare)
+            architecture.learned_t = model.learned_t
+            Plan(architecture, spec)
     return load_model(model)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.errors import SourceError
+from diffeat.images.clip_sets import CLIP_SETS
 from diffeat.images.files import from_folder
 from diffeat.images.imagenet import open_imagenet
 from diffeat.images.paired import PAIRED
@@ -145,6 +146,16 @@ def paired_folder(name: str) -> Path:
     return _find(name, one.wanted, one.how, *one.folders)
 
 
+def clips_folder(name: str) -> Path:
+    """Where a named set of videos lies (`diffeat.images.clip_sets.CLIP_SETS`)."""
+    one = CLIP_SETS[name]
+    return _find(name, one.wanted, one.how, *one.folders)
+
+
+def _clips(name: str, split: str) -> Source:
+    return CLIP_SETS[name].pictures(f"{name}:{split}", clips_folder(name), split)
+
+
 def _paired(name: str, split: str) -> Source:
     return PAIRED[name].pictures(f"{name}:{split}", paired_folder(name), split)
 
@@ -201,6 +212,7 @@ DATASETS: dict[str, tuple[Callable[[str], Source], tuple[str, ...]]] = {
     "tiny-imagenet": (_tiny_imagenet, ("train", "test", "val")),
     "imagenet": (_imagenet, ("train", "test", "val")),
     **{name: (partial(_paired, name), one.splits) for name, one in PAIRED.items()},
+    **{name: (partial(_clips, name), one.splits) for name, one in CLIP_SETS.items()},
 }
 
 

@@ -29,6 +29,7 @@ from diffeat.images.lists import read_list
 from diffeat.images.reading import READING, glob_1, pictures_1
 from diffeat.images.sources import FileSource, Source
 from diffeat.images.tables import IDS, Table
+from diffeat.images.videos import is_video
 from diffeat.images.walk import escaped, nfc, walk, walk_glob
 
 
@@ -41,6 +42,8 @@ def from_folder(folder: Path, reading: int = READING) -> FileSource:
         names, left_out = pictures_1(folder), Counter()
     else:
         names, _, left_out = walk(folder)
+    if not names and any(is_video(kind) for kind in left_out):
+        raise SourceError(f"{folder}: no pictures, but videos; name one, or clips:{folder} for all")
     depths = {"/" in name for name in names}
     if depths == {True, False}:
         warnings.warn(

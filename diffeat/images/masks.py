@@ -28,6 +28,8 @@ TURNS = {
 }
 """What makes a picture upright, by its EXIF orientation."""
 FRAMES = ("upright", "stored")
+LABELS = ("1", "L", "P", "I;16", "I")
+"""Pillow's modes of pictures that hold one whole number a pixel."""
 
 
 def stored_size(picture: str | Path | BinaryIO) -> tuple[Size, int]:
@@ -51,6 +53,30 @@ def stored_size(picture: str | Path | BinaryIO) -> tuple[Size, int]:
     except (OSError, KeyError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PictureError(name, f"cannot be opened ({error}); replace it") from error
     return (int(height), int(width)), turned if turned in TURNS else 1
+
+
+def read_labels(path: str | Path) -> tuple[np.ndarray, list[int] | None]:
+    """The labels of a mask file: a picture of one whole number a pixel, such as an indexed PNG.
+
+    Returns:
+        (H, W) whole numbers; and the palette of an indexed one, 768 numbers, or None.
+
+    Raises:
+        PictureError: it cannot be read, or holds colours and no labels.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PictureError(str(path), f"no mask that can be read ({error})") from error
+    if image.mode not in LABELS:
+        raise PictureError(
+            str(path), f"holds colours ({image.mode}); expected a PNG with one label a pixel"
+        )
+    labels = np.asarray(image)
+    labels = labels.astype(np.uint8) if labels.dtype == bool else labels
+    palette = image.getpalette() if image.mode == "P" else None
+    return labels, None if palette is None else [*palette, *[0] * 768][:768]
 
 
 def upright_mask(

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffeat.errors import SourceError, nearest
+from diffeat.images.clips import PREFIX as CLIPS
+from diffeat.images.clips import from_clips
 from diffeat.images.datasets import DATASETS, open_dataset
 from diffeat.images.files import from_file, from_folder, from_glob, from_list, from_paths
 from diffeat.images.huggingface import PREFIX, from_huggingface, is_saved_dataset
 from diffeat.images.sources import Source
+from diffeat.images.videos import is_video
 from diffeat.images.walk import is_picture
 from diffeat.images.webdataset import from_tars, is_tar_name
 
@@ -25,7 +28,8 @@ def open_source(name: str | Path | Sequence[str | Path], columns: Sequence[str] 
             "cifar10:test". Also a tar, a glob of them or a range such as
             "train-{000..003}.tar"; and a Hugging Face data set, a folder made by `save_to_disk`
             or "hf:NAME", "hf:NAME:split", "hf:NAME:split#column", where NAME is such a folder or
-            "owner/name" on the hub.
+            "owner/name" on the hub. Also a video file, or "clips:PLACE": a folder of frames, or of
+            clips (`diffeat.images.clips`).
         columns: of a list that is a table: take these alone as labels and targets.
 
     Returns:
@@ -46,6 +50,8 @@ def open_source(name: str | Path | Sequence[str | Path], columns: Sequence[str] 
     path = Path(text)
     if text.startswith(PREFIX):
         return from_huggingface(text)
+    if text.startswith(CLIPS) or (path.is_file() and is_video(path.name)):
+        return from_clips(text)
     if path.is_dir():
         return from_huggingface(text) if is_saved_dataset(path) else from_folder(path)
     if path.is_file() and is_picture(path.name):

@@ -47,8 +47,9 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-Wishes = tuple[Callable[[PathParts], bool], Callable[[PathParts], bool], Callable[[str], bool]]
-"""`enter`, `take` and `hidden` of `walk`."""
+Wishes = tuple[Callable[[PathParts], bool], Callable[[PathParts], bool], Callable[[str], bool],
+               Callable[[str], bool]]  # fmt: skip
+"""`enter`, `take`, `hidden` and `wanted` of `walk`."""
 Found = tuple[list[str], list[str], Counter[str]]
 """Pictures, folders, and how much of what sort is left out."""
 Met = Iterator[tuple[str, Any]]
@@ -62,6 +63,7 @@ def walk(
     take: Callable[[PathParts], bool] = everything,
     hidden: Callable[[str], bool] = lambda _name: False,
     depth: int | None = None,
+    wanted: Callable[[str], bool] = is_picture,
 ) -> Found:
     """The pictures below a folder.
 
@@ -71,6 +73,7 @@ def walk(
         take: whether a file is asked for; one that is not asked for is not counted either.
         hidden: whether a hidden folder is asked for by its name.
         depth: look into so many levels of folders only; None is all.
+        wanted: whether a file's name is that of a picture, or of what else is looked for.
 
     Returns:
         pictures: their paths below the folder, with slashes, ascending.
@@ -81,10 +84,11 @@ def walk(
         SourceError: a folder cannot be read.
     """
     met: dict[str, list] = defaultdict(list)
+    wishes = enter, take, hidden, wanted
     known: set[tuple[int, int]] = set()
     waiting: deque[PathParts] = deque([()])
     while waiting:  # folders that links lead to come after all that lies here itself
-        for what, where in _visit(root, waiting.popleft(), known, (enter, take, hidden), depth):
+        for what, where in _visit(root, waiting.popleft(), known, wishes, depth):
             (waiting if what == "linked folder" else met[what]).append(where)
     for what, where in _links_to_files(root, met["picture"], met["linked picture"]):
         met[what].append(where)
@@ -131,7 +135,7 @@ def _look(
     link = entry.is_symlink()
     # links come last, so that what lies here itself is found under its own name
     folder = _mode(entry.path, stat.S_ISDIR) if link else entry.is_dir(follow_symlinks=False)
-    enter, take, hidden = wishes
+    enter, take, hidden, wanted = wishes
     if not (enter if folder else take)(parts):
         return None
     if why := _unwanted(entry.name, folder, hidden):
@@ -140,7 +144,7 @@ def _look(
         return ("linked folder" if link else "inner folder"), parts
     if _special(entry, link):
         return "left out", "special file"  # a pipe, a socket, a device: never opened
-    if not is_picture(entry.name):
+    if not wanted(entry.name):
         return "left out", KIND + os.path.splitext(entry.name)[1].lower()
     return ("linked picture", parts) if link else ("picture", (parts, real))
 

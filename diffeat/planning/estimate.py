@@ -145,6 +145,7 @@ def estimate(
             request = replace(request, dtype="bfloat16")  # what it means on a GPU
         request = settled_request(request)
         bare = load_model(bare_request(request))
+        bare.learned_t = request.learned_t
         program = host_peak()[0]
         plan, conditions = _planned(bare, source, spec)
         effort = effort_of(plan, conditions)

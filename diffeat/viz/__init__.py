@@ -3,6 +3,7 @@
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.viz.confusion import confusion_lines, confusion_picture, largest_confusions
 from diffeat.viz.curves import learning_curve, score_curves
+from diffeat.viz.frames import frame_strip
 from diffeat.viz.grids import heat_map
 from diffeat.viz.maps import agreement, channel_rgb, feature_sheet, laid, pca_rgb
 from diffeat.viz.matches import mask_over, match_lines, similarity_sheet, warp_sheet
@@ -21,6 +22,7 @@ __all__ = [
     "confusion_picture",
     "contrast",
     "feature_sheet",
+    "frame_strip",
     "heat_map",
     "ink",
     "laid",

@@ -79,7 +79,7 @@ def match_lines(
         raise SpecError("a truth without `right`; say which of the points are right")
     pair = _Pair(source, target, names, side, title)
     figure = sheet_of(pair.tiles, pair.title, BELOW)
-    axis = _over(figure)
+    axis = sheet_axes(figure)
     found = np.flatnonzero(matches.valid)
     scale = Scale.of(matches.score[found])
     colours = scale.colours(matches.score)
@@ -94,8 +94,8 @@ def match_lines(
             _ring(axis, pair.to_target(truth[k : k + 1])[0], colours[k], count=len(points))
     for k, point in enumerate(starts):
         if matches.valid[k]:
-            _spot(axis, point, colours[k], k, len(points))
-            _spot(axis, ends[k], colours[k], k, len(points))
+            spot(axis, point, colours[k], k, len(points))
+            spot(axis, ends[k], colours[k], k, len(points))
         else:
             _cross(axis, point, len(points))
     _legend(axis, pair.height, matches.valid, right, scale)
@@ -154,13 +154,13 @@ def similarity_sheet(
                              down * (tile.pixels.shape[0] + HEAD + GAP)))  # fmt: skip
         spots.append(None if best is None else np.array([best[::-1]], np.float64))
     figure = sheet_of(tiles, pair.title, BELOW)
-    axis = _over(figure)
+    axis = sheet_axes(figure)
     for k, point in enumerate(pair.to_source(points)):
-        _spot(axis, point, RIGHT, k, len(points))
+        spot(axis, point, RIGHT, k, len(points))
         if truth is not None:
             _ring(axis, _place(truth[k : k + 1], size, tiles[k + 1])[0], "white", "black")
         if spots[k] is not None:
-            _spot(axis, _place(spots[k], size, tiles[k + 1])[0], RIGHT, k, len(points))
+            spot(axis, _place(spots[k], size, tiles[k + 1])[0], RIGHT, k, len(points))
     bottom = max(one.top + one.pixels.shape[0] for one in tiles)
     _bar(axis, GAP, bottom + GAP, scale, "similarity")
     save(figure, path, DPI)
@@ -290,7 +290,7 @@ def _points(values: Any, name: str) -> np.ndarray:
         raise SpecError(f"{name}: {error}") from error
 
 
-def _over(figure: Any) -> Any:
+def sheet_axes(figure: Any) -> Any:
     """Axes over a whole sheet, in its pixels."""
     axis = figure.add_axes((0, 0, 1, 1), zorder=2)
     width, height = figure.get_size_inches() * DPI
@@ -326,7 +326,7 @@ def _ring(axis: Any, point, colour, edge: str = "white", count: int = 1) -> None
               markeredgewidth=width, **_edge(1.8 * width, edge))  # fmt: skip
 
 
-def _spot(axis: Any, point, colour, place: int, count: int) -> None:
+def spot(axis: Any, point, colour, place: int, count: int) -> None:
     """A dot, with its number from 1 if there are few."""
     size = 11 if count <= NUMBERED else 3
     axis.plot(*point, "o", markersize=size, markerfacecolor=colour, markeredgecolor="white",

@@ -119,7 +119,8 @@ def test_the_target_is_a_gaussian_where_the_crop_has_the_point():
 def test_prompts_are_optimised_independently():
     output, target = torch.rand(3, 4, 5), torch.rand(3, 4, 5)
     whole = float(OBJECTIVE.loss(output, target, "mean"))
-    each = sum(float(OBJECTIVE.loss(output[k : k + 1], target[k : k + 1], "mean")) for k in range(3))
+    parts = (slice(k, k + 1) for k in range(3))
+    each = sum(float(OBJECTIVE.loss(output[k], target[k], "mean")) for k in parts)
     assert whole == pytest.approx(each, rel=1e-6)
     assert each == pytest.approx(3 * float(((output - target) ** 2).mean()), rel=1e-6)
 
@@ -168,8 +169,8 @@ def test_files(learned, pairs, backbone_of, tmp_path):
     assert (again.blocks, again.t, again.steps) == (BLOCKS, 20, 25)
     picture = pairs.pictures().load(1)
     spec = {"noise": "none", "tokens": (1,), "dtype": "float32"}
+    told = diffeat.ExtractSpec((20,), BLOCKS, embeddings=str(path), **spec)
     with pytest.raises(SpecError, match="holds 4 prompts of points; expected one"):
-        told = diffeat.ExtractSpec((20,), BLOCKS, embeddings=str(path), **spec)
         diffeat.extract(learned.backbone, picture, told)
     one = PointPrompts(learned.backbone, BLOCKS, 20)
     one.contexts_ = learned.contexts_[:, :1]
@@ -180,7 +181,9 @@ def test_files(learned, pairs, backbone_of, tmp_path):
     found = diffeat.extract(learned.backbone, picture, told)
     expected = diffeat.extract(learned.backbone, picture, plain, embeddings=by_hand)
     assert all(torch.equal(found[key], expected[key]) for key in found)
-    with pytest.raises(SpecError, match="denoiser of .*, which .*sd2"):  # no text encoder took part
+    with pytest.raises(
+        SpecError, match=r"denoiser of .*, which .*sd2"
+    ):  # no text encoder took part
         PointPrompts.load(path, backbone_of("sd2"))
     with pytest.raises(SpecError, match="a prompt of kind 'points'; expected a learned prompt"):
         PromptTuning.load(path, backbone_of("sd1"))
@@ -193,11 +196,11 @@ def test_files(learned, pairs, backbone_of, tmp_path):
         ({"crop": 1.5}, "crop=1.5"),
         ({"sigma": 0}, "sigma=0"),
         ({"options": {"prompt": "a"}}, "options"),
-        ({"token": 99}, "99"),
+        ({"token": 99}, "token=99"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(backbone_of, pairs, fields, message):
-    with pytest.raises((SpecError, IndexError), match=message):
+    with pytest.raises(SpecError, match=message):
         prompts(backbone_of("sd1"), **fields).fit(pairs.pictures().load(0), [[3, 3]])
 
 

@@ -25,7 +25,7 @@ def scene(seed: int, side: int = 2 * SIDE) -> np.ndarray:
 def shifted_pairs(
     count: int, seed: int = 0, points: int = 6, categories: tuple[str, ...] = ("",)
 ) -> PointPairs:
-    """Pairs of windows; what lies at (x, y) in the source lies at (x - dx, y - dy) in the target."""
+    """Pairs of windows: (x, y) of the source is (x - dx, y - dy) of the target."""
     rng = np.random.default_rng(seed)
     pixels, truths, ids = [], [], []
     for k in range(count):

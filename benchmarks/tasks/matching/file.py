@@ -40,28 +40,22 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairBenchmark(Benchmark):
-    """What files have whose models are measured on pairs of pictures.
+class MeasuredBenchmark(Benchmark):
+    """What files have whose models are measured beside their twins, vision models and pixels.
 
     Attributes:
         models: what is measured.
-        pairs: those of the report, a named set such as "spair:test".
-        select: pairs that choose the cell; "" where every model has one cell.
         extract: fields of the ExtractSpec for all models.
         twin: fields that random twins have instead, such as fewer t.
         vision: vision models that are measured where their weights are.
         vision_extract: fields of the ExtractSpec for these.
-        patches: sides of inputs whose raw pixels are matched by patches.
     """
 
     models: tuple[Measured, ...]
-    pairs: str
     extract: dict[str, Any]
-    select: str = ""
     twin: dict[str, Any] = field(default_factory=dict)
     vision: tuple[str, ...] = ()
     vision_extract: dict[str, Any] = field(default_factory=dict)
-    patches: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"benchmark {self.name}"
@@ -85,6 +79,21 @@ class PairBenchmark(Benchmark):
         for one in self.models:
             for twin in ({}, self.twin):
                 ExtractSpec.from_dict({**self.extract, **one.extract, **twin})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBenchmark(MeasuredBenchmark):
+    """What files have whose models are measured on pairs of pictures.
+
+    Attributes:
+        pairs: those of the report, a named set such as "spair:test".
+        select: pairs that choose the cell; "" where every model has one cell.
+        patches: sides of inputs whose raw pixels are matched by patches.
+    """
+
+    pairs: str
+    select: str = ""
+    patches: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

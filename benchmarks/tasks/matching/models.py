@@ -10,7 +10,7 @@ from typing import Any
 import diffeat
 from benchmarks.features import Pictures, feature_files
 from benchmarks.tasks.base import Place
-from benchmarks.tasks.matching.file import PairBenchmark
+from benchmarks.tasks.matching.file import MeasuredBenchmark
 from diffeat.backbones import Backbone
 from diffeat.errors import ModelError
 from diffeat.images.datasets import data_roots
@@ -52,7 +52,7 @@ class Row:
         return "" if self.kind == "twin" else self.label
 
 
-def rows_of(benchmark: PairBenchmark) -> Iterator[Row]:
+def rows_of(benchmark: MeasuredBenchmark) -> Iterator[Row]:
     """Models, each followed by its random twin; then vision models."""
     for one in benchmark.models:
         fields = {**benchmark.extract, **one.extract}
@@ -69,7 +69,7 @@ def rows_of(benchmark: PairBenchmark) -> Iterator[Row]:
 
 
 def models_of(
-    benchmark: PairBenchmark, place: Place, missing: dict[str, str]
+    benchmark: MeasuredBenchmark, place: Place, missing: dict[str, str]
 ) -> Iterator[tuple[Row, Backbone]]:
     """The rows whose models are there, each with its model.
 

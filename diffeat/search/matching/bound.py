@@ -209,7 +209,7 @@ def bind(
     """
     _check_words(outside, missing)
     stores = tuple(stores)
-    keys = _checked_files(stores, blocks, timesteps)
+    keys = cells_of_files(stores, blocks, timesteps)
     warn_of_targets_seen(stores)
     source, target = _rows(targets, stores)
     kept, left_out = _there(targets, stores, source, target, missing)
@@ -238,7 +238,7 @@ def _check_words(outside: str, missing: str) -> None:
             raise SpecError(f"{name}={value!r}; expected {' or '.join(known)}")
 
 
-def _checked_files(
+def cells_of_files(
     stores: tuple[FeatureStore, ...], blocks: Any, timesteps: Any
 ) -> tuple[CellKey, ...]:
     """The cells of files that fit together and hold maps of pictures whose sizes are known."""

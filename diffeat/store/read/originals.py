@@ -16,6 +16,7 @@ import numpy as np
 
 from diffeat.errors import SourceError, StoreError
 from diffeat.images import Source, open_source, rule_of
+from diffeat.images.clips import PREFIX as CLIPS
 from diffeat.images.datasets import DATASETS
 from diffeat.images.huggingface import PREFIX
 from diffeat.images.webdataset import is_tar_name
@@ -40,15 +41,23 @@ def beside(name: str, file: Path) -> dict[str, str]:
         {} where the source is no path, or lies so far away that the way to it would say more of
         this machine than a reader needs.
     """
-    is_path = Path(name).exists() or glob.has_magic(name) or is_tar_name(name)
+    kind, place = _parted(name)
+    is_path = Path(place).exists() or glob.has_magic(place) or is_tar_name(place)
     if name.startswith(PREFIX) or not is_path:
         return {}
-    return _seen_from(file, name)
+    return _seen_from(file, kind, place)
 
 
-def _seen_from(file: Path, place: str | Path) -> dict[str, str]:
+def _parted(name: object) -> tuple[str, object]:
+    """ "clips:" or "", and the path behind it."""
+    if isinstance(name, str) and name.startswith(CLIPS):
+        return CLIPS, name.removeprefix(CLIPS)
+    return "", name
+
+
+def _seen_from(file: Path, kind: str, place: str | Path) -> dict[str, str]:
     way = Path(os.path.relpath(os.path.abspath(place), os.path.abspath(file.parent))).as_posix()
-    return {BESIDE: way} if _near(way) else {}
+    return {BESIDE: kind + way} if _near(way) else {}
 
 
 def moved(pictures: dict, old: Path, new: Path) -> dict:
@@ -58,9 +67,9 @@ def moved(pictures: dict, old: Path, new: Path) -> dict:
         pictures: as the file `old` says it.
         new: another file with the same pictures.
     """
-    way = pictures.get(BESIDE)
+    kind, way = _parted(pictures.get(BESIDE))
     kept = {key: value for key, value in pictures.items() if key != BESIDE}
-    return kept | (_seen_from(new, old.parent / way) if _near(way) else {})
+    return kept | (_seen_from(new, kind, old.parent / way) if _near(way) else {})
 
 
 def _near(way: object) -> bool:
@@ -119,13 +128,14 @@ def find_originals(
 
 def _places(store: FeatureStore) -> Iterator[str]:
     """Where the pictures may lie, of what may be followed."""
-    name, way = str(store.pictures["name"]), store.pictures.get(BESIDE)
+    name = str(store.pictures["name"])
     named = name.startswith(PREFIX)  # of the hub, or of any folder
-    inside = not named and Path(name).resolve().is_relative_to(Path.cwd())
+    inside = not named and Path(str(_parted(name)[1])).resolve().is_relative_to(Path.cwd())
     if name.partition(":")[0] in DATASETS or inside:
         yield name
+    kind, way = _parted(store.pictures.get(BESIDE))
     if _near(way):
-        yield os.path.normpath(Path(store.path).absolute().parent / way)
+        yield kind + os.path.normpath(Path(store.path).absolute().parent / way)
 
 
 def _looked_up(store: FeatureStore, ids: Sequence[str], place: str) -> tuple[Source, list[int]]:
