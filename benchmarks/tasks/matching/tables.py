@@ -14,6 +14,8 @@ READ_OUT = (
     "picture's own size, has the largest cosine with that of the point."
 )
 OTHERS = ("floor", "pixels")
+SHOWN = 4
+"""Cells that are named one by one."""
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -132,7 +134,10 @@ def _conventions_table(result: dict[str, Any]) -> Table:
 
 
 def cells_text(cells: list[list[Any]]) -> str:
-    """ "up.0.res.0, t = 20"; several with a plus between them."""
+    """ "up.0.res.0, t = 20"; several with a plus between them, of many how many there are."""
+    if len(cells) > SHOWN:
+        blocks, steps = ({cell[k] for cell in cells} for k in (0, 1))
+        return f"{len(cells)} cells: {len(blocks)} blocks, {len(steps)} t"
     return " + ".join(block if block == "pixels" else f"{block}, t = {format_t(t)}"
                       for block, t in cells)  # fmt: skip
 
