@@ -121,6 +121,7 @@ class TestFile:
         (lines / "train.txt").write_text("bear\n")
         with pytest.raises(SpecError, match="2 cells, and one clip cannot choose"):
             run_benchmark(small(clips="davis2016:train", pixels=()), tmp_path, "cpu")
+        assert not list(tmp_path.rglob("*.h5*"))  # it is told before any work
 
 
 class TestMasks:
