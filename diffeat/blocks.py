@@ -247,6 +247,23 @@ def _select(pattern: str, blocks: Sequence[BlockInfo]) -> list[str]:
     ]
 
 
+def select_names(pattern: str, names: Sequence[str]) -> list[str]:
+    """Names that a name, a wildcard or "all" selects, where nothing but names is known.
+
+    As `resolve_blocks`, of what stands in a file; groups other than "all" and the papers' names need
+    the model.
+    """
+    if pattern in names or pattern == "all":
+        return [name for name in names if pattern in (name, "all")]
+    place, colon, tensor = pattern.partition(":")
+    apart = ((name, *name.partition(":")) for name in names)
+    return [
+        name
+        for name, have, mark, kind in apart
+        if mark == colon and _matches(have, place) and fnmatch.fnmatchcase(kind, tensor)
+    ]
+
+
 def _nothing(pattern: str, blocks: Sequence[BlockInfo], aliases: Mapping[str, str]) -> str:
     """Why a pattern selects nothing, and what to write instead."""
     names = [block.name for block in blocks]

@@ -251,6 +251,8 @@ def load(path: str | Path, device: str = "auto") -> BaseEstimator:
             not fit together.
     """
     path = Path(path)
+    if not path.exists():
+        raise HeadError(f"{path}: no such file; expected a head that was kept (.safetensors)")
     try:
         texts = read_texts(path)
         if "head" not in texts:

@@ -50,13 +50,18 @@ def with_learned_t(spec: ExtractSpec, known: float | None, name: str) -> Extract
         name: of the model, for messages.
 
     Raises:
-        SpecError: "learned" of weights that have none.
+        SpecError: "learned" of weights that have none, or with noise.
     """
     asked = LEARNED in spec.timesteps
     if asked and known is None:
         raise SpecError(
             f"t={LEARNED}: {name} has no learned t; expected weights that come with one "
             "(--denoiser), or a number"
+        )
+    if asked and spec.noise != "none":
+        raise SpecError(
+            f"t={LEARNED} with noise={spec.noise}: {name} was trained for clean pictures; give "
+            "--noise none, or a t of its own"
         )
     if asked:
         steps = tuple(known if t == LEARNED else t for t in spec.timesteps)

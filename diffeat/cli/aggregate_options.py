@@ -131,7 +131,7 @@ def check_options(from_file: bool, more: tuple[str, ...], values: dict[str, Any]
     flags = [f"--{name.replace('_', '-')}" for name in WAYS]
     if len(ways) != 1:
         said = " and ".join(f"--{name.replace('_', '-')}" for name in ways) or "nothing"
-        raise click.UsageError(f"{said} is asked for; expected one of {', '.join(flags)}")
+        raise click.UsageError(f"{said}: expected one of {', '.join(flags)}")
     if values["weights"] and ways[0] not in ("fuse", "sum"):
         raise click.UsageError(f"--weights with {flags[WAYS.index(ways[0])]}; they are of --fuse "
                                "and --sum")  # fmt: skip

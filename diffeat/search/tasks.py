@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from diffeat.blocks import select_names
 from diffeat.errors import SpecError, nearest
 from diffeat.hashing import fingerprint
 from diffeat.noise import format_t
@@ -184,18 +185,22 @@ def choose_cells(
 
     Args:
         name: of what has the cells, for errors.
+        blocks: names or wildcards, such as "up.0.*".
 
     Raises:
         SpecError: a block or t that is not among the cells.
     """
     have_blocks = list(dict.fromkeys(block for block, _ in cells))
     have_t = list(dict.fromkeys(t for _, t in cells))
+    chosen: set[str] = set()
     for block in blocks or ():
-        if block not in have_blocks:
+        found = select_names(block, have_blocks)
+        if not found:
             raise SpecError(
                 f"{name} has no block {block!r}{nearest(block, have_blocks)}; it has "
                 f"{', '.join(have_blocks)}"
             )
+        chosen.update(found)
     for t in timesteps or ():
         if t not in have_t:
             raise SpecError(
@@ -204,7 +209,7 @@ def choose_cells(
     return tuple(
         (block, t)
         for block, t in cells
-        if (blocks is None or block in blocks) and (timesteps is None or t in timesteps)
+        if (blocks is None or block in chosen) and (timesteps is None or t in timesteps)
     )
 
 
