@@ -191,7 +191,8 @@ def gaussian_targets(
 
     Source: Li et al. 2024 (SD4Match), its loss: 7×7 cells.
     """
-    centre = targets[:, :2].round()
+    last = targets.new_tensor([grid[1] - 1, grid[0] - 1])
+    centre = targets[:, :2].round().clamp(min=0).minimum(last)  # an edge lies half a cell outside
     column, row = (
         torch.arange(side, device=targets.device)[None] - centre[:, k, None]
         for k, side in ((0, grid[1]), (1, grid[0]))

@@ -26,7 +26,7 @@ from diffeat.adapt.pair_pictures import (
 from diffeat.adapt.tokens import TokenEncoder
 from diffeat.conditioned import EMBEDDING_ROWS, conditioned
 from diffeat.errors import SourceError, SpecError
-from diffeat.extraction.learned_prompts import STATES, PromptFile, embedding_rows
+from diffeat.extraction.learned_prompts import STATES, PromptFile, embedding_rows, read_states
 from diffeat.images import ArraySource
 from probes.cells import Cells
 from probes.maps import Maps
@@ -115,6 +115,13 @@ def test_the_loss_equals_naive_arithmetic():
     assert float(objective.loss(output, targets, "sum")) == pytest.approx(total, rel=1e-9)
     assert float(objective.loss(output, targets, "mean")) == pytest.approx(total / 3, rel=1e-9)
     assert gaussian_targets(targets, (5, 7), 1.5, 7).sum((1, 2)).tolist() == pytest.approx([1] * 3)
+
+
+def test_a_point_on_the_edge_belongs_to_the_last_cell():
+    sites = torch.tensor([[7.5, 2.0], [-0.5, 3.5]])
+    found = gaussian_targets(sites, (4, 8), 0.1, 1)
+    assert [divmod(int(one.argmax()), 8) for one in found] == [(2, 7), (3, 0)]
+    assert found.sum((1, 2)).tolist() == pytest.approx([1, 1])
 
 
 def test_cosines_are_those_of_points_read_from_maps():
@@ -246,6 +253,8 @@ def test_prompts_of_another_model_are_refused(single, tmp_path, backbone_of, fol
         diffeat.extract(twin, pixels, spec)
     half = diffeat.load(str(folder_of("sd2")), device="cpu", dtype="bfloat16")
     assert ("up.1", 20) in diffeat.extract(half, pixels, spec)  # precision is no other model
+    bare = diffeat.load(str(folder_of("sd2")), device="meta")  # of a plan: no weights to compare
+    assert read_states(path, bare)[0].kind == "single"
 
 
 def test_damaged_and_foreign_files_are_refused(single, tmp_path, backbone_of):
