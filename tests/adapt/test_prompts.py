@@ -28,6 +28,7 @@ from diffeat.conditioned import EMBEDDING_ROWS, conditioned
 from diffeat.errors import SourceError, SpecError
 from diffeat.extraction.learned_prompts import STATES, PromptFile, embedding_rows, read_states
 from diffeat.images import ArraySource
+from diffeat.targets.pairs import PointPairs, Truth
 from probes.cells import Cells
 from probes.maps import Maps
 from probes.matching import NearestMatcher
@@ -43,7 +44,7 @@ def tuned(backbone, pairs, validation=None, **more) -> PromptTuning:
 
 @pytest.fixture(scope="module")
 def single(backbone_of):
-    return tuned(backbone_of("sd2"), shifted_pairs(24, 1), shifted_pairs(16, 2), epochs=3)
+    return tuned(backbone_of("sd2"), shifted_pairs(16, 1), shifted_pairs(8, 2), epochs=3)
 
 
 # --- the text encoder -------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def test_pck_counts_in_pixels_of_the_picture():
 
 
 def test_a_prompt_beats_its_start_on_pairs_that_it_never_saw(single, backbone_of):
-    other = shifted_pairs(24, 3, points=10)
+    other = shifted_pairs(12, 3, points=10)
     start = PromptTuning(backbone_of("sd2"), *PLACE, **OPTIONS)
     start.classes_ = ()
     start.prompt_ = start._built(TokenEncoder(start.backbone))
@@ -411,6 +412,14 @@ def test_models_and_pairs_that_cannot_be_learned_from_are_refused(backbone_of):
     lost = type(pairs)("toy", pairs.source, pairs.target, pairs.truths, lambda: gone)
     with pytest.raises(SourceError, match="no picture '1-0-a'"):
         tuned(backbone_of("sd2"), lost)
+
+
+def test_points_that_a_crop_leaves_out_are_refused(backbone_of):
+    wide = ArraySource("toy", ("a", "b"), None, (), pixels=np.zeros((2, 32, 96, 3), np.uint8))
+    truth = Truth(np.array([[3.0, 9.0]]), np.array([[4.0, 9.0]]))
+    pairs = PointPairs("wide", ("a",), ("b",), (truth,), lambda: wide)
+    with pytest.raises(SourceError, match=r"no pair has a point that both inputs show \(fit=crop"):
+        tuned(backbone_of("sd2"), pairs, epochs=1, options={"noise": "none", "fit": "crop"})
 
 
 def test_files_serve_the_command_line(single, tmp_path, diffeat, folder_of):
