@@ -6,12 +6,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 Tensors = dict[str, torch.Tensor]
+METADATA = "__metadata__"
 MOST_JSON = 64 << 20
 """Bytes of metadata that are read of a file; names of 100,000 classes take a few MiB."""
 
@@ -31,11 +33,25 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], texts: dict[s
     try:
         save_file(flat, beside, texts)
         with open(beside, "rb+") as file:
+            _order_texts(file)
             os.fsync(file.fileno())
         os.replace(beside, path)
         _sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _order_texts(file: IO[bytes]) -> None:
+    """Bring the metadata into the order of their names: the library writes them in any, and equal
+    contents shall be equal bytes."""
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    if METADATA in header:
+        header[METADATA] = dict(sorted(header[METADATA].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -34,6 +34,10 @@ GOLDEN = 0.6180339887498949
 """Multiples of it, without their whole part, lie evenly in [0, 1), however many there are."""
 
 
+DIGITS = 4
+"""Decimals of the learned t that are kept; further ones change no feature."""
+
+
 class _Mean:
     """The mean of what an output holds."""
 
@@ -103,9 +107,14 @@ class Aligned(nn.Module):
             cosines.append(F.cosine_similarity(mine, wanted[name].float(), dim=1).mean((1, 2)))
         return torch.stack(cosines, 1)
 
+    @property
+    def clean_t(self) -> torch.Tensor:
+        """The learned t, within the schedule."""
+        return self.t.clamp(0, self.student.backbone.schedule.steps - 1)
+
     def _told(self, levels: torch.Tensor) -> torch.Tensor:
         """(n, 3): the learned t, which the gradient reaches; nothing is noised by it."""
-        t = self.t.double().expand(len(levels))
+        t = self.clean_t.double().expand(len(levels))
         return torch.stack([t, torch.ones_like(t), torch.zeros_like(t)], 1)
 
     def train(self, mode: bool = True) -> Aligned:
@@ -180,7 +189,7 @@ class CleanDIFT:
     `ExtractSpec(("learned",), …, noise="none")`.
 
     Args:
-        backbone: from `diffeat.load`, best in float32; it stays as it is.
+        backbone: from `diffeat.load`, in float32, with t that are counted; it stays as it is.
         blocks: maps that are aligned; None: the middle and all units of the decoder but the last
             two, which are the published 11 of Stable Diffusion.
         start: of t*.
@@ -273,8 +282,7 @@ class CleanDIFT:
                 raise NumericsError(f"{error}; or load the model in float32") from error
         module.denoiser.requires_grad_(False)
         self.module_, self.backbone_ = module, module.student.backbone
-        last = float(self.backbone.schedule.steps - 1)
-        self.backbone_.learned_t = min(max(float(module.t.detach()), 0.0), last)
+        self.backbone_.learned_t = round(float(module.clean_t.detach()), DIGITS)
         return self
 
     def score(self, source: Source, heads: bool = False) -> float:
@@ -339,6 +347,16 @@ class CleanDIFT:
                 raise SpecError(f"{name}={getattr(self, name)}; expected at least 1")
         low, high = self.t_range
         steps = self.backbone.schedule.steps
+        if steps < 2:
+            raise SpecError(
+                f"{self.backbone.name} has no numbered t to draw from; expected a model whose t "
+                "are counted, such as 0 … 999"
+            )
+        if (dtype := self.backbone.dtype) != torch.float32:
+            raise SpecError(
+                f"{self.backbone.name} is in {str(dtype).removeprefix('torch.')}, in which steps "
+                "of training are rounded away; load it with dtype='float32'"
+            )
         if not 0 <= low < high <= steps:
             raise SpecError(f"t_range={self.t_range}; expected 0 ≤ low < high ≤ {steps}")
         if not 0 <= self.start < steps:

@@ -88,7 +88,7 @@ class PairPictures:
     def _batches(self, order: np.ndarray, noise: torch.Generator | None) -> Iterator[Batch]:
         rows, size = self.sides[order].reshape(-1), 2 * self.batch_size
         spans = [(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
-        plan = self.noisy.plan
+        plan, shown = self.noisy.plan, 0
         loaded = load_batches(
             _Ordered(self.source, rows), spans, plan.size, plan.spec.fit, plan.spec.resample,
             self.workers,
@@ -98,8 +98,14 @@ class PairPictures:
             x = self.noisy.noisy(torch.from_numpy(batch.pixels), names, noise)
             some = order[start // 2 : stop // 2]
             pair, sites, targets = self._points(some, batch)
+            shown += len(sites)
             inputs = [x, pair, sites, self.further(some)]
             yield [one.to(self.device) for one in inputs], targets.to(self.device)
+        if not shown:
+            raise SourceError(
+                f"{self.pairs.name}: no pair has a point that both inputs show (fit="
+                f"{plan.spec.fit}); expected another fit, or other pairs"
+            )
 
     def _points(self, some: np.ndarray, batch: PictureBatch) -> tuple[torch.Tensor, ...]:
         """(P,) pairs, (P, 2) sites of the sources, (P, 5) targets of a batch."""
@@ -191,7 +197,8 @@ def gaussian_targets(
 
     Source: Li et al. 2024 (SD4Match), its loss: 7×7 cells.
     """
-    centre = targets[:, :2].round()
+    last = targets.new_tensor([grid[1] - 1, grid[0] - 1])
+    centre = targets[:, :2].round().clamp(min=0).minimum(last)  # an edge lies half a cell outside
     column, row = (
         torch.arange(side, device=targets.device)[None] - centre[:, k, None]
         for k, side in ((0, grid[1]), (1, grid[0]))

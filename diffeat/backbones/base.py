@@ -22,6 +22,7 @@ from diffeat.blocks import BlockInfo, in_order
 from diffeat.errors import SpecError
 from diffeat.hashing import files_fingerprint, fingerprint
 from diffeat.hooks import Tap
+from diffeat.noise import NoiseLevel
 from diffeat.specs import ExtractSpec
 
 
@@ -143,9 +144,17 @@ class Backbone(ABC):
 
     def settled(self, spec: ExtractSpec) -> ExtractSpec:
         """A spec with the defaults that this model needs; SpecError for what it cannot do."""
-        return with_learned_t(spec, self.learned_t, self.name)
+        return with_learned_t(spec, self._learned_t_as_written, self.name)
 
     # --- what all families share --------------------------------------------------------
+
+    @property
+    def _learned_t_as_written(self) -> int | float | None:
+        """The learned t as a spec says it: of flow models a fraction in [0, 1] is a flow time."""
+        t = self.learned_t
+        if t is None or t.is_integer():
+            return None if t is None else int(t)
+        return self.schedule.spell(NoiseLevel(t, 1.0, 0.0)) if t < 1 else t
 
     @property
     def name(self) -> str:

@@ -39,7 +39,7 @@ def learned_t_of(source: Path) -> float | None:
     return found
 
 
-def with_learned_t(spec: ExtractSpec, known: float | None, name: str) -> ExtractSpec:
+def with_learned_t(spec: ExtractSpec, known: int | float | None, name: str) -> ExtractSpec:
     """A spec whose t "learned" is the number that the denoiser's weights were trained for.
 
     Where they were trained for one, another t or noise is warned of.

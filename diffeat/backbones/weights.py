@@ -83,7 +83,8 @@ def _taken_decoder(vae: nn.Module) -> nn.Sequential:
 
 def _decoder_again(pipeline: Pipeline, cls: type, random: bool) -> nn.Module:
     """The VAE's decoder with its weights, where its encoder lies."""
-    whole = _upcast(pipeline, _module(replace(pipeline, files=[]), cls, "vae", random=random))
+    module = _module(replace(pipeline, files=[]), cls, "vae", random=random, whole=True)
+    whole = _upcast(pipeline, module)
     home = torch.device("cpu") if pipeline.request.offload != "none" else pipeline.device
     return _place(pipeline, _taken_decoder(whole), "vae", home)
 
@@ -124,9 +125,11 @@ def _tokenizer(pipeline: Pipeline, cls: type, name: str) -> Any:
 
 
 def _module(
-    pipeline: Pipeline, cls: type, component: str, random: bool, adjust: Adjust | None = None
-) -> nn.Module:
-    """A component; `adjust` changes its architecture before weights are there."""
+    pipeline: Pipeline, cls: type, component: str, random: bool, adjust: Adjust | None = None,
+    whole: bool = False,
+) -> nn.Module:  # fmt: skip
+    """A component; `adjust` changes its architecture before weights are there; a `whole` VAE
+    needs the weights of its decoder, too."""
     folder = pipeline.folder / component
     config = read_json(folder / "config.json")
     pipeline.files.append(folder / "config.json")
@@ -136,20 +139,23 @@ def _module(
         options = _weight_files(folder, pipeline)
         if adjust is not None and any(key[:1] == "_" for key in config if key not in COMMON):
             return _adjusted(cls, config, folder, adjust, pipeline.dtype)
-        return _as_saved(cls, folder, {"torch_dtype": pipeline.dtype, **options})
+        unused = ("decoder.", "post_quant_conv.") if component == "vae" and not whole else ()
+        return _as_saved(cls, folder, {"torch_dtype": pipeline.dtype, **options}, unused)
     except (ModelError, MemoryError):
         raise
     except Exception as error:  # damaged files raise whatever their parser raises
         raise ModelError(f"{folder}: cannot be loaded ({error}); restore the folder") from error
 
 
-def _as_saved(cls: type, folder: Path, options: dict[str, Any]) -> nn.Module:
-    """A component as the library itself loads it; ModelError if weights are missing."""
+def _as_saved(
+    cls: type, folder: Path, options: dict[str, Any], unused: tuple[str, ...] = ()
+) -> nn.Module:
+    """A component as the library itself loads it; ModelError if weights are missing, but for
+    those whose names begin with `unused`."""
     with _no_progress_bars():
         module, report = cls.from_pretrained(
             str(folder), output_loading_info=True, **options, **_loading_options(cls)
         )
-    unused = ("decoder.", "post_quant_conv.") if folder.name == "vae" else ()
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(unused))
     if missing:
         raise ModelError(

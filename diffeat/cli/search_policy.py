@@ -56,7 +56,7 @@ def with_seen(
 
     if not options.policy:
         return options
-    check_policy(judge)  # before pictures are read
+    check_policy(judge, seed=options.seed)  # before pictures are read
     files = [file for file in files if file]
     return replace(options, seen=_seen(files, values.get("sources"), values["policy_sees"]))
 

@@ -65,9 +65,10 @@ class Grid:
     def table(self) -> str:
         """Text in which the best is starred."""
         shown = {cell: self.measure.show(value) for cell, value in self.values.items()}
-        wide = max(9, *(len(text) + 2 for text in shown.values()))
+        heads = [shown_t(t, "t=") for t in self.timesteps]
+        wide = max(9, *(len(text) + 2 for text in (*shown.values(), *heads)))
         first = max(len("block"), *(len(block) for block in self.blocks))
-        head = "block".ljust(first) + "".join(f"{shown_t(t, 't='):>{wide}}" for t in self.timesteps)
+        head = "block".ljust(first) + "".join(f"{head:>{wide}}" for head in heads)
         lines, best = [head, "-" * len(head)], self.best
         for block in self.blocks:
             row = [

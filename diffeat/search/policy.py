@@ -13,7 +13,7 @@ from diffeat.hashing import fingerprint, unit_interval
 from diffeat.noise import format_t, shown_t
 from diffeat.search.asking import MEMORY, Progress, ask_all
 from diffeat.search.finding import Finding, Selection
-from diffeat.search.intervals import group_interval
+from diffeat.search.intervals import HANDFUL, group_interval
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Judge
 from diffeat.search.splits import TEST, TRAIN, VALIDATION
@@ -102,8 +102,11 @@ class Policy(Finding):
 
     @property
     def better(self) -> str:
-        """ "better than", "worse than" or "no different from" the best fixed t."""
+        """ "better than", "worse than" or "no different from" the best fixed t, if test can tell:
+        of a few groups the interval says nothing."""
         _, low, high = self.difference
+        if self.measure.groups < HANDFUL:
+            return f"of {self.measure.groups} test groups, too few to tell it from"
         return "better than" if low > 0 else "worse than" if high < 0 else "no different from"
 
     def lines(self) -> list[str]:
@@ -138,8 +141,13 @@ class Policy(Finding):
         )  # fmt: skip
 
 
-def check_policy(judge: Judge, seen: Seen | None = None) -> None:
-    """SpecError unless pictures can be rewarded one by one and there are t to choose from."""
+def check_policy(judge: Judge, seen: Seen | None = None, seed: int = 0) -> None:
+    """SpecError unless pictures can be rewarded one by one and there are t to choose from.
+
+    Args:
+        seen: what the policy looks at.
+        seed: of the folds, each of which must leave two classes to the others.
+    """
     if not getattr(judge, "reward_name", ""):
         rule = judge.describe().get("score", judge.name)
         raise SpecError(
@@ -156,10 +164,19 @@ def check_policy(judge: Judge, seen: Seen | None = None) -> None:
             f"the policy sees {len(seen.values)} {seen.name}; expected {len(judge.groups)}, one "
             "for each row"
         )
-    if len(set(_owners(judge, judge.part == TRAIN))) < FOLDS:
+    if seen is not None and not np.isfinite(seen.values).all():
+        raise SpecError(f"the policy sees {seen.name} with nan or inf; expected numbers")
+    owners, labels = _owners(judge, judge.part == TRAIN), judge.labels[judge.part == TRAIN]
+    if len(set(owners)) < FOLDS:
         raise SpecError(
             f"{judge.source}: rewards are of {FOLDS} folds of groups, and training has fewer "
             "groups; give more pictures"
+        )
+    folds = folds_of(owners, seed)
+    if min(len(np.unique(labels[folds != fold])) for fold in range(FOLDS)) < 2:
+        raise SpecError(
+            f"{judge.source}: rewards are of {FOLDS} folds of groups, and training without one of "
+            "them has a single class; give more pictures, or another seed"
         )
 
 
@@ -196,11 +213,12 @@ def run_policy(
 
     Source: RepFusion (Yang & Wang 2023), section 3.3; Williams 1992.
     """
-    check_policy(judge, seen)
+    check_policy(judge, seen, seed)
     journal = journal or Journal()
     arms, settings = _arms(judge, memory, journal)
     seen = seen or _first_features(judge, arms)
-    key = journal.key(judge, judge.part, "policy", arms, seed, _mark(seen))
+    how = ENTROPIES, EPOCHS, PATIENCE, BATCH, RATE
+    key = journal.key(judge, judge.part, "policy", arms, seed, _mark(seen), how)
     train, held, tested = (judge.part == part for part in (TRAIN, VALIDATION, TEST))
     known, test = [], []
     for cell, setting in progress(list(zip(arms, settings, strict=True))):

@@ -114,7 +114,7 @@ class SearchOptions:
             chosen.append(Strategy("bandit", run, partial(check_pulls, **options)))
         if self.policy:
             run = partial(run_policy, seen=self.seen, seed=seed)
-            chosen.append(Strategy("policy", run, partial(check_policy, seen=self.seen)))
+            chosen.append(Strategy("policy", run, partial(check_policy, seen=self.seen, seed=seed)))
         if (self.selectors or self.mixer) and (judge.mixes or self.mixer):
             chosen.append(Strategy("mixer", partial(train_mixer, seed=seed)))
         return chosen

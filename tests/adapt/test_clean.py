@@ -241,3 +241,31 @@ def test_settings_that_cannot_be_meant_are_refused(backbone_of, pictures, fields
         CleanDIFT(backbone_of("pixel"), **{**OPTIONS, **fields}).fit(pictures[0])
     with pytest.raises(SpecError, match="not trained yet"):
         CleanDIFT(backbone_of("pixel"), **OPTIONS).save("x")
+
+
+@pytest.mark.parametrize("name", ["edm", "sit"])
+def test_models_whose_t_are_not_counted_are_refused(name, backbone_of, pictures):
+    with pytest.raises(SpecError, match="no numbered t"):
+        CleanDIFT(backbone_of(name), blocks=("mid",), start=0).fit(pictures[0])
+
+
+def test_half_precision_is_refused(folder_of, pictures):
+    half = package.load(str(folder_of("pixel")), "cpu", "bfloat16")
+    with pytest.raises(SpecError, match=r"bfloat16, .* load it with dtype='float32'"):
+        CleanDIFT(half, **OPTIONS).fit(pictures[0])
+
+
+def test_a_learned_t_below_one_is_no_flow_time(folder_of):
+    flow = package.load(str(folder_of("pixel-flow")), "cpu", "float32")
+    for t in (0.5, 1.0):  # of 1000 steps
+        flow.learned_t = t
+        found = package.extract(flow, torch.zeros(1, 3, SIDE, SIDE), clean("learned", ("mid",)))
+        assert list(found) == [("mid", t)]
+
+
+def test_a_t_that_is_driven_out_stays_in_the_schedule(backbone_of, pictures):
+    found = CleanDIFT(backbone_of("pixel"), **{**OPTIONS, "t_rate": 900.0}).fit(pictures[0])
+    t = found.backbone_.learned_t
+    assert t in (0.0, 999.0)
+    told = found.module_._told(torch.zeros(1, 3))[0, 0]
+    assert float(told.detach()) == t  # as it was trained, so it is used

@@ -26,8 +26,9 @@ from diffeat.adapt.pair_pictures import (
 from diffeat.adapt.tokens import TokenEncoder
 from diffeat.conditioned import EMBEDDING_ROWS, conditioned
 from diffeat.errors import SourceError, SpecError
-from diffeat.extraction.learned_prompts import STATES, PromptFile, embedding_rows
+from diffeat.extraction.learned_prompts import STATES, PromptFile, embedding_rows, read_states
 from diffeat.images import ArraySource
+from diffeat.targets.pairs import PointPairs, Truth
 from probes.cells import Cells
 from probes.maps import Maps
 from probes.matching import NearestMatcher
@@ -43,7 +44,7 @@ def tuned(backbone, pairs, validation=None, **more) -> PromptTuning:
 
 @pytest.fixture(scope="module")
 def single(backbone_of):
-    return tuned(backbone_of("sd2"), shifted_pairs(24, 1), shifted_pairs(16, 2), epochs=3)
+    return tuned(backbone_of("sd2"), shifted_pairs(16, 1), shifted_pairs(8, 2), epochs=3)
 
 
 # --- the text encoder -------------------------------------------------------------------------
@@ -117,6 +118,13 @@ def test_the_loss_equals_naive_arithmetic():
     assert gaussian_targets(targets, (5, 7), 1.5, 7).sum((1, 2)).tolist() == pytest.approx([1] * 3)
 
 
+def test_a_point_on_the_edge_belongs_to_the_last_cell():
+    sites = torch.tensor([[7.5, 2.0], [-0.5, 3.5]])
+    found = gaussian_targets(sites, (4, 8), 0.1, 1)
+    assert [divmod(int(one.argmax()), 8) for one in found] == [(2, 7), (3, 0)]
+    assert found.sum((1, 2)).tolist() == pytest.approx([1, 1])
+
+
 def test_cosines_are_those_of_points_read_from_maps():
     rng = np.random.default_rng(0)
     maps = torch.tensor(rng.standard_normal((4, 3, 5, 6)))  # two pairs
@@ -156,7 +164,7 @@ def test_pck_counts_in_pixels_of_the_picture():
 
 
 def test_a_prompt_beats_its_start_on_pairs_that_it_never_saw(single, backbone_of):
-    other = shifted_pairs(24, 3, points=10)
+    other = shifted_pairs(12, 3, points=10)
     start = PromptTuning(backbone_of("sd2"), *PLACE, **OPTIONS)
     start.classes_ = ()
     start.prompt_ = start._built(TokenEncoder(start.backbone))
@@ -246,6 +254,8 @@ def test_prompts_of_another_model_are_refused(single, tmp_path, backbone_of, fol
         diffeat.extract(twin, pixels, spec)
     half = diffeat.load(str(folder_of("sd2")), device="cpu", dtype="bfloat16")
     assert ("up.1", 20) in diffeat.extract(half, pixels, spec)  # precision is no other model
+    bare = diffeat.load(str(folder_of("sd2")), device="meta")  # of a plan: no weights to compare
+    assert read_states(path, bare)[0].kind == "single"
 
 
 def test_damaged_and_foreign_files_are_refused(single, tmp_path, backbone_of):
@@ -402,6 +412,14 @@ def test_models_and_pairs_that_cannot_be_learned_from_are_refused(backbone_of):
     lost = type(pairs)("toy", pairs.source, pairs.target, pairs.truths, lambda: gone)
     with pytest.raises(SourceError, match="no picture '1-0-a'"):
         tuned(backbone_of("sd2"), lost)
+
+
+def test_points_that_a_crop_leaves_out_are_refused(backbone_of):
+    wide = ArraySource("toy", ("a", "b"), None, (), pixels=np.zeros((2, 32, 96, 3), np.uint8))
+    truth = Truth(np.array([[3.0, 9.0]]), np.array([[4.0, 9.0]]))
+    pairs = PointPairs("wide", ("a",), ("b",), (truth,), lambda: wide)
+    with pytest.raises(SourceError, match=r"no pair has a point that both inputs show \(fit=crop"):
+        tuned(backbone_of("sd2"), pairs, epochs=1, options={"noise": "none", "fit": "crop"})
 
 
 def test_files_serve_the_command_line(single, tmp_path, diffeat, folder_of):

@@ -197,6 +197,8 @@ class TestFile:
     def test_persons_on_both_sides(self, tmp_path):
         with pytest.raises(SpecError, match="5 groups, such as 'b0', are in the pairs that are"):
             run_benchmark(small(train="faces:val"), tmp_path, "cpu")
+        with pytest.raises(SpecError, match="trained on and in faces:trn; expected other ones"):
+            run_benchmark(small(also=("faces:trn",)), tmp_path, "cpu")
 
     def test_cells_that_are_not_there(self):
         keys = [("a", 1), ("a", 2), ("b", 1)]

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import diffeat
+from diffeat.errors import ModelError
 from diffeat.images import ArraySource
 from diffeat.jobs import extract_to_file
 from diffeat.store import FeatureStore
@@ -246,6 +248,17 @@ def test_a_decoder_is_read_only_where_it_is_asked(backbone_of):
         found = diffeat.extract(backbone, pictures(2), spec("sd2", ("vae.up.0",)))
     assert later == []
     assert found["vae.up.0", T].shape[:1] == (2,)
+
+
+def test_a_decoder_without_weights_is_refused_where_it_is_asked(copy_of):
+    folder = copy_of("sd2")
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    kept = {k: v for k, v in load_file(path).items() if not k.startswith(("decoder", "post_quant"))}
+    save_file(kept, path, {"format": "pt"})
+    backbone = diffeat.load(str(folder), device="cpu", dtype="float32")
+    diffeat.extract(backbone, pictures(1), spec("sd2", ("vae.mid",)))
+    with pytest.raises(ModelError, match="the weights lack 'decoder"):
+        diffeat.extract(backbone, pictures(1), spec("sd2", ("vae.up.0",)))
 
 
 def test_the_weights_of_a_model_do_not_depend_on_its_decoder(backbone_of):

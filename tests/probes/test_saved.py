@@ -21,6 +21,7 @@ import probes
 import probes.aggregate
 from probes.checkpoints import write_checkpoint
 from probes.saved import HEADS, digest_of
+from probes.tensor_files import read_tensors, read_texts, write_tensors
 
 BASES = {"NetworkHead", "NetworkProbe", "BaseEstimator", "PoseAdapter"}
 """Exported classes that are no heads by themselves, or that learn nothing."""
@@ -408,3 +409,17 @@ class TestBadFiles:
         before = set(sys.modules)
         refused(rewritten(linear, lambda head: head.update({"class": "antigravity.x"})), "class")
         assert "antigravity" not in set(sys.modules) - before
+
+
+def test_equal_contents_are_equal_bytes(tmp_path):
+    """Whatever order the library writes the metadata in."""
+    texts = {f"text {k}": f'é\n"{k}"' for k in range(12)}
+    found = set()
+    for k in range(4):
+        path = tmp_path / f"{k}.safetensors"
+        turned = dict(sorted(texts.items(), reverse=k % 2 == 0))
+        write_tensors(path, {"b": torch.ones(3), "a": torch.zeros(2, dtype=torch.int8)}, turned)
+        found.add(path.read_bytes())
+        assert read_texts(path) == texts
+    assert len(found) == 1
+    assert read_tensors(path)["b"].tolist() == [1, 1, 1]

@@ -30,7 +30,7 @@ from probes import LinearProbe
 from probes.policy import PolicyHead, reinforce
 from tests.search.common import arrays_of, labels_of, task_of, write_store
 
-COUNT, CLASSES, STEPS = 900, 3, (10, 50, 90)
+COUNT, CLASSES, STEPS = 700, 3, (10, 50, 90)
 
 
 def planted(visible: bool, seed: int = 0):
@@ -47,7 +47,8 @@ def planted(visible: bool, seed: int = 0):
         ("a", t): ((kind == k)[:, None] * means + rng.normal(size=(COUNT, 6))).astype("f4")
         for k, t in enumerate(STEPS)
     }
-    arrays |= {("noise", t): rng.normal(size=(COUNT, 6)).astype("f4") for t in STEPS}
+    if visible:
+        arrays |= {("noise", t): rng.normal(size=(COUNT, 6)).astype("f4") for t in STEPS[:2]}
     pictures = rng.random((COUNT, 3, 16, 16)).astype("f4") * 0.3
     pictures[np.arange(COUNT), kind if visible else shown] += 0.6
     ids = tuple(f"p{k}" for k in range(COUNT))
@@ -58,10 +59,36 @@ def planted(visible: bool, seed: int = 0):
     return task, pictures, kind
 
 
+def few(labels, train: int, held: int) -> Classification:
+    """Random features at two t; the first pictures train, the next validate, the others test."""
+    rng, count = np.random.default_rng(0), len(labels)
+    arrays = {("a", t): rng.normal(size=(count, 4)).astype("f4") for t in (10, 50)}
+    part = np.repeat([TRAIN, VALIDATION, TEST], [train, held, count - train - held])
+    ids = tuple(f"p{k}" for k in range(count))
+    return Classification(
+        Task("few", np.array(labels), part, tuple(arrays), lambda b, t: arrays[b, t], ids=ids)
+    )
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Few epochs, one weight of the bonus."""
+    monkeypatch.setattr("diffeat.search.policy.EPOCHS", 3)
+    monkeypatch.setattr("diffeat.search.policy.ENTROPIES", (0.03,))
+
+
+@pytest.fixture(scope="module")
+def won(tmp_path_factory):
+    """A whole search, with a policy that can see the right t: its folder, task, … and report."""
+    folder, (task, pictures, kind) = tmp_path_factory.mktemp("won"), planted(True)
+    options = SearchOptions(policy=True, seen=Seen(pictures), out=folder)
+    return folder, task, pictures, kind, options, run_search(Classification(task), options)
+
+
 class TestPlanted:
-    def test_it_beats_the_best_fixed_t_where_pictures_tell(self):
-        task, pictures, kind = planted(True)
-        found = run_policy(Classification(task), seen=Seen(pictures))
+    def test_it_beats_the_best_fixed_t_where_pictures_tell(self, won):
+        _, task, _, kind, _, report = won
+        found = report.findings["policy"]
         assert found.block == "a"
         assert found.difference[1] > 0.1
         assert found.reward_difference[1] > 0
@@ -83,10 +110,9 @@ class TestPlanted:
         low, high = stats.t.interval(0.95, 3, np.mean(gaps), stats.sem(gaps))
         assert low <= 0 <= high
 
-    def test_the_oracle_bounds_and_chance_is_the_mean(self):
-        task, pictures, _ = planted(True)
-        judge = Classification(task)
-        found = run_policy(judge, seen=Seen(pictures))
+    def test_the_oracle_bounds_and_chance_is_the_mean(self, won):
+        _, task, *_, report = won
+        judge, found = Classification(task), report.findings["policy"]
         known, tested = task.part != TEST, task.part == TEST
         right = []
         for t in STEPS:  # the same probes, by other means
@@ -99,15 +125,14 @@ class TestPlanted:
             assert found.beside[name] == pytest.approx(beside[name], abs=0.01)
         assert max(found.test, found.beside[BESIDE[0]]) <= found.beside[BESIDE[2]]
 
-    def test_features_are_seen_where_there_are_no_pictures(self):
-        found = run_policy(Classification(planted(True)[0]))
+    def test_features_are_seen_where_there_are_no_pictures(self, quick):
+        found = run_policy(Classification(planted(False)[0]))
         assert found.seen == "features at t=10"
         assert found.forwards == (2, 1, 3)
 
-    def test_nothing_of_test_is_learnt(self, monkeypatch):
+    def test_nothing_of_test_is_learnt(self, quick):
         """Other labels and features of test change the score and nothing that was learnt."""
-        monkeypatch.setattr("diffeat.search.policy.EPOCHS", 10)
-        task, pictures, _ = planted(True)
+        task, pictures, _ = planted(False)
         first = run_policy(Classification(task), seen=Seen(pictures))
         rng, tested = np.random.default_rng(3), task.part == TEST
         labels, other = task.labels.copy(), pictures.copy()
@@ -121,7 +146,7 @@ class TestPlanted:
 
 
 class TestRewards:
-    def test_they_are_of_others(self):
+    def test_they_are_of_others(self, quick):
         """A training picture's reward is that of a probe that has not seen its group."""
         task = task_of(300)
         judge, fitted = Classification(task), []
@@ -207,7 +232,7 @@ class TestGradient:
         rng = np.random.default_rng(0)
         X = rng.normal(size=(400, 4))
         rewards = np.stack([X[:, 0] > 0, X[:, 0] <= 0], 1).astype(float)
-        first, second = (PolicyHead(epochs=60, random_state=0, progress=False, batch_size=50)
+        first, second = (PolicyHead(epochs=30, random_state=0, progress=False, batch_size=50)
                          .fit(X, rewards) for _ in range(2))  # fmt: skip
         assert first.score(X, rewards) > 0.95
         np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
@@ -227,11 +252,10 @@ class TestGradient:
 
 
 class TestSearch:
-    def test_report_and_resuming(self, tmp_path):
-        task, pictures, _ = planted(True)
-        options = SearchOptions(policy=True, seen=Seen(pictures), out=tmp_path)
+    def test_report_and_resuming(self, won, request):
+        folder, task, pictures, _, options, first = won
         judge = Classification(task)
-        first, second = (run_search(judge, options) for _ in range(2))
+        second = run_search(judge, options)
         assert second.made[1] == 0
         assert second.findings["policy"] == first.findings["policy"]
         json.dumps(first.to_dict())
@@ -241,7 +265,8 @@ class TestSearch:
             "policy per picture", first.findings["policy"].test
         )  # fmt: skip
         assert "better than the best fixed t" in text
-        journal = Journal(tmp_path)
+        request.getfixturevalue("quick")
+        journal = Journal(folder)
         other = run_policy(judge, journal, seen=Seen(1 - pictures))
         assert journal.computed == 1
         assert other.history != first.findings["policy"].history
@@ -256,8 +281,18 @@ class TestSearch:
         task = task_of(400, groups=tuple(f"g{k % 4}" for k in range(400)))
         with pytest.raises(SpecError, match="fewer groups"):
             run_policy(Classification(task))
+        with pytest.raises(SpecError, match="pictures with nan"):
+            run_policy(Classification(task_of()), seen=Seen(np.full((400, 2), np.nan, "f4")))
+        with pytest.raises(SpecError, match="has a single class"):
+            run_policy(few([0, 0, 0, 0, 0, 1, 0, 1, 0, 1], 6, 2))
+
+    def test_a_handful_of_pictures_proves_nothing(self, quick):
+        found = run_policy(few([0, 1] * 8, 10, 3))
+        assert found.better == "of 3 test groups, too few to tell it from"
+        assert f"{found.better} the best fixed t" in "\n".join(found.lines())
 
 
+@pytest.mark.usefixtures("quick")
 class TestCommand:
     @pytest.fixture
     def file(self, tmp_path):

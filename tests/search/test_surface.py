@@ -225,6 +225,11 @@ class TestOutput:
         assert lacking.table().splitlines()[-1].split() == ["b", "70.0*"]
         assert "t=0.25" in lacking.table()
 
+    def test_long_t_stand_apart(self):
+        cells = [Cell("a", t, 0.5, 1.0) for t in (261.0011, 261.0022)]
+        head = Surface("x", cells, (1, 1, 1), 2).table().splitlines()[0]
+        assert head.split() == ["block", "t=261.0011", "t=261.0022"]
+
 
 def surface_ends(surface: Surface, count: int) -> tuple[float, float]:
     found = binomtest(round(surface.best.test * count), count).proportion_ci(0.95, "wilson")

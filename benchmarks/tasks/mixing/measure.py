@@ -73,7 +73,7 @@ def _trains(benchmark: MixingBenchmark, sets: Sets) -> PairTargets | None:
     trains = opened(benchmark.train) if benchmark.train else sets.others
     if trains is None or not len(trains):
         return None
-    for other in (sets.chooses, sets.report):
+    for other in (sets.chooses, *sets.reported):
         if other is not None and (both := names_in(trains) & names_in(other)):
             raise SpecError(
                 f"benchmark {benchmark.name}: {len(both)} groups, such as {min(both)!r}, are in "
@@ -100,11 +100,13 @@ class MixingRun(Run):
         trains: pairs to train on, or None.
         chosen: label → (best single cell, greedy set), of models with single cells.
         stores: label → feature files, open while systems are measured.
+        files: closes them.
     """
 
     trains: PairTargets | None = None
     chosen: dict[str, tuple[Any, Sequence[Any]]] = field(default_factory=dict)
     stores: dict[str, Sequence[Any]] = field(default_factory=dict)
+    files: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def everything(self) -> dict[str, Any]:
         found = super().everything()
@@ -128,7 +130,7 @@ class MixingRun(Run):
         return found
 
     def _more(self) -> None:
-        with ExitStack() as stack:  # files stay open from system to system
+        with self.files as stack:  # they stay open from system to system
             self._systems(stack)
 
     def _systems(self, stack: ExitStack) -> None:
@@ -300,13 +302,8 @@ class MixingRun(Run):
             system.arguments, seed, self.place.features / f"prompt-{key}.safetensors",
             self.trains, self.sets.chooses,
         )  # fmt: skip
-        with ExitStack() as stack:
-            opened = stores_of(row, row.load(self.place.device), self.pictures, self.place)
-            bound = bind(self.sets.report, stack.enter_context(opened))
-            cells = bound.cells()
-            held = {key: np.asarray(cells.rows(key)[:], np.float32) for key in cells.keys}
-        cells = Cells(held, sizes=cells.sizes, placements=cells.placements,
-                      input_size=cells.input_size)  # fmt: skip
+        opened = stores_of(row, row.load(self.place.device), self.pictures, self.place)
+        cells = bind(self.sets.report, self.files.enter_context(opened)).cells()
         return replace(given, groups=(cells,)), said
 
     def _by_points(self, system: System, label: str) -> None:
