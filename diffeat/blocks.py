@@ -250,8 +250,7 @@ def _select(pattern: str, blocks: Sequence[BlockInfo]) -> list[str]:
 def select_names(pattern: str, names: Sequence[str]) -> list[str]:
     """Names that a name, a wildcard or "all" selects, where nothing but names is known.
 
-    As `resolve_blocks`, of what stands in a file; groups other than "all" and the papers' names need
-    the model.
+    As `resolve_blocks`, of what stands in a file; other groups and papers' names need the model.
     """
     if pattern in names or pattern == "all":
         return [name for name in names if pattern in (name, "all")]

@@ -1,6 +1,6 @@
 import pytest
 
-from diffeat.blocks import BlockInfo, resolve_blocks
+from diffeat.blocks import BlockInfo, resolve_blocks, select_names
 from diffeat.errors import SpecError
 from diffeat.hooks import Tap
 
@@ -336,3 +336,16 @@ def test_what_exists_is_listed_without_kinds_and_ends():
         names("qqqqqqqq", blocks=TENSORS, aliases=ALIASES)
     shown = str(caught.value).partition("it has ")[2].partition(" (")[0].split(", ")
     assert shown == [*list(UNET)[:11], "…"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("up.0", ["up.0"]), ("up.0.*", []), ("up.*.res.*", ["up.0.res.0", "up.1.res.2"]),
+        ("up.**", ["up.0", "up.0.res.0", "up.1.res.2"]), ("up.*.res.*:in", ["up.1.res.0:in"]),
+        ("all", ["up.0", "up.0.res.0", "up.1.res.2", "up.1.res.0:in", "mid"]), ("decoder", []),
+    ],
+)  # fmt: skip
+def test_names_of_a_file(pattern, found):
+    names = ["up.0", "up.0.res.0", "up.1.res.2", "up.1.res.0:in", "mid"]
+    assert select_names(pattern, names) == found

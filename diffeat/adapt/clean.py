@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,20 @@ from torch import nn
 from diffeat.adapt.classifier import spans_of
 from diffeat.adapt.film import FiLMHead
 from diffeat.adapt.forward import NoisyFeatures, trainable_copy
+from diffeat.adapt.learning import learn, pictures_of
 from diffeat.backbones.base import Backbone
 from diffeat.backbones.devices import upload
 from diffeat.backbones.learned_t import LEARNED_T
-from diffeat.errors import NumericsError, SpecError
+from diffeat.errors import SpecError
 from diffeat.extraction import draw_noise, noise_names
 from diffeat.extraction.noising import fresh_noise, seeded_by_content, upload_noise
 from diffeat.images import Source, load_batches
-from diffeat.progress import counted
 from diffeat.specs import ExtractSpec
 from probes.batches import Batch
 from probes.objectives import Objective
 from probes.randomness import Randomness
 from probes.tensor_files import write_tensors
-from probes.training import Diverged, Training, train, validate
+from probes.training import validate
 
 GOLDEN = 0.6180339887498949
 """Multiples of it, without their whole part, lie evenly in [0, 1), however many there are."""
@@ -242,11 +241,13 @@ class CleanDIFT:
         self.random_state, self.workers = random_state, workers
         self.progress, self.checkpoint = progress, checkpoint
 
-    def fit(self, source: Source, validation: Source | None = None) -> CleanDIFT:
+    def fit(
+        self, source: Source | str | Path, validation: Source | str | Path | None = None
+    ) -> CleanDIFT:
         """Train on pictures, which need no labels.
 
         Args:
-            source: the pictures.
+            source: the pictures: a folder, a list file, a named set, or a source.
             validation: others, on which the epoch is chosen.
 
         Returns:
@@ -257,6 +258,8 @@ class CleanDIFT:
             NumericsError: the loss is nan or inf.
         """
         self._check(validation)
+        source = pictures_of(source)
+        validation = None if validation is None else pictures_of(validation)
         seed, device = self.random_state, self.backbone.device
         with Randomness(seed, seed, device) as randomness:
             tuned = trainable_copy(self.backbone)
@@ -267,19 +270,12 @@ class CleanDIFT:
             held = None if validation is None else CleanAndNoisy(self, module.teacher, validation)
             if held is not None:
                 self.start_ = validate(module, ALIGNMENT, held)
-            how = Training(
-                "adam", self.learning_rate, 0.0, 0.0, "constant", self.epochs, self.batch_size,
-                self.patience, progress=partial(counted, show=self.progress),
-                checkpoint=self.checkpoint, keep_best=True,
+            self.history_, self.best_epoch_ = learn(
+                self, module, ALIGNMENT, data, randomness, epochs=self.epochs,
+                batch_size=self.batch_size, checkpoint=self.checkpoint, validation=held,
+                groups=self._groups(module), about=self._about(source, validation),
+                name=type(self).__name__, unit="picture",
             )  # fmt: skip
-            try:
-                self.history_, self.best_epoch_ = train(
-                    module, ALIGNMENT, data, how, randomness, validation=held,
-                    groups=self._groups(module), about=self._about(source, validation),
-                    name=type(self).__name__, unit="picture",
-                )  # fmt: skip
-            except Diverged as error:
-                raise NumericsError(f"{error}; or load the model in float32") from error
         module.denoiser.requires_grad_(False)
         self.module_, self.backbone_ = module, module.student.backbone
         self.backbone_.learned_t = round(float(module.clean_t.detach()), DIGITS)
@@ -296,7 +292,7 @@ class CleanDIFT:
         module = self.module_
         if not heads:
             module = Aligned(module.student, module.teacher, self.backbone_.learned_t, heads=False)
-        data = CleanAndNoisy(self, module.teacher, source)
+        data = CleanAndNoisy(self, module.teacher, pictures_of(source))
         return validate(module, ALIGNMENT, data)["validation_similarity"]
 
     def save(self, path: str | Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,16 @@ from torch import nn
 
 from diffeat.adapt.crops import CropsOfPoint, OnePicture, resized
 from diffeat.adapt.forward import NoisyFeatures
+from diffeat.adapt.learning import learn
 from diffeat.adapt.saved_prompts import read_prompt, write_prompt
 from diffeat.backbones.base import Backbone
-from diffeat.errors import NumericsError, SpecError
+from diffeat.errors import SpecError
 from diffeat.extraction.learned_prompts import STATES, Identity, PromptFile
 from diffeat.images.sources import digest_of_array
-from diffeat.progress import counted
 from diffeat.specs import ExtractSpec
 from probes.objectives import SQUARED_ERROR
 from probes.pairs import Matches, as_points
 from probes.randomness import Randomness
-from probes.training import Diverged, Training, train
 
 SETTINGS = (
     "blocks", "t", "token", "contexts", "steps", "learning_rate", "crop", "sigma", "options",
@@ -171,21 +169,14 @@ class PointPrompts:
             noisy, picture, point, self.contexts, self.crop, self.sigma * picture.size[1]
         )
         path = None if self.checkpoint is None else Path(self.checkpoint)
-        how = Training(
-            "adam", self.learning_rate, 0.0, 0.0, "constant", self.steps, self.contexts,
-            progress=partial(counted, show=self.progress),
-            checkpoint=path and path / f"point-{place}.safetensors",
-        )  # fmt: skip
         with Randomness([seed, place], _mixed(seed, place), device) as randomness:
             start = torch.randn(self.contexts, *shape).to(device)
             module = AttentionMaps(start, noisy)
-            try:
-                history, _ = train(
-                    module, OBJECTIVE, data, how, randomness, about=self._about(picture, point),
-                    name=f"point {place + 1}", unit="prompt",
-                )  # fmt: skip
-            except Diverged as error:
-                raise NumericsError(f"{error}; or load the model in float32") from error
+            history, _ = learn(
+                self, module, OBJECTIVE, data, randomness, epochs=self.steps,
+                batch_size=self.contexts, checkpoint=path and path / f"point-{place}.safetensors",
+                about=self._about(picture, point), name=f"point {place + 1}", unit="prompt",
+            )  # fmt: skip
         return module, history
 
     def attention(self, picture: Any, t: int | float | str = 40, crops: int = 20) -> np.ndarray:

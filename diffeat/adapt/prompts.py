@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from diffeat.adapt.forward import NoisyFeatures
+from diffeat.adapt.learning import learn
 from diffeat.adapt.matched import matched
 from diffeat.adapt.pair_pictures import PairPictures, correspondence
 from diffeat.adapt.prompt_modules import ConditionalPrompt, FixedPrompt, MatchedByPrompt
@@ -20,14 +20,13 @@ from diffeat.adapt.tokens import TokenEncoder
 from diffeat.adapt.vision_maps import VisionMaps
 from diffeat.backbones.base import Backbone
 from diffeat.backbones.devices import visiting
-from diffeat.errors import NumericsError, SpecError
+from diffeat.errors import SpecError
 from diffeat.extraction.learned_prompts import STATES, Identity, PromptFile
-from diffeat.progress import counted
 from diffeat.specs import ExtractSpec
 from diffeat.targets.pairs import PairTargets
 from probes.pairs import Matches
 from probes.randomness import Randomness
-from probes.training import Diverged, Training, train, validate
+from probes.training import validate
 
 KINDS = ("single", "class", "conditional")
 SETTINGS = (
@@ -144,19 +143,12 @@ class PromptTuning:
             objective, module = self._objective(), self._module(encoder)
             if held is not None:
                 self.start_ = validate(module, objective, held)
-            how = Training(
-                "adam", self.learning_rate, 0.0, 0.0, "constant", self.epochs, self.batch_size,
-                self.patience, progress=partial(counted, show=self.progress),
-                checkpoint=self.checkpoint, keep_best=True,
+            self.history_, self.best_epoch_ = learn(
+                self, module, objective, data, randomness, epochs=self.epochs,
+                batch_size=self.batch_size, checkpoint=self.checkpoint, validation=held,
+                groups=self.prompt_.groups(self.learning_rate, self.linear_rate),
+                about=self._about(pairs, validation), name="prompt", unit="point",
             )  # fmt: skip
-            try:
-                self.history_, self.best_epoch_ = train(
-                    module, objective, data, how, randomness, validation=held,
-                    groups=self.prompt_.groups(self.learning_rate, self.linear_rate),
-                    about=self._about(pairs, validation), name="prompt", unit="point",
-                )  # fmt: skip
-            except Diverged as error:
-                raise NumericsError(f"{error}; or load the model in float32") from error
         return self
 
     def score(self, pairs: PairTargets) -> dict[str, float]:

@@ -29,8 +29,11 @@ def learned_t_of(source: Path) -> float | None:
         source: a .safetensors file, or a folder with some.
 
     Raises:
-        ModelError: what they say is no number at or above 0.
+        ModelError: they are not there, or what they say is no number at or above 0.
     """
+    if not source.exists():
+        raise ModelError(f"{source}: no such weights; expected a .safetensors file, or a folder "
+                         "with them")  # fmt: skip
     found = None
     for file in [source] if source.is_file() else weights_in(source):
         text = _metadata(file).get(LEARNED_T)
