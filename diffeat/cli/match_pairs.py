@@ -162,7 +162,9 @@ def _bound(targets: Any, stores: Sequence[Any], values: dict[str, Any], **cells:
     from diffeat.search.matching import bind
 
     outside = "wrong" if values["outside"] == "wrong" else "refuse"
-    return bind(targets, stores, outside=outside, missing=values["missing"], **cells)
+    found = bind(targets, stores, outside=outside, missing=values["missing"], **cells)
+    found.warn_of_targets_seen()
+    return found
 
 
 def _of_model(stack: ExitStack, names: Sequence[str], targets: Any, values: dict[str, Any]) -> Any:

@@ -84,6 +84,7 @@ class Matching(Judge):
     ):
         if part is None:
             part = split_pairs(*zip(*bound.groups, strict=True), fractions, seed)[0]
+        bound.warn_of_targets_seen(np.asarray(part) == TEST)
         source = bound.stores[0].model["name"] if source is None else source
         super().__init__({}, bound.groups, part, source, bound.identity)
         self.bound, self.convention = bound, convention or Convention()
