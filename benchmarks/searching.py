@@ -49,6 +49,7 @@ from diffeat.search.matching.geometry import (
     recall_of,
     unmoved,
 )
+from diffeat.search.matching.rules import described
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
@@ -79,6 +80,7 @@ __all__ = [
     "cells_in",
     "chance",
     "clip_cells",
+    "described",
     "frame_rows",
     "match_planes",
     "plane_of",

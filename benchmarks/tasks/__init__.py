@@ -8,6 +8,7 @@ from benchmarks.tasks.base import Place, Task
 from benchmarks.tasks.classification import Classification
 from benchmarks.tasks.geometry import Geometry
 from benchmarks.tasks.matching import Matching
+from benchmarks.tasks.mixing import Mixing
 from benchmarks.tasks.video import Video
 from diffeat.errors import SpecError, nearest
 
@@ -15,6 +16,7 @@ __all__ = ["TASKS", "Place", "Task", "task_named"]
 
 TASKS: dict[str, Task] = {
     "classification": Classification(), "matching": Matching(), "geometry": Geometry(),
+    "mixing": Mixing(),
     "video": Video(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""

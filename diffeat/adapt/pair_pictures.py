@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from diffeat.adapt.forward import NoisyFeatures
 from diffeat.coords import Placement
 from diffeat.errors import SourceError, SpecError
 from diffeat.extraction.noising import noise_names, seeded_by_content
-from diffeat.images import PictureBatch, load_batches
+from diffeat.images import PictureBatch, Source, load_batches
 from diffeat.targets.pairs import PairTargets
 from probes.batches import Batch
 from probes.objectives import Objective
@@ -89,7 +90,7 @@ class PairPictures:
         spans = [(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
         plan = self.noisy.plan
         loaded = load_batches(
-            self.source.take(rows), spans, plan.size, plan.spec.fit, plan.spec.resample,
+            _Ordered(self.source, rows), spans, plan.size, plan.spec.fit, plan.spec.resample,
             self.workers,
         )  # fmt: skip
         for batch, (start, stop) in zip(loaded, spans, strict=True):
@@ -124,6 +125,17 @@ class PairPictures:
         down = at.input_size[0] / self.grid[0] / abs(at.sy)
         told = np.broadcast_to([across, down, reference], (len(points), 3))
         return np.concatenate([at.to_map(points, self.grid), told], 1)
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """Pictures of a source in an order in which one may stand several times."""
+
+    source: Source
+    rows: np.ndarray
+
+    def load(self, index: int) -> Any:
+        return self.source.load(int(self.rows[index]))
 
 
 def _placement(batch: PictureBatch, row: int) -> Placement:

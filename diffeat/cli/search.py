@@ -41,6 +41,12 @@ from diffeat.cli.search_pairs import (
     pair_choice,
     pairs_options,
 )
+from diffeat.cli.search_policy import (
+    check_policy_options,
+    policy_options,
+    with_seen,
+    write_policy,
+)
 from diffeat.cli.spec_options import check_recipe_option, spec_of, spec_options
 from diffeat.cli.surface_shown import html_option, write_surface_html
 from diffeat.errors import SpecError
@@ -50,14 +56,14 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
         "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
 SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
-          "agent", "selectors", "mixer", "out", "csv_path", "png_path", "html_path", "save_path",
-          "test", "test_labels", "groups")  # fmt: skip
+          "agent", "selectors", "mixer", "policy", "policy_sees", "policy_png", "out", "csv_path",
+          "png_path", "html_path", "save_path", "test", "test_labels", "groups")  # fmt: skip
 """Options that need scores, hence labels."""
 NOT_KEPT = "nothing is kept; with --out FOLDER finished cells are, and a second run goes on"
 FEATURES = (".h5", ".hdf5")
 """What names of feature files end in."""
 UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pulls",
-         "mixer": "steps"}  # fmt: skip
+         "mixer": "steps", "policy": "t"}  # fmt: skip
 """What a strategy goes through, other than cells."""
 
 
@@ -103,6 +109,7 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
               "side by side: validation, test, cost.")  # fmt: skip
 @option("--mixer", is_flag=True, help="Also the trained mixer alone; of matching on the pairs of a "
               "training part (--split 0.6,0.2,0.2), which --save then keeps.")  # fmt: skip
+@policy_options
 @option("--memory", default="2GiB", show_default=True, callback=byte_count,
               help="Bound for features in memory.")  # fmt: skip
 @option("--out", type=OutputPath(folder=True), help="Folder that keeps "
@@ -151,6 +158,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
 
     kind = task_kind(values["task"])
     check_pairs_options(kind)
+    check_policy_options(values)
     values["targets"] = target_choice(values)
     if values["score"] == "knn" and any(k % 1 for k in values["penalties"] or ()):
         raise click.UsageError("-C of knn: expected whole numbers such as 5,10")
@@ -165,7 +173,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         frequency=values["cutoff"] if values["frequency"] and (from_file or kind.maps) else None,
         **{
             name: values[name]
-            for name in ("pairs", "halving", "agent", "selectors", "mixer", "seed", "out")
+            for name in ("pairs", "halving", "agent", "selectors", "mixer", "policy", "seed", "out")
         },
     )
     left = f"finished cells are kept in {options.out}; run the same command again"
@@ -176,6 +184,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
             return _print_guess(ready[0], what, spec, as_json, spec_path)
         if values["save_path"]:
             _check_kept(judge, kind, values)
+        options = with_seen(options, judge, [what, second], values)
         report = run_search(
             judge,
             options,
@@ -201,6 +210,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
     if judge.few:
         warn(judge.few)
     _write(report, spec, judge, csv_path, png_path, spec_path)
+    write_policy(report, judge, values["policy_png"])
 
 
 def _check_kept(judge, kind, values: dict) -> None:
@@ -373,6 +383,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
     if features.class_map:
         note(f"classes of {what} {features.class_map.text}")
+    values["sources"] = features.sources
     judge, ready = kind.from_model(features, _choices(values, values["device"]), labels), []
     if values["frequency"]:
         seen = np.flatnonzero(np.isin(judge.part, (TRAIN, VALIDATION)))

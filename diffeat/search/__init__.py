@@ -27,6 +27,7 @@ from diffeat.search.live import LiveFeatures, live_frequency, live_task
 from diffeat.search.measure import Measure
 from diffeat.search.mixing import Mixed, train_mixer
 from diffeat.search.multilabel import Multilabel
+from diffeat.search.policy import Policy, Seen, run_policy, thumbnails
 from diffeat.search.regression import Regression
 from diffeat.search.repeats import Repeats, repeat_surface
 from diffeat.search.report import SearchReport
@@ -50,11 +51,12 @@ __all__ = [
     "LEFT_OUT", "MEMORY", "PENALTIES", "SCORES", "TEST", "TRAIN", "VALIDATION",
     "Bandit", "Cell", "CellPairs", "CellSets", "Choice", "Classification", "Finding",
     "FrequencyGuess", "Grid", "Halving", "Journal", "Judge", "LiveFeatures", "Made", "Measure",
-    "Mix", "Mixed", "Multilabel", "Outcome", "Regression", "Repeats", "Score", "SearchOptions",
-    "SearchReport", "Selection", "Strategy", "Surface", "Task",
+    "Mix", "Mixed", "Multilabel", "Outcome", "Policy", "Regression", "Repeats", "Score",
+    "SearchOptions", "SearchReport", "Seen", "Selection", "Strategy", "Surface", "Task",
     "about_head", "ask", "ask_test", "best_pairs", "frequency_guess", "greedy_sets",
     "guess_frequency", "high_frequency_ratio", "keep_head", "live_frequency", "live_task",
-    "load_head", "made_of", "probe_surface", "repeat_surface", "run_bandit", "run_search",
+    "load_head", "made_of", "probe_surface", "repeat_surface", "run_bandit",
+    "run_policy", "run_search",
     "score_of", "search_surface", "spec_of_cells", "split_by_hash", "split_groups", "split_pairs",
-    "successive_halving", "task_from_store", "train_mixer", "write_best_spec",
+    "successive_halving", "task_from_store", "thumbnails", "train_mixer", "write_best_spec",
 ]  # fmt: skip

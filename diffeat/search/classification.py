@@ -15,13 +15,15 @@ from diffeat.search.intervals import few_text
 from diffeat.search.judge import Candidate, Judge, Mix, Outcome, Trained, cells_in
 from diffeat.search.measure import SHARE, Measure
 from diffeat.search.reading import SLAB_BYTES, Sliced
-from diffeat.search.scores import Function, Score, score_of
+from diffeat.search.scores import Function, Logistic, Score, score_of
 from diffeat.search.splits import TEST, TRAIN, VALIDATION
 from diffeat.search.targeted import other_kind
 from diffeat.search.tasks import CellKey, Task, check_parts, readable
 from probes.standardise import standardised
 
 MIXER_EPOCHS, MIXER_PATIENCE, MIXER_RATE = 100, 15, 2e-3
+LEAST = 1e-6
+"""Probability of the truth below which a reward falls no further."""
 
 
 class Classification(Judge):
@@ -180,6 +182,40 @@ class Classification(Judge):
         if self.made is None:
             raise SpecError(f"{self.source}: what the features were made of is not known, so a "
                             "head of them cannot be kept")  # fmt: skip
+
+    # rewards of single pictures
+
+    @property
+    def reward_name(self) -> str:
+        if type(self.score).head is Score.head:
+            return ""
+        return "log p(truth)" if isinstance(self.score, Logistic) else "share right"
+
+    def rewards(
+        self, cell: CellKey, setting: float | None, fitted: np.ndarray, scored: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What single pictures are worth in a cell, for what chooses picture by picture.
+
+        Args:
+            setting: what validation chose of the cell.
+            fitted, scored: (N,) bool: what is learnt from, and what is rewarded.
+
+        Returns:
+            (n,) rewards of the scored pictures, higher is better: log p(truth) of a logistic probe,
+            at least log 1e-6, of others whether it is right. And (n,) whether it is right.
+        """
+        X, y = self.task.matrix(cell, fitted), self.labels[fitted]
+        head, truth = self.score.head(X, y, setting), self.labels[scored]
+        X = self.task.matrix(cell, scored)
+        if not isinstance(self.score, Logistic):
+            right = (head.predict(X) == truth).astype(np.float64)
+            return right, right
+        p = np.asarray(head.predict_proba(X), np.float64)  # (n, K)
+        place = np.searchsorted(head.classes_, truth).clip(max=p.shape[1] - 1)
+        known = head.classes_[place] == truth  # training may lack a class
+        of_truth = np.where(known, p[np.arange(len(p)), place], 0.0)
+        right = (head.classes_[p.argmax(1)] == truth).astype(np.float64)
+        return np.log(of_truth.clip(min=LEAST)), right
 
     def _both(self, cell: CellKey, known: np.ndarray, tested: np.ndarray) -> list[np.ndarray]:
         return [self.task.matrix(cell, rows) for rows in (known, tested)]

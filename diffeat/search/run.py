@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from diffeat.search.halving import successive_halving
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Judge
 from diffeat.search.mixing import train_mixer
+from diffeat.search.policy import Seen, check_policy, run_policy
 from diffeat.search.repeats import repeat_surface
 from diffeat.search.report import SearchReport
 from diffeat.search.sets import best_pairs, check_pairs, check_sets, greedy_sets
@@ -58,6 +59,8 @@ class SearchOptions:
         selectors: also a mixer, of a judge that `mixes`, and a settled agent, beside the grid
             in one table.
         mixer: also a mixer alone.
+        policy: also a policy that chooses a t for each picture.
+        seen: what it looks at; None takes the features of the smallest t.
         seed: of random splits, subsets and weights.
         memory: bytes for features while they are fitted.
         out: folder that keeps finished cells, or None.
@@ -72,6 +75,8 @@ class SearchOptions:
     agent: str = "ucb1"
     selectors: bool = False
     mixer: bool = False
+    policy: bool = False
+    seen: Seen | None = field(default=None, repr=False)
     seed: int = 0
     memory: int = MEMORY
     out: Path | None = None
@@ -107,6 +112,9 @@ class SearchOptions:
             options = {"pulls": pulls, "agent": self.agent, "settle": self.selectors}
             run = partial(run_bandit, **options, seed=seed)
             chosen.append(Strategy("bandit", run, partial(check_pulls, **options)))
+        if self.policy:
+            run = partial(run_policy, seen=self.seen, seed=seed)
+            chosen.append(Strategy("policy", run, partial(check_policy, seen=self.seen)))
         if (self.selectors or self.mixer) and (judge.mixes or self.mixer):
             chosen.append(Strategy("mixer", partial(train_mixer, seed=seed)))
         return chosen

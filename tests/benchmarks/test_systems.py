@@ -40,6 +40,8 @@ SYSTEMS = (
     System("attention", "AttentionProbe", arguments=SMALL),
     System("DifFormer", "DifFormerProbe", "all", SMALL),
     System("mixer", "MixerProbe", "all", {**SHORT, "width": 16}),
+    System("hyperfeatures", "HyperfeatureMixer", "all",
+           {"width": 8, "size": 2, "steps": 4, "epochs": 2, "batch_size": 32}),
     System("any t", "ddae-noise-conditional", "best block", SHORT),
     System("alone", "Frozen", {"blocks": ["mid"], "timesteps": [20]},
            {"epochs": 1, "flip": False}),
@@ -93,7 +95,7 @@ def plain(folder, result):
 class TestHeads:
     def test_all_are_there(self, result):
         assert [system["name"] for system in result["systems"]] == [one.name for one in SYSTEMS]
-        assert [len(system["runs"]) for system in result["systems"]] == 4 * [1] + [2] + 5 * [1]
+        assert [len(system["runs"]) for system in result["systems"]] == 4 * [1] + [2] + 6 * [1]
 
     @pytest.mark.parametrize(("name", "side"), [("linear, 1×1", 1), ("linear, 2×2", 2)])
     def test_linear_is_that_of_scikit_learn(self, runs, plain, name, side):
@@ -385,8 +387,8 @@ class TestPage:
         (tmp_path / "heads.json").write_text(json.dumps(result), "utf-8")
         text = page(tmp_path)
         histories = [one["runs"][0].get("history", []) for one in result["systems"]]
-        assert [len(history) for history in histories] == [0, 0, 0, 0, 2, 2, 2, 2, 2, 1]
-        assert text.count("<polyline") == 5
+        assert [len(history) for history in histories] == [0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 1]
+        assert text.count("<polyline") == 6
         for numbers in re.findall(r"points='([^']*)'", text):
             points = np.array([[float(v) for v in pair.split(",")] for pair in numbers.split()])
             assert (points >= 0).all()

@@ -19,7 +19,7 @@ from benchmarks.tasks.classification.file import System
 from diffeat.adapt import DifFeed, FineTuning
 from diffeat.errors import SpecError
 from diffeat.progress import counted
-from probes.aggregate import MixerProbe
+from probes.aggregate import HyperfeatureMixer, MixerProbe
 from probes.training import mirror
 
 PARTS = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
@@ -181,6 +181,23 @@ def train_network(
     return {**run, "best_epoch": head.best_epoch_, "history": head.history_}
 
 
+def train_mixer(
+    make: Callable[..., Any], bench: Bench, cells: Sequence[CellKey], arguments: Arguments,
+    seed: int,
+) -> Trained:  # fmt: skip
+    """A mixer of maps, trained for the classes; the best epoch is chosen on validation."""
+    mixer = _made(make, arguments, bench.device, seed)
+    X, y, _ = many_cells(bench, cells, TRAIN)
+    held, test = (many_cells(bench, cells, part)[:2] for part in (VALIDATION, TEST))
+    mixer.fit(X, y, objective="classification", validation=held)
+    weights = [[*cell, float(weight)] for cell, weight in mixer.weights_.items()]
+    return {
+        "validation": mixer.score(*held), "test": mixer.score(*test), "weights": weights,
+        "parameters": sum(weight.numel() for weight in mixer.module_.parameters()),
+        "best_epoch": mixer.best_epoch_, "history": mixer.history_,
+    }  # fmt: skip
+
+
 def _made(make: Callable[..., Any], arguments: Arguments, device: str, seed: int) -> Any:
     head = make(**_estimator_arguments(arguments))
     if "random_state" in head.get_params():
@@ -265,6 +282,11 @@ HEADS: Mapping[str, Head] = MappingProxyType({
     "Frozen": _on_pictures(frozen),
     "FineTuning": _on_pictures(FineTuning),
     "DifFeed": _on_pictures(DifFeed),
+    "HyperfeatureMixer": Head(
+        partial(train_mixer, HyperfeatureMixer),
+        lambda values: HyperfeatureMixer(**_estimator_arguments(values)),
+        partial(_keyed_estimator, HyperfeatureMixer),
+    ),
     **{kind.__name__: _estimator(kind, give) for kind, give in ESTIMATORS.items()},
     **{name: _estimator(partial(probes.preset, name), ESTIMATORS[preset.head])
        for name, preset in probes.PRESETS.items()},

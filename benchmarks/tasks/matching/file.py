@@ -65,9 +65,14 @@ class MeasuredBenchmark(Benchmark):
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise SpecError(f"{where}: two models are called {twice[0]!r}; give one a label")
         for one in self.published:
-            if one.beside not in ("", *names):
+            if one.beside not in ("", *self.beside):
                 raise SpecError(f"{where}: a published figure beside {one.beside!r}; expected "
-                                f"{', '.join(names)}, or none")  # fmt: skip
+                                f"{', '.join(self.beside)}, or none")  # fmt: skip
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Rows that published figures may stand beside."""
+        return tuple(one.shown for one in self.models)
 
     def check_specs(self) -> None:
         """SpecError, before anything is computed, for what no model can be asked."""

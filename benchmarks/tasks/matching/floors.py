@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,12 +76,22 @@ def _sizes(targets: PairTargets) -> dict[str, np.ndarray]:
 def _counted(
     targets: PairTargets, found: Any, sizes: Sequence[np.ndarray], *, alphas: Any, conventions: Any
 ) -> PCK:
-    pck = PCK(alphas, conventions)
-    for pair, (points, size) in enumerate(zip(found, sizes, strict=True)):
+    size_of = dict(zip(targets.target, sizes, strict=True))
+    return count_points(PCK(alphas, conventions), targets, found, size_of)
+
+
+def count_points(pck: PCK, targets: PairTargets, found: Any, sizes: Mapping[str, Any]) -> PCK:
+    """Count what was found of all pairs.
+
+    Args:
+        found: (n, 2) x, y of each pair, in order.
+        sizes: picture id → H, W in pixels.
+    """
+    for pair, points in enumerate(found):
         truth = targets.truth(pair)
         pck.update(
-            points, truth.target_points, size=tuple(size), box=truth.target_box,
-            picture=targets.target[pair], category=targets.categories[pair],
-            groups=targets.groups[pair],
+            points, truth.target_points, size=tuple(sizes[targets.target[pair]]),
+            box=truth.target_box, picture=targets.target[pair],
+            category=targets.categories[pair], groups=targets.groups[pair],
         )  # fmt: skip
     return pck

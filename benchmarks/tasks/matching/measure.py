@@ -82,11 +82,12 @@ class Run:
         """All rows, one after the other; what the JSON holds."""
         for row, backbone in models_of(self.benchmark, self.place, self.missing):
             self._matched(row, backbone)
+        self._more()
         with self.place.stages("rows without a model"):
             self._without_models()
         floor = self.counted[FLOOR]
         for one in self.rows:
-            one["above"] = {name: _above(found, floor[name], self.benchmark)
+            one["above"] = {name: difference(found, floor[name], self.benchmark)
                             for name, found in self.counted[one["label"]].items()}  # fmt: skip
         chooses, report = self.sets.chooses, self.sets.report
         return {
@@ -102,6 +103,9 @@ class Run:
             "finished": {"found": self.journal.found, "computed": self.journal.computed,
                          "versions": sorted(self.journal.versions)},
         }  # fmt: skip
+
+    def _more(self) -> None:
+        """Rows that other tasks put behind those of the models."""
 
     def _matched(self, row: Row, backbone: Backbone) -> None:
         """The cell that is best on the pairs that choose, and the best set, on all other pairs."""
@@ -164,12 +168,12 @@ class Run:
     def _add(self, label: str, kind: str, found: dict[str, PCK], cells: Any = (),
              selected: float | None = None, **others: Any) -> None:  # fmt: skip
         self.counted[label] = found
-        scores = {name: _numbers(one, self.benchmark) for name, one in found.items()}
+        scores = {name: numbers(one, self.benchmark) for name, one in found.items()}
         self.rows.append({"label": label, "kind": kind, "cells": [list(cell) for cell in cells],
                           "selected": selected, "scores": scores, **others})  # fmt: skip
 
 
-def _numbers(found: PCK, benchmark: MatchingBenchmark) -> list[dict[str, Any]]:
+def numbers(found: PCK, benchmark: MatchingBenchmark) -> list[dict[str, Any]]:
     """PCK by every convention and alpha, with intervals: groups of both pictures drawn anew."""
     numbers = []
     for way in benchmark.conventions:
@@ -182,11 +186,20 @@ def _numbers(found: PCK, benchmark: MatchingBenchmark) -> list[dict[str, Any]]:
     return numbers
 
 
-def _above(found: PCK, floor: PCK, benchmark: MatchingBenchmark) -> list[dict[str, Any]]:
-    """How many more of all points than the floor's are found, on the same draws of groups."""
-    if _groups(found) < 2:
+def difference(mine: PCK, theirs: PCK, benchmark: MatchingBenchmark) -> list[dict[str, Any]]:
+    """How many more of all points are found, on the same draws of groups.
+
+    Where one has counted the pairs several times, such as for several seeds, so does the other.
+    """
+    times = len(mine) // len(theirs)
+    if _groups(mine) < 2 or len(mine) != times * len(theirs):
         return []
-    ends = found.interval(AGGREGATES[0], benchmark.conventions[0], other=floor)
+    other = theirs
+    if times > 1:
+        other = PCK(theirs.alphas, theirs.conventions)
+        for _ in range(times):
+            other.load(theirs.state)
+    ends = mine.interval(AGGREGATES[0], benchmark.conventions[0], other=other)
     return [{"alpha": alpha, "difference": one.value, "low": one.low, "high": one.high}
             for alpha, one in ends.items()]  # fmt: skip
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from benchmarks.features import Pictures
-from benchmarks.searching import VALIDATION, split_pairs
+from benchmarks.searching import TRAIN, VALIDATION, split_pairs
 from benchmarks.tasks.matching.file import MatchingBenchmark
 from diffeat.errors import SpecError
 from diffeat.images import Source
@@ -24,12 +25,14 @@ class Sets:
         report: pairs of the report.
         also: further pairs, that the chosen cells are tried on.
         apart: pairs of `select` that were left out, since their groups lie on two sides.
+        others: pairs of `select` none of whose groups chooses; None without `select`.
     """
 
     chooses: PairTargets | None
     report: PairTargets
     also: tuple[PairTargets, ...] = ()
     apart: int = 0
+    others: PairTargets | None = None
 
     @classmethod
     def open(cls, benchmark: MatchingBenchmark) -> Sets:
@@ -45,13 +48,14 @@ class Sets:
         everything, share = opened(benchmark.select), benchmark.select_share
         part, apart = split_pairs(*zip(*everything.groups, strict=True), (1 - share, share, 0.0))
         chooses = everything.take(np.flatnonzero(part == VALIDATION))
+        others = everything.take(np.flatnonzero(part == TRAIN))
         both = names_in(chooses) & names_in(report)
         if both:
             raise SpecError(
                 f"benchmark {benchmark.name}: {len(both)} groups, such as {min(both)!r}, are in "
                 f"{benchmark.select} and in {benchmark.pairs}; expected other ones to choose by"
             )
-        return cls(chooses, report, also, apart)
+        return cls(chooses, report, also, apart, others)
 
     @property
     def reported(self) -> tuple[PairTargets, ...]:
@@ -60,8 +64,13 @@ class Sets:
 
     def pictures(self) -> Pictures:
         """Pictures of the pairs, each once; those of each set in a source of their own."""
+        return self.pictures_of((self.chooses, *self.reported))
+
+    @staticmethod
+    def pictures_of(sets: Iterable[PairTargets | None]) -> Pictures:
+        """The same of any sets, in their order."""
         sources, seen = [], set()
-        for targets in (self.chooses, *self.reported):
+        for targets in sets:
             if targets is not None and (source := touched(targets, seen)) is not None:
                 sources.append(source)
                 seen |= set(source.ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.published import Notes, left_out
@@ -14,6 +14,8 @@ READ_OUT = (
     "picture's own size, has the largest cosine with that of the point."
 )
 OTHERS = ("floor", "pixels")
+SHOWN = 4
+"""Cells that are named one by one."""
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -81,16 +83,24 @@ def above_lines(result: dict[str, Any], name: str) -> list[str]:
         found = {row["label"]: row["above"][name][place] for row in rows if row["above"][name]}
         floor = next(row for row in result["rows"] if row["label"] == result["floor"])
         value = _number(floor, name, "point", alpha)["value"]
-        kinds = {
-            "Above it": [label for label, one in found.items() if one["low"] > 0],
-            "below it": [label for label, one in found.items() if one["high"] < 0],
-            "neither, by the interval of the difference": [
-                label for label, one in found.items() if one["low"] <= 0 <= one["high"]],
-        }  # fmt: skip
-        said = "; ".join(f"{kind}: {', '.join(labels) or 'none'}" for kind, labels in kinds.items())
         lines.append(f"PCK@{alpha:g} of {result['floor']}, which sees no picture, is "
-                     f"{_percent(value)} per point. {said}.")  # fmt: skip
+                     f"{_percent(value)} per point. {sides_text(found)}.")  # fmt: skip
     return lines
+
+
+def sides_text(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Which rows lie above, below and at something, by the intervals of their differences to it.
+
+    Args:
+        found: label → low and high.
+    """
+    kinds = {
+        "Above it": [label for label, one in found.items() if one["low"] > 0],
+        "below it": [label for label, one in found.items() if one["high"] < 0],
+        "neither, by the interval of the difference": [
+            label for label, one in found.items() if one["low"] <= 0 <= one["high"]],
+    }  # fmt: skip
+    return "; ".join(f"{kind}: {', '.join(labels) or 'none'}" for kind, labels in kinds.items())
 
 
 def _table(result: dict[str, Any], name: str, notes: Notes) -> Table:
@@ -132,7 +142,10 @@ def _conventions_table(result: dict[str, Any]) -> Table:
 
 
 def cells_text(cells: list[list[Any]]) -> str:
-    """ "up.0.res.0, t = 20"; several with a plus between them."""
+    """ "up.0.res.0, t = 20"; several with a plus between them, of many how many there are."""
+    if len(cells) > SHOWN:
+        blocks, steps = ({cell[k] for cell in cells} for k in (0, 1))
+        return f"{len(cells)} cells: {len(blocks)} blocks, {len(steps)} t"
     return " + ".join(block if block == "pixels" else f"{block}, t = {format_t(t)}"
                       for block, t in cells)  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.published import Notes, left_out
 from benchmarks.sections import Beside, Picture, Section, Table, Text
 from benchmarks.tasks.classification.tables import percent
-from benchmarks.tasks.matching.tables import cells_text, heat
+from benchmarks.tasks.matching.tables import cells_text, heat, sides_text
 
 WHAT = {
     "masks": "J (overlap) and F (contours within .008 of the diagonal), means over objects; the "
@@ -84,16 +84,9 @@ def above_lines(result: dict[str, Any]) -> list[str]:
     if not rows:
         return ["There is one clip: nothing can be said of what is above the floor."]
     floor = next(row for row in result["rows"] if row["label"] == result["floor"])
-    kinds = {
-        "Above it": [label for label, one in rows.items() if one["low"] > 0],
-        "below it": [label for label, one in rows.items() if one["high"] < 0],
-        "neither, by the interval of the difference": [
-            label for label, one in rows.items() if one["low"] <= 0 <= one["high"]],
-    }  # fmt: skip
-    said = "; ".join(f"{kind}: {', '.join(labels) or 'none'}" for kind, labels in kinds.items())
     name, value = result["measures"][0], floor["scores"][0]["value"]
     return [f"{name} of labels that stay where they are, which sees no picture, is "
-            f"{percent(value)} %. {said}."]  # fmt: skip
+            f"{percent(value)} %. {sides_text(rows)}."]  # fmt: skip
 
 
 def _table(result: dict[str, Any], notes: Notes) -> Table:
