@@ -148,15 +148,12 @@ class TestMask:
             assert answer.code == 0, answer.err
             return [read(out / f"{k:05d}.png") for k in range(COUNT)]
 
-        wanted = by_hand(stored)
-        np.testing.assert_array_equal(masks(stored, place / "clips/bear"), wanted)
+        np.testing.assert_array_equal(masks(stored, place / "clips/bear"), by_hand(stored))
         cache = tmp_path / "cache.h5"
-        asked = (*CLEAN, "--cache", cache)
-        np.testing.assert_array_equal(masks(MODEL, place / "clips/bear", *asked), wanted)
-        assert cache.is_file()
         path = write_video(tmp_path / "bear.mp4", moving_square(COUNT, step=STEP)[0])
-        for labels, mask in zip(masks(MODEL, path, *CLEAN), moving_square(COUNT, step=STEP)[1],
-                                strict=True):  # fmt: skip
+        found = masks(MODEL, path, *CLEAN, "--cache", cache)
+        np.testing.assert_array_equal(found, by_hand(cache))
+        for labels, mask in zip(found, moving_square(COUNT, step=STEP)[1], strict=True):
             assert (labels & mask).sum() / (labels | mask).sum() > 0.7
 
     def test_a_file_of_single_pictures(self, diffeat, place, first, tmp_path):
@@ -231,21 +228,27 @@ class TestRefused:
             (("bear", "--mask", "SMALL"), 2, "expected the 64×48 pixels of bear#000"),
             (("bear", "--mask", "EMPTY"), 2, "shows no object"),
             (("bear", "--mask", "COLOUR"), 1, "holds colours"),
+            (("bear", "--mask", "LOSSY"), 1, "is a JPEG, which changes labels"),
+            (("bear", "--mask", "OTHER", "--truth", "TRUTH"), 2, "shows none of the objects [200]"),
+            (("bear", "--mask", "FIRST", "--truth", "TRUTH", "-o", "TRUTH"), 2, "the true masks"),
+            (("bear", "--mask", "IN", "-o", "TRUTH"), 2, "holds the first mask, which could be"),
+            (("CLIP", "--mask", "FIRST", "-o", "CLIP"), 2, "holds the frames, which could be"),
             (("bear", "--mask", "FIRST", "--truth", "."), 1, "0 masks for 6 frames"),
             (("a", "b", "--mask", "FIRST", "--last", "3"), 2, "--last: not for two pictures"),
         ],
     )
     def test_what_cannot_be_meant(
-        self, diffeat, stored, first, tmp_path, monkeypatch, asked, code, message
+        self, diffeat, stored, place, first, tmp_path, monkeypatch, asked, code, message
     ):
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
         mask = Image.fromarray(read(first))
         made = {"FIRST": mask, "SMALL": mask.resize((32, 24)), "COLOUR": mask.convert("RGB"),
-                "EMPTY": Image.new("P", mask.size)}  # fmt: skip
-        names = {}
+                "EMPTY": Image.new("P", mask.size), "LOSSY": mask.convert("L"),
+                "OTHER": Image.fromarray(read(first) * 200)}  # fmt: skip
+        names = {"TRUTH": place / "truth", "IN": first, "CLIP": place / "clips/bear"}
         for name, image in made.items():
-            names[name] = tmp_path / f"{name}.png"
+            names[name] = tmp_path / f"{name}.{'jpg' if name == 'LOSSY' else 'png'}"
             image.save(names[name])
         answer = diffeat("match", stored, *(names.get(one, one) for one in asked))
         assert (answer.code, message in answer.err) == (code, True), answer.err

@@ -62,8 +62,11 @@ def match_frames(what: str, frames: str, from_file: bool, values: dict[str, Any]
     how = propagator_of(values) if by_mask else matcher_of(values)
     if by_mask and values["output"]:
         make_ready(values["output"], folder=True)
+    source = _clip_at(frames)
+    if by_mask and values["output"]:
+        _check_output(values["output"], values, source)
     with ExitStack() as stack:
-        one = (_of_file if from_file else _of_model)(stack, what, frames, values)
+        one = (_of_file if from_file else _of_model)(stack, what, frames, source, values)
         report = (_follow_mask if by_mask else _follow_points)(one, how, values)
         _draw(one, values)
     if values["as_json"]:
@@ -85,14 +88,26 @@ def _how_text(how: Any) -> str:
     return f"LabelPropagator({', '.join(f'{k}={v}' for k, v in shown.items() if v is not None)})"
 
 
-def _of_file(stack: ExitStack, what: str, frames: str, values: dict[str, Any]) -> Followed:
+def _check_output(folder: Path, values: dict[str, Any], source: Any) -> None:
+    """SpecError where masks would be written over what they are made of or compared with."""
+    inputs = {"the first mask": values["mask"].parent, "the true masks": values["truth"]}
+    if source is not None:
+        inputs["the frames"] = source.frames[0][0].parent
+    for name, place in inputs.items():
+        if place is not None and place.resolve() == folder.resolve():
+            raise SpecError(f"-o {folder} holds {name}, which could be written over; name another "
+                            "folder for the masks")  # fmt: skip
+
+
+def _of_file(
+    stack: ExitStack, what: str, frames: str, source: Any, values: dict[str, Any]
+) -> Followed:
     """The clip in a feature file: by its name there, or by where it lies."""
     from diffeat.search.clips import clip_cells, frame_rows, frames_in
     from diffeat.store import FeatureStore, find_originals
 
     refuse_options_of_models(what, values)
     store = stack.enter_context(FeatureStore(what))
-    source = _clip_at(frames)
     if source is None:
         ids, names = frames_in(store, frames), ()
     else:
@@ -118,7 +133,9 @@ def _of_file(stack: ExitStack, what: str, frames: str, values: dict[str, Any]) -
     return Followed(what, frames, ids, cells, load)
 
 
-def _of_model(stack: ExitStack, what: str, frames: str, values: dict[str, Any]) -> Followed:
+def _of_model(
+    stack: ExitStack, what: str, frames: str, source: Any, values: dict[str, Any]
+) -> Followed:
     """The clip, whose features are computed now."""
     from diffeat.backbones import ModelRequest
     from diffeat.extraction import Plan
@@ -126,7 +143,6 @@ def _of_model(stack: ExitStack, what: str, frames: str, values: dict[str, Any]) 
     from diffeat.noise import plain_t
     from diffeat.search.clips import clip_cells, frame_rows
 
-    source = _clip_at(frames)
     if source is None:
         raise SpecError(f"{frames!r} is no folder of frames, video or named set with one clip")
     spec = named(spec_of_maps(what, values), values["category"])
@@ -180,6 +196,9 @@ def _follow_mask(one: Followed, propagator: Any, values: dict[str, Any]) -> dict
     mask, palette = read_mask(values["mask"], size, one.frames[0])
     truth = _truth_of(values["truth"], one) if values["truth"] else None
     objects = [int(k) for k in np.unique(mask) if k]
+    if truth and objects and not _of_objects(truth[0], objects, size).any():
+        raise SpecError(f"{truth[0]} shows none of the objects {objects} of {values['mask']}; "
+                        "expected a true mask with the same numbers")  # fmt: skip
     scores, places = VideoScores(), set(_shown(one, values))
     with told():
         for place, labels in enumerate(_counted(propagator.propagate(one.cells, mask), one)):

@@ -30,6 +30,8 @@ TURNS = {
 FRAMES = ("upright", "stored")
 LABELS = ("1", "L", "P", "I;16", "I")
 """Pillow's modes of pictures that hold one whole number a pixel."""
+LOSSY = ("JPEG", "MPO")
+"""Pillow's formats that keep numbers by and large."""
 
 
 def stored_size(picture: str | Path | BinaryIO) -> tuple[Size, int]:
@@ -62,7 +64,8 @@ def read_labels(path: str | Path) -> tuple[np.ndarray, list[int] | None]:
         (H, W) whole numbers; and the palette of an indexed one, 768 numbers, or None.
 
     Raises:
-        PictureError: it cannot be read, or holds colours and no labels.
+        PictureError: it cannot be read, or holds colours and no labels, or JPEG's nearly equal
+            numbers.
     """
     try:
         with Image.open(path) as image:
@@ -72,6 +75,10 @@ def read_labels(path: str | Path) -> tuple[np.ndarray, list[int] | None]:
     if image.mode not in LABELS:
         raise PictureError(
             str(path), f"holds colours ({image.mode}); expected a PNG with one label a pixel"
+        )
+    if image.format in LOSSY:
+        raise PictureError(
+            str(path), f"is a {image.format}, which changes labels by a little; expected a PNG"
         )
     labels = np.asarray(image)
     labels = labels.astype(np.uint8) if labels.dtype == bool else labels

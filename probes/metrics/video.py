@@ -111,8 +111,9 @@ class VideoScores:
     """J, F and their mean of clips whose frames come one by one, object by object.
 
     The first frame, which is given, and the last are left out, as in DAVIS. The objects of a
-    sequence are those that its truth shows in any frame that came; where neither mask has an object
-    both measures are 1. What is kept is two numbers a frame and object.
+    sequence are those that its first true mask shows, as in DAVIS' own evaluation: what comes later
+    was given to nobody. Where neither mask has an object both measures are 1. What is kept is two
+    numbers a frame and object.
 
     Args:
         bound: see `contour_accuracy`.
@@ -127,7 +128,7 @@ class VideoScores:
             raise ValueError(f"skip={skip}; expected frames at the start and at the end, >= 0")
         self.bound, self.skip = float(bound), (int(skip[0]), int(skip[1]))
         self._frames: dict[str, list[dict[int, tuple[float, float]]]] = {}
-        self._objects: dict[str, set[int]] = {}
+        self._objects: dict[str, list[int]] = {}
 
     def update(self, sequence: str, found: Any, truth: Any) -> None:
         """Count the next frame of a sequence, its first and last one, too.
@@ -142,11 +143,11 @@ class VideoScores:
         found, truth = np.asarray(found), np.asarray(truth)
         _masks(found, truth)
         frames = self._frames.setdefault(str(sequence), [])
-        true = set(np.unique(truth).tolist()) - {0}
-        self._objects.setdefault(str(sequence), set()).update(true)
+        if not frames:
+            self._objects[str(sequence)] = [one for one in np.unique(truth).tolist() if one]
         scores = {}
         if len(frames) >= self.skip[0]:
-            for one in sorted(true | set(np.unique(found).tolist()) - {0}):
+            for one in self._objects[str(sequence)]:
                 ours, theirs = found == one, truth == one
                 scores[one] = (region_similarity(ours, theirs),
                                contour_accuracy(ours, theirs, self.bound))  # fmt: skip
@@ -165,7 +166,7 @@ class VideoScores:
             raise ValueError(f"both counted the sequences {both[:5]}; expected each once")
         for name, frames in other._frames.items():
             self._frames[name] = list(frames)
-            self._objects[name] = set(other._objects[name])
+            self._objects[name] = list(other._objects[name])
         return self
 
     @property
@@ -178,7 +179,7 @@ class VideoScores:
 
         Raises:
             KeyError: no such sequence.
-            ValueError: none of its frames counts, or its truth shows no object.
+            ValueError: none of its frames counts, or its first true mask shows no object.
         """
         if sequence not in self._frames:
             raise KeyError(f"{sequence!r} is none of the sequences {list(self._frames)[:20]}")
@@ -189,9 +190,10 @@ class VideoScores:
                              f"{start + end}, since the first {start} and the last {end} do not "
                              "count")  # fmt: skip
         if not self._objects[sequence]:
-            raise ValueError(f"the truth of sequence {sequence!r} shows no object; leave it out")
-        return {one: np.array([scores.get(one, (1.0, 1.0)) for scores in counted])
-                for one in sorted(self._objects[sequence])}  # fmt: skip
+            raise ValueError(f"the first true mask of sequence {sequence!r} shows no object; leave "
+                             "it out")  # fmt: skip
+        return {one: np.array([scores[one] for scores in counted])
+                for one in self._objects[sequence]}  # fmt: skip
 
     def by_object(self) -> dict[tuple[str, int], dict[str, float]]:
         """(sequence, object) → what `compute` gives, of it alone."""

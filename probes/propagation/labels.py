@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,8 @@ class LabelPropagator(BaseEstimator):
 
         Returns:
             (H, W) uint8 of each frame as it is asked for: 0, or an object's number. The first is
-            the mask itself. What the input does not show is background.
+            the mask itself. What the input does not show is background. Objects in which no site's
+            centre lies are lost after it, with a warning.
 
         Raises:
             ValueError: no frames, a mask of another size or without objects, objects that it
@@ -96,7 +98,7 @@ class LabelPropagator(BaseEstimator):
         numbers = _objects(mask, objects)
         kept = np.where(np.isin(mask, numbers), mask, 0).astype(np.uint8)
         channels = [0, *numbers]
-        soft = self.propagate_maps(frames, lambda maps: at_sites(kept, channels, maps))
+        soft = self.propagate_maps(frames, lambda maps: _labelled(kept, channels, maps))
 
         def hard() -> Iterator[np.ndarray]:
             for place, maps in enumerate(soft):
@@ -277,6 +279,18 @@ def _objects(mask: np.ndarray, objects: Sequence[int] | None) -> list[int]:
         raise ValueError(f"objects={list(objects)} ask for {said}; expected some of {there}, which "
                          "the mask of the first frame shows")  # fmt: skip
     return wanted
+
+
+def _labelled(mask: np.ndarray, numbers: Sequence[int], maps: Maps) -> np.ndarray:
+    """`at_sites`, with a warning of objects that no site has."""
+    found = at_sites(mask, numbers, maps)
+    lost = [number for number, one in zip(numbers, found, strict=True) if number and not one.any()]
+    if lost:
+        h, w = found.shape[1:]
+        warnings.warn(f"no centre of the {h}×{w} sites lies in the object{'s' * (len(lost) > 1)} "
+                      f"{', '.join(map(str, lost))}, too small or outside of the input: lost after "
+                      "the first frame; larger inputs have more sites", stacklevel=5)  # fmt: skip
+    return found
 
 
 def at_sites(mask: np.ndarray, numbers: Sequence[int], maps: Maps) -> np.ndarray:

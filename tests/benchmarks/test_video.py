@@ -48,7 +48,7 @@ def small(**fields) -> VideoBenchmark:
     plain = {
         "name": "small", "title": "Small", "task": "video", "clips": "davis2016:val",
         "models": (Measured("unet-cifar10"), Measured("./zoo/none")), "radius": 0.25,
-        "extract": {"timesteps": [20], "blocks": ["conv_in", "up.2"], "size": [24, 32]},
+        "extract": {"timesteps": [20], "blocks": ["conv_in", "up.2"], "size": [16, 24]},
         "twin": {"blocks": ["up.2"]}, "pixels": (24, 32), "last": 3,
     }  # fmt: skip
     return VideoBenchmark(**{**plain, **fields})
@@ -121,6 +121,7 @@ class TestFile:
         (lines / "train.txt").write_text("bear\n")
         with pytest.raises(SpecError, match="2 cells, and one clip cannot choose"):
             run_benchmark(small(clips="davis2016:train", pixels=()), tmp_path, "cpu")
+        assert not list(tmp_path.rglob("*.h5*"))  # it is told before any work
 
 
 class TestMasks:
@@ -150,7 +151,7 @@ class TestMasks:
             rows = [ids.index(f"{clip}#{k:03d}") for k in range(6)]
             cells = Cells({("up.2", 20): maps[rows]}, sizes=np.tile(SIZE, (6, 1)))
             _, masks = moving_square(6, step=1 + len(clip) % 3)
-            how = LabelPropagator(last=3, radius=8)
+            how = LabelPropagator(last=3, radius=6)
             for labels, mask in zip(how.propagate(cells, masks[0]), masks, strict=True):
                 scores.update(clip, labels, mask)
         found = row_of(result, "unet-cifar10@random")

@@ -20,8 +20,10 @@ from benchmarks.tasks.video.scored import Counts, by_features, measures_of, unmo
 from diffeat.backbones import Backbone
 from diffeat.conditioned import conditioned
 from diffeat.errors import SpecError
+from diffeat.extraction import Plan
 from diffeat.hashing import fingerprint
 from diffeat.progress import track
+from diffeat.specs import ExtractSpec
 from diffeat.store.format.atomic import write_synced
 from diffeat.targets.video import Clip, VideoTargets, open_video
 from probes.cells import Cells
@@ -103,6 +105,7 @@ class Run:
         return FLOOR if self.targets.kind == "masks" else FLOOR_OF_JOINTS
 
     def _measured(self, row: Row, backbone: Backbone) -> None:
+        self._check_choice(row, backbone)
         with stores_of(row, backbone, self.pictures, self.place) as (store,):
             rows = {clip.name: frame_rows(store, clip.frames) for clip in self.targets.clips}
             whole = clip_cells(store, np.arange(len(store.ids)))
@@ -115,6 +118,16 @@ class Run:
                     for key in track(whole.keys, desc=row.label, unit="cells")
                 }
             self._choose(row, about)
+
+    def _check_choice(self, row: Row, backbone: Backbone) -> None:
+        """SpecError, before any work, where one clip would choose among cells for itself."""
+        if len(self.targets.clips) > 1:
+            return
+        plan = Plan(backbone, ExtractSpec.from_dict(row.fields))
+        if (cells := len(plan.blocks) * len(plan.levels)) > 1:
+            raise SpecError(f"benchmark {self.benchmark.name}: {row.label} has {cells} cells, and "
+                            "one clip cannot choose among them for itself; give one block and one "
+                            "t")  # fmt: skip
 
     def _of_cell(self, made_of: tuple, cells: Cells, rows: Mapping[str, np.ndarray]) -> Counted:
         """What features count of every clip."""
@@ -141,10 +154,6 @@ class Run:
         """Every clip is reported with the cell that is best on all other clips."""
         found = self.cells[row.label]
         keys, count = list(found), len(self.targets.clips)
-        if len(keys) > 1 and count < 2:
-            raise SpecError(f"benchmark {self.benchmark.name}: {row.label} has {len(keys)} cells, "
-                            "and one clip cannot choose among them for itself; give one block and "
-                            "one t")  # fmt: skip
         above, below, cells, chosen = [], [], {}, []
         for place, clip in enumerate(self.targets.clips):
             others = np.ones((1, count))

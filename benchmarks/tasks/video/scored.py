@@ -75,10 +75,9 @@ def _true(targets: VideoTargets, clip: Clip, frame: int) -> np.ndarray:
 
 def _of_masks(targets: VideoTargets, clip: Clip, found: Iterable[np.ndarray]) -> Counts:
     """Sums of J and F over the objects of the first mask; the first and last frame do not count."""
-    scores, objects = VideoScores(), targets.objects(clip)
+    scores = VideoScores()
     for frame, labels in zip(range(len(clip)), found, strict=False):
-        truth = _true(targets, clip, frame)
-        scores.update(clip.name, labels, np.where(np.isin(truth, objects), truth, 0))
+        scores.update(clip.name, labels, _true(targets, clip, frame))
     each = [one.mean(0) for one in scores.frames(clip.name).values()]
     return np.sum(each, 0)[None], np.array([len(each)])
 

@@ -173,11 +173,10 @@ def test_first_and_last_frame_do_not_count():
     assert len(scores.frames("a")[1]) == 4
 
 
-def test_an_object_that_comes_later_or_is_not_true():
-    """Before it comes both masks lack it, which is right; objects that were never true do not
-    count."""
+def test_an_object_that_goes_that_comes_later_or_is_not_true():
+    """Where both masks lack it, that is right; what the first true mask lacks does not count."""
     truth = np.zeros((5, 8, 8), int)
-    truth[:, :3], truth[3:, 5:] = 1, 2
+    truth[:, :3], truth[0, 5:], truth[3:, 5:], truth[2:, 4] = 1, 2, 2, 5
     found = truth.copy()
     found[1, 5:] = 2
     found[2, 4] = 9

@@ -1,4 +1,4 @@
-"""Label propagation as its definition says: every pair of sites, float64, loops."""
+"""Label propagation as its definition says: every pair of sites, float64, site by site."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def taken_over(
     """
     _, h, w = target.shape
     found = np.zeros((len(labels[0]), h, w))
+    rows, columns = np.mgrid[:h, :w]
     for y in range(h):
         for x in range(w):
-            near = []
-            for place, (source, radius) in enumerate(zip(sources, radii, strict=True)):
-                for v in range(h):
-                    for u in range(w):
-                        if radius is None or max(abs(v - y), abs(u - x)) <= radius:
-                            cosine = float(target[:, y, x] @ source[:, v, u])
-                            near.append((cosine, labels[place][:, v, u]))
-            near.sort(key=lambda pair: -pair[0])
-            weights = [np.exp(cosine / temperature) for cosine, _ in near[:k]]
-            for weight, (_, label) in zip(weights, near[:k], strict=True):
-                found[:, y, x] += weight * label / sum(weights)
+            away = np.maximum(abs(rows - y), abs(columns - x))
+            cosines, near = [], []
+            for source, label, radius in zip(sources, labels, radii, strict=True):
+                there = away <= (np.inf if radius is None else radius)
+                cosines.append(target[:, y, x] @ source[:, there])
+                near.append(label[:, there])
+            similar = np.concatenate(cosines)
+            best = np.argsort(-similar, kind="stable")[:k]
+            weights = np.exp(similar[best] / temperature)
+            found[:, y, x] = np.concatenate(near, 1)[:, best] @ weights / weights.sum()
     return found
 
 

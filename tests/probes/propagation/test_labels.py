@@ -176,13 +176,15 @@ def test_a_moving_scene_carries_its_labels_along_and_noise_does_not():
     assert shares(draw.standard_normal((5, 24, *grid)).astype(np.float32)) < 0.5
 
 
-def test_an_object_that_is_lost_leaves_background():
+def test_an_object_that_no_site_has_is_told_and_leaves_background():
     """Its map is of one value everywhere, which min-max cannot stretch."""
     draw = np.random.default_rng(0)
     frames = draw.standard_normal((2, 5, 4, 4)).astype(np.float32)
     mask = np.zeros((16, 16), np.uint8)
     mask[0, 0] = 7  # no site's centre
-    found = list(LabelPropagator().propagate(maps_of(frames, (16, 16)), mask))
+    with pytest.warns(UserWarning, match=r"the 4×4 sites lies in the object 7, too small"):
+        found = list(LabelPropagator().propagate(maps_of(frames, (16, 16)), mask))
+    assert found[0][0, 0] == 7
     assert not found[1].any()
 
 
