@@ -160,10 +160,11 @@ def _of_files(stack: ExitStack, names: Sequence[str], targets: Any, values: dict
 
 def _bound(targets: Any, stores: Sequence[Any], values: dict[str, Any], **cells: Any) -> Any:
     from diffeat.search.matching import bind
+    from diffeat.search.stored import warn_of_pairs_seen
 
     outside = "wrong" if values["outside"] == "wrong" else "refuse"
     found = bind(targets, stores, outside=outside, missing=values["missing"], **cells)
-    found.warn_of_targets_seen()
+    warn_of_pairs_seen(found)
     return found
 
 

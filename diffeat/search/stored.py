@@ -130,6 +130,13 @@ def warn_of_targets_seen(stores: Sequence[FeatureStore], part: np.ndarray) -> No
             )
 
 
+def warn_of_pairs_seen(bound: Any, tested: Any = ...) -> None:
+    """The same of `BoundPairs`, of which some (rows or a mask) are of the test; all."""
+    part = np.full(len(bound.sizes), LEFT_OUT)
+    part[bound.pairs.source[tested]] = part[bound.pairs.target[tested]] = TEST
+    warn_of_targets_seen(bound.stores, part)
+
+
 def made_of(store: FeatureStore) -> Made:
     """What the features of a file were made of."""
     return Made(store.spec, store.model, store.pictures, tuple(store.class_names), store.digests)

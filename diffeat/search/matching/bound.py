@@ -20,8 +20,7 @@ from diffeat.errors import SourceError, SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Seen, Source, look
 from diffeat.images.digests import digest_of_nothing
-from diffeat.search.splits import LEFT_OUT, TEST
-from diffeat.search.stored import cells_of, check_alike, identity_of, warn_of_targets_seen
+from diffeat.search.stored import cells_of, check_alike, identity_of
 from diffeat.search.tasks import CellKey, bytes_fingerprint, cell_name, choose_cells
 from diffeat.store import FeatureStore, seen_in
 from diffeat.targets.pairs.base import PairTargets, Truth
@@ -106,16 +105,6 @@ class BoundPairs:
     def conditioned(self) -> str:
         """By what the model was told of single pictures: "{class} in the prompt", or ""."""
         return max((conditioned(one.spec, one.pictures) for one in self.stores), key=len)
-
-    def warn_of_targets_seen(self, tested: Any = ...) -> None:
-        """Say of aggregated maps that their aggregator was trained on targets of these pictures.
-
-        Args:
-            tested: rows of the pairs of the test, or a mask; all.
-        """
-        part = np.full(len(self.sizes), LEFT_OUT)
-        part[self.pairs.source[tested]] = part[self.pairs.target[tested]] = TEST
-        warn_of_targets_seen(self.stores, part)
 
     @cached_property
     def fingerprint(self) -> str:
