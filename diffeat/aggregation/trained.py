@@ -15,6 +15,7 @@ import numpy as np
 
 from diffeat._version import __version__
 from diffeat.aggregation.sources import Sources
+from diffeat.conditioned import check_targets, conditioned
 from diffeat.errors import SpecError, StoreError
 from diffeat.search.fitted_on import noted
 from diffeat.search.grid import Grid
@@ -22,7 +23,7 @@ from diffeat.search.matching.bound import bind
 from diffeat.search.matching.mixed import referenced
 from diffeat.search.measure import SHARE, Measure
 from diffeat.search.splits import LEFT_OUT, PART_NAMES, TRAIN, VALIDATION, Fractions, split_pairs
-from diffeat.search.stored import task_from_store
+from diffeat.search.stored import parted
 from diffeat.search.targeted import TASK_OF, TargetChoice, targets_of
 from diffeat.search.tasks import kind_of
 from diffeat.targets.pairs import open_pairs
@@ -80,15 +81,17 @@ def from_pairs(
                         "be learned of it")  # fmt: skip
     place = np.full(len(sources.first), -1, np.int64)
     place[sources.rows[0]] = np.arange(len(sources))
-    part, apart = split_pairs(*zip(*bound.groups, strict=True), split, seed)
     ends = place[np.stack([bound.pairs.source, bound.pairs.target])]
-    gone = (ends < 0).any(0)
-    if gone.any() and missing == "refuse":
-        raise SpecError(f"{int(gone.sum())} pairs of {pairs} name pictures that not all files "
-                        "have; leave such out (--missing leave-out)")  # fmt: skip
-    part = np.where(gone, LEFT_OUT, part)
-    found = replace(referenced(bound), source=ends[0].clip(0), target=ends[1].clip(0))
-    left_out = {**bound.left_out, "groups in different parts": apart}
+    there = (ends >= 0).all(0)
+    if not there.all():  # before the split, which in small sets depends on all that there is
+        gone = f"{int((~there).sum())} of {len(there)} pairs of {pairs} name pictures that not all "
+        if missing == "refuse" or not there.any():
+            raise SpecError(gone + "files have; leave such out (--missing leave-out)")
+        bound, ends = bound.take(there), ends[:, there]
+    part, apart = split_pairs(*zip(*bound.groups, strict=True), split, seed)
+    found = replace(referenced(bound), source=ends[0], target=ends[1])
+    left_out = {**bound.left_out, "pictures that not all files have": int((~there).sum()),
+                "groups in different parts": apart}  # fmt: skip
     return Learned(
         "matching", _some(sources, found, part == TRAIN, pairs, "training"),
         _some(sources, found, part == VALIDATION, pairs, "validation"), _counts(part),
@@ -117,10 +120,11 @@ def from_labels(
     """
     kinds = {name: kind for kind, name in TASK_OF.items()}
     labels = targets_of([sources.first], kinds[task], choice)
-    known = task_from_store(sources.first, split, seed, labels=labels)
-    part = known.part[sources.rows[0]]
-    values = np.asarray(known.labels)[sources.rows[0]]
-    names = tuple(labels[0].class_names)
+    for store in sources.stores:
+        check_targets(str(store.path), conditioned(store.spec, store.pictures))
+    taken, names = labels[0].take(sources.rows[0]), tuple(labels[0].class_names)
+    known = parted(sources.name, [sources.ids], [taken], [sources.digests], split, seed)
+    part, values = known["part"], np.asarray(known["labels"])
     if kind_of(values) == "class":
         part = np.where((part == VALIDATION) & ~np.isin(values, values[part == TRAIN]), LEFT_OUT,
                         part)  # fmt: skip

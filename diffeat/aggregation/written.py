@@ -15,9 +15,9 @@ from diffeat.conditioned import EMBEDDING_ROWS, conditioned
 from diffeat.errors import SpecError, SpecMismatch
 from diffeat.hashing import fingerprint
 from diffeat.noise import AGGREGATE, NO_T, shown_t
-from diffeat.search.fitted_on import known_among, read_note
+from diffeat.search.fitted_on import FITTED_ON, among, noted
 from diffeat.search.kept import HeadNote, check_features
-from diffeat.search.stored import FITTED_ON_THESE, cells_of, made_of
+from diffeat.search.stored import cells_of, made_of, targets_seen
 from diffeat.search.tasks import bytes_fingerprint
 from diffeat.specs import differences
 from diffeat.store import Derived, FeatureStore, write_derived
@@ -114,7 +114,7 @@ def write_aggregated(
         "of": [{"file": store.path.name, "fingerprint": store.fingerprint,
                 "cells": _cells_text(keys)}
                for store, keys in zip(sources.stores, sources.keys, strict=True)],
-        **seen_targets(asked, sources),
+        **_noted(seen_targets(asked, sources), sources),
         REQUEST: request_of(sources, asked, dtype),
     }  # fmt: skip
     told = _told(sources)
@@ -130,13 +130,23 @@ def write_aggregated(
     return write_derived(derived, path, compression, overwrite, progress)
 
 
-def seen_targets(asked: Asked, sources: Sources) -> dict[str, int]:
-    """Of how many of these pictures an aggregator saw targets, by its key of `how`; {} where it
-    does not say."""
-    text = (asked.about or {}).get("fitted_on")
-    if text is None or sources.digests is None:
+def seen_targets(asked: Asked, sources: Sources) -> np.ndarray:
+    """(N,) bool: of which pictures targets were seen, by the aggregator or by one that made the
+    maps that it is given; False where that is not known."""
+    seen = np.zeros(len(sources), bool)
+    for store, rows in zip(sources.stores, sources.rows, strict=True):
+        seen |= targets_seen(store)[rows]
+    text = (asked.about or {}).get(FITTED_ON)
+    if text is not None and sources.digests is not None:
+        seen |= among([text], sources.digests)
+    return seen
+
+
+def _noted(seen: np.ndarray, sources: Sources) -> dict[str, Any]:
+    """The same for `how`; {} where none were."""
+    if not seen.any() or sources.digests is None:
         return {}
-    return {FITTED_ON_THESE: known_among(read_note(text), sources.digests).count}
+    return {FITTED_ON: {"count": int(seen.sum()), "note": noted(sources.digests[seen])}}
 
 
 def check_output(path: str | Path, sources: Sources) -> None:

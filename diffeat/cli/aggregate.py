@@ -153,10 +153,10 @@ def _written(sources: Any, asked: Any, values: dict[str, Any]) -> dict[str, Any]
     done = not values["overwrite"] and is_complete(path, request_of(sources, asked, dtype))
     if done:
         note(f"{path} is complete; nothing to do")
-    known = seen_targets(asked, sources)
-    if known.get("fitted_on_these") and not values["fit"]:
-        warn(f"the aggregator was fitted on targets of {known['fitted_on_these']:,} of these "
-             "pictures, so no score of them is a test")  # fmt: skip
+    seen = int(seen_targets(asked, sources).sum())
+    if seen and not values["fit"]:
+        warn(f"the aggregator was fitted on targets of {seen:,} of these pictures, so no score "
+             "of them is a test")  # fmt: skip
     if not done or (values["save_path"] and not asked.fitted):
         fit(asked, sources)
     if not done:
@@ -170,7 +170,7 @@ def _written(sources: Any, asked: Any, values: dict[str, Any]) -> dict[str, Any]
             "output": str(path), "complete_before": done, "pictures": len(store), "block": block,
             "shape": list(store[block, t].shape[1:]), "dtype": store.stored_dtype(block, t),
             "fingerprint": store.fingerprint, "of": store.how["of"],
-            "left_out": sources.left_out, **known,
+            "left_out": sources.left_out, "fitted_on_these": seen,
         }  # fmt: skip
 
 

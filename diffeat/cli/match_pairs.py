@@ -160,9 +160,12 @@ def _of_files(stack: ExitStack, names: Sequence[str], targets: Any, values: dict
 
 def _bound(targets: Any, stores: Sequence[Any], values: dict[str, Any], **cells: Any) -> Any:
     from diffeat.search.matching import bind
+    from diffeat.search.stored import warn_of_pairs_seen
 
     outside = "wrong" if values["outside"] == "wrong" else "refuse"
-    return bind(targets, stores, outside=outside, missing=values["missing"], **cells)
+    found = bind(targets, stores, outside=outside, missing=values["missing"], **cells)
+    warn_of_pairs_seen(found)
+    return found
 
 
 def _of_model(stack: ExitStack, names: Sequence[str], targets: Any, values: dict[str, Any]) -> Any:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 MOST = 1 << 16
 """Pictures of which a head takes note, 8 bytes each."""
+FITTED_ON = "fitted_on"
+"""Key of `how` of aggregated maps: those of its pictures whose targets its aggregator saw."""
 
 
 class Known(NamedTuple):
@@ -64,6 +67,29 @@ def known_among(note: np.ndarray, digests: np.ndarray) -> Known:
     if sampled:
         numbers = numbers[numbers <= note[-1]]
     return Known(int(np.isin(numbers, note).sum()), len(numbers), sampled)
+
+
+def among(notes: Iterable[str], digests: np.ndarray) -> np.ndarray:
+    """(n,) bool: which of pictures with these digests, (n, 16) uint8, any of `notes` has.
+
+    Raises:
+        ValueError, TypeError: as `read_note`.
+    """
+    numbers, found = _numbers(digests), np.zeros(len(digests), bool)
+    for text in notes:
+        found |= np.isin(numbers, read_note(text))
+    return found
+
+
+def notes_in(how: Any) -> Iterator[str]:
+    """Every note of pictures in what a file says of how it was made, also of merged ones."""
+    if isinstance(how, dict):
+        if FITTED_ON in how:
+            yield how[FITTED_ON]["note"]
+        how = [value for name, value in how.items() if name != FITTED_ON]
+    if isinstance(how, list):
+        for one in how:
+            yield from notes_in(one)
 
 
 def _numbers(digests: np.ndarray) -> np.ndarray:

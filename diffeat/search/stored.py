@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from diffeat.conditioned import check_targets, conditioned
-from diffeat.errors import SpecError
+from diffeat.errors import SpecError, StoreError
 from diffeat.hashing import fingerprint
 from diffeat.search.duplicates import groups_of_copies, without_copies
+from diffeat.search.fitted_on import among, notes_in
 from diffeat.search.splits import LEFT_OUT, SMALL, TEST, balance_of, split_groups
 from diffeat.search.targeted import one_space, targets_of
 from diffeat.search.tasks import CellKey, Made, Task, known_targets
@@ -23,8 +24,9 @@ from diffeat.targets import Labelled
 WAY_OUT = "leave them out of training with --drop-duplicates (duplicates='drop')"
 SAMPLE = 64
 """Pictures with equal ids that are compared."""
-FITTED_ON_THESE = "fitted_on_these"
-"""Key of `how` of aggregated maps: of how many of its pictures their aggregator saw targets."""
+OTHER_SPLIT = (
+    ", so the score is no test; take the pictures, --split, --seed and groups of the training"
+)
 
 
 def task_from_store(
@@ -62,7 +64,6 @@ def task_from_store(
     """
     stores = [store] if test is None else [store, test]
     labels = targets_of(stores) if labels is None else one_space(labels, [s.path for s in stores])
-    warn_of_targets_seen(stores)
     why = [check_targets(str(one.path), conditioned(one.spec, one.pictures), allow_conditioned)
            for one in stores]  # fmt: skip
     if test is not None:
@@ -78,6 +79,7 @@ def task_from_store(
         store.model["name"], [one.ids for one in stores], labels,
         [one.digests for one in stores], fractions, seed, duplicates, groups,
     )  # fmt: skip
+    warn_of_targets_seen(stores, parts["part"])
     whole = Task(
         name=store.model["name"],
         **parts,
@@ -91,16 +93,48 @@ def task_from_store(
     return replace(whole, cells=whole.choose(blocks, timesteps))
 
 
-def warn_of_targets_seen(stores: Sequence[FeatureStore]) -> None:
-    """Say of aggregated maps that their aggregator was trained on targets of these pictures."""
+def targets_seen(store: FeatureStore) -> np.ndarray:
+    """(N,) bool: of which pictures an aggregator of these maps, or of what they are made of, saw
+    targets; False of all where nothing is noted.
+
+    Raises:
+        StoreError: the note is damaged.
+    """
+    if store.digests is None:
+        return np.zeros(len(store), bool)
+    try:
+        return among(notes_in(store.how), store.digests)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{store.path}: what it says of the pictures that its maps were trained "
+                         f"on is damaged ({error}); make the file again") from error  # fmt: skip
+
+
+def warn_of_targets_seen(stores: Sequence[FeatureStore], part: np.ndarray) -> None:
+    """Say of aggregated maps that their aggregator was trained on targets of these pictures.
+
+    Args:
+        part: (N,) of the rows of all files.
+    """
+    first = 0
     for store in stores:
-        count = store.how.get(FITTED_ON_THESE)
-        if type(count) is int and count > 0:
+        seen, own = targets_seen(store), part[first : first + len(store)]
+        first += len(store)
+        if seen.any():
+            tested = seen[own == TEST]
             warnings.warn(
-                f"{store.path}: its maps were trained on targets of {count:,} of these pictures; "
-                "scores are a test only where the split and seed are those of the training",
+                f"{store.path}: its maps were trained on targets of {seen.sum():,} of these "
+                f"pictures, {tested.sum():,} of which are among the {len(tested):,} of the test"
+                + OTHER_SPLIT
+                * bool(tested.any()),
                 stacklevel=3,
             )
+
+
+def warn_of_pairs_seen(bound: Any, tested: Any = ...) -> None:
+    """The same of `BoundPairs`, of which some (rows or a mask) are of the test; all."""
+    part = np.full(len(bound.sizes), LEFT_OUT)
+    part[bound.pairs.source[tested]] = part[bound.pairs.target[tested]] = TEST
+    warn_of_targets_seen(bound.stores, part)
 
 
 def made_of(store: FeatureStore) -> Made:

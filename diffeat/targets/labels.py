@@ -44,6 +44,11 @@ class Labelled(NamedTuple):
     class_names: tuple[str, ...]
     groups: tuple[str, ...] | None
 
+    def take(self, rows: np.ndarray) -> Labelled:
+        """Those of some rows, in their order."""
+        groups = None if self.groups is None else tuple(self.groups[row] for row in rows)
+        return self._replace(labels=np.asarray(self.labels)[rows], groups=groups)
+
 
 def open_targets(
     path: str | Path,

@@ -145,11 +145,20 @@ class Aggregator(BaseEstimator, ABC):
             )
         return self.cells_
 
+    def _between(self, shape: tuple[int, ...]) -> int:
+        """Bytes that a picture takes in `_apply` beside what goes in and comes out.
+
+        Args:
+            shape: (N, C, h, w) of what comes out.
+        """
+        return 0
+
     def _made(self, parts: list[Rows], shape: tuple[int, ...], rows: Any) -> np.ndarray:
         """Some rows, a bounded number at a time."""
         rows = np.arange(shape[0])[rows]
         found = np.empty((len(rows), *shape[1:]), np.float32)
         each = 4 * sum(int(np.prod(part.shape[1:])) for part in parts) + found[:1].nbytes
+        each += self._between(shape)
         step = max(1, CHUNK_BYTES // max(1, each))
         for start in range(0, len(rows), step):
             some = rows[start : start + step]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -277,6 +278,10 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
     def weights_(self) -> dict[Key, float]:
         found = self.module_.net.weights.detach().cpu().tolist()
         return dict(zip(self.cells_, found, strict=True))
+
+    def _between(self, shape: tuple[int, ...]) -> int:
+        most = max(Counter(block for block, _ in self.cells_).values())
+        return 3 * most * 4 * math.prod(shape[1:])  # of all t of a block: in, norm and sum
 
     def _apply(self, arrays: list[np.ndarray]) -> np.ndarray:
         device = pick_device(self.device, None)

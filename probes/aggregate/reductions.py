@@ -136,8 +136,8 @@ class PCACells(GridAggregator):
         return len(self.components_), *self._grid(shapes)
 
     def _restore(self) -> None:
-        super()._restore()
         check_axes(self)
+        super()._restore()
 
     def _apply(self, arrays: list[np.ndarray]) -> np.ndarray:
         grid = self._grid([array.shape for array in arrays])

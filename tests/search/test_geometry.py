@@ -37,13 +37,16 @@ class Files:
     """What a bound set of pairs asks of a feature file."""
 
     def __init__(self, arrays, input_size):
-        self.arrays, self.path = arrays, "toy.h5"
+        self.arrays, self.path, self.count = arrays, "toy.h5", len(next(iter(arrays.values())))
         blocks = tuple(block for block, _ in arrays)
         self.spec = ExtractSpec((1,), blocks, pool="none", size=input_size)
-        self.model, self.pictures = {"name": "toy"}, {"count": 0}
+        self.model, self.pictures, self.digests = {"name": "toy"}, {"count": 0}, None
 
     def __getitem__(self, key):
         return self.arrays[key]
+
+    def __len__(self):
+        return self.count
 
 
 def coded(places: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from diffeat.errors import SourceError, SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Seen, Source, look
 from diffeat.images.digests import digest_of_nothing
-from diffeat.search.stored import cells_of, check_alike, identity_of, warn_of_targets_seen
+from diffeat.search.stored import cells_of, check_alike, identity_of
 from diffeat.search.tasks import CellKey, bytes_fingerprint, cell_name, choose_cells
 from diffeat.store import FeatureStore, seen_in
 from diffeat.targets.pairs.base import PairTargets, Truth
@@ -210,7 +210,6 @@ def bind(
     _check_words(outside, missing)
     stores = tuple(stores)
     keys = cells_of_files(stores, blocks, timesteps)
-    warn_of_targets_seen(stores)
     source, target = _rows(targets, stores)
     kept, left_out = _there(targets, stores, source, target, missing)
     points = [len(targets.truth(pair).source_points) for pair in kept.tolist()]

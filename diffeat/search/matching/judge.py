@@ -30,7 +30,7 @@ from diffeat.search.splits import (
     random_pairs,
     split_pairs,
 )
-from diffeat.search.stored import made_of
+from diffeat.search.stored import made_of, warn_of_pairs_seen
 from diffeat.search.tasks import CellKey, Made, bytes_fingerprint
 from probes.aggregate import HyperfeatureMixer
 from probes.matching import NearestMatcher, Paired
@@ -84,6 +84,7 @@ class Matching(Judge):
     ):
         if part is None:
             part = split_pairs(*zip(*bound.groups, strict=True), fractions, seed)[0]
+        warn_of_pairs_seen(bound, np.asarray(part) == TEST)
         source = bound.stores[0].model["name"] if source is None else source
         super().__init__({}, bound.groups, part, source, bound.identity)
         self.bound, self.convention = bound, convention or Convention()

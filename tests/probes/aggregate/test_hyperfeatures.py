@@ -35,7 +35,7 @@ def mixer(**options) -> HyperfeatureMixer:
     return HyperfeatureMixer(**{**given, **options})
 
 
-SHORT = {"steps": 30, "epochs": 3, "width": 12}
+SHORT = {"steps": 12, "epochs": 3, "width": 12}
 
 
 def noise(count: int) -> dict:
@@ -122,11 +122,12 @@ def test_numbers_and_several_labels():
     assert found.predict(cells).shape == y.shape
     assert found.score(cells, y) == pytest.approx(r2_score(y, found.predict(cells)), abs=1e-5)
     assert found.score(cells, y) > 0.5
-    robust = mixer(**options).fit(cells, np.stack([y, -y], 1), objective=huber(0.5))
+    few = {"steps": 4, "epochs": 1, "batch_size": 8, "width": 8}
+    robust = mixer(**few).fit(cells, np.stack([y, -y], 1), objective=huber(0.5))
     assert robust.objective_ == "regression"
     assert robust.predict(cells).shape == (60, 2)
     several = np.stack([names == "cat", names == "dog"], 1).astype(int)
-    found = mixer(**options).fit(cells, several, objective="multilabel")
+    found = mixer(**few).fit(cells, several, objective="multilabel")
     scores = found.predict_proba(cells)
     np.testing.assert_array_equal(found.predict(cells), scores > 0.5)
     expected = np.mean(
@@ -134,8 +135,8 @@ def test_numbers_and_several_labels():
     )
     assert found.score(cells, several) == pytest.approx(expected, abs=1e-6)
     np.testing.assert_allclose(
-        mixer(**options).fit(cells, names, objective=CROSS_ENTROPY).predict_proba(cells),
-        mixer(**options).fit(cells, names, objective="classification").predict_proba(cells),
+        mixer(**few).fit(cells, names, objective=CROSS_ENTROPY).predict_proba(cells),
+        mixer(**few).fit(cells, names, objective="classification").predict_proba(cells),
     )  # fmt: skip
 
 
@@ -155,6 +156,20 @@ def test_transform_makes_rows_when_they_are_read(matched, faces):
     np.testing.assert_allclose(rows[[7, 2]], expected, atol=1e-5)
     maps = matched.transform_maps(cells.maps(7))
     np.testing.assert_allclose(maps["hyperfeatures", 0.0], expected[0], atol=1e-5)
+
+
+def test_maps_of_all_t_count_in_what_is_made_at_a_time(matched, faces, monkeypatch):
+    """24 channels of 6² for both t of a block, thrice, beside what goes in and comes out."""
+    seen, whole, cells = [], HyperfeatureMixer._apply, faces[0]
+    each = 4 * (sum(cells[key][0].size for key in KEYS) + 24 * 36 * (1 + 3 * 2))
+    monkeypatch.setattr("probes.aggregate.base.CHUNK_BYTES", 7 * each + 1)
+    monkeypatch.setattr(
+        HyperfeatureMixer,
+        "_apply",
+        lambda self, arrays: seen.append(len(arrays[0])) or whole(self, arrays),
+    )
+    matched.transform(cells)[matched.key][:]
+    assert seen == [7, 7, 7, 7, 2]
 
 
 def test_a_second_fit_forgets_the_first(faces, tmp_path):
@@ -269,13 +284,13 @@ def same(one, other):
 def test_it_goes_on_to_the_same_bits(faces, tmp_path):
     cells, pairs = faces
     whole = mixer(**SHORT).fit(cells, pairs, validation=0.4)
-    stopped = mixer(**SHORT, checkpoint=tmp_path, progress=Stop(15, interrupt))
+    stopped = mixer(**SHORT, checkpoint=tmp_path, progress=Stop(6, interrupt))
     with pytest.raises(KeyboardInterrupt):
         stopped.fit(cells, pairs, validation=0.4)
     rest = Stop(1000, interrupt)
     found = mixer(**SHORT, checkpoint=tmp_path, progress=rest).fit(cells, pairs, validation=0.4)
-    assert rest.total == 30
-    assert rest.rows == 1000 - 20  # the first ten were kept
+    assert rest.total == 12
+    assert rest.rows == 1000 - 8  # the first four were kept
     same(found, whole)
     with pytest.raises(ValueError, match=r"size was \[6, 6\], is \[5, 5\]"):
         mixer(**SHORT, size=5, checkpoint=tmp_path).fit(cells, pairs, validation=0.4)
@@ -285,7 +300,7 @@ def test_it_goes_on_to_the_same_bits(faces, tmp_path):
 
 def die(path):
     torch.set_num_threads(1)
-    deadly = Stop(15, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    deadly = Stop(6, lambda: os.kill(os.getpid(), signal.SIGKILL))
     mixer(**SHORT, checkpoint=path, progress=deadly).fit(*paired(2.0))
 
 
@@ -297,7 +312,7 @@ def test_a_real_kill(faces, tmp_path, server):
     assert process.exitcode == -signal.SIGKILL
     rest = Stop(1000, interrupt)
     found = mixer(**SHORT, checkpoint=tmp_path, progress=rest).fit(*faces)
-    assert rest.rows == 1000 - 20
+    assert rest.rows == 1000 - 8
     same(found, mixer(**SHORT).fit(*faces))
 
 

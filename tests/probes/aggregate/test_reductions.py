@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from probes import Cells, Maps
+from probes import Cells, HeadError, Maps, load, save
 from probes.aggregate import ConcatCells, PCACells, SumCells
 from probes.lazy import Deferred
 
@@ -179,6 +179,14 @@ class TestRefused:
     def test_components(self):
         with pytest.raises(ValueError, match="components=0"):
             PCACells(components=0).fit(cells_of())
+
+    @pytest.mark.parametrize("lacking", ["mean_", "components_"])
+    def test_a_file_without_axes(self, lacking, tmp_path):
+        found = PCACells(components=2).fit(cells_of())
+        delattr(found, lacking)
+        save(found, tmp_path / "p.safetensors")
+        with pytest.raises(HeadError, match="the axes are not those of"):
+            load(tmp_path / "p.safetensors")
 
     def test_nan(self):
         values = np.ones((3, 4, 2, 2), np.float32)

@@ -30,11 +30,18 @@ def small():
 
 
 @pytest.fixture
-def judge(bound, small):
-    return Matching(bound, fractions=SPLIT, mixer=small)
+def tiny():
+    """Where it does not matter what is learned."""
+    return HyperfeatureMixer(width=8, size=4, steps=2, epochs=1)
 
 
-def test_it_finds_the_cell_that_shows_the_points(judge):
+@pytest.fixture
+def judge(bound, tiny):
+    return Matching(bound, fractions=SPLIT, mixer=tiny)
+
+
+def test_it_finds_the_cell_that_shows_the_points(bound, small):
+    judge = Matching(bound, fractions=SPLIT, mixer=small)
     found = train_mixer(judge)
     assert (found.how, found.best) == ("trained", BEST)
     assert sum(found.weights.values()) == pytest.approx(1)
@@ -97,7 +104,7 @@ def test_selectors_in_one_table(judge):
 
 
 def test_without_a_training_part_it_is_said(targets, store, small):
-    bound = bind(targets, [store], timesteps=[10])
+    bound = bind(targets, [store], timesteps=[10], blocks=["b"])
     report = run_search(Matching(bound, mixer=small), SearchOptions(mixer=True))
     assert report.findings["mixer"].how == "searched without a gradient"
     said = "no pairs are in a training part; --split 0.6,0.2,0.2 gives one"
@@ -107,14 +114,14 @@ def test_without_a_training_part_it_is_said(targets, store, small):
         keep_mixer(Matching(bound, mixer=small), report.findings["mixer"], "m.safetensors", 1 << 30)
 
 
-def test_finished_work_is_found_again(judge, bound, small, tmp_path):
+def test_finished_work_is_found_again(judge, bound, tiny, tmp_path):
     first = train_mixer(judge, Journal(tmp_path))
     journal = Journal(tmp_path)
-    again = train_mixer(Matching(bound, fractions=SPLIT, mixer=small), journal)
+    again = train_mixer(Matching(bound, fractions=SPLIT, mixer=tiny), journal)
     assert (journal.found, journal.computed) == (1, 0)
     assert again.to_dict() == first.to_dict()
     journal = Journal(tmp_path)  # another mixer is other work
-    other = HyperfeatureMixer(**{**small.get_params(), "width": 8})
+    other = HyperfeatureMixer(**{**tiny.get_params(), "width": 4})
     train_mixer(Matching(bound, fractions=SPLIT, mixer=other), journal)
     assert journal.computed == 1
 
@@ -131,8 +138,8 @@ def test_a_list_of_test_pairs(bound):
 
 
 @pytest.mark.filterwarnings("always:.*were trained on targets")
-def test_kept_by_the_command_and_applied(diffeat, path, folder, tmp_path, monkeypatch, small):
-    monkeypatch.setattr("diffeat.search.matching.judge.default_mixer", lambda: small)
+def test_kept_by_the_command_and_applied(diffeat, path, folder, tmp_path, monkeypatch, tiny):
+    monkeypatch.setattr("diffeat.search.matching.judge.default_mixer", lambda: tiny)
     kept, pairs = tmp_path / "m.safetensors", ("--pairs", f"{folder}:trn", "--task", "matching")
     split = ("--split", "0.5,0.25,0.25")
     bare = diffeat("search", path, *pairs, "--mixer", "--save", kept)
