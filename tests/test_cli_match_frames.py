@@ -220,6 +220,8 @@ class TestRefused:
         [
             (("bear",), 2, "what is to be followed through bear"),
             (("bear", "--mask", "FIRST", "--points", "1,1"), 2, "--mask with --points"),
+            (("bear", "--mask", "FIRST"), 2, "nothing would come of it"),
+            (("bear", "--points", "1,1"), 2, "nothing would come of it"),
             (("bear", "--mask", "FIRST", "--stride", "4"), 2, "--stride: not for a clip"),
             (("bear", "--mask", "FIRST", "--metric", "l2"), 2, "--metric: a mask is carried"),
             (("bear", "--mask", "FIRST", "-o", "m.csv"), 2, "masks go into a folder"),
@@ -250,13 +252,14 @@ class TestRefused:
         for name, image in made.items():
             names[name] = tmp_path / f"{name}.{'jpg' if name == 'LOSSY' else 'png'}"
             image.save(names[name])
-        answer = diffeat("match", stored, *(names.get(one, one) for one in asked))
+        shown = () if message == "nothing would come of it" else ("--json",)
+        answer = diffeat("match", stored, *(names.get(one, one) for one in asked), *shown)
         assert (answer.code, message in answer.err) == (code, True), answer.err
 
     def test_frames_that_a_file_lacks(self, diffeat, place, first, tmp_path):
         asked = ("extract", MODEL, f"clips:{place / 'clips/bear'}", "-o", tmp_path / "f.h5", *CLEAN)
         assert diffeat(*asked, "--every", 2).code == 0
-        follow = ("match", tmp_path / "f.h5", place / "clips/bear", "--mask", first)
+        follow = ("match", tmp_path / "f.h5", place / "clips/bear", "--mask", first, "--json")
         answer = diffeat(*follow)
         assert answer.code == 2
         assert "lacks 3 of 6 frames, the first 'bear#001'" in answer.err
@@ -271,13 +274,13 @@ class TestRefused:
         (tmp_path / "clips/bear").mkdir()
         for clip in ("goat", "bear"):
             Image.new("RGB", (4, 4)).save(tmp_path / "clips" / clip / "0.png")
-        answer = diffeat("match", stored, tmp_path / "clips", "--mask", first)
+        answer = diffeat("match", stored, tmp_path / "clips", "--mask", first, "--json")
         assert answer.code == 2
         assert "holds 2 clips (bear, goat); name one" in answer.err
 
     def test_vectors(self, diffeat, place, first, tmp_path):
         asked = ("extract", MODEL, f"clips:{place / 'clips'}", "-o", tmp_path / "f.h5", *CLEAN)
         assert diffeat(*asked, "--pool", "1x1").code == 0
-        answer = diffeat("match", tmp_path / "f.h5", "bear", "--mask", first)
+        answer = diffeat("match", tmp_path / "f.h5", "bear", "--mask", first, "--json")
         assert answer.code == 2
         assert "holds vectors" in answer.err

@@ -21,7 +21,7 @@ from diffeat.search.fitted_on import noted
 from diffeat.search.grid import Grid
 from diffeat.search.matching.bound import bind
 from diffeat.search.matching.mixed import referenced
-from diffeat.search.measure import SHARE, Measure
+from diffeat.search.mixing import WEIGHT
 from diffeat.search.splits import LEFT_OUT, PART_NAMES, TRAIN, VALIDATION, Fractions, split_pairs
 from diffeat.search.stored import parted
 from diffeat.search.targeted import TASK_OF, TargetChoice, targets_of
@@ -188,7 +188,7 @@ def best_score(aggregator: Any) -> tuple[str, float] | None:
 
 def weights_grid(aggregator: Any, title: str) -> Grid:
     """The learned weights over (block, t)."""
-    return Grid(title, aggregator.weights_, Measure("weight", SHARE), "softmax weight")
+    return Grid(title, aggregator.weights_, WEIGHT, "softmax weight")
 
 
 def keep(

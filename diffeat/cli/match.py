@@ -194,3 +194,7 @@ def _check_clip(frames: str, values: dict) -> None:
             raise click.UsageError(f"-o {values['output']} is a folder; expected a .csv for points")
     elif values["output"] and (values["output"].suffix == ".csv" or values["output"].is_file()):
         raise click.UsageError(f"-o {values['output']}: masks go into a folder; areas into --csv")
+    wanted = ("output", "png_path", "as_json") + (("csv_path", "truth") if values["mask"] else ())
+    if not any(values[name] for name in wanted):
+        what = "-o FOLDER, --png, --csv or --truth" if values["mask"] else "-o TRACKS.csv or --png"
+        raise click.UsageError(f"nothing would come of it: give {what}, or --json")

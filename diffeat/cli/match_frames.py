@@ -231,7 +231,7 @@ def _follow_points(one: Followed, matcher: Any, values: dict[str, Any]) -> dict[
 
     points: Points = points_of(values, one.cells.maps(0), one.frames[0])
     names = points.names or tuple(str(k + 1) for k in range(len(points.at)))
-    places = set(_shown(one, values))
+    places, cosine = set(_shown(one, values)), matcher.metric == "cosine"
     with told():
         tracks = track_points(one.cells, points.at, matcher, chained=values["chained"],
                               check=values["check"])  # fmt: skip
@@ -241,7 +241,7 @@ def _follow_points(one: Followed, matcher: Any, values: dict[str, Any]) -> dict[
             each = zip(names, found.points.tolist(), found.score.tolist(), found.valid.tolist(),
                        strict=True)  # fmt: skip
             one.rows += [{"frame": one.frames[place], "point": name, "x": x, "y": y,
-                          "score": score, "valid": valid}
+                          "score": min(score, 1.0) if cosine else score, "valid": valid}
                          for name, (x, y), score, valid in each]  # fmt: skip
     if values["output"]:
         rows = [{**row, "valid": int(row["valid"])} for row in one.rows]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from diffeat.errors import SpecError
 from diffeat.noise import format_t
+from diffeat.progress import counted
 from diffeat.search.intervals import few_text
 from diffeat.search.judge import Candidate, Judge, Mix, Outcome, Trained, cells_in
 from diffeat.search.measure import SHARE, Measure
@@ -252,7 +254,7 @@ class Classification(Judge):
             random_state=seed,
             memory_mb=memory / 2**21,
             device=self.score.device,
-            progress=False,
+            progress=partial(counted, delay=3),
             **options,
         )
 

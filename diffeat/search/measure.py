@@ -35,6 +35,7 @@ class Measure:
         counted: whether it is the share of test pictures that are right, whose interval is
             Wilson's.
         rows: what the number is of: "pictures" or "pairs".
+        ranked: whether more is better, or worse, and not only more.
     """
 
     name: str = "accuracy"
@@ -44,6 +45,7 @@ class Measure:
     groups: int = 0
     counted: bool = False
     rows: str = "pictures"
+    ranked: bool = True
 
     # which way is better is decided in these four and nowhere else
 

@@ -18,7 +18,7 @@ from diffeat.search.tasks import CellKey
 
 MOST, STEPS = 6, (2.0, 1.0)
 """Cells that a search for weights mixes at most; by how much it moves a scalar."""
-WEIGHT = Measure("weight", SHARE)
+WEIGHT = Measure("weight", SHARE, ranked=False)
 TRAINED = "trained"
 
 

@@ -156,7 +156,8 @@ def _bar(figure: Any, axes: Any, grid: Grid, scale: Scale) -> None:
     factor = grid.measure.factor
     if np.isnan(scale.best):
         return
-    colour_bar(figure, axes, scale, label, lambda value: _text(grid, value / factor))
+    show, ranked = (lambda value: _text(grid, value / factor)), grid.measure.ranked
+    colour_bar(figure, axes, scale, label, show, ranked)
 
 
 def _headline(grid: Grid, cells: _Cells) -> str:

@@ -113,12 +113,15 @@ def colour_map(name: str = COLOURS) -> Any:
     return colormaps[name].with_extremes(bad=MISSING)
 
 
-def colour_bar(figure: Any, axes: Any, scale: Scale, label: str, show: Any) -> None:
+def colour_bar(
+    figure: Any, axes: Any, scale: Scale, label: str, show: Any, ranked: bool = True
+) -> None:
     """A bar beside axes with the ends and three numbers between them, evenly spaced in colour.
 
     Args:
         label: what the numbers are, with their unit.
         show: number → its text.
+        ranked: whether more is better, or worse; the ends then say so.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -126,8 +129,8 @@ def colour_bar(figure: Any, axes: Any, scale: Scale, label: str, show: Any) -> N
     mapped = ScalarMappable(Normalize(0, 1), colour_map())
     places = [1.0] if scale.constant else [0.0, 0.25, 0.5, 0.75, 1.0]
     texts = [show(scale.value(place)) for place in places]
-    texts[-1] += " best" if len(texts) > 1 else ""
-    texts[0] += " worst" if len(texts) > 1 else ""
+    if len(texts) > 1 and ranked:
+        texts[0], texts[-1] = f"{texts[0]} worst", f"{texts[-1]} best"
     bar = figure.colorbar(mapped, ax=axes, pad=0.02, fraction=0.05, aspect=24)
     bar.set_ticks(places, labels=texts, fontsize=8)
     bent = scale.power > STRAIGHT and not scale.constant

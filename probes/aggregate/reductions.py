@@ -48,10 +48,14 @@ class SumCells(GridAggregator):
 
     def shape_of(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, int, int]:
         if len(channels := {shape[0] for shape in shapes}) > 1:
-            counts = {key: shape[0] for key, shape in zip(self.cells_, shapes, strict=True)}
+            blocks = {
+                block: shape[0] for (block, _), shape in zip(self.cells_, shapes, strict=True)
+            }
+            counts = ", ".join(f"{block} {count}" for block, count in blocks.items())
             raise ValueError(
-                f"cells have {sorted(channels)} channels: {counts}; expected equally many, since "
-                "they are added; join them (ConcatCells) or project them (PCACells) instead"
+                f"cells have {len(channels)} numbers of channels ({counts}); expected equally "
+                "many, since they are added: join them (concat) or project them (pca) instead, or "
+                "choose some"
             )
         return shapes[0][0], *self._grid(shapes)
 

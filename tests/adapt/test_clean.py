@@ -149,7 +149,7 @@ def test_another_t_or_noise_is_warned_of(trained, folder_of, tmp_path):
     for spec in (clean(261), package.ExtractSpec((20,), BLOCKS)):
         with pytest.warns(UserWarning, match="trained for clean pictures at t="):
             package.extract(loaded, pixels, spec)
-    with pytest.raises(SpecError, match="noise=per-image: .* give --noise none"):
+    with pytest.raises(SpecError, match=r"noise=per-image: .* give --noise none"):
         package.extract(loaded, pixels, package.ExtractSpec(("learned",), BLOCKS))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 
 from diffeat.errors import SpecError
+from diffeat.progress import counted
 from diffeat.search.matching.bound import BoundPairs
 from diffeat.search.tasks import CellKey
 from probes.aggregate import HyperfeatureMixer
@@ -41,7 +43,7 @@ def train(
     Raises:
         SpecError: cells or pairs that it cannot learn from.
     """
-    mixer = clone(template).set_params(progress=False, **settings)
+    mixer = clone(template).set_params(progress=partial(counted, delay=3), **settings)
     if mixer.steps is not None:
         most = PASSES * -(-len(rows) // mixer.batch_size)
         mixer.set_params(steps=min(mixer.steps, most))
