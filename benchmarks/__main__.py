@@ -87,7 +87,7 @@ def run(
         _run_benchmark(name, out, device, speed["features"], processes, memory, vision)
     if record:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        ends = (".json", ".csv", ".png", "-maps.png", "-curves.png")
+        ends = (".json", ".csv", ".png", "-maps.png", "-curves.png", "-weights.png")
         for path in (out / f"{label}{end}" for end in ends):
             if path.is_file():
                 (RESULTS / path.name).write_bytes(path.read_bytes())
@@ -100,7 +100,7 @@ def redraw(results: Path) -> None:
     """Draw the heat maps and learning curves of recorded results again, from their JSON."""
     from benchmarks.report import results_in
     from benchmarks.searching import redraw as draw
-    from benchmarks.searching import write_curves
+    from benchmarks.searching import write_curves, write_weights
 
     for path, result in results_in(results):
         if "benchmark" not in result:  # speed, faults
@@ -112,6 +112,9 @@ def redraw(results: Path) -> None:
         curves = path.with_name(f"{path.stem}-curves.png")
         if write_curves(result.get("systems", []), curves, title):
             click.echo(f"wrote {curves}")
+        weights = path.with_name(f"{path.stem}-weights.png")
+        if write_weights(result.get("rows", []), weights, title):
+            click.echo(f"wrote {weights}")
 
 
 def _run_benchmark(

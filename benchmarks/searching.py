@@ -50,11 +50,14 @@ from diffeat.search.matching.geometry import (
     unmoved,
 )
 from diffeat.search.matching.rules import described
+from diffeat.search.mixing import WEIGHT
 from diffeat.search.scores import Logistic
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
 from diffeat.viz import heat_map, score_curves
 
+SHOWN_WEIGHTS = 4
+"""Cells that a mixer has at least, for a picture of its weights."""
 DRAWN = 6
 """Heat maps side by side."""
 
@@ -187,6 +190,26 @@ def write_surfaces(surfaces: Sequence[Surface], stem: Path, title: str) -> None:
 def write_png(surfaces: Sequence[Surface], path: Path, title: str) -> None:
     """Heat maps of surfaces side by side."""
     heat_map([surface.grid for surface in surfaces], path, title=title)
+
+
+def write_weights(rows: Sequence[dict[str, Any]], path: Path, title: str) -> bool:
+    """Learned weights of mixers of at least four cells, the first seed's, over (block, t).
+
+    Args:
+        rows: of a table, with `fits` where something was trained.
+
+    Returns:
+        Whether there are any.
+    """
+    grids = []
+    for row in rows:
+        found = (row.get("fits") or [{}])[0].get("weights") or ()
+        if len(found) >= SHOWN_WEIGHTS:
+            values = {(block, t): weight for block, t, weight in found}
+            grids.append(Grid(row["label"], values, WEIGHT, "softmax weight"))
+    if grids:
+        heat_map(grids, path, title=title)
+    return bool(grids)
 
 
 def redraw(stored: Sequence[dict[str, Any]], path: Path, title: str) -> None:

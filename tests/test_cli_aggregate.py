@@ -223,8 +223,8 @@ def test_straight_from_pictures(diffeat, folder_of, tmp_path):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("-o", "o.h5"), "nothing is asked for; expected one of --concat"),
-        (("-o", "o.h5", "--concat", "--sum"), "--concat and --sum is asked for"),
+        (("-o", "o.h5"), "nothing: expected one of --concat"),
+        (("-o", "o.h5", "--concat", "--sum"), "--concat and --sum: expected one of"),
         (("--concat",), "-o says which file"),
         (("-o", "o.npz", "--concat"), "says NumPy"),
         (("-o", "/dev/null/o.h5", "--concat"), "nothing can be written there"),

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import peak_memory_mb, reset_peak_memory
-from benchmarks.searching import BoundPairs, Journal, Mix, bind, described, write_surfaces
+from benchmarks.searching import (
+    BoundPairs,
+    Journal,
+    Mix,
+    bind,
+    described,
+    write_surfaces,
+    write_weights,
+)
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.file import AGGREGATES
 from benchmarks.tasks.matching.floors import count_points
@@ -51,7 +59,8 @@ def measure(benchmark: MixingBenchmark, place: Place) -> dict[str, Any]:
     """Everything that a file of mixing asks for.
 
     Features, finished cells, finished systems and trainings under way stay on disk and are used
-    again by the next run. Writes <name>.csv (every single cell) and <name>.png (heat maps).
+    again by the next run. Writes <name>.csv (every single cell) and <name>.png (heat
+    maps); <name>-weights.png of mixers.
 
     Returns:
         What the JSON holds.
@@ -63,6 +72,7 @@ def measure(benchmark: MixingBenchmark, place: Place) -> dict[str, Any]:
                     trains=trains)  # fmt: skip
     result = run.everything()
     write_surfaces(run.surfaces, place.out / benchmark.name, benchmark.title)
+    write_weights(run.rows, place.out / f"{benchmark.name}-weights.png", benchmark.title)
     return result
 
 
