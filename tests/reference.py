@@ -95,11 +95,11 @@ def _block_names(plain: Plain) -> list[str]:
 
 
 def _vae_names(plain: Plain) -> list[str]:
-    names = ["vae"]
-    for path, _ in plain.vae.encoder.named_modules():
-        if re.fullmatch(r"down_blocks\.\d+|mid_block", path):
+    names, decoder = ["vae"], plain.vae.decoder.up_blocks.named_modules(prefix="up_blocks")
+    for path, _ in [*plain.vae.encoder.named_modules(), *decoder]:
+        if re.fullmatch(r"(?:down|up)_blocks\.\d+|mid_block", path):
             names.append(f"vae.{_place(path)}")
-        elif re.fullmatch(r"down_blocks\.\d+\.resnets\.\d+", path):
+        elif re.fullmatch(r"(?:down|up)_blocks\.\d+\.resnets\.\d+", path):
             names += [f"vae.{_place(path)}", *_with(f"vae.{_place(path)}", ("in", "increment"))]
     return names
 
