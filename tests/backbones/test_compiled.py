@@ -155,7 +155,7 @@ def test_a_manager_that_fails_leaves_blocks_compiled(quick):
 def test_every_tensor_of_a_compiled_model(model, folder_of, backbone_of, quick):
     backbone, plain = load(folder_of(model)), backbone_of(model)
     assert all(compiled_forward(block) for block in units(backbone.denoiser).values())
-    every = [block.name for block in plain.tensors if block.part != "vae"]
+    every = [block.name for block in plain.tensors if not block.of_vae]
     outputs = [block.name for block in plain.blocks]
     for blocks in (outputs[-1:], outputs[:1], every, every[-8:]):
         close(features(backbone, model, blocks), features(plain, model, blocks))

@@ -210,7 +210,7 @@ def test_blocks_visit_the_device_one_at_a_time(model, folder_of, backbone_of, jo
 
 def test_taps_edits_and_maps_work_on_blocks_that_travel(folder_of, journeys):
     backbone, plain = load(folder_of("sd1"), offload="blocks"), load(folder_of("sd1"))
-    names = [block.name for block in plain.tensors if block.part != "vae"]
+    names = [block.name for block in plain.tensors if not block.of_vae]
     near(features(backbone, "sd1", names), features(plain, "sd1", names))
     x = {"sample": torch.ones(1, 4, 16, 16), "timestep": torch.tensor([5]),
          "return_dict": False}  # fmt: skip

@@ -106,7 +106,7 @@ def test_discarding_changes_no_other_tensor(model, backbone_of, plain_of):
     names = [
         block.name
         for block in backbone.tensors
-        if block.name not in adaln and block.part != "vae" and block.tensor != "adaln"
+        if block.name not in adaln and not block.of_vae and block.tensor != "adaln"
     ]
     asked = spec(model, [*names, *adaln], t, discard=GONE)
     found = diffeat.extract(backbone, images, asked, noise=eps)

@@ -154,7 +154,7 @@ def ran_in(backbone):
     ran = []
     modules = list(backbone.denoiser.modules())
     if backbone.vae is not None:
-        modules += backbone.vae.encoder.modules()
+        modules += [*backbone.vae.encoder.modules(), *backbone.vae_decoder.modules()]
     handles = [
         module.register_forward_hook(lambda module, *_: ran.append(module))
         for module in modules

@@ -52,7 +52,8 @@ def train(
     cells, pairs = bound.cells(keys), referenced(bound)
     validation = None if held is None else (cells, pairs.take(held))
     try:
-        return mixer.fit(cells, pairs.take(rows), objective="matching", validation=validation)
+        mixer.fit(cells, pairs.take(rows), objective="matching", validation=validation)
+        return mixer.set_params(progress=False)  # a function could not be kept with it
     except ValueError as error:
         raise SpecError(f"{bound.name}, a mixer of {len(keys)} cells: {error}") from error
 
