@@ -21,7 +21,7 @@ WRITERS = {
     "probe": {"csv_path", "png_path", "html_path", "save_path", "confusion"},
     "predict": {"output", "page", "confusion"},
     "align": {"csv_path", "png_path", "keep"},
-    "search": {"csv_path", "png_path", "html_path", "spec_path", "out", "save_path"},
+    "search": {"csv_path", "png_path", "html_path", "spec_path", "out", "save_path", "policy_png"},
     "aggregate": {"output", "save_path", "weights_png", "history_png", "checkpoint", "cache"},
     "compare": {"csv_path", "png_path", "out"},
 }  # fmt: skip
