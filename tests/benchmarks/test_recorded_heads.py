@@ -14,12 +14,15 @@ from benchmarks.tasks.classification.heads import head_of
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 HEADS = ("AttentionProbe", "DifFormerProbe")
-RECORDED = [
+EVERY = [
     (path.stem, system)
     for path in sorted(RESULTS.glob("*.json"))
     for system in json.loads(path.read_text("utf-8")).get("systems", ())
     if system["head"] in HEADS
 ]
+# results from before the argument say nothing of it
+RECORDED = [(name, system) for name, system in EVERY if "qkv_bias" not in system["arguments"]]
+SINCE = [(name, system) for name, system in EVERY if "qkv_bias" in system["arguments"]]
 
 
 def parameters(channels, sides, steps, classes, *, width, depth=2, bias, **_):
@@ -69,6 +72,12 @@ def test_the_benchmark_still_makes_the_recorded_head(name, system, channels):
         for bias in (True, False)
     }  # fmt: skip
     assert {run["parameters"] for run in system["runs"]} == {expected[True]}
+
+
+def test_what_was_recorded_since_tells_it():
+    assert SINCE
+    for name, system in SINCE:
+        assert current(name, system).arguments == system["arguments"]
 
 
 def test_a_head_without_the_bias_has_a_key_of_its_own():
