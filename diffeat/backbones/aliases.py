@@ -101,11 +101,10 @@ def latent_unet_aliases(
     for i, stage in enumerate(stages):
         before = [name for of, name, _ in layers if of == stage][-2:-1]
         found |= {f"sd-dino:s{5 - i}": name for name in before}
-    resnets = [(i, j) for i, stage in enumerate(encoder) for j in range(len(stage.resnets))]
-    found |= {f"odise:vae.{k}": f"vae.down.{i}.res.{j}:in" for k, (i, j) in enumerate(resnets)}
-    resnets = [(i, j) for i, stage in enumerate(decoder) for j in range(len(stage.resnets))]
-    found |= {f"odise:vae-decoder.{k}": f"vae.up.{i}.res.{j}:in"
-              for k, (i, j) in enumerate(resnets)}  # fmt: skip
+    for coder, way, of_vae in (("vae", "down", encoder), ("vae-decoder", "up", decoder)):
+        resnets = [(i, j) for i, stage in enumerate(of_vae) for j in range(len(stage.resnets))]
+        found |= {f"odise:{coder}.{k}": f"vae.{way}.{i}.res.{j}:in"
+                  for k, (i, j) in enumerate(resnets)}  # fmt: skip
     maps = [f"up.1.attn.{j}:cross.map" for j in range(3)] + ["up.2.attn.0:cross.map"]
     return found | {f"uscsd:{k}": name for k, name in enumerate(maps) if name in names}
 

@@ -91,15 +91,13 @@ class Forward:
         """(mean, std) of the latents, as `Backbone.encode` gives them, and the VAE's tensors."""
         backbone, scaled = self.backbone, self.plan.spec.scale_latent
         keep = partial(self.keep, tuple(x0.shape[2:]), ())
-        kept: dict[str, torch.Tensor] = {}
-        if taps := self._vae_taps("vae"):
-            with HookManager(backbone.vae.encoder, taps, transform=keep) as hooks:
-                mean, std = backbone.encode(x0, scaled)  # (P, C, h, w) each
-                kept |= {name: hooks[name] for name in hooks}
-        else:
-            mean, std = backbone.encode(x0, scaled)
-        if taps := self._vae_taps(VAE_DECODER):
-            kept |= self._decoded(mean, taps, keep)
+        taps, decoded = self._vae_taps["vae"], self._vae_taps[VAE_DECODER]
+        hooked = HookManager(backbone.vae.encoder, taps, transform=keep) if taps else nullcontext()
+        with hooked as hooks:
+            mean, std = backbone.encode(x0, scaled)  # (P, C, h, w) each
+            kept = {name: hooks[name] for name in taps}
+        if decoded:
+            kept |= self._decoded(mean, decoded, keep)
         return mean, std, kept
 
     def _decoded(self, mean: torch.Tensor, taps: dict[str, Any], keep: Any):
@@ -167,9 +165,12 @@ class Forward:
         """Where the network's tensors are read, in the order of execution."""
         return {b.name: self.plan.tap(b) for b in self.plan.blocks if not b.of_vae}
 
-    def _vae_taps(self, part: str) -> dict[str, Any]:
-        blocks = (b for b in self.plan.blocks if b.part == part and b.name != "vae")
-        return {block.name: block.where for block in blocks}
+    @cached_property
+    def _vae_taps(self) -> dict[str, dict[str, Any]]:
+        """Where the tensors of the VAE's encoder and decoder are read, by part."""
+        blocks = [block for block in self.plan.blocks if block.name != "vae"]
+        return {part: {block.name: block.where for block in blocks if block.part == part}
+                for part in ("vae", VAE_DECODER)}  # fmt: skip
 
     @cached_property
     def _blocks(self) -> dict[str, Any]:
