@@ -187,9 +187,7 @@ class ShardWriter:
     def _write(self, batches: list[Batch]) -> Path:
         folder = shard_folder(self.path)
         if not folder.is_dir():
-            raise StoreError(
-                f"{folder} is not there: nobody is making {self.path}, or it is finished"
-            )
+            raise self._gone(folder)
         if self._tag is None:
             manifest = Manifest.read(folder)
             self._tag = "" if manifest is None else manifest.fingerprint
@@ -197,8 +195,14 @@ class ShardWriter:
         image = memory_image(lambda file: self._fill(file, spans, batches))
         digest = new_hash(image).hexdigest()
         path = folder / f"shard-{spans[0][0]:010d}-{spans[-1][1]:010d}-{digest}.h5"
-        write_synced(path, image)
+        try:
+            write_synced(path, image)
+        except FileNotFoundError:  # removed since it was looked at, or being removed
+            raise self._gone(folder) from None
         return path
+
+    def _gone(self, folder: Path) -> StoreError:
+        return StoreError(f"{folder} is not there: nobody is making {self.path}, or it is finished")
 
     def _fill(self, file: h5py.File, spans: list[Span], batches: list[Batch]) -> None:
         indices = np.array([k for _, found, _, _ in batches for k in found], np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import shutil
 import threading
 import tracemalloc
 
@@ -14,6 +15,8 @@ import pytest
 
 from diffeat.errors import NumericsError, StoreError
 from diffeat.store import FeatureStore, read_how, verify
+from diffeat.store.format.layout import shard_folder
+from diffeat.store.write import shards as shards_module
 from diffeat.store.write.merge import _places
 
 LABELS = np.arange(40) % 3
@@ -187,6 +190,22 @@ def test_a_shard_after_the_end_is_refused(forty):
     with pytest.raises(StoreError, match=r"nobody is making .*features\.h5, or it is finished"):
         late.write_now(*forty.batch(0, 4))
     assert verify(forty.path) == []
+
+
+def test_parts_removed_while_a_shard_is_written(forty, monkeypatch):
+    """After the folder was looked at, and before the file is renamed into it."""
+    writer = forty.shard_writer()
+    with forty.writer():
+        monkeypatch.setattr(shards_module, "memory_image", lambda fill: removed(forty))
+        with pytest.raises(StoreError, match=r"nobody is making .*features\.h5"):
+            writer.write_now(*forty.batch(0, 4))
+        monkeypatch.undo()
+        shard_folder(forty.path).mkdir()
+
+
+def removed(job) -> bytes:
+    shutil.rmtree(shard_folder(job.path))
+    return b"a shard"
 
 
 @pytest.mark.parametrize(
