@@ -15,17 +15,15 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from probes.cells import Cells, cells_of
 from probes.lazy import CHUNK_BYTES, Deferred, Rows, as_numpy
 from probes.maps import Maps
+from probes.on_maps import Key, OnMaps
 
-Key = tuple[str, float]
 
-
-class Aggregator(BaseEstimator, ABC):
+class Aggregator(OnMaps, ABC):
     """Several cells of a picture as one map; a subclass says how in `_apply`.
 
     Class attributes:
@@ -113,37 +111,6 @@ class Aggregator(BaseEstimator, ABC):
         if any(len(shape) != 3 for shape in self.shapes_):
             raise ValueError(f"shapes_={self.shapes_}; expected those of maps")
         self.shape_of(self.shapes_)
-
-    def _note(self, cells: Cells) -> None:
-        """Keep which cells there are, which must be maps."""
-        for key in cells.keys:
-            if len(cells.rows(key).shape) != 4:
-                raise ValueError(
-                    f"{key} has rows of shape {cells.rows(key).shape[1:]}; expected maps "
-                    "(C, h, w), which are extracted without a pool"
-                )
-        self.cells_ = cells.keys
-        self.shapes_ = [cells.rows(key).shape[1:] for key in cells.keys]
-
-    def _checked(self, cells: Any) -> Cells:
-        """Cells that hold those of `fit`, with as many channels; grids may differ."""
-        check_is_fitted(self)
-        cells = cells_of(cells)
-        for key, shape in zip(self._known(cells.keys), self.shapes_, strict=True):
-            found = cells.rows(key).shape[1:]
-            if len(found) != 3 or found[0] != shape[0]:
-                raise ValueError(
-                    f"{key} has rows of shape {found}; expected maps of {shape[0]} channels, as "
-                    "in fit"
-                )
-        return cells
-
-    def _known(self, keys: Any) -> Sequence[Key]:
-        if missing := [key for key in self.cells_ if key not in keys]:
-            raise ValueError(
-                f"the cells {missing} are missing; expected {list(self.cells_)}, as in fit"
-            )
-        return self.cells_
 
     def _between(self, shape: tuple[int, ...]) -> int:
         """Bytes that a picture takes in `_apply` beside what goes in and comes out.

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from probes.aggregate.grids import Grid, grid_of
+from probes.axes import Axis
 from probes.cells import Cells, cells_of
 from probes.checks import check_choice
 from probes.lazy import Deferred, Rows, as_numpy, as_tensor
 from probes.maps import Maps
-from probes.matching.axes import Axis
 
 SAME = 1e-6
 """Share of an input's side by which frames may differ and count as one."""

@@ -16,9 +16,9 @@ from scipy.linalg import eigh
 
 from probes.aggregate.base import Aggregator
 from probes.aggregate.hyperfeature_net import resized
+from probes.axes import Axis
 from probes.checks import check_number, pick_device
 from probes.lazy import CHUNK_BYTES, Rows, as_tensor
-from probes.matching.axes import Axis
 
 TINY = 1e-12
 """Length at and below which a vector counts as zero, and stays as it is."""

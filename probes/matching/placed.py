@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from probes.axes import Axis, gaussian, squares
 from probes.checks import pick_device
 from probes.maps import Maps, as_float
-from probes.matching.axes import Axis, gaussian, squares
 from probes.threads import sized
 
 TINY = 1e-24

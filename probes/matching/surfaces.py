@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.matching.axes import Axis
+from probes.axes import Axis
 from probes.matching.placed import TINY, Placed
 from probes.matching.regions import Window
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from probes.axes import Axis
 from probes.lazy import as_numpy
 from probes.maps import Maps
-from probes.matching.axes import Axis
 from probes.matching.base import Matcher
 from probes.matching.flow import Flow
 

@@ -1,0 +1,1 @@
+"""Benchmarks of what is said at every pixel: segmentation and depth."""

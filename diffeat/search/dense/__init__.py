@@ -1,0 +1,1 @@
+"""Segmentation and depth: features and what is known of pixels, judged, applied, written."""

@@ -1,0 +1,128 @@
+"""What all dense heads share: cells of maps in, something at every pixel of the picture out.
+
+    fit(cells, masks)      learns from pictures and what is known of their pixels
+    predict(cells)         one (H, W) array a picture, as they are asked for
+    predict_maps(maps)     the same of one picture
+
+Maps stay on their own grids; what comes out has the size of the upright picture. A subclass says
+how in `_strips`, rows of one picture at a time, so that memory is that of a strip.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from probes.cells import Cells, cells_of
+from probes.dense.truth import Masks, count_classes
+from probes.lazy import as_numpy
+from probes.maps import Maps
+from probes.metrics.classification import ConfusionMatrix
+from probes.on_maps import OnMaps
+
+Strips = Iterator[tuple[int, torch.Tensor]]
+"""Pairs of a first row and (D, r, W), down a picture."""
+
+
+class DenseHead(OnMaps, ABC):
+    """A head that says something at every pixel; what is up to the subclass.
+
+    Attributes: cells_, shapes_: those of `OnMaps`.
+    """
+
+    @abstractmethod
+    def fit(self, cells: Any, targets: Any, validation: Any = None):
+        """Learn from pictures and what is known of their pixels."""
+
+    @abstractmethod
+    def _strips(self, maps: Maps) -> Strips:
+        """What the head gives at the pixels of one picture: (D, r, W) float32, down the picture."""
+
+    @abstractmethod
+    def _say(self, strip: torch.Tensor) -> torch.Tensor:
+        """(D, r, W) of `_strips` → (r, W): what is predicted."""
+
+    def predict(self, cells: Any) -> Iterator[np.ndarray]:
+        """One (H, W) array a picture, of the picture's size, made when it is asked for.
+
+        Pixels that an input does not show (a crop) continue the outermost sites.
+
+        Raises:
+            ValueError: cells or channels that are not those of `fit`.
+            NotFittedError: it is not fitted.
+        """
+        cells = self._checked(cells)
+        return (self.predict_maps(cells.maps(row)) for row in range(len(cells)))
+
+    def predict_maps(self, maps: Maps) -> np.ndarray:
+        """(H, W) of one picture."""
+        return gathered((first, self._say(strip)) for first, strip in self._strips(maps))
+
+
+class Segmenter(DenseHead):
+    """A dense head that tells classes apart: `_strips` gives K scores, the larger the likelier.
+
+    Attributes:
+        classes_: (K,) names of the classes (their numbers where they have no names); labels and
+            predictions are indices into it.
+        ignore_: label of pixels that do not count.
+        seen_: (K,) bool, which classes training had; the others are never predicted.
+    """
+
+    def predict_proba(self, cells: Any) -> Iterator[np.ndarray]:
+        """(K, H, W) float32 probabilities a picture."""
+        cells = self._checked(cells)
+        for row in range(len(cells)):
+            strips = self._strips(cells.maps(row))
+            yield gathered(((first, self._share(strip)) for first, strip in strips), axis=1)
+
+    def uncertainty(self, cells: Any) -> Iterator[np.ndarray]:
+        """(H, W) float32 a picture: how little sure the head is; here 1 − the largest share."""
+        for shares in self.predict_proba(cells):
+            yield 1 - shares.max(0)
+
+    def score(self, cells: Any, masks: Any) -> float:
+        """Mean intersection over union of the classes that occur, in [0, 1]; see
+        `probes.metrics` for other policies."""
+        cells = self._checked(cells)
+        truth = Masks(masks, cells, len(self.classes_), self.ignore_)
+        matrix = ConfusionMatrix(len(self.classes_), self.ignore_)
+        for row, found in enumerate(self.predict(cells)):
+            matrix.update(found, truth[row])
+        return matrix.jaccard("macro")
+
+    def _say(self, strip: torch.Tensor) -> torch.Tensor:
+        return self._known_only(strip).argmax(0)
+
+    def _share(self, strip: torch.Tensor) -> torch.Tensor:
+        """(K, r, W) scores → probabilities; here by softmax."""
+        return self._known_only(strip).softmax(0)
+
+    def _known_only(self, strip: torch.Tensor) -> torch.Tensor:
+        unseen = torch.from_numpy(~self.seen_).to(strip.device)
+        return strip.masked_fill(unseen[:, None, None], float("-inf")) if unseen.any() else strip
+
+    def _opened(
+        self, cells: Any, masks: Any, classes: int | Sequence[str] | None, ignore: int
+    ) -> tuple[Cells, Masks]:
+        """Cells and masks of a fit, checked; notes cells, `classes_` and `ignore_`.
+
+        Args:
+            classes: K, or K names; None: as many as the labels say.
+        """
+        cells = cells_of(cells)
+        self._note(cells)
+        if classes is None:
+            classes = count_classes(masks, ignore)
+        names = np.arange(classes) if isinstance(classes, int) else np.asarray(list(classes))
+        self.classes_, self.ignore_ = names, int(ignore)
+        return cells, Masks(masks, cells, len(names), ignore)
+
+
+def gathered(strips: Iterator[tuple[int, torch.Tensor]], axis: int = 0) -> np.ndarray:
+    """Strips of one picture, joined along its rows."""
+    return np.concatenate([as_numpy(strip) for _, strip in strips], axis)
