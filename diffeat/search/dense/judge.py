@@ -1,0 +1,398 @@
+"""The judges of what is said at every pixel: segmentation by mIoU, depth by its relative error."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from diffeat.errors import SpecError
+from diffeat.search.dense.bound import BoundDense
+from diffeat.search.dense.heads import HeadChoice, choice_of, fitted, setting_of, with_setting
+from diffeat.search.dense.mixed import weighed
+from diffeat.search.intervals import FEW, percentile_interval, resampled
+from diffeat.search.judge import Candidate, Judge, Mix, Outcome, cells_in
+from diffeat.search.measure import SHARE
+from diffeat.search.splits import TEST, TRAIN, VALIDATION, Fractions, split_groups
+from diffeat.search.stored import made_of, warn_of_targets_seen
+from diffeat.search.tasks import CellKey, Made
+from probes.cells import Cells
+
+SHARES: Fractions = (0.6, 0.2, 0.2)
+"""Of training, validation and test."""
+
+
+class DenseJudge(Judge):
+    """A number of what a head says at every pixel.
+
+    The head learns from training pictures, validation chooses its setting, and what was chosen is
+    learnt again from both and scored on test once. A `Mix` is one head on several cells, each on
+    its own grid.
+
+    Args:
+        bound: pictures, features and what is known of the pixels.
+        part: (N,) TRAIN, VALIDATION, TEST or LEFT_OUT; None splits by groups.
+        head: a `HeadChoice`, its name or an estimator of `probes.dense`; None is the linear one.
+        source: what the features are of, for tables; None is their model.
+        conditioned: by what the features were told their targets.
+    """
+
+    unit, needs, rows = SHARE, ("maps",), "pictures"
+    kind: ClassVar[str]
+    """Of the targets."""
+    draws: ClassVar[int] = 2000
+    """Of groups, for the interval of test."""
+
+    def __init__(
+        self,
+        bound: BoundDense,
+        part: np.ndarray | None = None,
+        head: HeadChoice | Any = None,
+        source: str | None = None,
+        seed: int = 0,
+        conditioned: str = "",
+    ):
+        if bound.kind != self.kind:
+            raise SpecError(f"{bound.name} holds {bound.kind}; expected {self.kind}")
+        if part is None:
+            part = split_groups(bound.groups, SHARES, seed)[0]
+        source = bound.files[0].model["name"] if source is None else source
+        super().__init__({}, bound.groups, part, source, bound.identity, conditioned)
+        self.bound, self.choice = bound, choice_of(head)
+        self.estimator = self.choice.made(self.kind)
+        self._tested: dict[tuple[Candidate, float | None], np.ndarray] = {}
+        _warn_seen(bound, np.asarray(part))
+
+    # what a judge of one kind says
+
+    @abstractmethod
+    def outcome(self, found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """(Q,) of one picture, from (H, W) what was said and what is known."""
+
+    @abstractmethod
+    def scores_of_draws(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """(B,) numbers of draws in which n pictures with (n, Q) outcomes stand (B, n) times."""
+
+    @abstractmethod
+    def aside_of(self, values: np.ndarray) -> dict[str, float]:
+        """Further numbers of (n, Q) outcomes."""
+
+    @cached_property
+    @abstractmethod
+    def constant(self) -> tuple[np.ndarray, str]:
+        """(n, Q) outcomes on test of what looks at no feature, and what that is."""
+
+    # what there is
+
+    @property
+    def cells(self) -> tuple[CellKey, ...]:
+        return self.bound.keys
+
+    def read(self, block: str, t: float) -> Any:
+        return self.bound.read(block, t)
+
+    @cached_property
+    def made(self) -> Made:
+        found = made_of(self.bound.files[0])
+        return Made(found.spec, found.model, found.pictures, self.bound.classes,
+                    self.bound.digests)  # fmt: skip
+
+    def check_head(self) -> None:
+        """Every head can be kept."""
+
+    @cached_property
+    def targets(self) -> str:
+        return self.bound.fingerprint
+
+    def describe(self) -> dict[str, Any]:
+        choice = self.choice
+        penalties = {"penalties": list(choice.penalties)} if choice.penalties else {}
+        return {"judge": self.name, "score": f"pixel {choice.name}", **penalties,
+                **dict(choice.options), **({"frame": self.bound.frame} if self.bound.frame else {}),
+                **self.policy}  # fmt: skip
+
+    @property
+    def policy(self) -> dict[str, Any]:
+        """How is counted."""
+        return {}
+
+    @property
+    def headline(self) -> str:
+        groups = len(set(self.groups))
+        text = super().headline + (f", {groups} groups" if groups < len(self.groups) else "")
+        for what in (self.bound.noted, self.bound.left_out):
+            left = " left out" if what is self.bound.left_out else ""
+            text += "".join(f"; {count}{left}: {why}" for why, count in what.items())
+        return f"{text}; {self.counted}"
+
+    @property
+    def counted(self) -> str:
+        """How is counted, for people."""
+        return ", ".join(f"{name} {value}" for name, value in self.policy.items())
+
+    @property
+    def few(self) -> str | None:
+        if self.tested_groups >= FEW:
+            return None
+        return (f"{self.source}: test pictures of {self.tested_groups} groups say little; give "
+                "more, or a test set of its own")  # fmt: skip
+
+    # judging
+
+    def validate(self, cells: Sequence[Candidate], part: np.ndarray) -> list[Outcome]:
+        train, held = np.flatnonzero(part == TRAIN), np.flatnonzero(part == VALIDATION)
+        found = []
+        for candidate in cells:
+            head, X = self._fitted(candidate, train, held)
+            score = self.score(self._outcomes(head, X, held))
+            found.append(Outcome(score, setting_of(head)))
+        return found
+
+    def test(self, cell: Candidate, setting: float | None) -> np.ndarray:
+        """(n, Q) outcomes of the test pictures, learnt from training and validation."""
+        if (cell, setting) not in self._tested:
+            head, X = self._refitted(cell, setting)
+            found = self._outcomes(head, X, np.flatnonzero(self.part == TEST))
+            self._tested[cell, setting] = found
+        return self._tested[cell, setting]
+
+    def settle(self, value: np.ndarray) -> tuple[float, tuple[float, float] | None]:
+        tested = np.asarray(self.groups)[self.part == TEST]
+        number = self.score(value)
+        if len(set(tested)) < 2:
+            return number, None
+        draws = [self.scores_of_draws(value, times) for times in
+                 resampled(tested, draws=self.draws)]  # fmt: skip
+        return number, percentile_interval(np.concatenate(draws))
+
+    def head(self, cell: Candidate, setting: float | None) -> Any:
+        if isinstance(cell, Mix) and cell.weights is not None:
+            raise SpecError("a mix whose cells are weighed is no head that could be kept; keep a "
+                            "set (--sets) or a single cell")  # fmt: skip
+        return self._refitted(cell, setting)[0]
+
+    @property
+    def _known(self) -> np.ndarray:
+        return np.flatnonzero((self.part == TRAIN) | (self.part == VALIDATION))
+
+    def _refitted(self, candidate: Candidate, setting: float | None) -> tuple[Any, Cells]:
+        return self._fitted(candidate, self._known, (), setting)
+
+    def _fitted(
+        self, candidate: Candidate, rows: np.ndarray, held: Any = (), setting: float | None = None
+    ) -> tuple[Any, Cells]:
+        """A head learnt from some rows, its setting chosen on others; and the cells it reads."""
+        X, head = self.bound.cells(cells_in(candidate)), with_setting(self.estimator, setting)
+        if isinstance(candidate, Mix) and candidate.weights is not None:
+            X, head = weighed(X, rows, candidate.weights), _as_it_comes(head)
+        masks = self.bound.masks
+        validation = (X[held], masks[held]) if len(held) else None
+        return fitted(
+            head, X[rows], masks[rows], validation, self._names, self._ignore
+        ), X  # fmt: skip
+
+    _names: tuple[str, ...] = ()
+    _ignore = 255
+
+    def _outcomes(self, head: Any, X: Cells, rows: np.ndarray) -> np.ndarray:
+        """(n, Q) of some rows."""
+        return self.outcomes_of(head.predict(X[rows]), rows)
+
+    def outcomes_of(self, found: Iterator[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """(n, Q) of what was said of some rows, picture by picture."""
+        said = zip(rows, found, strict=True)
+        return np.stack([self.outcome(one, self.truth(row)) for row, one in said])
+
+    def truth(self, row: int) -> np.ndarray:
+        """(H, W) of a picture; what its input does not show does not count."""
+        return self._unshown(np.array(self.bound.masks[int(row)]), int(row))
+
+    @abstractmethod
+    def _unshown(self, truth: np.ndarray, row: int) -> np.ndarray: ...
+
+    def _shown(self, row: int) -> np.ndarray:
+        across, down = self._frames.frame(row).shown()
+        return down[:, None] & across
+
+    @cached_property
+    def _frames(self) -> Cells:
+        return self.bound.cells(self.bound.keys[:1])
+
+    def score(self, values: np.ndarray) -> float:
+        """The number of (n, Q) outcomes."""
+        found = float(self.scores_of_draws(values, np.ones((1, len(values)), np.int64))[0])
+        if not np.isfinite(found):
+            raise SpecError(f"{self.source}: no pixel of {len(values)} pictures is known, so there "
+                            f"is no {self.name}; give more pictures")  # fmt: skip
+        return found
+
+    # what stands beside the number
+
+    @property
+    def floor(self) -> tuple[float, str]:
+        values, what = self.constant
+        return self.score(values), what
+
+    def aside(self, cell: Candidate, setting: float | None) -> dict[str, float]:
+        return self.aside_of(self.test(cell, setting))
+
+    # memory
+
+    def bytes_of(self, cell: Candidate) -> float:
+        """Gram matrices of the channels, three of them, and the maps of one picture."""
+        shapes = [self.shape(key)[1:] for key in cells_in(cell)]
+        width = sum(shape[0] for shape in shapes)
+        maps = sum(4.0 * np.prod(shape) for shape in shapes)
+        return 8.0 * 3 * width**2 + 4 * maps + (64 << 20)
+
+
+class Segmentation(DenseJudge):
+    """mIoU of the classes that a head finds at every pixel.
+
+        IoU_k = TP_k / (TP_k + FP_k + FN_k),  summed over all pictures;  mIoU its mean over classes
+
+    Args:
+        absent: what becomes of classes that neither truth nor prediction has: "skip" leaves them
+            out of the mean, "zero" counts them as 0 (as DDPM-Seg's code does).
+        ignored: what becomes of predictions on pixels that are ignored: "drop", or "count" as
+            false positives (as DDPM-Seg's code does).
+    """
+
+    name, kind, task_name, bounds = "mIoU", "masks", "segmentation", (0.0, 1.0)
+
+    def __init__(self, *args: Any, absent: str = "skip", ignored: str = "drop", **more: Any):
+        if absent not in ("skip", "zero") or ignored not in ("drop", "count"):
+            raise SpecError(f"absent={absent!r}, ignored={ignored!r}; expected skip or zero, and "
+                            "drop or count")  # fmt: skip
+        self.absent, self.ignored = absent, ignored
+        super().__init__(*args, **more)
+        self._names, self._ignore = self.bound.classes, self.bound.ignore
+
+    @property
+    def told_apart(self) -> int:
+        return len(self.bound.classes)
+
+    @property
+    def policy(self) -> dict[str, Any]:
+        return {"absent classes": self.absent, "ignored pixels": self.ignored}
+
+    @property
+    def headline(self) -> str:
+        return f"{super().headline}; {len(self.bound.classes)} classes"
+
+    def outcome(self, found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """(3K,) pixels of each class that are found, that are true, and that are right."""
+        count, known = len(self.bound.classes), truth != self.bound.ignore
+        said = found[known] if self.ignored == "drop" else found.ravel()
+        right = (found == truth) & known
+        each = (said, truth[known], truth[right])
+        return np.concatenate([np.bincount(one, minlength=count) for one in each]).astype(float)
+
+    def scores_of_draws(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
+        found, true, right = np.split(times @ values, 3, axis=1)  # (B, K)
+        union = found + true - right
+        share = np.divide(right, union, out=np.zeros_like(right), where=union > 0)
+        if self.absent == "zero":
+            return np.where(true.sum(1) > 0, share.mean(1), np.nan)
+        there = (union > 0).sum(1)
+        some = (true.sum(1) > 0) & (there > 0)
+        return np.where(some, share.sum(1) / np.maximum(there, 1), np.nan)
+
+    def aside_of(self, values: np.ndarray) -> dict[str, float]:
+        _, true, right = np.split(values.sum(0), 3)
+        recall = right[true > 0] / true[true > 0]
+        return {"pixel accuracy": float(right.sum() / true.sum()),
+                "mean accuracy": float(recall.mean())}  # fmt: skip
+
+    def of_classes(self, values: np.ndarray) -> dict[str, float]:
+        """IoU by class, of classes that occur."""
+        found, true, right = np.split(values.sum(0), 3)
+        union = found + true - right
+        return {name: float(a / b) for name, a, b in
+                zip(self.bound.classes, right, union, strict=True) if b > 0}  # fmt: skip
+
+    @cached_property
+    def constant(self) -> tuple[np.ndarray, str]:
+        """The most frequent class of training and validation."""
+        rows = np.flatnonzero(self.part == TEST)
+        count = np.zeros(len(self.bound.classes), np.int64)
+        for row in self._known:
+            truth = self.truth(row)
+            count += np.bincount(truth[truth != self.bound.ignore], minlength=len(count))
+        best = int(count.argmax())
+        said = (np.full(self.bound.sizes[row], best) for row in rows)
+        return self.outcomes_of(said, rows), f"most frequent class, {self.bound.classes[best]}"
+
+    def _unshown(self, truth: np.ndarray, row: int) -> np.ndarray:
+        truth = truth.astype(np.int64)
+        truth[~self._shown(row)] = self.bound.ignore
+        return truth
+
+
+class DepthEstimation(DenseJudge):
+    """Mean absolute relative error of the depth that a head says at every pixel.
+
+    abs rel = mean |d − d*| / d*,  over a picture's pixels, then over pictures
+    """
+
+    name, kind, unit, higher_is_better, task_name = "abs rel", "depth", "", False, "depth"
+    measured: ClassVar[tuple[str, ...]] = ("RMSE", "delta1", "SILog")
+
+    def outcome(self, found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """(5,) abs rel, RMSE, delta 1 and SILog, and whether anything is known."""
+        known = np.isfinite(truth) & (truth > 0)
+        if not known.any():
+            return np.zeros(5)
+        d, true = found[known].astype(np.float64), truth[known].astype(np.float64)
+        d = np.maximum(d, 1e-3)
+        log = np.log(d) - np.log(true)
+        return np.array([
+            (np.abs(d - true) / true).mean(), np.sqrt(((d - true) ** 2).mean()),
+            (np.maximum(d / true, true / d) < 1.25).mean(),
+            100 * np.sqrt(max((log**2).mean() - log.mean() ** 2, 0)), 1.0,
+        ])  # fmt: skip
+
+    def scores_of_draws(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
+        some = times @ values[:, 4]
+        return np.divide(times @ values[:, 0], some, out=np.full(len(times), np.nan),
+                         where=some > 0)  # fmt: skip
+
+    def aside_of(self, values: np.ndarray) -> dict[str, float]:
+        known = values[values[:, 4] > 0]
+        return dict(zip(self.measured, known[:, 1:4].mean(0).tolist(), strict=True))
+
+    @cached_property
+    def constant(self) -> tuple[np.ndarray, str]:
+        """The median depth of training and validation."""
+        rows = np.flatnonzero(self.part == TEST)
+        found = [float(np.nanmedian(one)) for row in self._known
+                 if np.isfinite(one := self.truth(row)).any()]  # fmt: skip
+        middle = float(np.median(found)) if found else np.nan
+        said = (np.full(self.bound.sizes[row], middle) for row in rows)
+        return self.outcomes_of(said, rows), "median depth of training"
+
+    def _unshown(self, truth: np.ndarray, row: int) -> np.ndarray:
+        truth = truth.astype(np.float32)
+        truth[~self._shown(row)] = np.nan
+        return truth
+
+
+KINDS: dict[str, type[DenseJudge]] = {"masks": Segmentation, "depth": DepthEstimation}
+
+
+def _as_it_comes(head: Any) -> Any:
+    """A head that does not standardise its features, which are already."""
+    return head.set_params(standardise=False) if "standardise" in head.get_params() else head
+
+
+def _warn_seen(bound: BoundDense, part: np.ndarray) -> None:
+    """Say of aggregated maps that their aggregator saw targets of these pictures."""
+    first = 0
+    for files, rows in zip(bound.stores, bound.rows, strict=True):
+        whole = np.full(sum(map(len, files)), -1)
+        whole[rows] = part[first : first + len(rows)]
+        first += len(rows)
+        warn_of_targets_seen(files, whole)
