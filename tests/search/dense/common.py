@@ -159,5 +159,8 @@ class Planted:
         made = mask_of if self.kind == "masks" else depth_of
         return self.changes[row] if row in self.changes else made(row)
 
+    def rows_of(self, ids: Any) -> np.ndarray:
+        return np.array([ids.index(one) if one in ids else -1 for one in self.ids])
+
     def take(self, rows: Any) -> Planted:
         return replace(self, rows=tuple(np.array(self.rows)[rows].tolist()))
