@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from diffeat.search.dense.judge import DenseJudge
 from diffeat.search.dense.task import DenseChoice, bound_of, digests_of, parts_of
 from diffeat.search.splits import Fractions
 from diffeat.store import FeatureStore
-from diffeat.targets.dense import DenseTargets
+
+if TYPE_CHECKING:
+    from diffeat.targets.dense import DenseTargets
 
 Cells = tuple[Sequence[str] | None, Sequence[float] | None]
 """Blocks and native t of a file that are looked at; None means all."""

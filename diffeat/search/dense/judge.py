@@ -20,7 +20,7 @@ from diffeat.search.splits import TEST, TRAIN, VALIDATION, Fractions, split_grou
 from diffeat.search.stored import made_of, warn_of_targets_seen
 from diffeat.search.tasks import CellKey, Made
 from probes.cells import Cells
-from probes.dense import Masks
+from probes.dense import Masks, MeanMask
 from probes.metrics.segmentation import Confusion
 
 SHARES: Fractions = (0.6, 0.2, 0.2)
@@ -325,15 +325,11 @@ class Segmentation(DenseJudge):
 
     @cached_property
     def constant(self) -> tuple[np.ndarray, str]:
-        """The most frequent class of training and validation."""
+        """The mean mask of training and validation: position alone."""
         rows = np.flatnonzero(self.part == TEST)
-        count = np.zeros(len(self.bound.classes), np.int64)
-        for row in self._known:
-            truth = self.truth(row)
-            count += np.bincount(truth[truth != self.bound.ignore], minlength=len(count))
-        best = int(count.argmax())
-        said = (np.full(self.bound.sizes[row], best) for row in rows)
-        return self.outcomes_of(said, rows), f"most frequent class, {self.bound.classes[best]}"
+        masks = self.bound.masks[self._known]
+        head = fitted(MeanMask(), self._frames[self._known], masks, None, *self._about)
+        return self.outcomes_of(head.predict(self._frames[rows]), rows), "mean mask, by position"
 
     @cached_property
     def truths(self) -> Masks:
