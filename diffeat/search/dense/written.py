@@ -75,15 +75,15 @@ def _safe(name: str) -> str:
     """An id as a way below a folder."""
     parts = []
     for part in name.replace("\\", "/").split("/"):
-        part = re.sub(r'[\x00-\x1f<>:"|?*]', "_", part).rstrip(". ")
-        if not part:
-            part = "_" if part != "" or parts else ""
+        part = re.sub(r'[\x00-\x1f<>:"|?*]', "_", part).strip().rstrip(".")
         if RESERVED.fullmatch(part):
             part = f"_{part}"
         if part:
             parts.append(part[-200:])
-    if parts and parts[0] in (OVERLAYS, UNCERTAINTY, COLOURS):
-        parts[0] += "_"
+    for k, part in enumerate(parts[:-1]):  # a folder that is called like a file, or one of ours
+        ours = k == 0 and part.casefold() in (OVERLAYS, UNCERTAINTY, COLOURS)
+        if ours or PurePosixPath(part).suffix.lower() in (".png", ".jpg", ".npz", ".json"):
+            parts[k] += "_"
     return "/".join(parts) or "_"
 
 
@@ -107,6 +107,7 @@ class DenseFolder:
         format: of depth, "png" or "npz".
         overlay, uncertain: what is written beside the masks; overlays of depth are its colours.
         made_by: plain values that say what made the files, such as the digest of the head.
+        of: the features or pictures, as they were named.
 
     Attributes:
         names: of the files, without an ending.
@@ -121,6 +122,7 @@ class DenseFolder:
     overlay: bool = False
     uncertain: bool = False
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    of: str = ""
     names: list[str] = field(init=False)
     colours: np.ndarray = field(init=False)
     clipped: int = field(init=False, default=0)
@@ -144,7 +146,7 @@ class DenseFolder:
         _put(note, lambda path: path.write_text(text + "\n", "utf-8"))
 
     def _meaning(self) -> dict[str, Any]:
-        made = {MAKER: {"diffeat": __version__, **self.made_by}}
+        made = {MAKER: {"diffeat": __version__, "of": self.of, **self.made_by}}
         if self.applied.kind == "depth":
             kept = {"unit": "metre", "key": "depth", "dtype": "float32"}
             if self.format == "png":
