@@ -18,6 +18,7 @@ from diffeat.cli.applying import (
     is_file,
     written_table,
 )
+from diffeat.cli.depth import is_dense, predict_depth, refuse_for_depth, refuse_for_vectors
 from diffeat.cli.ending import warn
 from diffeat.cli.options import (
     allow_conditioned_option,
@@ -47,7 +48,11 @@ PRINTED = ("first", "text", "told")
 @command()
 @click.argument("head", type=click.Path(path_type=Path))
 @click.argument("what", metavar="FILE|PICTURES")
-@option("-o", "--output", type=OutputPath((".csv",)), help="Write every prediction as CSV.")
+@option("-o", "--output", type=OutputPath((".csv",), either=True),
+        help="Write every prediction as CSV; of a depth head, a folder of depth maps.")  # fmt: skip
+@option("--format", "format_", type=click.Choice(("png", "npz")), default=None, help="Depth maps "
+        "as 16-bit millimetres (png, default) or float32 metres (npz).")  # fmt: skip
+@option("--overwrite", is_flag=True, help="Depth maps: write into -o although it is in use.")
 @option("--all", "every", is_flag=True, help="A column for each class too.")
 @shown_options
 @option("--model", help="PICTURES: the model (default: by the name that the head gives).")
@@ -67,6 +72,7 @@ def predict(head, what, output, every, as_json, **values) -> None:
     \b
     diffeat predict HEAD.safetensors FEATURES.h5 -o P.csv   features that are stored
     diffeat predict HEAD.safetensors PICTURES -o P.csv      straight from the pictures
+    diffeat predict DEPTH.safetensors PICTURES -o depth/    a depth map each, of its own size
 
     A file must hold the head's features: the same model, every field of the spec, its blocks and
     t; else it is refused, field by field. Of PICTURES the head's model extracts them now, batch by
@@ -83,6 +89,11 @@ def predict(head, what, output, every, as_json, **values) -> None:
     choice = target_choice(values)
     estimator, note = load_head(head, device_of(values["device"]))
     why = check_targets(str(head), note.told, values["allow_conditioned"])
+    depth = {name: values.pop(name) for name in ("format_", "overwrite")}
+    if is_dense(estimator):
+        refuse_for_depth(head, estimator, what, values)
+        return predict_depth(head, estimator, note, what, output, as_json, {**values, **depth})
+    refuse_for_vectors(estimator, output, depth)
     applied = Applied(estimator, note)
     of_file = is_file(what)
     try:

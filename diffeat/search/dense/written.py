@@ -20,6 +20,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -142,8 +143,8 @@ class DenseFolder:
         note = self.folder / NOTES[self.applied.kind]
         if not overwrite:
             check_free(self.folder, note, self.made_by)
-        text = json.dumps(self._meaning(), indent=1, ensure_ascii=False)
-        _put(note, lambda path: path.write_text(text + "\n", "utf-8"))
+        text = as_lines(self._meaning())
+        _put(note, lambda path: path.write_text(text, "utf-8"))
 
     def _meaning(self) -> dict[str, Any]:
         made = {MAKER: {"diffeat": __version__, "of": self.of, **self.made_by}}
@@ -310,6 +311,17 @@ def scale_entries(
     return found
 
 
+def as_lines(values: Mapping[str, Any]) -> str:
+    """JSON of which a person can read a line for each part, and for each class."""
+    def plain(one: Any) -> str:
+        if isinstance(one, list):
+            return "[\n  " + ",\n  ".join(json.dumps(each, ensure_ascii=False) for each in one) + "]"
+        return json.dumps(one, ensure_ascii=False)
+
+    parts = [f"{json.dumps(name)}: {plain(one)}" for name, one in values.items()]
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
 def _save_npz(path: Path, depth: np.ndarray) -> None:
     with open(path, "wb") as file:
         np.savez_compressed(file, depth=depth)
@@ -329,4 +341,5 @@ def _put(path: Path, write: Callable[[Path], Any]) -> None:
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
