@@ -8,7 +8,7 @@ from typing import Any
 
 from sklearn.base import clone
 
-from diffeat.errors import SpecError, nearest
+from diffeat.errors import DiffeatError, SpecError, nearest
 from probes.cells import Cells
 
 MASKS: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -117,6 +117,8 @@ def fitted(
     more = {"classes": list(classes), "ignore": ignore} if isinstance(copy, Segmenter) else {}
     try:
         return copy.fit(cells, truths, validation, **more)
+    except DiffeatError:
+        raise
     except ValueError as error:
         raise SpecError(str(error)) from error
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diffeat.errors import SpecError
+from diffeat.errors import DiffeatError, SpecError
 from diffeat.search.dense.bound import BoundDense
 from diffeat.search.dense.heads import HeadChoice, choice_of, fitted, setting_of, with_setting
 from diffeat.search.dense.mixed import weighed
@@ -228,6 +228,8 @@ class DenseJudge(Judge):
         """
         try:
             return self.truths[int(row)]
+        except DiffeatError:
+            raise
         except ValueError as error:
             raise SpecError(f"{self.bound.ids[row]}: {error}") from error
 
