@@ -98,7 +98,7 @@ def choice_of(head: Any) -> HeadChoice:
 
 def fitted(
     head: Any, cells: Cells, truths: Any, validation: tuple[Cells, Any] | None = None,
-    classes: Sequence[str] = (), ignore: int = 255, groups: Sequence[str] | None = None,
+    classes: Sequence[str] = (), ignore: int = 255,
 ) -> Any:  # fmt: skip
     """A copy of a head, fitted.
 
@@ -106,7 +106,6 @@ def fitted(
         truths: as many label or depth maps as cells have rows.
         validation: (cells, truths) that choose its setting.
         classes: names; () of depth.
-        groups: of the rows.
 
     Raises:
         SpecError: what the head refuses: masks of another size, unknown labels, nothing known.
