@@ -10,14 +10,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import sklearn.metrics
 from click.testing import CliRunner
 from PIL import Image
 
 import diffeat as package
 import probes
 from diffeat.cli import cli
+from diffeat.search.fitted_on import noted
 from diffeat.search.kept import about_head
 from diffeat.search.stored import made_of
+from diffeat.targets.dense import open_dense
 from probes.cells import Cells
 from probes.dense import NearestMean
 
@@ -73,7 +76,8 @@ def keep(folder: Path, name: str = "h.safetensors", **more) -> Path:
         cells = cells_of(store)
         masks = [toy(int(Path(one).stem))[1] for one in store.ids]
         head = NearestMean().fit(cells, masks, classes=NAMES)
-        about = {"task": "segmentation", "palette": PALETTE, **more}
+        about = {"task": "segmentation", "palette": PALETTE, "fitted_on": noted(store.digests)}
+        about |= more
         probes.save(head, folder / name, about_head(made_of(store), cells.keys, NAMES, **about))
     return folder / name
 
@@ -190,6 +194,101 @@ class TestMasks:
         assert first.row == 0
         assert len(loaded) < len(source)
         pieces.close()
+
+
+class TestTruth:
+    def by_hand(self, wanted, spoil=None) -> dict:
+        """Of scikit-learn, over all pixels that count."""
+        found = np.concatenate([wanted[name].ravel() for name in wanted])
+        true = np.concatenate([toy(int(Path(name).stem))[1].ravel() for name in wanted])
+        return {"mIoU": sklearn.metrics.jaccard_score(true, found, average="macro"),
+                "pixel accuracy": sklearn.metrics.accuracy_score(true, found),
+                "mean accuracy": sklearn.metrics.balanced_accuracy_score(true, found)}  # fmt: skip
+
+    @pytest.mark.parametrize("what", ["f.h5", "p"])
+    def test_scores_are_those_by_hand(self, diffeat, place, wanted, tmp_path, what):
+        asked = ("segment", place / what, "--head", place / "h.safetensors", "--truth", place / "t",
+                 "--csv", tmp_path / "a.csv", "--batch-size", 3)  # fmt: skip
+        asked = asked[:-2] if what == "f.h5" else asked
+        answer = diffeat(*asked, "--json")
+        assert answer.code == 0, answer.err
+        scores = json.loads(answer.out)["scores"]
+        for name, value in self.by_hand(wanted).items():
+            assert scores[name] == pytest.approx(value, abs=1e-9)
+        assert set(scores["IoU"]) == set(NAMES)
+        low, high = scores["interval"]
+        assert low <= scores["mIoU"] <= high
+        assert "absent: skip" in scores["policy"]
+        for row in rows_of(tmp_path / "a.csv"):
+            true, found = toy(int(Path(row["id"]).stem))[1], wanted[row["id"]]
+            score = sklearn.metrics.jaccard_score(true.ravel(), found.ravel(), average="macro")
+            assert float(row["mIoU"]) == pytest.approx(score, rel=1e-6)
+        risk = scores["risk-coverage"]
+        assert risk["oracle"] <= risk["aurc"] <= 1
+        assert risk["random"] == pytest.approx(1 - scores["pixel accuracy"])
+        assert "was fitted on 6 of these 6 pictures, so no score of them is a test" in answer.err
+
+    def test_a_table_for_people(self, diffeat, place, wanted):
+        answer = diffeat("segment", place / "f.h5", "--head", place / "h.safetensors", "--truth",
+                         place / "t")  # fmt: skip
+        score = self.by_hand(wanted)["mIoU"]
+        assert f"mIoU {100 * score:.2f} %" in answer.out
+        for word in (*NAMES, "boundary F", "risk-coverage: area", "in random order", "IoU %"):
+            assert word in answer.out
+
+    def test_ignored_pixels_and_a_missing_mask(self, diffeat, place, wanted, tmp_path):
+        shutil.copytree(place / "t", tmp_path / "t")
+        (tmp_path / "t/s/1.png").unlink()
+        wrong = np.where(wanted["s/0.png"] != toy(0)[1], 255, toy(0)[1]).astype(np.uint8)
+        Image.fromarray(wrong).save(tmp_path / "t/s/0.png")
+        answer = diffeat("segment", place / "f.h5", "--head", place / "h.safetensors", "--truth",
+                         tmp_path / "t", "--csv", tmp_path / "a.csv", "--json")  # fmt: skip
+        assert answer.code == 0, answer.err
+        scores = json.loads(answer.out)["scores"]
+        assert (scores["pictures"], scores["without a true mask"]) == (5, 1)
+        rows = {row["id"]: row["mIoU"] for row in rows_of(tmp_path / "a.csv")}
+        assert (rows["s/0.png"], rows["s/1.png"]) == ("1", "")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda t: (t / "classes.txt").write_text("0 background\n1 red\n2 blue\n3 owl"),
+             "classes that the head does not know: owl"),
+            (lambda t: Image.new("L", (52, 36), 7).save(t / "s/0.png"), "holds 7, of which"),
+            (lambda t: Image.new("L", (5, 5)).save(t / "s/0.png"), "is 5×5"),
+            (lambda t: [one.rename(t / f"other{k}.png") for k, one in enumerate(
+                sorted((t / "s").iterdir()))], "none of 6 pictures has a mask"),
+            (lambda t: Image.new("RGB", (52, 36)).save(t / "s/0.png"), "holds colours"),
+        ],
+    )  # fmt: skip
+    def test_truth_that_will_not_do(self, diffeat, place, tmp_path, change, message):
+        shutil.copytree(place / "t", tmp_path / "t")
+        change(tmp_path / "t")
+        answer = diffeat("segment", place / "f.h5", "--head", place / "h.safetensors", "--truth",
+                         tmp_path / "t", "--csv", tmp_path / "a.csv")  # fmt: skip
+        assert answer.code in (1, 2)
+        assert message in " ".join(answer.err.split())
+        assert not (tmp_path / "a.csv").exists()
+
+    def test_classes_go_by_name_and_not_by_number(self, diffeat, place, tmp_path):
+        shutil.copytree(place / "t", tmp_path / "t")
+        (tmp_path / "t/classes.txt").write_text("0 red\n1 blue\n2 background")
+        for path in (tmp_path / "t/s").iterdir():
+            Image.fromarray(np.array([2, 0, 1], np.uint8)[read(path)]).save(path)
+        scores = [
+            json.loads(diffeat("segment", place / "f.h5", "--head", place / "h.safetensors",
+                               "--truth", folder, "--json").out)["scores"]
+            for folder in (place / "t", tmp_path / "t")
+        ]  # fmt: skip
+        assert scores[0] == scores[1]
+
+    def test_what_is_written_can_be_read_as_targets(self, diffeat, place, wanted, tmp_path):
+        diffeat("segment", place / "f.h5", "--head", place / "h.safetensors", "-o", tmp_path / "m")
+        targets = open_dense(tmp_path / "m", pictures=list(wanted))
+        assert (targets.classes, targets.ignore) == (tuple(NAMES), 255)
+        assert targets.palette.tolist() == PALETTE
+        for row, name in enumerate(targets.ids):
+            np.testing.assert_array_equal(targets.target(row), wanted[name])
 
 
 class TestBroken:
