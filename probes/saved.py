@@ -35,6 +35,9 @@ from probes.aggregate.spatial import SpatialFusion
 from probes.attention import AttentionProbe
 from probes.batchnorm import BatchNormProbe
 from probes.conv import ConvProbe
+from probes.dense.linear import PixelLinear
+from probes.dense.nearest_mean import NearestMean
+from probes.dense.regression import PixelRegression
 from probes.difformer import DifFormerProbe
 from probes.fitted import Array, Form, HeadError, Labels, Module, Number, Sizes, Whole, rebuild
 from probes.knn import KNNProbe
@@ -78,6 +81,7 @@ _KNN = {
     "mean_": Array("D", optional=True), "factor_": Array("D", optional=True),
 }  # fmt: skip
 _MAPS = {"cells_": forms.CellKeys(), "shapes_": forms.RowShapes()}
+_PIXELS = {**_MAPS, "classes_": Labels(), "ignore_": Whole(), "seen_": Array("K", "b")}
 _AXES = {"mean_": Array("C", optional=True), "components_": Array("PC", optional=True)}
 _SHARES = {"explained_variance_": Array("P"), "explained_variance_ratio_": Array("P")}
 _MIXED = {
@@ -111,6 +115,15 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     HyperfeatureMixer: _MIXED,
     SpatialFusion: _MIXED,
     Bottleneck: _MIXED,
+    NearestMean: {**_PIXELS, "means_": Array("KC")},
+    PixelLinear: {
+        **_PIXELS, "coef_": Array("KC"), "intercept_": Array("K"), "alpha_": Number(),
+        "scores_": Array("P", gaps=True),
+    },
+    PixelRegression: {
+        **_MAPS, "coef_": Array("MC"), "intercept_": Array("M"), "alpha_": Number(),
+        "scores_": Array("P", gaps=True), "range_": Array("R"),
+    },
 })  # fmt: skip
 """Every head that can be kept → its fitted attributes."""
 CLASSES = MappingProxyType({head.__name__: head for head in HEADS})

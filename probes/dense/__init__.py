@@ -2,7 +2,21 @@
 
 from probes.dense.base import DenseHead, Segmenter
 from probes.dense.column import Column
+from probes.dense.linear import PixelLinear
 from probes.dense.nearest_mean import NearestMean
-from probes.dense.truth import Masks
+from probes.dense.positions import positions, with_positions
+from probes.dense.regression import PixelRegression
+from probes.dense.truth import DepthMaps, Masks
 
-__all__ = ["Column", "DenseHead", "Masks", "NearestMean", "Segmenter"]
+__all__ = [
+    "Column",
+    "DenseHead",
+    "DepthMaps",
+    "Masks",
+    "NearestMean",
+    "PixelLinear",
+    "PixelRegression",
+    "Segmenter",
+    "positions",
+    "with_positions",
+]
