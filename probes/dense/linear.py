@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,8 +107,7 @@ class PixelLinear(Segmenter):
             best = int(np.argmax(self.scores_))
         self.alpha_ = float(self.alphas[best])
         prepared = self._prepared(cells, truth)
-        self.seen_ = prepared.counts > 0
-        warn_of_unseen(self.classes_, self.seen_)
+        self._note_seen(prepared.counts)
         self.coef_, self.intercept_ = prepared.solved(self.alpha_)
         return self
 
@@ -268,16 +266,4 @@ def check_memory(channels: int, memory_mb: float) -> None:
             f"ridge over {channels:,} channels takes {needed:,.0f} MiB for products, and "
             f"memory_mb={memory_mb:g}; allow more, take fewer cells or channels (a PCA), or "
             "PixelMLPEnsemble, which needs none"
-        )
-
-
-def warn_of_unseen(classes: np.ndarray, seen: np.ndarray) -> None:
-    """UserWarning that names classes without a training pixel."""
-    if not seen.all():
-        names = ", ".join(map(str, np.asarray(classes)[~seen][:5].tolist()))
-        warnings.warn(
-            f"no training pixel of {int((~seen).sum())} of {len(seen)} classes ({names}); they "
-            "will never be predicted",
-            UserWarning,
-            stacklevel=3,
         )

@@ -7,6 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
+import probes
 from probes import Cells
 from probes.dense import Column, DepthMaps, PixelLinear, PixelRegression, positions, with_positions
 from probes.dense.grams import PixelSums, pixel_moments
@@ -143,7 +144,7 @@ def test_penalty_is_chosen_on_validation():
 def test_an_absent_class_is_never_predicted(kind):
     cells, masks, _ = planted()
     masks = [np.where(mask == 1, 255, mask) for mask in masks]
-    with pytest.warns(UserWarning, match=r"1 of 3 classes \(dog\)"):
+    with pytest.warns(UserWarning, match=r"1 of 3 classes have no pixel in training \(dog\)"):
         head = PixelLinear(kind=kind).fit(cells, masks, classes=("cat", "dog", "cow"))
     assert not any((found == 1).any() for found in head.predict(cells))
     for shares in head.predict_proba(cells):
@@ -211,3 +212,16 @@ def test_refusals():
         DepthMaps([np.full((20, 24), -1.0)] * 2, cells)[1]
     with pytest.raises(ValueError, match=r"the cells .* are missing"):
         PixelLinear().fit(cells, masks, classes=3).score(positions(cells), masks)
+
+
+@pytest.mark.parametrize("what", ["linear", "depth"])
+def test_kept_and_loaded(what, tmp_path):
+    cells, masks, features = planted()
+    if what == "linear":
+        head = PixelLinear().fit(cells, masks, classes=("cat", "dog", "cow"))
+    else:
+        head = PixelRegression().fit(cells, np.exp(features[..., 0]).astype(np.float32))
+    probes.save(head, tmp_path / "head.safetensors")
+    loaded = probes.load(tmp_path / "head.safetensors")
+    for one, two in zip(head.predict(cells), loaded.predict(cells), strict=True):
+        assert np.array_equal(one, two)
