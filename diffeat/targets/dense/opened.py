@@ -92,8 +92,7 @@ def open_dense(
     if pictures is not None and text not in DENSE:
         if not place.is_dir():
             raise SourceError(f"{place}: no folder; expected one of masks or depth maps")
-        folder = place if part is None else place / part
-        return _of_found(text, of_pictures(folder, pictures, kind), wishes)
+        return _of_found(text, of_pictures(place, pictures, part, kind), wishes)
     if place.is_dir():
         return _of_folder(text, place, part, wishes)
     if text not in DENSE:
