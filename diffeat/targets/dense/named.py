@@ -33,7 +33,6 @@ def labels(
     first: int = 0,
     ignored: Sequence[int] = (),
     colours: Sequence[Sequence[int]] | None = None,
-    rest: bool = False,
 ) -> LabelReader:
     """A reader of numbers.
 
@@ -42,12 +41,11 @@ def labels(
         classes: names from the number `first` on, or by number.
         ignored: numbers that do not count, beside 255.
         colours: of the classes.
-        rest: whether nothing else counts, rather than being refused.
     """
     numbered = classes.items() if isinstance(classes, Mapping) else enumerate(classes, first)
     listed = made(f"the list of {name}", [Entry(k, one) for k, one in numbered])
     shades = None if colours is None else np.array(colours, np.uint8)
-    return LabelReader(listed, tuple(ignored), rest, shades)
+    return LabelReader(listed, tuple(ignored), shades)
 
 
 def _camvid(folder: Path, files: Files) -> Reader:

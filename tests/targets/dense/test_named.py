@@ -288,3 +288,13 @@ class TestDepth:
             np.testing.assert_allclose(found[np.isfinite(found)], metres, rtol=1e-6)
             assert np.isnan(found[0]).all()
         assert open_dense(tmp_path, "train").ids == targets.ids[:2]
+
+
+def test_the_set_comes_before_a_folder_of_its_name_here(tmp_path, monkeypatch):
+    LAYOUTS["camvid"][0](tmp_path / "sets/camvid")
+    LAYOUTS["camvid"][0](tmp_path / "here/camvid")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("DIFFEAT_DATA", str(tmp_path / "sets"))
+    assert str(tmp_path / "sets") in str(open_dense("camvid:train").files[0])
+    monkeypatch.setenv("DIFFEAT_DATA", str(tmp_path / "none"))
+    assert open_dense("camvid:train").classes == known.CAMVID
