@@ -2,7 +2,12 @@
 
 from probes.dense.base import DenseHead, Segmenter
 from probes.dense.column import Column
+from probes.dense.ensemble import DDPM_SEG, PixelMLPEnsemble
 from probes.dense.nearest_mean import NearestMean
+from probes.dense.pixels import PixelPool
 from probes.dense.truth import Masks
 
-__all__ = ["Column", "DenseHead", "Masks", "NearestMean", "Segmenter"]
+__all__ = [
+    "DDPM_SEG", "Column", "DenseHead", "Masks", "NearestMean", "PixelMLPEnsemble", "PixelPool",
+    "Segmenter",
+]  # fmt: skip
