@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -152,7 +151,7 @@ class PixelMLPEnsemble(Segmenter, NetworkHead):
         randomness = self._randomness(device)
         rows, held = self._held(cells, truth, validation, groups, randomness.numpy)
         pool = self._pool(cells, truth, rows, device)
-        self._look(pool)
+        self._note_seen(pool.counts.sum(0))
         if held is not None:
             held = self._validation(*held, pool)
         about = {name: getattr(self, name) for name in ("members", "standardize", "sampling",
@@ -220,15 +219,6 @@ class PixelMLPEnsemble(Segmenter, NetworkHead):
             rows, kept = by_groups(as_numpy(groups), fraction, rng)
         return rows, (cells, truth, kept)
 
-    def _look(self, pool: PixelPool) -> None:
-        """Note which classes training has."""
-        self.seen_ = pool.counts.sum(0) > 0
-        if lacking := [str(name) for name in self.classes_[~self.seen_]]:
-            warnings.warn(
-                f"{len(lacking)} of {len(self.classes_)} classes have no pixel in training: "
-                f"{', '.join(lacking)[:200]}; they are never predicted", UserWarning, stacklevel=3,
-            )  # fmt: skip
-
     def _class_weights(self, pool: PixelPool) -> torch.Tensor | None:
         if self.class_weight is None:
             return None
@@ -279,7 +269,7 @@ class PixelMLPEnsemble(Segmenter, NetworkHead):
         """(H, W) float32 a picture: the members' Jensen-Shannon divergence in nats, ≥ 0."""
         cells = self._checked(cells)
         for row in range(len(cells)):
-            strips = self._strips(cells.maps(row))
+            strips = self._strips(self._maps(cells, row))
             yield gathered((first, divergence(strip.softmax(1))) for first, strip in strips)
 
     def picture_uncertainty(self, cells: Any) -> np.ndarray:

@@ -26,6 +26,8 @@ from probes.standardise import moments
 
 MIXED = 16
 """Pictures whose pixels a pool holds at a time, at least."""
+MEASURED, MEASURED_PIXELS = 64, 256
+"""Pictures that tell the moments, at most, and pixels of each."""
 Moments = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -195,11 +197,21 @@ class PixelPool:
                 return torch.cat(parts), torch.cat(labels)
 
     def measured(self) -> Moments:
-        """(C,) float32 mean and deviation of sampled pixels; the deviation is 1 of constants."""
-        features, _ = self._kept
-        del self.__dict__["_kept"]
-        mean, deviation = moments(features.split(256))
-        return mean.float().cpu(), deviation.float().cpu()
+        """(C,) float32 mean and deviation of random pixels that count, of some pictures.
+
+        The deviation is 1 where a channel is constant.
+        """
+        rng, some = np.random.default_rng(0), np.flatnonzero(self.counts.any(1))
+
+        def pieces() -> Iterator[torch.Tensor]:
+            for place in some[np.linspace(0, len(some) - 1, min(MEASURED, len(some))).astype(int)]:
+                row = int(self.rows[place])
+                labels = self.masks[row]
+                flat = np.flatnonzero(np.isin(labels, np.flatnonzero(self.counts[place])))
+                chosen = rng.choice(flat, min(MEASURED_PIXELS, len(flat)), replace=False)
+                yield self.features(row, np.stack(np.divmod(chosen, labels.shape[1]), 1))
+
+        return tuple(one.float().cpu() for one in moments(pieces()))
 
     def weights(self) -> np.ndarray:
         """(K,) float64 weights of the classes by which each counts as much as any other; those
