@@ -236,11 +236,11 @@ def check_features(note: HeadNote, made: Made, cells: Sequence[CellKey], name: s
             f"{name} holds other features than the head was fitted on: {'; '.join(wrong)} "
             "(there → wanted); extract with the head's spec, or give PICTURES in place of a file"
         )
-    passing = [
-        ("stored as", made.spec.dtype, note.spec.dtype),
-        ("forward in", made.model["dtype"], note.model["dtype"]),
-        ("corrupted by", *(one.spec.corrupt or "nothing" for one in (made, note))),
-    ]
+    worse = (f"corrupted by {one.spec.corrupt}" if one.spec.corrupt else "clean"
+             for one in (made, note))  # fmt: skip
+    passing = [("stored as", made.spec.dtype, note.spec.dtype),
+               ("forward in", made.model["dtype"], note.model["dtype"]),
+               ("pictures", *worse)]  # fmt: skip
     return [f"{what} {there}, the head's were {was}"
             for what, there, was in passing if there != was]  # fmt: skip
 
