@@ -7,6 +7,7 @@ from probes.dense.dpt import DPTHead
 from probes.dense.fpn import FPNHead
 from probes.dense.in_context import InContext
 from probes.dense.k_means import KMeansSegmenter
+from probes.dense.mean_depth import MeanDepth
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
 from probes.dense.truth import DepthMaps, Masks
@@ -21,6 +22,7 @@ __all__ = [
     "InContext",
     "KMeansSegmenter",
     "Masks",
+    "MeanDepth",
     "MeanMask",
     "NearestMean",
     "Segmenter",
