@@ -117,7 +117,7 @@ class Judge:
     how: str = ""
     """Why the parts were not made by a hash alone."""
     told: str = ""
-    """What every file says of the features, where the protocol tells the model something."""
+    """What every file says: what the protocol tells the model, what made pictures worse."""
     head_notes: Mapping[str, Any] | None = None
     """Plain values that the file of a head says beside what all say."""
 
