@@ -348,7 +348,8 @@ class Segmentation(DenseJudge):
 
 def _as_it_comes(head: Any) -> Any:
     """A head that does not standardise its features, which are already."""
-    return head.set_params(standardise=False) if "standardise" in head.get_params() else head
+    names = {"standardise", "standardize"} & set(head.get_params())
+    return head.set_params(**dict.fromkeys(names, False))
 
 
 def _warn_seen(bound: BoundDense, part: np.ndarray) -> None:

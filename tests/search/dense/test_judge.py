@@ -135,6 +135,22 @@ class TestSegmentation:
         with pytest.raises(SpecError, match="weighed is no head that could be kept"):
             judge.head(Mix(pair, (0.5, 0.5)), None)
 
+    def test_the_penalty_is_chosen_on_validation_and_kept(self, bound):
+        judge = Segmentation(bound, PART, HeadChoice("ridge", (1e-3, 1e6)))
+        [outcome] = judge.validate([BEST], PART)
+        assert outcome.setting == 1e-3  # the other one says the most frequent class
+        assert outcome.validation > 0.9
+        assert judge.head(BEST, outcome.setting).alpha_ == 1e-3
+        assert judge.settle(judge.test(BEST, 1e-3))[0] > judge.settle(judge.test(BEST, 1e6))[0]
+
+    def test_weights_are_the_penalty_of_a_cell(self, bound):
+        judge = Segmentation(bound, PART, HeadChoice("ridge", (1.0,)))
+        pair = (BEST, ("a", 50))
+        heavy, light = (
+            judge.validate([Mix(pair, (one, 1.0))], PART)[0].validation for one in (1.0, 1e-4)
+        )
+        assert light < 0.5 * heavy
+
     def test_a_mask_of_another_size_is_told(self, folder, store):
         odd = Planted(folder, changes={3: np.zeros((8, 8), np.uint8)})
         judge = Segmentation(bind_dense(odd, [store]), PART, "nearest-mean")
