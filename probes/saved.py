@@ -35,6 +35,7 @@ from probes.aggregate.spatial import SpatialFusion
 from probes.attention import AttentionProbe
 from probes.batchnorm import BatchNormProbe
 from probes.conv import ConvProbe
+from probes.detection.detector import BoxDetector
 from probes.difformer import DifFormerProbe
 from probes.fitted import Array, Form, HeadError, Labels, Module, Number, Sizes, Whole, rebuild
 from probes.knn import KNNProbe
@@ -111,6 +112,7 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     HyperfeatureMixer: _MIXED,
     SpatialFusion: _MIXED,
     Bottleneck: _MIXED,
+    BoxDetector: {**_CELLS, "input_size_": Array("I", "i")},
 })  # fmt: skip
 """Every head that can be kept → its fitted attributes."""
 CLASSES = MappingProxyType({head.__name__: head for head in HEADS})

@@ -12,6 +12,7 @@ from probes.metrics.classification import (
     recall_score,
 )
 from probes.metrics.conventions import PRESETS, Convention, conventions_of
+from probes.metrics.detection import AveragePrecision
 from probes.metrics.flow import FlowShare, FlowSmoothness, flow_error, flow_smoothness
 from probes.metrics.homography import CornerError, corner_error, find_homography
 from probes.metrics.intervals import Interval, drawn_interval, pair_interval, pair_weights
@@ -50,6 +51,7 @@ __all__ = [
     "PCK",
     "PRESETS",
     "Accuracy",
+    "AveragePrecision",
     "ConfusionMatrix",
     "Convention",
     "CornerError",
