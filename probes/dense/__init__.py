@@ -2,7 +2,33 @@
 
 from probes.dense.base import DenseHead, Segmenter
 from probes.dense.column import Column
+from probes.dense.depth import DepthHead
+from probes.dense.dpt import DPTHead
+from probes.dense.fpn import FPNHead
+from probes.dense.in_context import InContext
+from probes.dense.k_means import KMeansSegmenter
+from probes.dense.linear import PixelLinear
 from probes.dense.nearest_mean import NearestMean
-from probes.dense.truth import Masks
+from probes.dense.position import MeanMask
+from probes.dense.positions import positions, with_positions
+from probes.dense.regression import PixelRegression
+from probes.dense.truth import DepthMaps, Masks
 
-__all__ = ["Column", "DenseHead", "Masks", "NearestMean", "Segmenter"]
+__all__ = [
+    "Column",
+    "DPTHead",
+    "DenseHead",
+    "DepthHead",
+    "DepthMaps",
+    "FPNHead",
+    "InContext",
+    "KMeansSegmenter",
+    "Masks",
+    "MeanMask",
+    "NearestMean",
+    "PixelLinear",
+    "PixelRegression",
+    "Segmenter",
+    "positions",
+    "with_positions",
+]
