@@ -17,7 +17,7 @@ from diffeat.search.intervals import FEW, percentile_interval, resampled
 from diffeat.search.judge import Candidate, Judge, Mix, Outcome, cells_in
 from diffeat.search.measure import SHARE
 from diffeat.search.splits import TEST, TRAIN, VALIDATION, Fractions, split_groups
-from diffeat.search.stored import made_of, warn_of_targets_seen
+from diffeat.search.stored import corrupted_text, made_of, warn_of_targets_seen
 from diffeat.search.tasks import CellKey, Made
 from probes.cells import Cells
 from probes.dense import Masks, MeanMask
@@ -61,10 +61,13 @@ class DenseJudge(Judge):
             raise SpecError(f"{bound.name} holds {bound.kind}; expected {self.kind}")
         if part is None:
             part = split_groups(bound.groups, SHARES, seed)[0]
-        source = bound.files[0].model["name"] if source is None else source
+        worse = corrupted_text([one.spec for one in bound.files])
+        if source is None:
+            source = bound.files[0].model["name"] + (f" ({worse})" if worse else "")
         super().__init__({}, bound.groups, part, source, bound.identity, conditioned)
         self.bound, self.choice = bound, choice_of(head)
         self.estimator = self.choice.made(self.kind)
+        self.told = worse
         self._last: tuple[Any, tuple[Any, Cells]] | None = None
         self._tested: dict[tuple[Candidate, float | None], np.ndarray] = {}
         _warn_seen(bound, np.asarray(part))

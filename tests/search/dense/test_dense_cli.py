@@ -143,6 +143,15 @@ class TestSearch:
         assert told["counts"][2] == 8
         assert sum(told["counts"][:2]) == 16
 
+    def test_a_test_file_of_corrupted_pictures(self, diffeat, folder, tmp_path):
+        write_file(tmp_path / "a.h5", folder, range(16)).close()
+        worse = {"corrupt": "gaussian_noise:3"}
+        write_file(tmp_path / "b.h5", folder, range(16, 24), spec=worse).close()
+        files = (tmp_path / "a.h5", tmp_path / "b.h5")
+        answer = diffeat("search", *files, "--masks", folder, *PLAIN)
+        assert answer.code == 0, answer.err
+        assert "corrupted by gaussian_noise:3" in answer.out
+
     def test_straight_from_a_model(self, diffeat, folder, tmp_path):
         asked = ("search", "unet-cifar10", "--masks", folder, "-t", "20", "-b", "mid,up.0", *PLAIN,
                  "--out", tmp_path / "kept", "--json")  # fmt: skip
