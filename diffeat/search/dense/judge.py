@@ -11,7 +11,14 @@ import numpy as np
 
 from diffeat.errors import DiffeatError, SpecError
 from diffeat.search.dense.bound import BoundDense
-from diffeat.search.dense.heads import HeadChoice, choice_of, fitted, setting_of, with_setting
+from diffeat.search.dense.heads import (
+    HeadChoice,
+    choice_of,
+    fitted,
+    has_choice,
+    setting_of,
+    with_setting,
+)
 from diffeat.search.dense.mixed import weighed
 from diffeat.search.intervals import FEW, percentile_interval, resampled
 from diffeat.search.judge import Candidate, Judge, Mix, Outcome, cells_in
@@ -221,7 +228,7 @@ class DenseJudge(Judge):
         if isinstance(candidate, Mix) and candidate.weights is not None:
             X, head = weighed(X, rows, candidate.weights), _as_it_comes(head)
         masks = self.bound.masks
-        validation = (X[held], masks[held]) if len(held) else None
+        validation = (X[held], masks[held]) if len(held) and has_choice(head) else None
         return fitted(head, X[rows], masks[rows], validation, *self._about), X
 
     _about: tuple[Any, ...] = ()
