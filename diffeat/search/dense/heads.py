@@ -127,7 +127,7 @@ def fitted(
 
 def is_trained(head: Any) -> bool:
     """Whether it is trained in epochs, of which validation keeps the best."""
-    return "validation_fraction" in head.get_params()
+    return "patience" in head.get_params()
 
 
 def has_choice(head: Any) -> bool:
