@@ -226,3 +226,22 @@ class TestDepth:
     def test_lower_is_better(self, judge):
         assert judge.number.best([0.3, 0.1, 0.2]) == 1
         assert "lower is better" in judge.headline
+
+
+class TestTrainedHeads:
+    def test_the_epoch_that_validation_kept_is_trained_again(self, bound):
+        from probes.dense import FPNHead
+
+        head = FPNHead(width=4, steps=12, epochs=4, patience=2, batch_size=4, random_state=0)
+        judge = Segmentation(bound, PART, head)
+        [outcome] = judge.validate([BEST], PART)
+        assert outcome.setting in (3, 6, 9, 12)
+        kept = judge.head(BEST, outcome.setting)
+        assert kept.steps == outcome.setting
+        assert "FPNHead" in judge.describe()["score"]
+
+    def test_without_patience_nothing_is_chosen(self, bound):
+        from probes.dense import FPNHead
+
+        judge = Segmentation(bound, PART, FPNHead(width=4, steps=2, epochs=1, random_state=0))
+        assert judge.validate([BEST], PART)[0].setting is None
