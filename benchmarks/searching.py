@@ -30,9 +30,16 @@ from diffeat.search import (
     task_from_store,
 )
 from diffeat.search import Task as CellTask
+from diffeat.search.asking import ask
 from diffeat.search.classification import chance
 from diffeat.search.clips import clip_cells, frame_rows
-from diffeat.search.judge import Mix, cells_in
+from diffeat.search.dense.bound import BoundDense, bind_dense
+from diffeat.search.dense.heads import fitted as fitted_dense
+from diffeat.search.dense.heads import setting_of, with_setting
+from diffeat.search.dense.judge import KINDS as DENSE_JUDGES
+from diffeat.search.dense.judge import DenseJudge
+from diffeat.search.dense.labels import draw_order, inner_split
+from diffeat.search.judge import Judge, Mix, cells_in
 from diffeat.search.matching import (
     BoundPairs,
     DenseRecall,
@@ -52,6 +59,7 @@ from diffeat.search.matching.geometry import (
 from diffeat.search.matching.rules import described
 from diffeat.search.mixing import WEIGHT
 from diffeat.search.scores import Logistic
+from diffeat.search.splits import LEFT_OUT
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
 from diffeat.viz import heat_map, score_curves
@@ -62,37 +70,48 @@ DRAWN = 6
 """Heat maps side by side."""
 
 __all__ = [
+    "DENSE_JUDGES",
+    "LEFT_OUT",
     "MEMORY",
     "PENALTIES",
     "TEST",
     "TRAIN",
     "VALIDATION",
+    "BoundDense",
     "BoundPairs",
     "CellKey",
     "CellTask",
+    "DenseJudge",
     "DenseRecall",
     "HomographyAccuracy",
     "Journal",
+    "Judge",
     "Logistic",
     "Matching",
     "Mix",
     "Plane",
     "Surface",
     "bind",
+    "bind_dense",
     "bytes_fingerprint",
     "cells_in",
     "chance",
     "clip_cells",
     "described",
+    "draw_order",
+    "fitted_dense",
     "frame_rows",
+    "inner_split",
     "match_planes",
     "plane_of",
     "readable",
     "recall_of",
     "same_place",
     "score_pairs",
+    "setting_of",
     "split_pairs",
     "unmoved",
+    "with_setting",
 ]
 
 
@@ -171,6 +190,16 @@ def matching_sets(
         few, journal, memory, lambda sizes: track(sizes, desc="sets", unit="cells"), most=most,
         test=False,
     )  # fmt: skip
+
+
+def validated(judge: Judge, memory: int, journal: Journal, desc: str = "cells") -> Surface:
+    """Every cell of a judge on its validation part; its test part is not looked at."""
+    found = ask(judge, judge.cells, None, memory, journal)
+    scores = {key: one for key, [one] in track(found, desc=desc, unit="cells")}
+    surface = Surface.of(judge, [])
+    surface.cells = [Cell(*key, scores[key].validation, scores[key].setting)
+                     for key in judge.cells]  # fmt: skip
+    return surface
 
 
 def surface_text(stored: dict[str, Any]) -> str:
