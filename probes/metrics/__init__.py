@@ -1,5 +1,6 @@
 """What predictions and correspondences are worth, and what representations have in common."""
 
+from probes.metrics.boundaries import BoundaryF, boundary_f
 from probes.metrics.classification import (
     Accuracy,
     ConfusionMatrix,
@@ -12,9 +13,16 @@ from probes.metrics.classification import (
     recall_score,
 )
 from probes.metrics.conventions import PRESETS, Convention, conventions_of
+from probes.metrics.depth import DepthErrors, depth_errors
 from probes.metrics.flow import FlowShare, FlowSmoothness, flow_error, flow_smoothness
 from probes.metrics.homography import CornerError, corner_error, find_homography
-from probes.metrics.intervals import Interval, drawn_interval, pair_interval, pair_weights
+from probes.metrics.intervals import (
+    Interval,
+    drawn_interval,
+    group_interval,
+    pair_interval,
+    pair_weights,
+)
 from probes.metrics.pck import PCK, pck
 from probes.metrics.ranking import (
     MeanAveragePrecision,
@@ -38,6 +46,8 @@ from probes.metrics.representations import (
     mutual_knn,
     uniformity,
 )
+from probes.metrics.risk_coverage import RiskCoverage, rank_correlation, risk_coverage
+from probes.metrics.segmentation import Confusion
 from probes.metrics.video import (
     JointPCK,
     VideoScores,
@@ -50,9 +60,12 @@ __all__ = [
     "PCK",
     "PRESETS",
     "Accuracy",
+    "BoundaryF",
+    "Confusion",
     "ConfusionMatrix",
     "Convention",
     "CornerError",
+    "DepthErrors",
     "FlowShare",
     "FlowSmoothness",
     "Interval",
@@ -63,21 +76,25 @@ __all__ = [
     "MeanSquaredError",
     "R2Score",
     "Recall",
+    "RiskCoverage",
     "VideoScores",
     "accuracy_score",
     "alignment",
     "average_precision_score",
+    "boundary_f",
     "cknna",
     "cknna_public",
     "confusion_matrix",
     "contour_accuracy",
     "conventions_of",
     "corner_error",
+    "depth_errors",
     "drawn_interval",
     "f1_score",
     "find_homography",
     "flow_error",
     "flow_smoothness",
+    "group_interval",
     "jaccard_score",
     "joint_pck",
     "linear_cka",
@@ -90,7 +107,9 @@ __all__ = [
     "pck",
     "precision_score",
     "r2_score",
+    "rank_correlation",
     "recall_score",
     "region_similarity",
+    "risk_coverage",
     "uniformity",
 ]

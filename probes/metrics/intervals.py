@@ -185,3 +185,74 @@ def _numbers(above: Any, below: Any, count: int) -> tuple[np.ndarray, np.ndarray
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """nan where there is nothing to divide by."""
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+
+def group_interval(
+    number: Any, count: int, seed: int = 0, draws: int = DRAWS, width: int = 1
+) -> Interval:
+    """The interval of a number of pictures that each belong to one group, such as a drive.
+
+    A draw takes G of the G groups with replacement; a group counts as often as it was drawn.
+
+    Args:
+        number: (B, G) float64 how often each group counts → (B,) numbers; nan where nothing can
+            be said of a draw.
+        count: G.
+        seed: of the draws.
+        draws: how many.
+        width: numbers that `number` holds for one draw, where that is more than G.
+
+    Raises:
+        ValueError: fewer than two groups; the number of all is not finite; no draw of which
+            anything can be said.
+    """
+    if count < 2:
+        raise ValueError("all pictures are of one group, so that nothing tells how far their "
+                         "number can be believed; expected at least two groups")  # fmt: skip
+    value = float(number(np.ones((1, count)))[0])
+    if not np.isfinite(value):
+        raise ValueError(f"the number of all {count} groups is {value}; expected a finite one")
+    pieces = drawn_groups(count, seed, draws, max(1, AT_ONCE // max(count, width)))
+    return interval_of(value, np.concatenate([number(w.astype(np.float64)) for w in pieces]))
+
+
+class Groups:
+    """Names of what pictures belong to, which come one by one; None is a group of its own.
+
+    Attributes:
+        names: group → its number, in the order they came.
+        codes: a number for each picture.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+        self.codes: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def add(self, group: Any = None) -> None:
+        """Count a picture of a group."""
+        name = f"picture {len(self.codes)}" if group is None else str(group)
+        self.codes.append(self.names.setdefault(name, len(self.names)))
+
+    def extend(self, other: Groups) -> None:
+        """Count another's pictures behind these; what was a group of its own stays one."""
+        names, start = list(other.names), len(self.codes)
+        for place, code in enumerate(other.codes):
+            own = names[code] == f"picture {place}"
+            self.add(f"picture {start + place}" if own else names[code])
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """(P, …) of pictures → (G, …) float64 sums of groups."""
+        found = np.zeros((len(self.names), *values.shape[1:]))
+        np.add.at(found, np.array(self.codes, np.int64), values)
+        return found
+
+    def spread(self, weights: np.ndarray) -> np.ndarray:
+        """(B, G) of groups → (B, P) of their pictures."""
+        return weights[:, np.array(self.codes, np.int64)]
+
+    def same(self, other: Groups) -> bool:
+        """Whether another counted pictures of the same groups in the same order."""
+        return self.codes == other.codes and list(self.names) == list(other.names)

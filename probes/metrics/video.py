@@ -61,10 +61,18 @@ def contour_accuracy(found: Any, truth: Any, bound: float = BOUND) -> float:
     Source: Perazzi et al. 2016, and the DAVIS toolkit's definition of contours.
     """
     found, truth = _masks(found, truth)
+    return contours_agree(contour(found), contour(truth), reach_of(bound, truth.shape))
+
+
+def reach_of(bound: float, size: tuple[int, int]) -> int:
+    """Pixels by which a contour may be off; see `contour_accuracy`."""
     if not bound > 0:
         raise ValueError(f"bound={bound}; expected a share of the diagonal, or pixels from 1 on")
-    reach = int(bound if bound >= 1 else np.ceil(bound * np.linalg.norm(truth.shape)))
-    ours, theirs = contour(found), contour(truth)
+    return int(bound if bound >= 1 else np.ceil(bound * np.linalg.norm(size)))
+
+
+def contours_agree(ours: np.ndarray, theirs: np.ndarray, reach: int) -> float:
+    """F of two (H, W) bool contours within `reach` pixels."""
     some, any_true = ours.any(), theirs.any()
     if not some or not any_true:
         return float(some == any_true)
