@@ -133,7 +133,7 @@ def learnt(
     inner, outer = rows[~held], rows[held]
     chosen: dict[str, Any] = {}
     if system.choose and len(outer):
-        (name, values), = system.choose.items()
+        ((name, values),) = system.choose.items()
         tried = [given.fit(head_of(system, given.kind, seed, device, {name: value}), inner)
                  for value in values]  # fmt: skip
         scores = [given.score(head, outer) for head in tried]
