@@ -35,6 +35,9 @@ from probes.aggregate.spatial import SpatialFusion
 from probes.attention import AttentionProbe
 from probes.batchnorm import BatchNormProbe
 from probes.conv import ConvProbe
+from probes.dense.k_means import KMeansSegmenter
+from probes.dense.nearest_mean import NearestMean
+from probes.dense.position import MeanMask
 from probes.difformer import DifFormerProbe
 from probes.fitted import Array, Form, HeadError, Labels, Module, Number, Sizes, Whole, rebuild
 from probes.knn import KNNProbe
@@ -84,6 +87,9 @@ _MIXED = {
     **_NETWORK, "cells_": forms.CellKeys(), "objective_": forms.Choice(tuple(OBJECTIVES)),
     "classes_": Labels(optional=True), "scale_": forms.Scale(optional=True), "left_out_": Whole(),
 }  # fmt: skip
+_MASKS = {
+    **_MAPS, "classes_": Labels(), "ignore_": Whole(), "seen_": Array("K", "b"),
+}  # fmt: skip
 
 HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     LinearProbe: {**_LINEAR, "classes_": Labels(), "n_iter_": Whole()},
@@ -111,6 +117,11 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     HyperfeatureMixer: _MIXED,
     SpatialFusion: _MIXED,
     Bottleneck: _MIXED,
+    NearestMean: {**_MASKS, "means_": Array("KC")},
+    KMeansSegmenter: {
+        **_MASKS, "weight_": Array("GC"), "bias_": Array("G"), "names_": Array("G", "i")
+    },
+    MeanMask: {**_MASKS, "shares_": Array("KPP")},
 })  # fmt: skip
 """Every head that can be kept → its fitted attributes."""
 CLASSES = MappingProxyType({head.__name__: head for head in HEADS})

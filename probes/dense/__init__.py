@@ -2,7 +2,19 @@
 
 from probes.dense.base import DenseHead, Segmenter
 from probes.dense.column import Column
+from probes.dense.in_context import InContext
+from probes.dense.k_means import KMeansSegmenter
 from probes.dense.nearest_mean import NearestMean
+from probes.dense.position import MeanMask
 from probes.dense.truth import Masks
 
-__all__ = ["Column", "DenseHead", "Masks", "NearestMean", "Segmenter"]
+__all__ = [
+    "Column",
+    "DenseHead",
+    "InContext",
+    "KMeansSegmenter",
+    "Masks",
+    "MeanMask",
+    "NearestMean",
+    "Segmenter",
+]

@@ -10,6 +10,7 @@ how in `_strips`, rows of one picture at a time, so that memory is that of a str
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -56,11 +57,15 @@ class DenseHead(OnMaps, ABC):
             NotFittedError: it is not fitted.
         """
         cells = self._checked(cells)
-        return (self.predict_maps(cells.maps(row)) for row in range(len(cells)))
+        return (self.predict_maps(self._maps(cells, row)) for row in range(len(cells)))
 
     def predict_maps(self, maps: Maps) -> np.ndarray:
         """(H, W) of one picture."""
         return gathered((first, self._say(strip)) for first, strip in self._strips(maps))
+
+    def _maps(self, cells: Cells, row: int) -> Maps:
+        """What `_strips` takes of one picture."""
+        return cells.maps(row)
 
 
 class Segmenter(DenseHead):
@@ -77,7 +82,7 @@ class Segmenter(DenseHead):
         """(K, H, W) float32 probabilities a picture."""
         cells = self._checked(cells)
         for row in range(len(cells)):
-            strips = self._strips(cells.maps(row))
+            strips = self._strips(self._maps(cells, row))
             yield gathered(((first, self._share(strip)) for first, strip in strips), axis=1)
 
     def uncertainty(self, cells: Any) -> Iterator[np.ndarray]:
@@ -94,6 +99,26 @@ class Segmenter(DenseHead):
         for row, found in enumerate(self.predict(cells)):
             matrix.update(found, truth[row])
         return matrix.jaccard("macro")
+
+    def _note_seen(self, counts: np.ndarray) -> None:
+        """Keep which classes training has, of (K,) pixels of each.
+
+        Raises:
+            ValueError: every pixel is ignored.
+        """
+        self.seen_ = np.asarray(counts) > 0
+        if not self.seen_.any():
+            raise ValueError(
+                f"every pixel is ignored (label {self.ignore_}); expected some that count"
+            )
+        if not self.seen_.all():
+            names = ", ".join(str(name) for name in self.classes_[~self.seen_][:10])
+            warnings.warn(
+                f"{(~self.seen_).sum()} of {len(self.seen_)} classes have no pixel in training "
+                f"({names}); they are never predicted",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _say(self, strip: torch.Tensor) -> torch.Tensor:
         return self._known_only(strip).argmax(0)

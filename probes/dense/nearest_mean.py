@@ -57,9 +57,7 @@ class NearestMean(Segmenter):
         for row in range(len(cells)):
             sums, counts = class_sums(Column(cells.maps(row)), truth[row], truth.classes)
             total, count = total + sums, count + counts
-        self.seen_ = count > 0
-        if not self.seen_.any():
-            raise ValueError(f"every pixel is ignored (label {ignore}); expected some that count")
+        self._note_seen(count)
         self.means_ = (total / np.maximum(count, 1)[:, None]).astype(np.float32)
         return self
 

@@ -59,7 +59,8 @@ def test_nearest_mean_takes_the_mean_of_pixels():
     cells = Cells({("a", 0): rng.normal(size=(3, 4, 5, 7))}, sizes=[(10, 14)] * 3)
     masks = rng.integers(0, 3, (3, 10, 14))
     masks[0, :2] = 255
-    head = NearestMean().fit(cells, masks, classes=4)
+    with pytest.warns(UserWarning, match=r"1 of 4 classes have no pixel in training \(3\)"):
+        head = NearestMean().fit(cells, masks, classes=4)
     assert head.seen_.tolist() == [True, True, True, False]
     whole = torch.stack([built(cells.maps(row)) for row in range(3)]).permute(0, 2, 3, 1).numpy()
     for k in range(3):
