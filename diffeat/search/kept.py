@@ -134,7 +134,7 @@ def keep_head(judge: Judge, choice: Choice, path: str | Path) -> None:
     }  # fmt: skip
     about = about_head(
         judge.made, cells_in(choice.candidate), task=judge.task_name, scores=scores,
-        **_fitted_on(judge),
+        **(judge.head_notes or {}), **_fitted_on(judge),
     )  # fmt: skip
     try:
         save(head, path, about)

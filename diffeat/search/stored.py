@@ -67,7 +67,7 @@ def task_from_store(
     why = [check_targets(str(one.path), conditioned(one.spec, one.pictures), allow_conditioned)
            for one in stores]  # fmt: skip
     if test is not None:
-        _check_pair(store, test, duplicates)
+        check_pair(store, test, duplicates)
 
     def read(block: str, t: float) -> Any:
         from probes.lazy import Stacked
@@ -251,7 +251,8 @@ def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:
     return fingerprint(plain)
 
 
-def _check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> None:
+def check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> None:
+    """SpecError unless two files are a training and a test set of one model, made alike."""
     check_model(train, test)
     if train.pictures["fingerprint"] == test.pictures["fingerprint"]:
         raise SpecError(

@@ -63,6 +63,7 @@ class DenseJudge(Judge):
         super().__init__({}, bound.groups, part, source, bound.identity, conditioned)
         self.bound, self.choice = bound, choice_of(head)
         self.estimator = self.choice.made(self.kind)
+        self._last: tuple[Any, tuple[Any, Cells]] | None = None
         self._tested: dict[tuple[Candidate, float | None], np.ndarray] = {}
         _warn_seen(bound, np.asarray(part))
 
@@ -175,11 +176,24 @@ class DenseJudge(Judge):
         return self._refitted(cell, setting)[0]
 
     @property
+    def head_notes(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"kind": self.kind}
+        if self.kind == "masks":
+            palette = getattr(self.bound.targets, "palette", None)
+            count = len(self.bound.classes)
+            plain = None if palette is None else np.asarray(palette).reshape(-1, 3)[:count].tolist()
+            found |= {"ignore": self.bound.ignore, "palette": plain}
+        return found | ({"frame": list(self.bound.frame)} if self.bound.frame else {})
+
+    @property
     def _known(self) -> np.ndarray:
         return np.flatnonzero((self.part == TRAIN) | (self.part == VALIDATION))
 
     def _refitted(self, candidate: Candidate, setting: float | None) -> tuple[Any, Cells]:
-        return self._fitted(candidate, self._known, (), setting)
+        """Learnt from training and validation; the last one is kept for another call."""
+        if self._last is None or self._last[0] != (candidate, setting):
+            self._last = (candidate, setting), self._fitted(candidate, self._known, (), setting)
+        return self._last[1]
 
     def _fitted(
         self, candidate: Candidate, rows: np.ndarray, held: Any = (), setting: float | None = None
