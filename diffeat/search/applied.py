@@ -77,13 +77,8 @@ def pieces_of_pictures(
     job = Job(backbone.request, source, spec, nowhere, batch_size, workers, on_error)
     worker = Worker(job, backbone)
     return worker, (
-        Piece(
-            found,
-            np.array(batch.indices, np.int64),
-            dict(errors_of(batch)),
-            batch.sizes,
-            batch.placements,
-        )  # fmt: skip
+        Piece(found, np.array(batch.indices, np.int64), dict(errors_of(batch)), batch.sizes,
+              batch.placements)  # fmt: skip
         for found, batch in batches_of(worker, source)
     )
 

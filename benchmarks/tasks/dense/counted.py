@@ -1,4 +1,4 @@
-"""What was counted of test pictures, so that numbers over any draw of their groups follow from it."""
+"""What was counted of test pictures, so that numbers over any draw of groups follow from it."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ class System:
                 raise SpecError(f"{where}: choose {name} among {values!r}; expected two values at "
                                 "least")  # fmt: skip
         if min(self.labels, default=1) < 0 or self.draws < 0:
-            raise SpecError(f"{where}: labels = {list(self.labels)}, draws = {self.draws}; expected "
-                            "counts of pictures (0 is all of them) and of draws")  # fmt: skip
+            raise SpecError(f"{where}: labels = {list(self.labels)}, draws = {self.draws}; "
+                            "expected counts of pictures (0 is all of them) and of draws")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +134,11 @@ class DenseBenchmark(MeasuredBenchmark):
 
     def _check_counts(self, where: str) -> None:
         if not self.labels or min(self.labels) < 0 or self.draws < 1:
-            raise SpecError(f"{where}: labels = {list(self.labels)}, draws = {self.draws}; expected "
-                            "counts of pictures (0 is all of them), and draws")  # fmt: skip
+            raise SpecError(f"{where}: labels = {list(self.labels)}, draws = {self.draws}; "
+                            "expected counts of pictures (0 is all of them), and draws")  # fmt: skip
         if not 0 < self.held < 1 or self.select < 2:
-            raise SpecError(f"{where}: held = {self.held}, select = {self.select}; expected a share "
-                            "in (0, 1), and two pictures at least")  # fmt: skip
+            raise SpecError(f"{where}: held = {self.held}, select = {self.select}; expected a "
+                            "share in (0, 1), and two pictures at least")  # fmt: skip
 
     def _check_names(self, where: str, names: list[str]) -> None:
         known = {one.shown for one in self.models} | {f"{one.shown}@random" for one in self.models}

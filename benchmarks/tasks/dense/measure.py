@@ -26,7 +26,7 @@ from benchmarks.tasks.dense.floors import floor_cells
 from benchmarks.tasks.dense.scored import ERRORS, counted, uncertainty_of
 from benchmarks.tasks.dense.sets import Draws, Sets
 from benchmarks.tasks.dense.shown import write_sheet
-from benchmarks.tasks.dense.systems import UNTRAINED, Given, head_of, learnt
+from benchmarks.tasks.dense.systems import Given, head_of, learnt
 from benchmarks.tasks.matching.models import models_of, stores_of
 from benchmarks.tasks.mixing.systems import chosen_cells
 from diffeat.conditioned import conditioned
@@ -320,8 +320,8 @@ def side_by_side(labels: Sequence[str], parts: Sequence[Features]) -> Cells:
     arrays, sizes = {}, {part.cells.input_size for part in parts}
     whole = all(part.cells.placements is None or _squashed(part.cells) for part in parts)
     if len(sizes) > 1 and not whole:
-        raise SpecError("features of inputs that are cropped or padded stand beside others; expected "
-                        "squashed ones")  # fmt: skip
+        raise SpecError("features of inputs that are cropped or padded stand beside others; "
+                        "expected squashed ones")  # fmt: skip
     for label, part in zip(labels, parts, strict=True):
         arrays |= {(f"{label}: {block}", t): part.cells[block, t] for block, t in part.cells.keys}
     return Cells(arrays, sizes=first.sizes, placements=None if whole else first.placements,

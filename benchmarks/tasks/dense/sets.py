@@ -94,8 +94,8 @@ class Sets:
         rows = orders.rows(min(select, len(self.train)), 0)
         chooses = inner_split([self.groups[row] for row in rows], held)
         if not chooses.any():
-            raise SpecError(f"{self.train.name}: {len(rows)} pictures of one group choose the cell; "
-                            "expected two groups at least")  # fmt: skip
+            raise SpecError(f"{self.train.name}: {len(rows)} pictures of one group choose the "
+                            "cell; expected two groups at least")  # fmt: skip
         part = np.full(len(self.groups), LEFT_OUT)
         part[rows] = np.where(chooses, VALIDATION, TRAIN)
         part[self.tested] = TEST

@@ -26,8 +26,8 @@ def summary(result: dict[str, Any]) -> str:
 
     lines = []
     for stored in result["surfaces"]:
-        lines += ["", f"{stored['name']}: {_first(result)} on the pictures that choose{_unit(result)}",
-                  "", surface_text(stored)]  # fmt: skip
+        what = f"{_first(result)} on the pictures that choose{_unit(result)}"
+        lines += ["", f"{stored['name']}: {what}", "", surface_text(stored)]  # fmt: skip
     for section in sections(result):
         if isinstance(section, Table):
             rows = [list(section.heading), *map(list, section.rows)]
@@ -45,13 +45,13 @@ def set_up(result: dict[str, Any]) -> str:
     frame = "×".join(map(str, sets["frame"])) or "each picture's own size"
     told = sorted({about["told"] for about in result["about"].values() if about.get("told")})
     parts = [
-        f"{train['pictures']:,} training pictures of {train['groups']:,} groups ({train['name']}), "
-        f"{test['pictures']:,} test pictures of {test['groups']:,} groups ({test['name']}); trained "
-        f"and scored at {frame}, truth moved by nearest.",
+        f"{train['pictures']:,} training pictures of {train['groups']:,} groups "
+        f"({train['name']}), {test['pictures']:,} test pictures of {test['groups']:,} groups "
+        f"({test['name']}); trained and scored at {frame}, truth moved by nearest.",
         "Labelled pictures are drawn in orders that show every class early; those of fewer labels "
         "are among those of more. Settings are chosen within the labelled pictures, block and t by "
-        f"a ridge on {min(one['select'], train['pictures'])} training pictures, of which some choose; "
-        "test is scored once." if result["surfaces"] else "",
+        f"a ridge on {min(one['select'], train['pictures'])} training pictures, of which some "
+        "choose; test is scored once.",
         f"{_measure_text(result)} Means over draws of labels, with 95 % intervals, draws and "
         f"{result['drawn']} of test drawn anew.",
         *(f"The model was told: {text}." for text in told),
@@ -63,8 +63,8 @@ def set_up(result: dict[str, Any]) -> str:
 def _measure_text(result: dict[str, Any]) -> str:
     one = result["benchmark"]
     if result["kind"] == "masks":
-        return (f"mIoU of {len(result['sets']['classes'])} classes, over sums of all test pictures: "
-                f"{POLICIES[one['policy']]}.")  # fmt: skip
+        return (f"mIoU of {len(result['sets']['classes'])} classes, over sums of all test "
+                f"pictures: {POLICIES[one['policy']]}.")  # fmt: skip
     cap = f"below {one['cap']:g} m" if one["cap"] else "without a cap"
     aligned = f"aligned by {one['align']}, with the truth" if one["align"] else "not aligned"
     crop = f"crop {one['crop']}" if one["crop"] else "whole pictures"
@@ -133,8 +133,8 @@ def _gains_table(result: dict[str, Any]) -> Table:
             gain = None if score is None else score.get("lead_gains")
             line.append("" if gain is None else f"{_signed(result, gain)} {_verdict(result, gain)}")
         rows.append(line)
-    text = (f"{lead}, {_first(result)}{_unit(result)} minus that of other rows, on the same draws of "
-            f"labels and of test{'; below 0 is better' * _falls(result)}:")  # fmt: skip
+    text = (f"{lead}, {_first(result)}{_unit(result)} minus that of other rows, on the same draws "
+            f"of labels and of test{'; below 0 is better' * _falls(result)}:")  # fmt: skip
     return Table(["against", "", *map(_labels, counts)], rows, text, f"What {lead} gains")
 
 
@@ -150,7 +150,8 @@ def plain_lines(result: dict[str, Any]) -> Iterator[str]:
             sides[side].append(row["label"])
     said = [f"{side} {', '.join(labels)}" for side, labels in sides.items() if labels]
     if said:
-        yield f"With {_labels(most)}, by the interval of the difference, {lead} is {'; '.join(said)}."
+        yield (f"With {_labels(most)}, by the interval of the difference, {lead} is "
+               f"{'; '.join(said)}.")  # fmt: skip
 
 
 def _measures_table(result: dict[str, Any]) -> Table:
@@ -203,8 +204,8 @@ def _uncertainty_table(result: dict[str, Any]) -> Table | None:
     heading = ["system", "its uncertainty %", "random order %", "best order %", "gain",
                "one member's 1 − max softmax %", "difference",
                "rank correlation with a picture's mIoU"]  # fmt: skip
-    text = ("Area under the risk-coverage curve (mean share of errors among the surest pixels; lower "
-            "is better); the gain is 0 of a random order and 1 of the best:")  # fmt: skip
+    text = ("Area under the risk-coverage curve (mean share of errors among the surest pixels; "
+            "lower is better); the gain is 0 of a random order and 1 of the best:")  # fmt: skip
     return Table(heading, rows, text, "Uncertainty")
 
 
