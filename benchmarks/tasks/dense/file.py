@@ -63,7 +63,7 @@ class System:
                                 "least")  # fmt: skip
         if min(self.labels, default=1) < 0 or self.draws < 0:
             raise SpecError(f"{where}: labels = {list(self.labels)}, draws = {self.draws}; "
-                            "expected counts of pictures (0 is all of them) and of draws")  # fmt: skip
+                            "expected counts of pictures (0 is all) and of draws")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,7 @@ class DenseBenchmark(MeasuredBenchmark):
         draws: of labelled pictures, of each count; of all pictures there is one, but for systems
             that draw, which have as many.
         train_limit, test_limit: pictures at most, drawn once by a hash of their ids.
+        chooser: head that cells are chosen by, one at a time, a name of `diffeat search --head`.
         select: training pictures that choose the cell, those of its validation part included.
         held: share of their groups that is its validation part.
         policy: "standard", or "ddpm-seg", whose code counts absent classes as 0 and predictions
@@ -102,6 +103,7 @@ class DenseBenchmark(MeasuredBenchmark):
     draws: int = 3
     train_limit: int | None = None
     test_limit: int | None = None
+    chooser: str = "ridge"
     select: int = 60
     held: float = 0.25
     policy: str = "standard"
@@ -135,7 +137,7 @@ class DenseBenchmark(MeasuredBenchmark):
     def _check_counts(self, where: str) -> None:
         if not self.labels or min(self.labels) < 0 or self.draws < 1:
             raise SpecError(f"{where}: labels = {list(self.labels)}, draws = {self.draws}; "
-                            "expected counts of pictures (0 is all of them), and draws")  # fmt: skip
+                            "expected counts of pictures (0 is all), and draws")  # fmt: skip
         if not 0 < self.held < 1 or self.select < 2:
             raise SpecError(f"{where}: held = {self.held}, select = {self.select}; expected a "
                             "share in (0, 1), and two pictures at least")  # fmt: skip

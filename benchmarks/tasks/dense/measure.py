@@ -149,13 +149,13 @@ class Run:
     # which cell
 
     def _choose(self, label: str) -> None:
-        """The best cell by a ridge on a part of the training pictures."""
+        """The best cell by a simple head on a part of the training pictures."""
         bound = self.bounds[label]
         if len(bound.keys) == 1:
             self.best[label] = bound.keys[0]
             return
         part = self.sets.part(self.draws, self.benchmark.select, self.benchmark.held)
-        judge = DENSE_JUDGES[bound.kind](bound, part, "ridge", source=label)
+        judge = DENSE_JUDGES[bound.kind](bound, part, self.benchmark.chooser, source=label)
         with self.place.stages(f"cells of {label}"):
             surface = validated(judge, self.place.memory, self.journal, f"cells of {label}")
         self.surfaces.append(surface)

@@ -50,8 +50,8 @@ def set_up(result: dict[str, Any]) -> str:
         f"({test['name']}); trained and scored at {frame}, truth moved by nearest.",
         "Labelled pictures are drawn in orders that show every class early; those of fewer labels "
         "are among those of more. Settings are chosen within the labelled pictures, block and t by "
-        f"a ridge on {min(one['select'], train['pictures'])} training pictures, of which some "
-        "choose; test is scored once.",
+        f"{one['chooser']} on {min(one['select'], train['pictures'])} training pictures, some of "
+        "which choose; test is scored once.",
         f"{_measure_text(result)} Means over draws of labels, with 95 % intervals, draws and "
         f"{result['drawn']} of test drawn anew.",
         *(f"The model was told: {text}." for text in told),
