@@ -30,7 +30,7 @@ from diffeat.search import (
     task_from_store,
 )
 from diffeat.search import Task as CellTask
-from diffeat.search.asking import ask
+from diffeat.search.asking import ask, ask_test
 from diffeat.search.classification import chance
 from diffeat.search.clips import clip_cells, frame_rows
 from diffeat.search.dense.bound import BoundDense, bind_dense
@@ -81,6 +81,7 @@ __all__ = [
     "BoundPairs",
     "CellKey",
     "CellTask",
+    "Classification",
     "DenseJudge",
     "DenseRecall",
     "HomographyAccuracy",
@@ -200,6 +201,13 @@ def validated(judge: Judge, memory: int, journal: Journal, desc: str = "cells") 
     surface.cells = [Cell(*key, scores[key].validation, scores[key].setting)
                      for key in judge.cells]  # fmt: skip
     return surface
+
+
+def tested(
+    judge: Judge, cell: CellKey, setting: float | None, memory: int, journal: Journal
+) -> tuple[float, tuple[float, float] | None]:
+    """What a cell has on test, with its setting, and the 95 % interval where it is known."""
+    return ask_test(judge, cell, setting, memory, journal)
 
 
 def surface_text(stored: dict[str, Any]) -> str:

@@ -49,13 +49,20 @@ class Sets:
         Raises:
             SpecError: targets of another kind, other classes, groups on both sides.
         """
-        where, kind = f"benchmark {benchmark.name}", KINDS[benchmark.task]
-        limits = (benchmark.train_limit, benchmark.test_limit)
-        found = [_limited(open_dense(name), limit) for name, limit in
-                 zip((benchmark.train, benchmark.test), limits, strict=True)]  # fmt: skip
+        one = benchmark
+        found = cls.named(f"benchmark {one.name}", one.task, one.train, one.test, one.frame)
+        return cls(limited(found.train, one.train_limit), limited(found.test, one.test_limit),
+                   found.frame)  # fmt: skip
+
+    @classmethod
+    def named(
+        cls, where: str, task: str, train: str, test: str, frame: Sequence[int] = ()
+    ) -> Sets:  # fmt: skip
+        """Two named sets; `where` is for errors, which are those of `open`."""
+        found = open_dense(train), open_dense(test)
         for one in found:
-            if one.kind != kind:
-                raise SpecError(f"{where}: {one.name} holds {one.kind}; expected {kind}")
+            if one.kind != KINDS[task]:
+                raise SpecError(f"{where}: {one.name} holds {one.kind}; expected {KINDS[task]}")
         train, test = found
         if list(train.classes) != list(test.classes):
             raise SpecError(f"{where}: {train.name} has {len(train.classes)} classes, {test.name} "
@@ -63,7 +70,7 @@ class Sets:
         if both := set(train.groups) & set(test.groups):
             raise SpecError(f"{where}: {len(both)} groups, such as {min(both)!r}, are in "
                             f"{train.name} and in {test.name}; expected other ones")  # fmt: skip
-        return cls(train, test, tuple(benchmark.frame) or None)
+        return cls(train, test, tuple(frame) or None)
 
     @property
     def pictures(self) -> Pictures:
@@ -129,7 +136,7 @@ class Draws:
         return np.sort(order) if labels == ALL else order[:labels]
 
 
-def _limited(targets: DenseTargets, limit: int | None) -> DenseTargets:
+def limited(targets: DenseTargets, limit: int | None) -> DenseTargets:
     """At most so many pictures, those with the smallest hash of their id."""
     if limit is None or limit >= len(targets.ids):
         return targets
