@@ -33,11 +33,13 @@ class Seen:
         row: of the picture.
         values: (H, W) of the upright picture: class indices in the smallest unsigned type, or
             float32 metres.
+        shown: (H, W) bool, which pixels the input shows; predictions of others go on from those.
         uncertainty: (H, W) float32, or None where it was not asked for.
     """
 
     row: int
     values: np.ndarray
+    shown: np.ndarray
     uncertainty: np.ndarray | None = None
 
 
@@ -112,7 +114,8 @@ class AppliedDense:
                 one = cells[place : place + 1]
                 (values,) = self.head.predict(one)
                 doubt = next(iter(self.head.uncertainty(one))) if uncertain else None
-                yield Seen(row, self._as_kept(values), doubt)
+                across, down = one.frame(0).shown()
+                yield Seen(row, self._as_kept(values), down[:, None] & across, doubt)
         except ValueError as error:
             raise SpecError(f"these features do not fit the head: {error}") from error
 

@@ -78,7 +78,7 @@ class HeadChoice:
                             f"{', '.join(known)} for {kind}")  # fmt: skip
         name, fixed = known[self.name]
         made = getattr(dense, name)(**{**fixed, **self.options})
-        wanted = {"device": self.device, "random_state": self.seed}
+        wanted = {"device": self.device, "random_state": self.seed, "seed": self.seed}
         if self.penalties:
             wanted["alphas"] = tuple(self.penalties)
         has = made.get_params()

@@ -1,9 +1,9 @@
-"""The judges of what is said at every pixel: segmentation by mIoU, depth by its relative error."""
+"""The judges of what is said at every pixel, and that of segmentation, by mean IoU."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -20,6 +20,8 @@ from diffeat.search.splits import TEST, TRAIN, VALIDATION, Fractions, split_grou
 from diffeat.search.stored import made_of, warn_of_targets_seen
 from diffeat.search.tasks import CellKey, Made
 from probes.cells import Cells
+from probes.dense import Masks, MeanMask
+from probes.metrics.segmentation import Confusion
 
 SHARES: Fractions = (0.6, 0.2, 0.2)
 """Of training, validation and test."""
@@ -70,8 +72,13 @@ class DenseJudge(Judge):
     # what a judge of one kind says
 
     @abstractmethod
-    def outcome(self, found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """(Q,) of one picture, from (H, W) what was said and what is known."""
+    def outcomes_of(self, found: Iterable[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """(n, Q) numbers of what was said, (H, W) each, of some rows."""
+
+    @cached_property
+    @abstractmethod
+    def truths(self) -> Any:
+        """N (H, W) of what is known; what an input does not show does not count."""
 
     @abstractmethod
     def scores_of_draws(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -204,32 +211,25 @@ class DenseJudge(Judge):
             X, head = weighed(X, rows, candidate.weights), _as_it_comes(head)
         masks = self.bound.masks
         validation = (X[held], masks[held]) if len(held) else None
-        return fitted(
-            head, X[rows], masks[rows], validation, self._names, self._ignore
-        ), X  # fmt: skip
+        return fitted(head, X[rows], masks[rows], validation, *self._about), X
 
-    _names: tuple[str, ...] = ()
-    _ignore = 255
+    _about: tuple[Any, ...] = ()
+    """Of classes: their names, and the label that does not count."""
 
     def _outcomes(self, head: Any, X: Cells, rows: np.ndarray) -> np.ndarray:
         """(n, Q) of some rows."""
         return self.outcomes_of(head.predict(X[rows]), rows)
 
-    def outcomes_of(self, found: Iterator[np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """(n, Q) of what was said of some rows, picture by picture."""
-        said = zip(rows, found, strict=True)
-        return np.stack([self.outcome(one, self.truth(row)) for row, one in said])
-
     def truth(self, row: int) -> np.ndarray:
-        """(H, W) of a picture; what its input does not show does not count."""
-        return self._unshown(np.array(self.bound.masks[int(row)]), int(row))
+        """(H, W) of a picture.
 
-    @abstractmethod
-    def _unshown(self, truth: np.ndarray, row: int) -> np.ndarray: ...
-
-    def _shown(self, row: int) -> np.ndarray:
-        across, down = self._frames.frame(row).shown()
-        return down[:, None] & across
+        Raises:
+            SpecError: of another size than its picture, or labels that are no classes.
+        """
+        try:
+            return self.truths[int(row)]
+        except ValueError as error:
+            raise SpecError(f"{self.bound.ids[row]}: {error}") from error
 
     @cached_property
     def _frames(self) -> Cells:
@@ -264,26 +264,25 @@ class DenseJudge(Judge):
 
 
 class Segmentation(DenseJudge):
-    """mIoU of the classes that a head finds at every pixel.
-
-        IoU_k = TP_k / (TP_k + FP_k + FN_k),  summed over all pictures;  mIoU its mean over classes
+    """mIoU of the classes that a head finds at every pixel (see `probes.metrics.Confusion`).
 
     Args:
-        absent: what becomes of classes that neither truth nor prediction has: "skip" leaves them
-            out of the mean, "zero" counts them as 0 (as DDPM-Seg's code does).
-        ignored: what becomes of predictions on pixels that are ignored: "drop", or "count" as
-            false positives (as DDPM-Seg's code does).
+        counting: a policy of `probes.metrics.segmentation.POLICIES`: "standard", or "ddpm-seg",
+            which counts absent classes as 0 and predictions on ignored pixels as wrong.
     """
 
     name, kind, task_name, bounds = "mIoU", "masks", "segmentation", (0.0, 1.0)
 
-    def __init__(self, *args: Any, absent: str = "skip", ignored: str = "drop", **more: Any):
-        if absent not in ("skip", "zero") or ignored not in ("drop", "count"):
-            raise SpecError(f"absent={absent!r}, ignored={ignored!r}; expected skip or zero, and "
-                            "drop or count")  # fmt: skip
-        self.absent, self.ignored = absent, ignored
+    def __init__(self, *args: Any, counting: str = "standard", **more: Any):
         super().__init__(*args, **more)
-        self._names, self._ignore = self.bound.classes, self.bound.ignore
+        self.counting, self._about = counting, (self.bound.classes, self.bound.ignore)
+        try:
+            self.empty = self._counter()
+        except ValueError as error:
+            raise SpecError(f"{self.bound.name}: {error}") from error
+
+    def _counter(self) -> Confusion:
+        return Confusion(self.bound.classes, self.bound.ignore, self.counting)
 
     @property
     def told_apart(self) -> int:
@@ -291,110 +290,50 @@ class Segmentation(DenseJudge):
 
     @property
     def policy(self) -> dict[str, Any]:
-        return {"absent classes": self.absent, "ignored pixels": self.ignored}
+        return {"counting": self.counting}
 
     @property
-    def headline(self) -> str:
-        return f"{super().headline}; {len(self.bound.classes)} classes"
+    def counted(self) -> str:
+        return self.empty.convention
 
-    def outcome(self, found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """(3K,) pixels of each class that are found, that are true, and that are right."""
-        count, known = len(self.bound.classes), truth != self.bound.ignore
-        said = found[known] if self.ignored == "drop" else found.ravel()
-        right = (found == truth) & known
-        each = (said, truth[known], truth[right])
-        return np.concatenate([np.bincount(one, minlength=count) for one in each]).astype(float)
+    def outcomes_of(self, found: Iterable[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """(n, 4K) of each picture: right, true and found pixels of each class, and those found
+        where nothing is known."""
+        counter = self._counter()
+        for row, said in zip(rows, found, strict=True):
+            counter.update(said, self.truth(row))
+        return counter.counts.reshape(len(rows), -1).astype(np.float64)
 
     def scores_of_draws(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
-        found, true, right = np.split(times @ values, 3, axis=1)  # (B, K)
-        union = found + true - right
-        share = np.divide(right, union, out=np.zeros_like(right), where=union > 0)
-        if self.absent == "zero":
-            return np.where(true.sum(1) > 0, share.mean(1), np.nan)
-        there = (union > 0).sum(1)
-        some = (true.sum(1) > 0) & (there > 0)
-        return np.where(some, share.sum(1) / np.maximum(there, 1), np.nan)
+        return self.empty.of_counts(self._apart(times @ values))
+
+    def _apart(self, values: np.ndarray) -> np.ndarray:
+        """(…, 4K) → (…, 4, K)."""
+        return values.reshape(*values.shape[:-1], 4, len(self.bound.classes))
 
     def aside_of(self, values: np.ndarray) -> dict[str, float]:
-        _, true, right = np.split(values.sum(0), 3)
-        recall = right[true > 0] / true[true > 0]
-        return {"pixel accuracy": float(right.sum() / true.sum()),
-                "mean accuracy": float(recall.mean())}  # fmt: skip
+        counts = self._apart(values.sum(0))
+        return {name.replace("_", " "): float(self.empty.of_counts(counts, name))
+                for name in ("pixel_accuracy", "mean_accuracy")}  # fmt: skip
 
     def of_classes(self, values: np.ndarray) -> dict[str, float]:
         """IoU by class, of classes that occur."""
-        found, true, right = np.split(values.sum(0), 3)
+        right, true, found, _ = self._apart(values.sum(0))
         union = found + true - right
         return {name: float(a / b) for name, a, b in
                 zip(self.bound.classes, right, union, strict=True) if b > 0}  # fmt: skip
 
     @cached_property
     def constant(self) -> tuple[np.ndarray, str]:
-        """The most frequent class of training and validation."""
+        """The mean mask of training and validation: position alone."""
         rows = np.flatnonzero(self.part == TEST)
-        count = np.zeros(len(self.bound.classes), np.int64)
-        for row in self._known:
-            truth = self.truth(row)
-            count += np.bincount(truth[truth != self.bound.ignore], minlength=len(count))
-        best = int(count.argmax())
-        said = (np.full(self.bound.sizes[row], best) for row in rows)
-        return self.outcomes_of(said, rows), f"most frequent class, {self.bound.classes[best]}"
-
-    def _unshown(self, truth: np.ndarray, row: int) -> np.ndarray:
-        truth = truth.astype(np.int64)
-        truth[~self._shown(row)] = self.bound.ignore
-        return truth
-
-
-class DepthEstimation(DenseJudge):
-    """Mean absolute relative error of the depth that a head says at every pixel.
-
-    abs rel = mean |d − d*| / d*,  over a picture's pixels, then over pictures
-    """
-
-    name, kind, unit, higher_is_better, task_name = "abs rel", "depth", "", False, "depth"
-    measured: ClassVar[tuple[str, ...]] = ("RMSE", "delta1", "SILog")
-
-    def outcome(self, found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """(5,) abs rel, RMSE, delta 1 and SILog, and whether anything is known."""
-        known = np.isfinite(truth) & (truth > 0)
-        if not known.any():
-            return np.zeros(5)
-        d, true = found[known].astype(np.float64), truth[known].astype(np.float64)
-        d = np.maximum(d, 1e-3)
-        log = np.log(d) - np.log(true)
-        return np.array([
-            (np.abs(d - true) / true).mean(), np.sqrt(((d - true) ** 2).mean()),
-            (np.maximum(d / true, true / d) < 1.25).mean(),
-            100 * np.sqrt(max((log**2).mean() - log.mean() ** 2, 0)), 1.0,
-        ])  # fmt: skip
-
-    def scores_of_draws(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
-        some = times @ values[:, 4]
-        return np.divide(times @ values[:, 0], some, out=np.full(len(times), np.nan),
-                         where=some > 0)  # fmt: skip
-
-    def aside_of(self, values: np.ndarray) -> dict[str, float]:
-        known = values[values[:, 4] > 0]
-        return dict(zip(self.measured, known[:, 1:4].mean(0).tolist(), strict=True))
+        masks = self.bound.masks[self._known]
+        head = fitted(MeanMask(), self._frames[self._known], masks, None, *self._about)
+        return self.outcomes_of(head.predict(self._frames[rows]), rows), "mean mask, by position"
 
     @cached_property
-    def constant(self) -> tuple[np.ndarray, str]:
-        """The median depth of training and validation."""
-        rows = np.flatnonzero(self.part == TEST)
-        found = [float(np.nanmedian(one)) for row in self._known
-                 if np.isfinite(one := self.truth(row)).any()]  # fmt: skip
-        middle = float(np.median(found)) if found else np.nan
-        said = (np.full(self.bound.sizes[row], middle) for row in rows)
-        return self.outcomes_of(said, rows), "median depth of training"
-
-    def _unshown(self, truth: np.ndarray, row: int) -> np.ndarray:
-        truth = truth.astype(np.float32)
-        truth[~self._shown(row)] = np.nan
-        return truth
-
-
-KINDS: dict[str, type[DenseJudge]] = {"masks": Segmentation, "depth": DepthEstimation}
+    def truths(self) -> Masks:
+        return Masks(self.bound.masks, self._frames, len(self.bound.classes), self.bound.ignore)
 
 
 def _as_it_comes(head: Any) -> Any:

@@ -18,8 +18,9 @@ import numpy as np
 from diffeat.errors import SpecError
 from diffeat.hashing import unit_interval
 from diffeat.search.dense.bound import BoundDense
+from diffeat.search.dense.depth import KINDS
 from diffeat.search.dense.heads import choice_of, fitted, setting_of, with_setting
-from diffeat.search.dense.judge import KINDS, DenseJudge
+from diffeat.search.dense.judge import DenseJudge
 from diffeat.search.grid import aligned, write_rows
 from diffeat.search.intervals import percentile_interval, resampled
 from diffeat.search.measure import Measure
@@ -277,7 +278,7 @@ def inner_split(groups: Sequence[str], share: float = HELD) -> np.ndarray:
 
 def _learnt(judge: DenseJudge, head: Any, X: Cells, rows: np.ndarray) -> tuple[Any, float | None]:
     """A head that learnt from some rows, and the setting that was chosen among them."""
-    masks, about = judge.bound.masks, (judge._names, judge._ignore)
+    masks, about = judge.bound.masks, judge._about
     estimator, setting = head.made(judge.kind), None
     held = inner_split([judge.groups[row] for row in rows])
     if "alphas" in estimator.get_params() and held.any():

@@ -12,20 +12,20 @@ import numpy as np
 from diffeat.conditioned import check_targets, conditioned
 from diffeat.errors import SpecError
 from diffeat.search.dense.bound import MISSING, BoundDense, Size, bind_dense
+from diffeat.search.dense.depth import KINDS
 from diffeat.search.dense.heads import HeadChoice
-from diffeat.search.dense.judge import KINDS, SHARES, DenseJudge
+from diffeat.search.dense.judge import SHARES, DenseJudge
 from diffeat.search.splits import Fractions
 from diffeat.search.stored import check_pair, parted
 from diffeat.store import FeatureStore
 from diffeat.targets import Labelled
+from probes.metrics.segmentation import POLICIES
 
 if TYPE_CHECKING:
     from diffeat.targets.dense import DenseTargets
 
 OPTION = {"masks": "--masks", "depth": "--depth"}
 """Kind of the targets → how the command line names them."""
-POLICIES = {"standard": ("skip", "drop"), "ddpm-seg": ("zero", "count")}
-"""Name → what becomes of absent classes and of ignored pixels (see `Segmentation`)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DenseChoice:
         ignore: label of pixels that do not count; None is what the set says.
         missing: what becomes of masks whose picture no file has: "refuse" or "leave-out".
         frame: (H, W) to score at; None is the pictures' own size.
-        policy: a key of `POLICIES`.
+        counting: of mIoU (see `Segmentation`).
         head: which learns.
 
     Raises:
@@ -55,14 +55,14 @@ class DenseChoice:
     ignore: int | None = None
     missing: str = "refuse"
     frame: Size | None = None
-    policy: str = "standard"
+    counting: str = "standard"
     head: HeadChoice = field(default_factory=HeadChoice)
 
     def __post_init__(self) -> None:
         if self.targets is None:
             raise SpecError(f"{self.kind} of pictures are needed; expected a folder, or a named "
                             f"set such as camvid:train ({OPTION[self.kind]})")  # fmt: skip
-        for name, known in (("missing", MISSING), ("policy", tuple(POLICIES))):
+        for name, known in (("missing", MISSING), ("counting", tuple(POLICIES))):
             if getattr(self, name) not in known:
                 raise SpecError(f"{name}={getattr(self, name)!r}; expected {', '.join(known)}")
 
@@ -82,13 +82,6 @@ class DenseChoice:
                 raise SpecError(f"{one.name} holds {one.kind}; expected {self.kind}: say "
                                 f"{OPTION[one.kind]} in place of {OPTION[self.kind]}")  # fmt: skip
         return found
-
-    @property
-    def policies(self) -> dict[str, str]:
-        """Of `Segmentation`; {} of depth."""
-        if self.kind != "masks":
-            return {}
-        return dict(zip(("absent", "ignored"), POLICIES[self.policy], strict=True))
 
 
 def parts_of(
@@ -173,9 +166,9 @@ def dense_judge(
         check_pair(stores[0][0], stores[1][0], duplicates)
     bound = bound_of(choice, stores, opened, **cells)
     part = parts_of(bound.sets, digests_of(bound), split, seed, duplicates)
-    return KINDS[bound.kind](
-        bound, part, choice.head, seed=seed, conditioned=max(why, key=len), **choice.policies
-    )
+    more = {"counting": choice.counting} if bound.kind == "masks" else {}
+    why = max(why, key=len)
+    return KINDS[bound.kind](bound, part, choice.head, seed=seed, conditioned=why, **more)
 
 
 def digests_of(bound: BoundDense) -> list[np.ndarray | None]:

@@ -20,6 +20,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -75,15 +76,15 @@ def _safe(name: str) -> str:
     """An id as a way below a folder."""
     parts = []
     for part in name.replace("\\", "/").split("/"):
-        part = re.sub(r'[\x00-\x1f<>:"|?*]', "_", part).rstrip(". ")
-        if not part:
-            part = "_" if part != "" or parts else ""
+        part = re.sub(r'[\x00-\x1f<>:"|?*]', "_", part).strip().rstrip(".")
         if RESERVED.fullmatch(part):
             part = f"_{part}"
         if part:
             parts.append(part[-200:])
-    if parts and parts[0] in (OVERLAYS, UNCERTAINTY, COLOURS):
-        parts[0] += "_"
+    for k, part in enumerate(parts[:-1]):  # a folder that is called like a file, or one of ours
+        ours = k == 0 and part.casefold() in (OVERLAYS, UNCERTAINTY, COLOURS)
+        if ours or PurePosixPath(part).suffix.lower() in (".png", ".jpg", ".npz", ".json"):
+            parts[k] += "_"
     return "/".join(parts) or "_"
 
 
@@ -107,6 +108,7 @@ class DenseFolder:
         format: of depth, "png" or "npz".
         overlay, uncertain: what is written beside the masks; overlays of depth are its colours.
         made_by: plain values that say what made the files, such as the digest of the head.
+        of: the features or pictures, as they were named.
 
     Attributes:
         names: of the files, without an ending.
@@ -121,6 +123,7 @@ class DenseFolder:
     overlay: bool = False
     uncertain: bool = False
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    of: str = ""
     names: list[str] = field(init=False)
     colours: np.ndarray = field(init=False)
     clipped: int = field(init=False, default=0)
@@ -140,11 +143,11 @@ class DenseFolder:
         note = self.folder / NOTES[self.applied.kind]
         if not overwrite:
             check_free(self.folder, note, self.made_by)
-        text = json.dumps(self._meaning(), indent=1, ensure_ascii=False)
-        _put(note, lambda path: path.write_text(text + "\n", "utf-8"))
+        text = as_lines(self._meaning())
+        _put(note, lambda path: path.write_text(text, "utf-8"))
 
     def _meaning(self) -> dict[str, Any]:
-        made = {MAKER: {"diffeat": __version__, **self.made_by}}
+        made = {MAKER: {"diffeat": __version__, "of": self.of, **self.made_by}}
         if self.applied.kind == "depth":
             kept = {"unit": "metre", "key": "depth", "dtype": "float32"}
             if self.format == "png":
@@ -308,6 +311,17 @@ def scale_entries(
     return found
 
 
+def as_lines(values: Mapping[str, Any]) -> str:
+    """JSON of which a person can read a line for each part, and for each class."""
+    def plain(one: Any) -> str:
+        if isinstance(one, list):
+            return "[\n  " + ",\n  ".join(json.dumps(each, ensure_ascii=False) for each in one) + "]"
+        return json.dumps(one, ensure_ascii=False)
+
+    parts = [f"{json.dumps(name)}: {plain(one)}" for name, one in values.items()]
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
 def _save_npz(path: Path, depth: np.ndarray) -> None:
     with open(path, "wb") as file:
         np.savez_compressed(file, depth=depth)
@@ -327,4 +341,5 @@ def _put(path: Path, write: Callable[[Path], Any]) -> None:
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()

@@ -125,7 +125,7 @@ class Planted:
     """Targets in memory that follow the protocol, of pictures of `write_pictures`."""
 
     folder: Path
-    rows: tuple[int, ...] = tuple(range(COUNT))
+    which: tuple[int, ...] = tuple(range(COUNT))
     kind: str = "masks"
     classes: tuple[str, ...] = CLASSES
     ignore: int = 255
@@ -138,26 +138,29 @@ class Planted:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        return tuple(f"{row:02}.png" for row in self.rows)
+        return tuple(f"{row:02}.png" for row in self.which)
 
     @property
     def groups(self) -> tuple[str, ...]:
-        return tuple(f"p{row // 2}" for row in self.rows)
+        return tuple(f"p{row // 2}" for row in self.which)
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.kind}{self.rows}{self.classes}{sorted(self.changes)}"
+        return f"{self.kind}{self.which}{self.classes}{sorted(self.changes)}"
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.which)
 
     def pictures(self) -> Any:
-        return source_of(self.folder, self.rows)
+        return source_of(self.folder, self.which)
 
     def target(self, k: int) -> np.ndarray:
-        row = self.rows[k]
+        row = self.which[k]
         made = mask_of if self.kind == "masks" else depth_of
         return self.changes[row] if row in self.changes else made(row)
 
+    def rows(self, ids: Any) -> np.ndarray:
+        return np.array([ids.index(one) if one in ids else -1 for one in self.ids])
+
     def take(self, rows: Any) -> Planted:
-        return replace(self, rows=tuple(np.array(self.rows)[rows].tolist()))
+        return replace(self, which=tuple(np.array(self.which)[rows].tolist()))
