@@ -34,9 +34,9 @@ from diffeat.search.asking import ask, ask_test
 from diffeat.search.classification import chance
 from diffeat.search.clips import clip_cells, frame_rows
 from diffeat.search.dense.bound import BoundDense, bind_dense
+from diffeat.search.dense.depth import KINDS as DENSE_JUDGES
 from diffeat.search.dense.heads import fitted as fitted_dense
 from diffeat.search.dense.heads import setting_of, with_setting
-from diffeat.search.dense.judge import KINDS as DENSE_JUDGES
 from diffeat.search.dense.judge import DenseJudge
 from diffeat.search.dense.labels import draw_order, inner_split
 from diffeat.search.judge import Judge, Mix, cells_in

@@ -144,7 +144,8 @@ class Run:
                        "groups": len(set(targets.groups)), "left_out": dict(targets.left_out),
                        "noted": dict(targets.noted), "fingerprint": targets.fingerprint}
                 for name, targets in (("train", one.train), ("test", one.test))}  # fmt: skip
-        return {**said, "classes": list(bound.classes), "frame": self.benchmark.frame}
+        return {**said, "classes": list(bound.classes), "frame": self.benchmark.frame,
+                "shared": one.shared}  # fmt: skip
 
     # which cell
 

@@ -47,7 +47,7 @@ class Sets:
         """The sets that a file names.
 
         Raises:
-            SpecError: targets of another kind, other classes, groups on both sides.
+            SpecError: targets of another kind, other classes, pictures on both sides.
         """
         one = benchmark
         found = cls.named(f"benchmark {one.name}", one.task, one.train, one.test, one.frame)
@@ -67,8 +67,8 @@ class Sets:
         if list(train.classes) != list(test.classes):
             raise SpecError(f"{where}: {train.name} has {len(train.classes)} classes, {test.name} "
                             f"{len(test.classes)}, or others; expected the same")  # fmt: skip
-        if both := set(train.groups) & set(test.groups):
-            raise SpecError(f"{where}: {len(both)} groups, such as {min(both)!r}, are in "
+        if both := set(train.ids) & set(test.ids):
+            raise SpecError(f"{where}: {len(both)} pictures, such as {min(both)!r}, are in "
                             f"{train.name} and in {test.name}; expected other ones")  # fmt: skip
         return cls(train, test, tuple(frame) or None)
 
@@ -81,6 +81,11 @@ class Sets:
     def groups(self) -> tuple[str, ...]:
         """Of all pictures."""
         return (*self.train.groups, *self.test.groups)
+
+    @property
+    def shared(self) -> list[str]:
+        """Groups, such as drives, that both sets have pictures of."""
+        return sorted(set(self.train.groups) & set(self.test.groups))
 
     @property
     def tested(self) -> np.ndarray:

@@ -19,7 +19,7 @@ def draw(matrices: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """A matrix for each model: rows are tasks, columns who chose; per cent of the own score."""
     rows, columns = len(matrices[0]["tasks"]), len(matrices[0]["tasks"][0]["scores"])
     size = SIDE + columns * CELL, len(matrices) * (SIDE + rows * CELL * 0.6) + 0.4
-    figure = new_figure(*size)
+    figure = new_figure(size)
     figure.suptitle(title, fontsize=10)
     colours, most = colour_map("magma"), _most(matrices)
     for place, one in enumerate(matrices, start=1):
@@ -36,7 +36,6 @@ def draw(matrices: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         axes.set_xticks(range(columns), names, fontsize=6, rotation=30, ha="right")
         axes.set_title(f"{one['label']}: lost on test, % of the task's own cell, by who chose",
                        fontsize=9)  # fmt: skip
-    figure.tight_layout()
     save(figure, path)
 
 

@@ -38,8 +38,8 @@ def set_up(result: dict[str, Any]) -> str:
         "chooses its (block, t) on validation; every task is scored on test at each chosen cell, "
         "with a head of its own. What is lost is the task's score at its own cell minus that at "
         "the other's; below 0 the other's cell was better on test. \"all tasks\" is the cell with "
-        f"the smallest mean loss on validation. {result['seconds']:.0f} s on {machine['cores']} cores "
-        f"({machine['processor']})."
+        f"the smallest mean loss on validation. {result['seconds']:.0f} s on {machine['cores']} "
+        f"cores ({machine['processor']})."
     )  # fmt: skip
 
 
