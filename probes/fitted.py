@@ -219,6 +219,21 @@ def _is_shape(shape: Any) -> bool:
 
 
 @dataclass(frozen=True)
+class Size:
+    """(H, W), whole numbers above 0."""
+
+    optional: bool = False
+
+    def write(self, value: Any, name: str, tensors: Tensors) -> list[int]:
+        return [int(side) for side in value]
+
+    def read(self, plain: Any, name: str, tensors: Tensors, sizes: Sizes) -> tuple[int, int]:
+        if not _is_shape(plain) or len(plain) != 2:
+            raise HeadError(f"{name}={plain!r:.60}; expected a height and a width")
+        return tuple(plain)
+
+
+@dataclass(frozen=True)
 class CellKeys:
     """The (block, t) of several cells."""
 

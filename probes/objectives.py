@@ -41,6 +41,7 @@ class Objective:
         dtype: of targets, for numpy.
         gaps: whether nan among targets stands for what is missing.
         maps: whether targets are maps (n, H, W), which augmentation moves with the features.
+        unknown: of maps, the target of what shows nothing, such as `ignore`; None: there is none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Objective:
     dtype: str
     gaps: bool = False
     maps: bool = False
+    unknown: float | None = None
 
     def better(self, score: float, best: float | None) -> bool:
         """Whether a validation number beats the best so far; nan never does."""
@@ -150,4 +152,5 @@ def pixel_cross_entropy(classes: int, ignore: int = 255) -> Objective:
         "pixel cross-entropy", partial(_pixels, ignore=ignore),
         lambda target: (target != ignore).sum(),
         "mean_iou", partial(MeanIoU, classes, ignore), True, _argmax, _argmax, "int64", maps=True,
+        unknown=ignore,
     )  # fmt: skip

@@ -33,8 +33,12 @@ from probes.aggregate.mixer import MixerProbe
 from probes.aggregate.reductions import ConcatCells, PCACells, SumCells
 from probes.aggregate.spatial import SpatialFusion
 from probes.attention import AttentionProbe
+from probes.augment import mirror_crop_scale, random_crop_scale
 from probes.batchnorm import BatchNormProbe
 from probes.conv import ConvProbe
+from probes.dense.depth import DepthHead
+from probes.dense.dpt import DPTHead
+from probes.dense.fpn import FPNHead
 from probes.dense.k_means import KMeansSegmenter
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
@@ -57,7 +61,10 @@ PLACES = ("device", "checkpoint")
 """Parameters that say where something was done: a file is for other machines too."""
 PASSING = ("_device", "_metadata_request", "grams_", "about_")
 """Attributes that are not fitted, or needed for more training only."""
-FUNCTIONS = MappingProxyType({"mirror": mirror})
+FUNCTIONS = MappingProxyType({
+    "mirror": mirror, "random_crop_scale": random_crop_scale,
+    "mirror_crop_scale": mirror_crop_scale,
+})  # fmt: skip
 """Functions that a parameter may be, by name."""
 
 _SEEN = {"n_features_in_": Whole("D"), "feature_names_in_": Labels("D", optional=True)}
@@ -91,6 +98,9 @@ _MASKS = {
     **_MAPS, "classes_": Labels(), "ignore_": Whole(), "seen_": Array("K", "b"),
 }  # fmt: skip
 
+_GRID = {**_NETWORK, "cells_": forms.CellKeys(), "train_size_": forms.Size()}
+_SEGMENTED = {**_GRID, **_MASKS, "class_weights_": Array("K")}
+
 HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     LinearProbe: {**_LINEAR, "classes_": Labels(), "n_iter_": Whole()},
     RidgeProbe: {**_LINEAR, **_ALPHA, "classes_": Labels(), "gcv_": Array("P", gaps=True)},
@@ -122,8 +132,13 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
         **_MASKS, "weight_": Array("GC"), "bias_": Array("G"), "names_": Array("G", "i")
     },
     MeanMask: {**_MASKS, "shares_": Array("KPP")},
+    FPNHead: _SEGMENTED,
+    DPTHead: _SEGMENTED,
+    DepthHead: {**_GRID, "n_outputs_": Whole("B"), "max_depth_": Number()},
 })  # fmt: skip
 """Every head that can be kept → its fitted attributes."""
+MIXERS = (HyperfeatureMixer, SpatialFusion)
+"""What may stand before a head, as its parameter."""
 CLASSES = MappingProxyType({head.__name__: head for head in HEADS})
 
 
@@ -242,6 +257,8 @@ def _plain(value: Any) -> Any:
     named = [name for name, function in FUNCTIONS.items() if function is value]
     if named:
         return {"function": named[0]}
+    if type(value) in MIXERS:
+        return {"estimator": type(value).__name__, "parameters": _parameters(value)}
     raise TypeError(f"{type(value).__name__} is no plain value")
 
 
@@ -322,9 +339,23 @@ def _meant(value: Any) -> Any:
     """The reverse of `_plain`."""
     if isinstance(value, list):
         return tuple(map(_meant, value))
+    if isinstance(value, dict) and value.keys() == {"estimator", "parameters"}:
+        return _mixer(value)
     if isinstance(value, dict):
         name = value.get("function")
         if not isinstance(name, str) or name not in FUNCTIONS or len(value) > 1:
             raise HeadError(f"{value!r:.60} is no parameter")
         return FUNCTIONS[name]
     return value
+
+
+def _mixer(value: dict[str, Any]) -> BaseEstimator:
+    """A mixer that is a parameter, not fitted."""
+    known = {kind.__name__: kind for kind in MIXERS}
+    name, parameters = value["estimator"], value["parameters"]
+    kind = known.get(name) if isinstance(name, str) else None
+    if kind is None or not isinstance(parameters, dict):
+        raise HeadError(f"{value!r:.60} is no parameter")
+    if unknown := parameters.keys() - {*kind._get_param_names()} | parameters.keys() & {*PLACES}:
+        raise HeadError(f"parameters {sorted(unknown)!r:.60}; {name} has none such")
+    return kind(**{key: _meant(one) for key, one in parameters.items()})

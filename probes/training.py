@@ -258,11 +258,17 @@ def augmented(
     augment: Augment | None,
     rng: np.random.Generator,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """A batch after augmentation; maps as targets (n, H, W) are moved with it, as (n, 1, H, W)."""
+    """A batch after augmentation; maps as targets (n, H, W) are moved with it, as (n, 1, H, W).
+
+    An augmentation with an attribute `joint` is given them by themselves, see
+    `probes.augment.random_crop_scale`.
+    """
     if augment is None:
         return inputs, targets
     if not objective.maps:
         return augment(inputs, rng), targets
+    if getattr(augment, "joint", False):
+        return augment(inputs, rng, targets, objective.unknown)
     *inputs, moved = augment([*inputs, targets[:, None]], rng)
     return inputs, moved[:, 0]
 

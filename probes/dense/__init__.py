@@ -2,15 +2,22 @@
 
 from probes.dense.base import DenseHead, Segmenter
 from probes.dense.column import Column
+from probes.dense.depth import DepthHead
+from probes.dense.dpt import DPTHead
+from probes.dense.fpn import FPNHead
 from probes.dense.in_context import InContext
 from probes.dense.k_means import KMeansSegmenter
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
-from probes.dense.truth import Masks
+from probes.dense.truth import DepthMaps, Masks
 
 __all__ = [
     "Column",
+    "DPTHead",
     "DenseHead",
+    "DepthHead",
+    "DepthMaps",
+    "FPNHead",
     "InContext",
     "KMeansSegmenter",
     "Masks",

@@ -74,6 +74,48 @@ class Masks:
         return self.cells.frame(row).size
 
 
+class DepthMaps:
+    """N depth maps of the pictures' size, in metres; nan where nothing is known.
+
+    Args:
+        values: a sequence of (H, W) numbers, an (N, H, W) array, or what reads like one row by row;
+            read when asked for. What is not above 0, or not finite, is not known.
+        cells: the pictures' features; pixels that an input does not show become nan.
+        name: for errors.
+
+    Raises:
+        ValueError: another number of maps than pictures; when one is read: another size than its
+            picture, no numbers.
+    """
+
+    def __init__(self, values: Any, cells: Cells, name: str = "depths"):
+        if len(values) != len(cells):
+            raise ValueError(
+                f"{len(values)} {name} for {len(cells)} pictures; expected one a picture"
+            )
+        self.values, self.cells, self.name = values, cells, name
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """(H, W) float32 of one picture."""
+        found, frame = np.asarray(as_numpy(self.values[row])), self.cells.frame(row)
+        if found.dtype.kind not in "fiu" or found.shape != frame.size:
+            raise ValueError(
+                f"{self.name}[{row}] is {found.dtype} of {_text(found.shape)}, its picture "
+                f"{_text(frame.size)}; expected one number a pixel, in metres"
+            )
+        depth = found.astype(np.float32)
+        across, down = frame.shown()
+        with np.errstate(invalid="ignore"):
+            known = np.isfinite(depth) & (depth > 0) & down[:, None] & across
+        return np.where(known, depth, np.float32(np.nan))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[row] for row in range(len(self)))
+
+
 def read_mask(values: Any, row: int, name: str = "masks") -> np.ndarray:
     """(H, W) whole numbers of one row, as they are; ValueError where they are none."""
     found = np.asarray(as_numpy(values[row]))
