@@ -32,8 +32,8 @@ DEPTH: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType({
     "mean-depth": ("MeanDepth", {}),
     "ridge": ("PixelRegression", {}),
     "depth": ("DepthHead", {}),
-    "fpn": ("FPNHead", {"task": "depth"}),
-    "dpt": ("DPTHead", {"task": "depth"}),
+    "fpn": ("DepthHead", {"kind": "fpn"}),
+    "dpt": ("DepthHead", {"kind": "dpt"}),
 })  # fmt: skip
 """Heads of depth, likewise."""
 UNTRAINED = ("mean-mask", "mean-depth", "nearest-mean", "kmeans", "in-context")
