@@ -9,9 +9,11 @@ from probes.dense.in_context import InContext
 from probes.dense.k_means import KMeansSegmenter
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
+from probes.dense.published import PUBLISHED, published
 from probes.dense.truth import DepthMaps, Masks
 
 __all__ = [
+    "PUBLISHED",
     "Column",
     "DPTHead",
     "DenseHead",
@@ -24,4 +26,5 @@ __all__ = [
     "MeanMask",
     "NearestMean",
     "Segmenter",
+    "published",
 ]
