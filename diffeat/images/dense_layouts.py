@@ -30,6 +30,7 @@ NYU_LISTS = {
     part: (f"nyudepthv2_{part}_files_with_gt.txt", f"{part}_list.txt") for part in ("train", "test")
 }
 NYU_FOLDERS = {"train": ("sync", ""), "test": ("official_splits/test", "")}
+VOC_NAME = re.compile(r"\d{4}_\d{6}")
 NYU_SCENE = re.compile(r"(.*_\d+)[a-z]")
 RUN = 100
 """Numbers of frames that count as one group of a room."""
@@ -121,8 +122,6 @@ def nyu_listed(folder: Path, split: str) -> Listed:
         if len(words) not in (2, 3):
             raise SourceError(f"{where}: {line!r:.120}; expected a picture, its depth map and, if "
                               "at all, a focal length")  # fmt: skip
-        if words[1] == "None":  # lists of KITTI's kind say so where nothing is known
-            continue
         picture, depth = (f"{below}{word.lstrip('/')}" for word in words[:2])
         scene = words[0].lstrip("/").partition("/")[0]
         found = NYU_SCENE.fullmatch(scene)
@@ -142,6 +141,15 @@ def _lines(path: Path, folder: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(read_text(path, folder, "a picture a line").splitlines(), 1):
         if line.strip():
             yield f"{path}, line {number}", line.strip()
+
+
+def is_voc(folder: Path) -> bool:
+    """Whether a folder is of PASCAL VOC, and not of others in its layout: by its names' form."""
+    lists = folder / "ImageSets" / "Segmentation"
+    if not ((folder / "SegmentationClass").is_dir() and lists.is_dir()):
+        return False
+    names = [stem_of(name) for name in pictures_in(folder / "JPEGImages")[:1]]
+    return any(VOC_NAME.fullmatch(name) for name in names)
 
 
 def fits(*needed: str) -> Callable[[Path], bool]:

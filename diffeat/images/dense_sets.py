@@ -105,14 +105,14 @@ DENSE: dict[str, DenseSet] = {
         "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/<split>.txt",
         "It is at http://host.robots.ox.ac.uk/pascal/VOC/voc2012/.",
         ("train", "val", "trainval"), _in("JPEGImages"), layouts.voc_listed,
-        layouts.fits("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"),
+        layouts.is_voc,
     ),
     "ade20k": DenseSet(
         ("ADEChallengeData2016",),
         "images/training, images/validation and annotations/ with the same (150 classes; 0: none)",
         "It is at http://sceneparsing.csail.mit.edu/.",
         ("train", "val"), _in("images"), layouts.ade20k_listed,
-        layouts.fits("images/validation", "annotations/validation"),
+        layouts.fits("images/validation", "annotations/validation", "objectInfo150.txt"),
     ),
     "cityscapes": DenseSet(
         ("Cityscapes",),

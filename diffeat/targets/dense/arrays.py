@@ -35,6 +35,14 @@ def read_array(path: Path) -> np.ndarray:
     return np.array(found)
 
 
+def shape_of(path: Path) -> tuple[int, ...]:
+    """The shape of an .npy, from its header; () where it cannot be read."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError, EOFError):
+        return ()
+
+
 def _of_archive(path: Path) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
         names = archive.infolist()

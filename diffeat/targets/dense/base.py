@@ -116,7 +116,7 @@ class Reader(Protocol):
         """What tells readings apart, for fingerprints."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FileTargets(DenseTargets):
     """A file of its own for each picture.
 
@@ -149,6 +149,10 @@ class FileTargets(DenseTargets):
         groups = self.groups or ("",) * len(self.ids)
         own = tuple(group or one for group, one in zip(groups, self.ids, strict=True))
         object.__setattr__(self, "groups", own)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"{type(self).__name__}({self.name!r}, {len(self)} pictures, {self.kind}{classes})"
 
     @property
     def kind(self) -> str:
@@ -187,10 +191,19 @@ class FileTargets(DenseTargets):
                 stored, turn = stored_size(self.paths[row])
                 return upright_mask(found, stored, turn, frame=self.frame, name=str(path))
             if self.ids[row] in self.known:
-                return upright_mask(found, self.known[self.ids[row]], 1, name=str(path))
+                return self._of_size(found, self.known[self.ids[row]], path)
         except SpecError as error:
             raise PictureError(self.ids[row], str(error)) from error
         return found
+
+    def _of_size(self, found: np.ndarray, size: Size, path: Path) -> np.ndarray:
+        if found.shape == tuple(size):
+            return found
+        shown = ["×".join(map(str, one)) for one in (found.shape, size)]
+        turned = found.shape == tuple(size)[::-1]
+        way = ("it may be drawn over a picture that EXIF turns: name the pictures, too" if turned
+               else "it belongs to another picture, or was resized")  # fmt: skip
+        raise SpecError(f"{path} is {shown[0]}, its picture {shown[1]}; {way}")
 
     def _brought(self, found: np.ndarray, size: Size) -> np.ndarray:
         return move_mask(found, Placement.of_fit(found.shape, size), ignore=self.ignore)

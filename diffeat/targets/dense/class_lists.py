@@ -33,6 +33,7 @@ HOW = ('expected lines such as "0 sky" or "0,sky,128,128,128", or JSON such as {
        '[{"id": 0, "name": "sky"}], "ignore": 255}')  # fmt: skip
 MOST = 1 << 16
 """Numbers in masks are below."""
+MOST_CLASSES = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def made(name: str, entries: Sequence[Entry], ignore: Sequence[int] = ()) -> Cla
         twice = next((one for k, one in enumerate(values) if one in values[:k]), None)
         if twice is not None:
             raise SourceError(f"{name}: the {what} {twice!r} is there twice; expected each once")
-    if not counts:
-        raise SourceError(f"{name}: no classes; {HOW}")
+    if not 0 < len(counts) < MOST_CLASSES:
+        raise SourceError(f"{name}: {len(counts) or 'no'} classes; {HOW}")
     if bad := next((one for one in entries if not 0 <= one.id < MOST), None):
         raise SourceError(f"{name}: {bad.name!r} has the number {bad.id}; expected 0 … {MOST - 1}")
     kept = sorted(counts, key=lambda one: one.id)

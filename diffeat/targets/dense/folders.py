@@ -137,8 +137,9 @@ def find(folder: Path, split: str | None = None, kind: str | None = None) -> Fou
 
 
 def _of_kind(folder: Path, answers: Sequence[Path], kind: str | None) -> Path:
-    fitting = [one for one in answers
-               if kind is None or (one.name.casefold() in DEPTHS) == (kind == "depth")]  # fmt: skip
+    depths = [one for one in answers if one.name.casefold() in DEPTHS]
+    masks = [one for one in answers if one not in depths]
+    fitting = {None: [*answers], "masks": masks, "depth": depths or masks}[kind]
     if len(fitting) != 1:
         raise SourceError(f"{folder}: {len(fitting)} folders of {kind or 'masks or depth'} "
                           f"({', '.join(one.name for one in answers)}); name the one that is meant "
@@ -155,30 +156,36 @@ def _beside(folder: Path, photos: Path, answers: Path, before: str) -> Found:
         name=str(photos), ids=tuple(before + key for key in keys), paths=paths,
         faults={before + key: why for key, why in faults.items()}, left_out=left_out,
     )  # fmt: skip
-    files, others = matched(keys, answers, str(answers))
+    files, others = _matched(keys, walk(answers, wanted=is_target)[0], answers, str(answers))
     return Found(source, source.ids, files, folder, lists=(answers, folder), left_out=others,
                  depth=answers.name.casefold() in DEPTHS)  # fmt: skip
 
 
 def _together(folder: Path) -> Found:
     """Pictures and masks in the same folders."""
-    names, _, _ = walk(folder, wanted=is_target)
-    stems = {stem_of(name) for name in names}
-    masks = [name for name in names if bare(name) != stem_of(name) and bare(name) in stems]
-    if not masks:
-        by_stem: dict[str, list[str]] = {}
-        for name in names:
-            by_stem.setdefault(stem_of(name), []).append(name)
-        masks = [one for same in by_stem.values() if len(same) == 2 for one in _second(same)]
+    names, _, left_out = walk(folder, wanted=is_target)
+    masks = _masks_among(names)
     if not masks:
         raise SourceError(f"{folder}: no pictures with masks or depth maps; {TWO_WAYS}")
     kept = [name for name in names if name not in {*masks} and is_picture(name)]
     keys, faults = names_as_text(kept)
-    source = FileSource(name=str(folder), ids=keys, faults=faults,
+    source = FileSource(name=str(folder), ids=keys, faults=faults, left_out=left_out,
                         paths=tuple(folder / name for name in kept))  # fmt: skip
     files, others = _matched(keys, masks, folder, str(folder))
     depth = all(stem_of(name).casefold().endswith("depth") for name in masks)
     return Found(source, source.ids, files, folder, (), (folder,), others, depth)
+
+
+def _masks_among(names: Sequence[str]) -> list[str]:
+    """Those of files side by side that are masks of others; [] if none can be told."""
+    stems = {stem_of(name) for name in names}
+    masks = [name for name in names if bare(name) != stem_of(name) and bare(name) in stems]
+    if masks:
+        return masks
+    by_stem: dict[str, list[str]] = {}
+    for name in names:
+        by_stem.setdefault(stem_of(name), []).append(name)
+    return [one for same in by_stem.values() if len(same) == 2 for one in _second(same)]
 
 
 def _second(same: Sequence[str]) -> list[str]:
@@ -200,6 +207,9 @@ def matched(
         SourceError: several masks for a picture, or pictures that only their endings tell apart.
     """
     names = walk(root, wanted=is_target)[0]
+    keys = _keys({nfc(stem_of(one)) for one in ids}, names)
+    if len({*keys}) < len(keys):  # pictures may lie beside their masks
+        names = _masks_among(names) or names
     return _matched(ids, names, root, name)
 
 
@@ -208,9 +218,7 @@ def _matched(
 ) -> tuple[tuple[Path | None, ...], dict[str, int]]:
     wanted = [nfc(stem_of(one)) for one in ids]
     _only_once(name, wanted, ids, "pictures")
-    # a mask that is called as its picture is, to the letter, before one with a word behind
-    exact = {*wanted}
-    keys = [stem if (stem := nfc(stem_of(one))) in exact else nfc(bare(one)) for one in masks]
+    keys = _keys({*wanted}, masks)
     _only_once(name, keys, masks, "masks")
     found = match_ids(wanted, keys)
     if found.ambiguous:
@@ -221,6 +229,14 @@ def _matched(
     return files, {"masks of no picture here": len(found.unused)} if found.unused else {}
 
 
+def _keys(wanted: set[str], masks: Sequence[str]) -> list[str]:
+    """What masks call their pictures: their own name where a picture has it, to the letter, else
+    that without a word for masks behind it."""
+    stems = [nfc(stem_of(one)) for one in masks]
+    return [stem if stem in wanted else nfc(bare(one))
+            for stem, one in zip(stems, masks, strict=True)]  # fmt: skip
+
+
 def _only_once(name: str, keys: Sequence[str], names: Sequence[str], what: str) -> None:
     known: dict[str, str] = {}
     for key, one in zip(keys, names, strict=True):
@@ -229,22 +245,38 @@ def _only_once(name: str, keys: Sequence[str], names: Sequence[str], what: str) 
                               "endings alone; rename one, or name a table")  # fmt: skip
 
 
-def of_pictures(root: Path, pictures: Source | Sequence[str], kind: str | None) -> Found:
+def of_pictures(
+    root: Path, pictures: Source | Sequence[str], split: str | None = None, kind: str | None = None
+) -> Found:
     """The masks below a folder of pictures that lie elsewhere.
 
     Args:
         root: with masks, or with a layout of `find`, whose masks are meant.
         pictures: a source, or ids.
-        kind: of `find`.
+        split, kind: of `find`.
     """
-    within, answers = root, root
-    if both := two_folders(root):
-        answers = _of_kind(root, both[1], kind)
+    answers = _answers(root, split, kind)
     source = pictures if isinstance(pictures, Source) else None
     ids = tuple(pictures.ids if source is not None else pictures)
     files, others = matched(ids, answers, str(answers))
-    return Found(source, ids, files, within, lists=(answers, answers.parent), left_out=others,
+    return Found(source, ids, files, root, lists=(answers, answers.parent), left_out=others,
                  depth=answers.name.casefold() in DEPTHS)  # fmt: skip
+
+
+def _answers(root: Path, split: str | None, kind: str | None) -> Path:
+    """The folder of the masks."""
+    if annotated := splits_of(root):
+        if split is None and len(annotated) == 1:
+            split = annotated[0]
+        if split not in annotated:
+            shown = ", ".join(f"{root / one}{ANNOT}" for one in annotated)
+            raise SourceError(f"{root}: several folders of masks; name one: {shown}")
+        return root / (split + ANNOT)
+    both = two_folders(root)
+    found = root if both is None else _of_kind(root, both[1], kind)
+    if split is not None and not (found / split).is_dir():
+        raise SourceError(f"{root}: no split {split!r}; expected {found / split}/")
+    return found if split is None else found / split
 
 
 def of_table(path: Path) -> Found:

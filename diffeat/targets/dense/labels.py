@@ -31,13 +31,11 @@ class LabelReader:
     Attributes:
         listed: what numbers and colours mean.
         ignored: further numbers of what does not count.
-        rest: whether numbers that the list lacks do not count; False refuses them.
         shades: (K, 3) uint8 colours of the classes where the list has none.
     """
 
     listed: ClassList
     ignored: tuple[int, ...] = ()
-    rest: bool = False
     shades: np.ndarray | None = None
     kind: str = field(default="masks", init=False)
 
@@ -59,7 +57,7 @@ class LabelReader:
     def about(self) -> list:
         entries = [(one.id, one.name, one.colour) for one in self.listed.entries]
         others = [(one.id, one.colour) for one in self.listed.ignored]
-        return ["labels", entries, others, sorted(self.ignored), self.rest, self.ignore]
+        return ["labels", entries, others, sorted(self.ignored), self.ignore]
 
     def read(self, path: Path) -> np.ndarray:
         """(H, W) uint8, or int16 with ignore −1, as the file lies on the disk."""
@@ -69,14 +67,15 @@ class LabelReader:
 
     def _of_numbers(self, path: Path, found: np.ndarray) -> np.ndarray:
         table = self._numbers
-        wide = found.astype(np.int64)
-        inside = (wide >= 0) & (wide < len(table))
-        known = np.where(inside, table[np.where(inside, wide, 0)], UNKNOWN)
-        known[np.isin(wide, self.ignored)] = self.ignore
-        if self.rest:
-            known[known == UNKNOWN] = self.ignore
-        elif (odd := np.unique(wide[known == UNKNOWN])).size:
-            raise PictureError(str(path), self._odd(odd.tolist()))
+        if found.dtype == np.uint8:  # every byte has a place in the table
+            known = table[found]
+        else:
+            wide = found.astype(np.int64)
+            inside = (wide >= 0) & (wide < len(table))
+            known = np.where(inside, table[np.where(inside, wide, 0)], UNKNOWN)
+            known[np.isin(wide, self.ignored)] = self.ignore
+        if (odd := known == UNKNOWN).any():
+            raise PictureError(str(path), self._odd(np.unique(found[odd]).tolist()))
         return known.astype(np.uint8 if self.ignore == IGNORE else np.int16)
 
     def _odd(self, odd: Sequence[object]) -> str:
@@ -99,10 +98,10 @@ class LabelReader:
     @cached_property
     def _numbers(self) -> np.ndarray:
         """Number → index, `ignore` or UNKNOWN."""
-        table = np.full(max(IGNORE, *(one.id for one in self._all)) + 1, UNKNOWN)
-        table[IGNORE] = self.ignore
-        for one in self.listed.ignored:
-            table[one.id] = self.ignore
+        skipped = [IGNORE, *(k for k in self.ignored if k >= 0)]
+        skipped += [one.id for one in self.listed.ignored]
+        table = np.full(max(skipped + [one.id for one in self._all]) + 1, UNKNOWN, np.int16)
+        table[skipped] = self.ignore
         for index, one in enumerate(self.listed.entries):
             table[one.id] = index
         return table
@@ -226,4 +225,4 @@ def with_ignored(reader: LabelReader, numbers: Sequence[int]) -> LabelReader:
     if (twice := next((k for k in numbers if k in ids), None)) is not None:
         raise SourceError(f"ignore={twice}, which {reader.listed.name} calls {ids[twice]!r}; "
                           "expected a number that is no class")  # fmt: skip
-    return LabelReader(reader.listed, (*reader.ignored, *numbers), reader.rest, reader.shades)
+    return LabelReader(reader.listed, (*reader.ignored, *numbers), reader.shades)

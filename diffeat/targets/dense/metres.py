@@ -66,14 +66,16 @@ class DepthReader:
         if whole and self.scale is None:
             raise PictureError(
                 str(path), f"holds whole numbers ({found.dtype}) of no known unit; say the unit of "
-                "depth: mm, cm, m, or metres of one step"
+                "depth (--depth-unit, unit=): mm, cm, m, or metres of one step"
             )  # fmt: skip
         if whole and found.dtype.itemsize == 1 and self.scale in UNITS.values():
             raise PictureError(
                 str(path), "holds 8 bits a pixel, too few for depth in a unit of length; expected "
                 "16 bits, or metres of one step as a number"
             )  # fmt: skip
-        known = ~np.isin(found, NO_DEPTH) if whole else np.isfinite(found) & (found > 0)
+        known = (
+            (found > 0) & ~np.isin(found, NO_DEPTH) if whole else np.isfinite(found) & (found > 0)
+        )
         metres = np.where(known, found, np.nan).astype(np.float64) * (self.scale or 1.0)
         if self.scale is None and np.nanmax(metres, initial=0) > FAR:
             raise PictureError(

@@ -41,11 +41,10 @@ def kept_rows(
     kept = [row for row, path in enumerate(files) if path is not None and path.is_file()]
     lacking = sorted({*range(len(ids))} - {*kept})
     if lacking and missing == "refuse":
-        shown = ", ".join(repr(ids[row]) for row in lacking[:SHOWN]) + ", …" * (
-            len(lacking) > SHOWN
-        )
+        shown = ", ".join(repr(ids[row]) for row in lacking[:SHOWN])
+        shown += ", …" * (len(lacking) > SHOWN)
         first = files[lacking[0]]
-        where = f"; the first was looked for at {first}" if first else f" among those of {within}"
+        where = f" (the first was looked for at {first})" if first else ""
         raise SourceError(f"{name}: {len(lacking)} of {len(ids)} pictures have no mask or depth "
                           f"map: {shown}{where}; add them, or leave such pictures out "
                           "(missing='leave-out')")  # fmt: skip

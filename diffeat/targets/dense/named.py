@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.errors import SourceError
+from diffeat.images import stored_size
 from diffeat.images.below import is_inside
 from diffeat.images.dense_layouts import DDPM_SEG
 from diffeat.images.dense_sets import DENSE
 from diffeat.targets.dense import names
+from diffeat.targets.dense.arrays import shape_of
 from diffeat.targets.dense.base import FileTargets, Reader
 from diffeat.targets.dense.class_lists import Entry, made, read_classes
 from diffeat.targets.dense.frames import FrameReader
@@ -31,7 +33,6 @@ def labels(
     first: int = 0,
     ignored: Sequence[int] = (),
     colours: Sequence[Sequence[int]] | None = None,
-    rest: bool = False,
 ) -> LabelReader:
     """A reader of numbers.
 
@@ -40,12 +41,11 @@ def labels(
         classes: names from the number `first` on, or by number.
         ignored: numbers that do not count, beside 255.
         colours: of the classes.
-        rest: whether nothing else counts, rather than being refused.
     """
     numbered = classes.items() if isinstance(classes, Mapping) else enumerate(classes, first)
     listed = made(f"the list of {name}", [Entry(k, one) for k, one in numbered])
     shades = None if colours is None else np.array(colours, np.uint8)
-    return LabelReader(listed, tuple(ignored), rest, shades)
+    return LabelReader(listed, tuple(ignored), shades)
 
 
 def _camvid(folder: Path, files: Files) -> Reader:
@@ -137,11 +137,6 @@ def open_named(
     below, rows = one.rows(folder, split)
     files = [folder / target for _, target, _ in rows]
     kept, left_out = kept_rows(name, [key for key, _, _ in rows], files, folder, missing)
-    noted = {}
-    if kind.startswith("ddpm-seg-"):
-        published = DDPM_SEG[kind.removeprefix("ddpm-seg-")][1 + (split == "test")]
-        if len(rows) < published:
-            noted[f"pictures fewer than the published {published}"] = published - len(rows)
     ids = tuple(rows[k][0] for k in kept)
     files = tuple(files[k] for k in kept)
     paths = tuple(map(below.path, ids))
@@ -152,6 +147,20 @@ def open_named(
     )
     return FileTargets(
         name, ids, files, reader, folder, tuple(rows[k][2] for k in kept),
-        partial(one.pictures, name, folder, split), paths, left_out=left_out, noted=noted,
-        moved=MEANINGS[kind].moved,
+        partial(one.pictures, name, folder, split), paths, left_out=left_out,
+        noted=_noted(kind, split, len(rows), files, paths), moved=MEANINGS[kind].moved,
     )  # fmt: skip
+
+
+def _noted(
+    kind: str, split: str, count: int, files: Sequence[Path], paths: Sequence[Path]
+) -> dict[str, int]:
+    """Of DDPM-Seg: pictures that lack to the published number, and labels of another size."""
+    if not kind.startswith("ddpm-seg-"):
+        return {}
+    published = DDPM_SEG[kind.removeprefix("ddpm-seg-")][1 + (split == "test")]
+    pairs = zip(files, paths, strict=True)
+    moved = sum(shape_of(file) not in ((), stored_size(path)[0]) for file, path in pairs)
+    found = {f"pictures fewer than the published {published}": max(published - count, 0),
+             "labels of another size, brought to their picture's by nearest": moved}  # fmt: skip
+    return {what: number for what, number in found.items() if number}

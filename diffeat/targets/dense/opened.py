@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffeat.coords import Size
 from diffeat.errors import SourceError, SpecError, nearest
-from diffeat.images import FileSource, Source
+from diffeat.images import FileSource, Source, open_source
 from diffeat.images.datasets import dense_folder
 from diffeat.images.dense_sets import DENSE
 from diffeat.images.masks import FRAMES
@@ -46,7 +46,7 @@ def open_dense(
     *,
     classes: Sequence[str] | str | Path | None = None,
     table: str | Path | None = None,
-    pictures: Source | Sequence[str] | None = None,
+    pictures: Source | Sequence[str] | str | Path | None = None,
     sizes: Mapping[str, Size] | None = None,
     kind: str | None = None,
     unit: str | float | None = None,
@@ -65,7 +65,8 @@ def open_dense(
         classes: names, by number from 0; or a list of classes (`…dense.class_lists`). None takes
             classes.json, .csv or .txt that lies with the masks, else the numbers that occur.
         table: the .csv, where `name` is its folder.
-        pictures: a source, or ids such as a feature file's, whose masks lie in the folder.
+        pictures: a source, what names one, or ids such as a feature file's, whose masks lie in the
+            folder.
         sizes: id → (H, W) of upright pictures of which ids alone are known.
         kind: "masks" or "depth"; None goes by the names of folders and columns.
         unit: of depth in whole numbers: "mm", "cm", "m", "tum" or metres of one step.
@@ -85,15 +86,18 @@ def open_dense(
     ignore = (ignore,) if isinstance(ignore, int) else tuple(ignore)
     wishes = Wishes(classes, ignore, kind, unit, missing, frame, sizes)
     _check(wishes)
+    if isinstance(pictures, (str, Path)):
+        pictures = open_source(pictures)
     text, part = _parted(str(name), split)
     place = Path(text)
+    if text in DENSE and part in DENSE[text].splits and table is None:
+        return _of_set(text, text, _set_folder(text, place), part, wishes)
     if table is not None or place.is_file():
         return _of_table(place if table is None else Path(table), wishes, part, pictures)
-    if pictures is not None and text not in DENSE:
+    if pictures is not None:
         if not place.is_dir():
             raise SourceError(f"{place}: no folder; expected one of masks or depth maps")
-        folder = place if part is None else place / part
-        return _of_found(text, of_pictures(folder, pictures, kind), wishes)
+        return _of_found(text, of_pictures(place, pictures, part, kind), wishes)
     if place.is_dir():
         return _of_folder(text, place, part, wishes)
     if text not in DENSE:
@@ -101,7 +105,7 @@ def open_dense(
             f"{str(name)!r} is no folder, table or set of masks or depth{nearest(text, DENSE)}; "
             f"named sets: {', '.join(sorted(DENSE))}, each as NAME:SPLIT"
         )
-    return _of_set(text, text, dense_folder(text), part, wishes)
+    return _of_set(text, text, _set_folder(text, place), part, wishes)
 
 
 def _check(wishes: Wishes) -> None:
@@ -109,6 +113,16 @@ def _check(wishes: Wishes) -> None:
         raise SpecError(f"kind={wishes.kind!r}, frame={wishes.frame!r}; expected "
                         f"{' or '.join(KINDS)}, {' or '.join(FRAMES)}, or None")  # fmt: skip
     scale_of(wishes.unit)
+
+
+def _set_folder(name: str, here: Path) -> Path:
+    """Where a named set lies, which may be the current folder."""
+    try:
+        return dense_folder(name)
+    except SourceError:
+        if here.is_dir():
+            return here
+        raise
 
 
 def _parted(text: str, split: str | None) -> tuple[str, str | None]:
