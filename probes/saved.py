@@ -41,7 +41,11 @@ from probes.dense.dpt import DPTHead
 from probes.dense.ensemble import PixelMLPEnsemble
 from probes.dense.fpn import FPNHead
 from probes.dense.k_means import KMeansSegmenter
+<<<<<<< HEAD
 from probes.dense.linear import PixelLinear
+=======
+from probes.dense.mean_depth import MeanDepth
+>>>>>>> D
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
 from probes.dense.regression import PixelRegression
@@ -146,6 +150,7 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
         **_MASKS, "weight_": Array("GC"), "bias_": Array("G"), "names_": Array("G", "i")
     },
     MeanMask: {**_MASKS, "shares_": Array("KPP")},
+    MeanDepth: {**_MAPS, "depths_": Array("MPP")},
     FPNHead: _SEGMENTED,
     DPTHead: _SEGMENTED,
     DepthHead: {**_GRID, "n_outputs_": Whole("B"), "max_depth_": Number()},

@@ -341,6 +341,7 @@ def _judges(
     first = tasks[0]
     notes += [f"split class by class: {first.how}"] if first.how else []
     notes += [first.remarks.removeprefix(", ")] if first.remarks else []
+    notes += [f"{one.name}: {one.corrupted}" for one in tasks if one.corrupted]
     return judges, {"notes": notes}
 
 
