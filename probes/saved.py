@@ -42,10 +42,15 @@ from probes.dense.ensemble import PixelMLPEnsemble
 from probes.dense.fpn import FPNHead
 from probes.dense.k_means import KMeansSegmenter
 <<<<<<< HEAD
+<<<<<<< HEAD
 from probes.dense.linear import PixelLinear
 =======
 from probes.dense.mean_depth import MeanDepth
 >>>>>>> D
+=======
+from probes.dense.linear import PixelLinear
+from probes.dense.mean_depth import MeanDepth
+>>>>>>> F
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
 from probes.dense.regression import PixelRegression

@@ -10,14 +10,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import sklearn.metrics
 from click.testing import CliRunner
 from PIL import Image
 
 import diffeat as package
 import probes
 from diffeat.cli import cli
+from diffeat.search.fitted_on import noted
 from diffeat.search.kept import about_head
 from diffeat.search.stored import made_of
+from diffeat.targets.dense import open_dense
 from probes.cells import Cells
 from probes.dense import NearestMean
 
@@ -73,7 +76,8 @@ def keep(folder: Path, name: str = "h.safetensors", **more) -> Path:
         cells = cells_of(store)
         masks = [toy(int(Path(one).stem))[1] for one in store.ids]
         head = NearestMean().fit(cells, masks, classes=NAMES)
-        about = {"task": "segmentation", "palette": PALETTE, **more}
+        about = {"task": "segmentation", "palette": PALETTE, "fitted_on": noted(store.digests)}
+        about |= more
         probes.save(head, folder / name, about_head(made_of(store), cells.keys, NAMES, **about))
     return folder / name
 
@@ -143,8 +147,9 @@ class TestMasks:
                              "--batch-size", 3, "--csv", tmp_path / "live.csv")  # fmt: skip
             assert answer.code == 0, answer.err
             for name, mask in wanted.items():
-                np.testing.assert_array_equal(read(out / Path(name).name), mask)
-            assert len(list(out.iterdir())) == len(wanted) + 1
+                np.testing.assert_array_equal(read(out / name), mask)
+            files = [path for path in out.rglob("*") if path.is_file()]
+            assert len(files) == len(wanted) + 1
         diffeat("segment", place / "f.h5", "--head", place / "h.safetensors", "-o", tmp_path / "f",
                 "--csv", tmp_path / "file.csv")  # fmt: skip
         assert (tmp_path / "live.csv").read_text() == (tmp_path / "file.csv").read_text()
@@ -155,14 +160,14 @@ class TestMasks:
         found = json.loads(answer.out)
         assert (found["pictures"], found["predicted"]) == (2, 2)
         assert sum(found["shares"].values()) == pytest.approx(1)
-        assert len(list((tmp_path / "m").glob("*.png"))) == 2
+        assert len(list((tmp_path / "m").rglob("*.png"))) == 2
 
     def test_a_second_run_writes_the_same_and_another_head_does_not(self, diffeat, place, tmp_path):
         asked = ("segment", place / "f.h5", "-o", tmp_path / "m", "--limit", 1, "--head")
         assert diffeat(*asked, place / "h.safetensors").code == 0
-        before = (tmp_path / "m/0.png").read_bytes()
+        before = (tmp_path / "m/s/0.png").read_bytes()
         assert diffeat(*asked, place / "h.safetensors").code == 0
-        assert (tmp_path / "m/0.png").read_bytes() == before
+        assert (tmp_path / "m/s/0.png").read_bytes() == before
         head = probes.load(place / "h.safetensors", "cpu")
         head.means_ = head.means_ + 1
         probes.save(head, tmp_path / "other.safetensors")
@@ -191,6 +196,101 @@ class TestMasks:
         pieces.close()
 
 
+class TestTruth:
+    def by_hand(self, wanted, spoil=None) -> dict:
+        """Of scikit-learn, over all pixels that count."""
+        found = np.concatenate([wanted[name].ravel() for name in wanted])
+        true = np.concatenate([toy(int(Path(name).stem))[1].ravel() for name in wanted])
+        return {"mIoU": sklearn.metrics.jaccard_score(true, found, average="macro"),
+                "pixel accuracy": sklearn.metrics.accuracy_score(true, found),
+                "mean accuracy": sklearn.metrics.balanced_accuracy_score(true, found)}  # fmt: skip
+
+    @pytest.mark.parametrize("what", ["f.h5", "p"])
+    def test_scores_are_those_by_hand(self, diffeat, place, wanted, tmp_path, what):
+        asked = ("segment", place / what, "--head", place / "h.safetensors", "--truth", place / "t",
+                 "--csv", tmp_path / "a.csv", "--batch-size", 3)  # fmt: skip
+        asked = asked[:-2] if what == "f.h5" else asked
+        answer = diffeat(*asked, "--json")
+        assert answer.code == 0, answer.err
+        scores = json.loads(answer.out)["scores"]
+        for name, value in self.by_hand(wanted).items():
+            assert scores[name] == pytest.approx(value, abs=1e-9)
+        assert set(scores["IoU"]) == set(NAMES)
+        low, high = scores["interval"]
+        assert low <= scores["mIoU"] <= high
+        assert "absent: skip" in scores["policy"]
+        for row in rows_of(tmp_path / "a.csv"):
+            true, found = toy(int(Path(row["id"]).stem))[1], wanted[row["id"]]
+            score = sklearn.metrics.jaccard_score(true.ravel(), found.ravel(), average="macro")
+            assert float(row["mIoU"]) == pytest.approx(score, rel=1e-6)
+        risk = scores["risk-coverage"]
+        assert risk["oracle"] <= risk["aurc"] <= 1
+        assert risk["random"] == pytest.approx(1 - scores["pixel accuracy"])
+        assert "was fitted on 6 of these 6 pictures, so no score of them is a test" in answer.err
+
+    def test_a_table_for_people(self, diffeat, place, wanted):
+        answer = diffeat("segment", place / "f.h5", "--head", place / "h.safetensors", "--truth",
+                         place / "t")  # fmt: skip
+        score = self.by_hand(wanted)["mIoU"]
+        assert f"mIoU {100 * score:.2f} %" in answer.out
+        for word in (*NAMES, "boundary F", "risk-coverage: area", "in random order", "IoU %"):
+            assert word in answer.out
+
+    def test_ignored_pixels_and_a_missing_mask(self, diffeat, place, wanted, tmp_path):
+        shutil.copytree(place / "t", tmp_path / "t")
+        (tmp_path / "t/s/1.png").unlink()
+        wrong = np.where(wanted["s/0.png"] != toy(0)[1], 255, toy(0)[1]).astype(np.uint8)
+        Image.fromarray(wrong).save(tmp_path / "t/s/0.png")
+        answer = diffeat("segment", place / "f.h5", "--head", place / "h.safetensors", "--truth",
+                         tmp_path / "t", "--csv", tmp_path / "a.csv", "--json")  # fmt: skip
+        assert answer.code == 0, answer.err
+        scores = json.loads(answer.out)["scores"]
+        assert (scores["pictures"], scores["without a true mask"]) == (5, 1)
+        rows = {row["id"]: row["mIoU"] for row in rows_of(tmp_path / "a.csv")}
+        assert (rows["s/0.png"], rows["s/1.png"]) == ("1", "")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda t: (t / "classes.txt").write_text("0 background\n1 red\n2 blue\n3 owl"),
+             "classes that the head does not know: owl"),
+            (lambda t: Image.new("L", (52, 36), 7).save(t / "s/0.png"), "holds 7, of which"),
+            (lambda t: Image.new("L", (5, 5)).save(t / "s/0.png"), "is 5×5"),
+            (lambda t: [one.rename(t / f"other{k}.png") for k, one in enumerate(
+                sorted((t / "s").iterdir()))], "none of 6 pictures has a mask"),
+            (lambda t: Image.new("RGB", (52, 36)).save(t / "s/0.png"), "holds colours"),
+        ],
+    )  # fmt: skip
+    def test_truth_that_will_not_do(self, diffeat, place, tmp_path, change, message):
+        shutil.copytree(place / "t", tmp_path / "t")
+        change(tmp_path / "t")
+        answer = diffeat("segment", place / "f.h5", "--head", place / "h.safetensors", "--truth",
+                         tmp_path / "t", "--csv", tmp_path / "a.csv")  # fmt: skip
+        assert answer.code in (1, 2)
+        assert message in " ".join(answer.err.split())
+        assert not (tmp_path / "a.csv").exists()
+
+    def test_classes_go_by_name_and_not_by_number(self, diffeat, place, tmp_path):
+        shutil.copytree(place / "t", tmp_path / "t")
+        (tmp_path / "t/classes.txt").write_text("0 red\n1 blue\n2 background")
+        for path in (tmp_path / "t/s").iterdir():
+            Image.fromarray(np.array([2, 0, 1], np.uint8)[read(path)]).save(path)
+        scores = [
+            json.loads(diffeat("segment", place / "f.h5", "--head", place / "h.safetensors",
+                               "--truth", folder, "--json").out)["scores"]
+            for folder in (place / "t", tmp_path / "t")
+        ]  # fmt: skip
+        assert scores[0] == scores[1]
+
+    def test_what_is_written_can_be_read_as_targets(self, diffeat, place, wanted, tmp_path):
+        diffeat("segment", place / "f.h5", "--head", place / "h.safetensors", "-o", tmp_path / "m")
+        targets = open_dense(tmp_path / "m", pictures=list(wanted))
+        assert (targets.classes, targets.ignore) == (tuple(NAMES), 255)
+        assert targets.palette.tolist() == PALETTE
+        for row, name in enumerate(targets.ids):
+            np.testing.assert_array_equal(targets.target(row), wanted[name])
+
+
 class TestBroken:
     @pytest.fixture
     def broken(self, place, tmp_path):
@@ -206,7 +306,7 @@ class TestBroken:
         answer = diffeat(*asked, "--on-error", "skip", "--csv", tmp_path / "a.csv")
         assert answer.code == 0, answer.err
         rows = {row["id"]: row for row in rows_of(tmp_path / "a.csv")}
-        bad = rows.pop("s/2.png" if "s/2.png" in rows else "2.png")
+        bad = rows.pop("s/2.png")
         assert "not a picture" in bad["error"]
         assert bad["file"] == bad["uncertainty"] == ""
         assert len(rows) == 5
@@ -251,7 +351,7 @@ class TestRefused:
         diffeat("extract", MODEL, place / "p", "-o", tmp_path / "v.h5", *OPTIONS, "--pool", "1x1")
         text = self.refused(diffeat, tmp_path / "v.h5", "--head", place / "h.safetensors",
                             "--json", code=1)  # fmt: skip
-        assert "pool: 1x1 → none" in text
+        assert "pool: '1x1' → 'none'" in text
 
     def test_features_of_another_spec(self, diffeat, place, tmp_path):
         keep(place, "other.safetensors", spec={"timesteps": [20], "blocks": ["conv_in", "up.1"],
@@ -297,4 +397,4 @@ class TestRefused:
         assert "diffeat aggregate made" in self.refused(diffeat, place / "p", *asked)
         assert diffeat("segment", tmp_path / "a.h5", *asked).code == 0
         for k, mask in enumerate(wanted):
-            np.testing.assert_array_equal(read(tmp_path / f"m/{k}.png"), mask)
+            np.testing.assert_array_equal(read(tmp_path / f"m/s/{k}.png"), mask)

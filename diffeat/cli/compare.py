@@ -255,10 +255,12 @@ def _pictures(values: dict, models: Sequence[bool]) -> list[Any]:
         parts_of(values["opened"], values["split"], values["seed"])  # before hours of work
         return sources_of(values["opened"]) if any(models) else []
     if values["dense"]:
-        values["opened"] = values["dense"].opened()
-        if not any(models) or values["pictures"]:
-            return [open_pictures(values["pictures"])] if any(models) else []
-        return sources_of(values["opened"])
+        values["opened"] = None  # by the files, where there are no models
+        if not any(models):
+            return []
+        named = [open_pictures(values["pictures"])] if values["pictures"] else []
+        values["opened"] = values["dense"].opened(named)
+        return named or sources_of(values["opened"])
     if not any(models):
         return []
     targets = values["targets"]

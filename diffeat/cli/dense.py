@@ -141,19 +141,22 @@ def _number(value: float) -> str:
 
 def dense_folder(
     applied: Any, ids: Sequence[str], values: dict[str, Any], what: str, inputs: dict[str, Any],
-    **looks: Any,
+    overlay: bool, **more: Any,
 ) -> Any:  # fmt: skip
     """The folder of -o, ready and begun.
 
     Args:
         inputs: what is read → where it lies, as it was named, or None.
-        looks: fields of `DenseFolder`.
+        overlay: whether something to look at is written.
+        more: fields of `DenseFolder`.
 
     Raises:
         SpecError: it is in use, or holds what is read.
     """
     from diffeat.cli.outputs import make_ready
     from diffeat.search.dense.written import DenseFolder
+    from diffeat.viz.looks import Looks
+    from diffeat.viz.masks import class_colours
     from probes.saved import digest
 
     output = values["output"]
@@ -163,7 +166,9 @@ def dense_folder(
                             "folder")  # fmt: skip
     make_ready(output, folder=True)
     made_by = {"head": type(applied.head).__name__, "digest": digest(applied.head)}
-    found = DenseFolder(output, applied, ids, made_by=made_by, of=what, **looks)
+    colours = class_colours(applied.names, applied.palette)
+    draw = Looks(applied.names, colours) if overlay else None
+    found = DenseFolder(output, applied, ids, colours, draw, made_by=made_by, of=what, **more)
     found.begin(values["overwrite"])
     return found
 

@@ -14,13 +14,15 @@ from click.core import ParameterSource
 from diffeat.cli.extracted import extracted, features_file, features_folder
 from diffeat.cli.options import (
     comma_list,
+    index_list,
     model_fields,
     open_pictures,
     option,
     pixel_size,
 )
 
-DENSE = ("masks", "test_masks", "depth", "test_depth", "classes", "ignore", "frame", "miou", "head")
+DENSE = ("masks", "test_masks", "depth", "test_depth", "classes", "ignore", "unit", "frame",
+         "miou", "head")  # fmt: skip
 """Options of segmentation and depth estimation alone."""
 HEADS = ("ridge", "logistic", "nearest-mean", "kmeans", "ensemble", "fpn", "dpt", "vpd")
 MASKS, ESTIMATION = "segmentation", "depth-estimation"
@@ -34,8 +36,9 @@ def dense_options(command: Callable) -> Callable:
         option("--miou", type=click.Choice(("standard", "ddpm-seg")), default="standard",
                show_default=True, help="masks: classes that nothing has are left out and ignored "
                "pixels dropped, or the former count 0 and the latter as wrong."),
-        option("--ignore", type=int, metavar="ID", help="masks: label of pixels that do not count "
-               "(default: that of the set, or 255)."),
+        option("--unit", help="depth: of whole numbers: mm, cm, m, or metres of one step."),
+        option("--ignore", callback=index_list, metavar="ID,…", help="masks: numbers of pixels "
+               "that do not count, beside 255."),
         option("--classes", metavar="FILE|a,b,…", help="masks: names of the classes, a file with a "
                "name a line or a list (default: those of the set)."),
         option("--head", type=click.Choice(HEADS), help="masks, depth: what learns (default: "
@@ -96,8 +99,8 @@ def dense_choice(values: dict[str, Any], kind: str) -> Any:
     from diffeat.search.dense.heads import HeadChoice
     from diffeat.search.dense.task import DenseChoice
 
-    others = ("test_masks", "classes", "ignore", "miou") if kind == "depth" else ("test_depth",)
-    if wrong := [f"--{name.replace('_', '-')}" for name in others if _given(name)]:
+    others = {"depth": ("test_masks", "classes", "ignore", "miou"), "masks": ("test_depth", "unit")}
+    if wrong := [f"--{name.replace('_', '-')}" for name in others[kind] if _given(name)]:
         raise click.UsageError(f"{', '.join(wrong)}: not for {kind}")
     device = values.get("device", "cpu")
     head = HeadChoice(
@@ -107,9 +110,9 @@ def dense_choice(values: dict[str, Any], kind: str) -> Any:
     head.made(kind)  # which tells what there is
     frame = values["frame"]
     return DenseChoice(
-        kind, values[kind], values[f"test_{kind}"], _classes(values["classes"]), values["ignore"],
-        values.get("missing") or "refuse", frame if isinstance(frame, tuple) else None,
-        values["miou"], head,
+        kind, values[kind], values[f"test_{kind}"], _classes(values["classes"]),
+        tuple(values["ignore"] or ()), values["unit"], values.get("missing") or "refuse",
+        frame if isinstance(frame, tuple) else None, values["miou"], head,
     )  # fmt: skip
 
 
@@ -139,8 +142,9 @@ def maps_of_targets(
                                "leave it out, segmentation and depth take maps")  # fmt: skip
     spec = replace(spec, pool="none")
     sources = [open_pictures(name) for name in (second, values["test"]) if name]
+    targets = choice.opened(sources)  # before hours of work
     if not sources:
-        sources = [one.pictures() for one in choice.opened()]
+        sources = [one.pictures() for one in targets]
     if values["limit"]:
         sources = [source.limit(values["limit"]) for source in sources]
     folder = features_folder(stack, values["out"], "--out FOLDER")

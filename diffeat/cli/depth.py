@@ -67,7 +67,7 @@ def predict_depth(
             ids = list(opened.ids[:count])
             written = folder and dense_folder(
                 applied, ids, values, what, {"the pictures": what},
-                format=values["format_"] or "png", overlay=True,
+                overlay=True, format=values["format_"] or "png",
             )  # fmt: skip
             run = DenseRun(applied, ids, written, faults=values["on_error"] == "skip")
             run.run(count, pieces, table, "depth")

@@ -40,8 +40,8 @@ GROUPS = {
 @click.argument("pictures", metavar="[PICTURES]", required=False)
 @option("--head", required=True, type=click.Path(path_type=Path), metavar="H.safetensors",
         help="A segmentation head that was kept, by diffeat probe --masks … --save.")  # fmt: skip
-@option("-o", "--output", type=OutputPath(folder=True), metavar="FOLDER",
-        help="A mask per picture, at its own size (PNG with a palette), and classes.json.")  # fmt: skip
+@option("-o", "--output", type=OutputPath(folder=True), metavar="FOLDER", help="A mask per "
+        "picture, at its own size (PNG with a palette), and classes.json.")  # fmt: skip
 @option("--overlay", is_flag=True, help="-o: also the pictures under their classes (overlays/).")
 @option("--uncertainty", is_flag=True, help="-o: also how little sure the head is at each pixel "
         "(uncertainty/).")  # fmt: skip
@@ -91,15 +91,17 @@ def segment(what, pictures, as_json, **values) -> None:
     check_targets(str(head), note.told, values["allow_conditioned"])
     applied = AppliedDense(estimator, note)
     if applied.kind != "masks":
-        raise click.UsageError(f"{head} holds a {type(estimator).__name__}, which gives depth; "
-                               f"apply it with: diffeat predict {head} {given} -o depth/")  # fmt: skip
+        raise click.UsageError(
+            f"{head} holds a {type(estimator).__name__}, which gives depth; apply it with: "
+            f"diffeat predict {head} {given} -o depth/"
+        )
     try:
         with ExitStack() as stack:
             take = from_file if is_file(given) else from_pictures
             made, opened, count, pieces = take(stack, given, note, values)
             applied.input_size = made.spec.size
             ids = list(opened.ids[:count])
-            tally = _tally(applied, ids, values["truth"])
+            tally = _tally(applied, opened, ids, values["truth"])
             load = loader(opened, count, values["pictures_at"]) if values["overlay"] else None
             folder = values["output"] and dense_folder(
                 applied, ids, values, given, {"the pictures": given, "true masks": values["truth"]},
@@ -137,13 +139,16 @@ def _check(what: str, pictures: str | None, values: dict[str, Any]) -> None:
         raise click.UsageError("--pictures is for --overlay of a feature file")
 
 
-def _tally(applied: Any, ids: list[str], truth: str | None) -> Any:
+def _tally(applied: Any, opened: Any, ids: list[str], truth: str | None) -> Any:
     """What compares masks with true ones; None where none are named."""
     if truth is None:
         return None
     from diffeat.search.dense.compared import MaskTally, truth_of
+    from diffeat.store import FeatureStore
 
-    return MaskTally(applied, truth_of(truth, applied, ids))
+    of_file = isinstance(opened, FeatureStore)
+    sizes = opened.sizes[: len(ids)] if of_file and opened.sizes is not None else None
+    return MaskTally(applied, truth_of(truth, applied, None if of_file else opened, ids, sizes))
 
 
 def _print(facts: dict[str, Any], tally: Any) -> None:

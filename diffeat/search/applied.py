@@ -11,7 +11,7 @@ import numpy as np
 
 from diffeat.backbones import Backbone
 from diffeat.errors import NumericsError, SpecError
-from diffeat.images import Source
+from diffeat.images import PictureBatch, Source
 from diffeat.search.kept import HeadNote
 from diffeat.search.live import batches_of
 from diffeat.search.tasks import CellKey, cell_name
@@ -76,11 +76,12 @@ def pieces_of_pictures(
     nowhere = Path(f"{source.name}.predict")
     job = Job(backbone.request, source, spec, nowhere, batch_size, workers, on_error)
     worker = Worker(job, backbone)
-    return worker, (
-        Piece(found, np.array(batch.indices, np.int64), dict(errors_of(batch)), batch.sizes,
-              batch.placements)  # fmt: skip
-        for found, batch in batches_of(worker, source)
-    )
+    return worker, (_piece(found, batch) for found, batch in batches_of(worker, source))
+
+
+def _piece(found: Arrays, batch: PictureBatch) -> Piece:
+    rows = np.array(batch.indices, np.int64)
+    return Piece(found, rows, dict(errors_of(batch)), batch.sizes, batch.placements)
 
 
 @dataclass

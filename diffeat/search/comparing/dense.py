@@ -65,7 +65,7 @@ def dense_systems(
         SpecError: no pictures in common, a picture that changed, vectors, features that were told
             what their pictures show.
     """
-    sets = choice.opened() if opened is None else opened
+    sets = choice.opened([stores[0]]) if opened is None else opened
     pictures = common_pictures([FilesOf.of(files) for files in stores]).ids
     shared = [_shared(one, pictures) for one in sets]
     lacking = sum(map(len, sets)) - sum(map(len, shared))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from diffeat.targets.dense import DenseTargets
 
 MISSING = ("refuse", "leave-out")
-KEPT_BYTES = 256 << 20
+KEPT_BYTES = 128 << 20
 """Of masks that have been read and are kept, so that many cells decode a file once."""
 Size = tuple[int, int]
 

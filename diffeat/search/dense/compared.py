@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
-from diffeat.errors import SpecError
+from diffeat.errors import SourceError, SpecError
 from diffeat.search.dense.applied import AppliedDense, Seen
 from diffeat.targets import match_ids
 from probes.metrics import BoundaryF, Confusion, RiskCoverage
@@ -94,11 +95,10 @@ def class_places(classes: Sequence[str], known: Sequence[str], name: str) -> np.
     bare = any(names == [str(k) for k in range(len(names))] for names in (classes, known))
     if bare and len(classes) <= len(known):
         return np.arange(len(classes))
-    more = ", …" * (len(unknown) > NAMED)
-    raise SpecError(
-        f"{name} has classes that the head does not know: {', '.join(unknown[:NAMED])}{more}; "
-        f"expected some of its {len(known)}: {', '.join(known[:NAMED])}{', …' * (len(known) > NAMED)}"
-    )
+    odd, wanted = (", ".join(names[:NAMED]) + ", …" * (len(names) > NAMED)
+                   for names in (unknown, known))  # fmt: skip
+    raise SpecError(f"{name} has classes that the head does not know: {odd}; expected some of its "
+                    f"{len(known)}: {wanted}")  # fmt: skip
 
 
 class MaskTally:
@@ -197,12 +197,44 @@ class MaskTally:
         return [*found, *self.confusion.lines()]
 
 
-def truth_of(name: str, applied: AppliedDense, ids: Sequence[str]) -> TrueMasks:
-    """The true masks that a folder or a named set holds, of some pictures.
+def truth_of(
+    name: str, applied: AppliedDense, pictures: Any, ids: Sequence[str], sizes: Any = None
+) -> TrueMasks:
+    """The true masks that a folder, a table or a named set holds, of some pictures.
+
+    Masks in a folder of their own are found by the pictures' names; where no list of classes lies
+    with them, their numbers are the head's classes.
+
+    Args:
+        pictures: a `Source`, by whose files turned masks are known, or None.
+        ids: of the pictures.
+        sizes: (N, 2) H, W of the upright pictures, where there is no source.
 
     Raises:
-        SpecError: as `bind_truth`; SourceError: there is no such folder or set.
+        SpecError: as `bind_truth`.
+        SourceError: there is no such folder or set, or nobody says what its masks mean.
     """
     from diffeat.targets.dense import open_dense
 
-    return bind_truth(open_dense(name), applied, ids)
+    try:
+        targets = open_dense(name, missing="leave-out")
+    except SourceError:
+        if not Path(name).is_dir():
+            raise
+        targets = _of_folder(Path(name), applied, pictures, ids, sizes)
+    return bind_truth(targets, applied, ids)
+
+
+def _of_folder(
+    folder: Path, applied: AppliedDense, pictures: Any, ids: Sequence[str], sizes: Any
+) -> Any:
+    """A folder of masks alone."""
+    from diffeat.targets.dense import open_dense
+    from diffeat.targets.dense.folders import list_beside
+
+    listed = list_beside((folder, folder.parent)) is not None
+    known = {} if pictures is not None or sizes is None else {
+        "sizes": {one: (int(h), int(w)) for one, (h, w) in zip(ids, sizes, strict=True)}
+    }  # fmt: skip
+    return open_dense(folder, pictures=ids if pictures is None else pictures, missing="leave-out",
+                      kind="masks", classes=None if listed else applied.names, **known)  # fmt: skip

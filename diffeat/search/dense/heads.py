@@ -8,7 +8,7 @@ from typing import Any
 
 from sklearn.base import clone
 
-from diffeat.errors import SpecError, nearest
+from diffeat.errors import DiffeatError, SpecError, nearest
 from probes.cells import Cells
 
 MASKS: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -98,7 +98,7 @@ def choice_of(head: Any) -> HeadChoice:
 
 def fitted(
     head: Any, cells: Cells, truths: Any, validation: tuple[Cells, Any] | None = None,
-    classes: Sequence[str] = (), ignore: int = 255, groups: Sequence[str] | None = None,
+    classes: Sequence[str] = (), ignore: int = 255,
 ) -> Any:  # fmt: skip
     """A copy of a head, fitted.
 
@@ -106,7 +106,6 @@ def fitted(
         truths: as many label or depth maps as cells have rows.
         validation: (cells, truths) that choose its setting.
         classes: names; () of depth.
-        groups: of the rows.
 
     Raises:
         SpecError: what the head refuses: masks of another size, unknown labels, nothing known.
@@ -115,21 +114,45 @@ def fitted(
 
     copy = clone(head)
     more = {"classes": list(classes), "ignore": ignore} if isinstance(copy, Segmenter) else {}
+    if validation is None and is_trained(copy):  # which would hold pictures back by itself
+        validation = 0
     try:
         return copy.fit(cells, truths, validation, **more)
+    except DiffeatError:
+        raise
     except ValueError as error:
         raise SpecError(str(error)) from error
 
 
+def is_trained(head: Any) -> bool:
+    """Whether it is trained in epochs, of which validation keeps the best."""
+    return "validation_fraction" in head.get_params()
+
+
+def has_choice(head: Any) -> bool:
+    """Whether validation chooses something of a head."""
+    return "alphas" in head.get_params() or is_trained(head)
+
+
 def setting_of(head: Any) -> float | None:
-    """What validation chose of a fitted head; None where it had nothing to choose."""
-    found = getattr(head, "alpha_", None)
-    return None if found is None else float(found)
+    """What validation chose of a fitted head: its penalty, or the steps (or epochs) up to the
+    epoch that was kept; None where it had nothing to choose."""
+    if (found := getattr(head, "alpha_", None)) is not None:
+        return float(found)
+    epoch = getattr(head, "best_epoch_", None)
+    if not epoch or not is_trained(head):
+        return None
+    steps = getattr(head, "steps", None)
+    return float(epoch if steps is None else epoch * -(-steps // head.epochs))
 
 
 def with_setting(head: Any, setting: float | None) -> Any:
     """A copy that is fitted with this setting alone."""
     copy = clone(head)
-    if setting is None or "alphas" not in copy.get_params():
+    if setting is None or not has_choice(copy):
         return copy
-    return copy.set_params(alphas=(setting,))
+    if "alphas" in copy.get_params():
+        return copy.set_params(alphas=(setting,))
+    if getattr(copy, "steps", None) is None:
+        return copy.set_params(epochs=int(setting))
+    return copy.set_params(steps=int(setting), epochs=1)

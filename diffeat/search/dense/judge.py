@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diffeat.errors import SpecError
+from diffeat.errors import DiffeatError, SpecError
 from diffeat.search.dense.bound import BoundDense
 from diffeat.search.dense.heads import HeadChoice, choice_of, fitted, setting_of, with_setting
 from diffeat.search.dense.mixed import weighed
@@ -111,14 +111,22 @@ class DenseJudge(Judge):
     def check_head(self) -> None:
         """Every head can be kept."""
 
+    def check(self, part: np.ndarray | None = None) -> None:
+        super().check(part)
+        if not (np.asarray(self.part if part is None else part) == TRAIN).any():
+            raise SpecError(f"{self.source}: the training part is empty; give more pictures or "
+                            "another split")  # fmt: skip
+
     @cached_property
     def targets(self) -> str:
         return self.bound.fingerprint
 
     def describe(self) -> dict[str, Any]:
         choice = self.choice
-        penalties = {"penalties": list(choice.penalties)} if choice.penalties else {}
-        return {"judge": self.name, "score": f"pixel {choice.name}", **penalties,
+        more = {"penalties": list(choice.penalties)} if choice.penalties else {}
+        if {"seed", "random_state"} & set(self.estimator.get_params()):
+            more["seed"] = choice.seed
+        return {"judge": self.name, "score": f"pixel {choice.name}", **more,
                 **dict(choice.options), **({"frame": self.bound.frame} if self.bound.frame else {}),
                 **self.policy}  # fmt: skip
 
@@ -228,6 +236,8 @@ class DenseJudge(Judge):
         """
         try:
             return self.truths[int(row)]
+        except DiffeatError:
+            raise
         except ValueError as error:
             raise SpecError(f"{self.bound.ids[row]}: {error}") from error
 

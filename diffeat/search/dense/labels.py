@@ -19,7 +19,7 @@ from diffeat.errors import SpecError
 from diffeat.hashing import unit_interval
 from diffeat.search.dense.bound import BoundDense
 from diffeat.search.dense.depth import KINDS
-from diffeat.search.dense.heads import choice_of, fitted, setting_of, with_setting
+from diffeat.search.dense.heads import choice_of, fitted, has_choice, setting_of, with_setting
 from diffeat.search.dense.judge import DenseJudge
 from diffeat.search.grid import aligned, write_rows
 from diffeat.search.intervals import percentile_interval, resampled
@@ -180,9 +180,9 @@ def few_labels(
 ) -> FewLabels:
     """Score a head with few labelled pictures.
 
-    Pictures of training and validation may be labelled. A penalty is chosen on a fifth of the
-    groups of the labelled pictures and the head learnt from all of them again; of pictures of one
-    group, which cannot be parted, the head keeps its default.
+    Pictures of training and validation may be labelled. A setting (penalty, steps) is chosen on a
+    fifth of the groups of the labelled pictures, and the head learnt from all of them again; of
+    pictures of one group, which cannot be parted, the head keeps its default.
 
     Args:
         bound: pictures, features and masks (or depth).
@@ -226,8 +226,8 @@ def few_labels(
         for n in wanted
     )  # fmt: skip
     if any(one.setting is None for one in found) and any(one.setting for one in found):
-        notes.append("of labelled pictures of one group nothing can be held out: the default "
-                     "penalty")  # fmt: skip
+        notes.append("of labelled pictures of one group nothing can be held out: the head's "
+                     "default setting")  # fmt: skip
     return FewLabels(
         judge.source, head.name, tuple(X.keys), judge.number, table, tuple(found), judge.floor,
         (len(pool), len(tested)), shows.shape[1], tuple(notes),
@@ -281,7 +281,7 @@ def _learnt(judge: DenseJudge, head: Any, X: Cells, rows: np.ndarray) -> tuple[A
     masks, about = judge.bound.masks, judge._about
     estimator, setting = head.made(judge.kind), None
     held = inner_split([judge.groups[row] for row in rows])
-    if "alphas" in estimator.get_params() and held.any():
+    if has_choice(estimator) and held.any():
         inner, outer = rows[~held], rows[held]
         trial = fitted(estimator, X[inner], masks[inner], (X[outer], masks[outer]), *about)
         setting = setting_of(trial)

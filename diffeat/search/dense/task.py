@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffeat.conditioned import check_targets, conditioned
-from diffeat.errors import SpecError
+from diffeat.errors import SourceError, SpecError
+from diffeat.images import Source
 from diffeat.search.dense.bound import MISSING, BoundDense, Size, bind_dense
 from diffeat.search.dense.depth import KINDS
 from diffeat.search.dense.heads import HeadChoice
@@ -38,7 +39,9 @@ class DenseChoice:
         test_targets: the same for the test; None splits `targets`, or with a test file takes
             those of its pictures from `targets` too.
         classes: names of the classes, or a file with a name a line; None is what the set says.
-        ignore: label of pixels that do not count; None is what the set says.
+        ignore: numbers in masks that do not count, beside those that the set says.
+        unit: of depth in whole numbers: "mm", "cm", "m", or metres of one step; None: see
+            `open_dense`.
         missing: what becomes of masks whose picture no file has: "refuse" or "leave-out".
         frame: (H, W) to score at; None is the pictures' own size.
         counting: of mIoU (see `Segmentation`).
@@ -52,7 +55,8 @@ class DenseChoice:
     targets: str | None = None
     test_targets: str | None = None
     classes: tuple[str, ...] | Path | None = None
-    ignore: int | None = None
+    ignore: tuple[int, ...] = ()
+    unit: str | None = None
     missing: str = "refuse"
     frame: Size | None = None
     counting: str = "standard"
@@ -66,22 +70,48 @@ class DenseChoice:
             if getattr(self, name) not in known:
                 raise SpecError(f"{name}={getattr(self, name)!r}; expected {', '.join(known)}")
 
-    def opened(self) -> list[DenseTargets]:
-        """The targets, and those of the test where they are a set of their own."""
+    def opened(self, pictures: Sequence[Any] = ()) -> list[DenseTargets]:
+        """The targets, and those of the test where they are a set of their own.
+
+        Args:
+            pictures: of each set a source or the feature files, which say whose masks lie in a
+                folder that holds masks alone.
+        """
+        names = [name for name in (self.targets, self.test_targets) if name]
+        beside = [*pictures, *pictures][: len(names)] or [None] * len(names)
+        return [self._open(name, one) for name, one in zip(names, beside, strict=True)]
+
+    def _open(self, name: str, pictures: Any) -> DenseTargets:
         from diffeat.targets.dense import open_dense
 
-        how: dict[str, Any] = {}
+        how: dict[str, Any] = {"kind": self.kind, "missing": self.missing, "unit": self.unit}
         if self.classes is not None:
             how["classes"] = self.classes
-        if self.ignore is not None:
+        if self.ignore:
             how["ignore"] = self.ignore
-        names = [name for name in (self.targets, self.test_targets) if name]
-        found = [open_dense(name, **how) for name in names]
-        for one in found:
-            if one.kind != self.kind:
-                raise SpecError(f"{one.name} holds {one.kind}; expected {self.kind}: say "
-                                f"{OPTION[one.kind]} in place of {OPTION[self.kind]}")  # fmt: skip
-        return found
+        try:
+            return open_dense(name, **how)
+        except SourceError:
+            if pictures is None or not Path(name).is_dir():
+                raise
+            try:
+                return open_dense(name, **how, **_named(pictures))
+            except SourceError:  # the first one says what layouts there are
+                pass
+            raise
+
+
+def _named(pictures: Any) -> dict[str, Any]:
+    """How `open_dense` is told of pictures: a source, or ids and sizes of feature files."""
+    if isinstance(pictures, Source):
+        return {"pictures": pictures}
+    files = list(pictures)
+    known = [one for one in files if one.sizes is not None]
+    return {
+        "pictures": list(dict.fromkeys(name for one in files for name in one.ids)),
+        "sizes": {name: tuple(map(int, size)) for one in known
+                  for name, size in zip(one.ids, one.sizes, strict=True)},
+    }  # fmt: skip
 
 
 def parts_of(
@@ -124,7 +154,7 @@ def bound_of(
         stores: files of the training pictures, and where they are others those of the test.
         opened: the targets of the choice, where they are open already.
     """
-    sets = list(choice.opened() if opened is None else opened)
+    sets = list(choice.opened(stores) if opened is None else opened)
     both = len(sets) == 1 and len(stores) == 2  # one set that names the pictures of two files
     sets, files = (sets * 2 if both else sets), [*stores, *stores][:2]
     missing = "leave-out" if both else choice.missing

@@ -105,34 +105,32 @@ class DenseFolder:
         folder: it is there.
         applied: whose results.
         ids: of all pictures.
+        colours: (K, 3) uint8 of the classes.
+        draw: how results look (`diffeat.viz.looks.Looks`); None: nothing to look at is written.
         format: of depth, "png" or "npz".
-        overlay, uncertain: what is written beside the masks; overlays of depth are its colours.
+        uncertain: also uncertainty is written.
         made_by: plain values that say what made the files, such as the digest of the head.
         of: the features or pictures, as they were named.
 
     Attributes:
         names: of the files, without an ending.
-        colours: (K, 3) uint8 of the classes.
         clipped: pixels of depth so far that 16-bit millimetres do not hold.
     """
 
     folder: Path
     applied: AppliedDense
     ids: Sequence[str]
+    colours: Any = ()
+    draw: Any = None
     format: str = "png"
-    overlay: bool = False
     uncertain: bool = False
     made_by: Mapping[str, Any] = field(default_factory=dict)
     of: str = ""
     names: list[str] = field(init=False)
-    colours: np.ndarray = field(init=False)
     clipped: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        from diffeat.viz.masks import class_colours
-
         self.names = file_names(self.ids)
-        self.colours = class_colours(self.applied.names, self.applied.palette)
 
     def begin(self, overwrite: bool = False) -> None:
         """Write what the files will mean; refuse a folder that others are using.
@@ -154,9 +152,11 @@ class DenseFolder:
                 kept = {"unit": "millimetre", "scale": 1 / MILLIMETRES, "unknown": 0,
                         "most": DEEPEST}  # fmt: skip
             return {**kept, **made}
-        classes = [{"id": k, "name": name, "color": colour} for k, (name, colour)
-                   in enumerate(zip(self.applied.names, self.colours.tolist(), strict=True))]  # fmt: skip
-        found = {"classes": classes, "ignore": self.applied.ignore}
+        each = zip(self.applied.names, np.asarray(self.colours).tolist(), strict=True)
+        classes = [{"id": k, "name": name, "color": rgb} for k, (name, rgb) in enumerate(each)]
+        found: dict[str, Any] = {"classes": classes}
+        if self.applied.ignore >= 0:
+            found["ignore"] = self.applied.ignore
         if self.uncertain:
             most = self.applied.most_uncertain
             found["uncertainty"] = {"folder": UNCERTAINTY, "scale": most / 255, "most": most}
@@ -171,13 +171,13 @@ class DenseFolder:
         """Write what is said of one picture.
 
         Args:
-            load: gives the picture, (H, W, 3) uint8; needed for `overlay`.
+            load: gives the picture, (H, W, 3) uint8, that masks are drawn on.
 
         Raises:
             StoreError: a file cannot be written.
             SpecError: the picture has another size by now.
         """
-        picture = load() if self.overlay and load is not None else None
+        picture = load() if self.draw is not None and load is not None else None
         if picture is not None and picture.shape[:2] != seen.values.shape:
             size, was = ("×".join(map(str, one[1::-1])) for one in
                          (picture.shape[:2], seen.values.shape))  # fmt: skip
@@ -189,29 +189,20 @@ class DenseFolder:
             self._add_mask(seen, picture)
 
     def _add_mask(self, seen: Seen, picture: np.ndarray | None) -> None:
-        from diffeat.viz.masks import class_entries, class_overlay, heat, with_legend
-
         name = self.names[seen.row]
         save_mask(seen.values, self.folder / f"{name}.png", self.colours)
         if picture is not None:
-            clear = clear_classes(self.applied.names)
-            laid = class_overlay(picture, seen.values, self.colours, clear)
-            shares = class_shares(seen.values, len(self.applied.names))
-            entries = class_entries(shares, self.applied.names, self.colours)
-            self._show(with_legend(laid, entries), OVERLAYS, name)
+            self._show(self.draw.mask(picture, seen.values), OVERLAYS, name)
         if self.uncertain and seen.uncertainty is not None:
             most = self.applied.most_uncertain
             levels = np.clip(np.round(255 * seen.uncertainty / most), 0, 255).astype(np.uint8)
             path = self.folder / UNCERTAINTY / f"{name}.png"
             _put(path, lambda beside: Image.fromarray(levels).save(beside, "PNG"))
             if picture is not None:
-                laid = heat(seen.uncertainty, 0, most, picture)
-                entries = scale_entries((0, most / 2, most), "magma", "uncertainty ")
-                self._show(with_legend(laid, entries), UNCERTAINTY, name)
+                laid = self.draw.uncertainty(picture, seen.uncertainty, most)
+                self._show(laid, UNCERTAINTY, name)
 
     def _add_depth(self, seen: Seen, picture: np.ndarray | None) -> None:
-        from diffeat.viz.masks import heat, with_legend
-
         name, depth = self.names[seen.row], np.asarray(seen.values, np.float32)
         path = self.folder / self.file(seen.row)
         if self.format == "npz":
@@ -220,14 +211,8 @@ class DenseFolder:
             levels, lost = in_millimetres(depth)
             self.clipped += lost
             _put(path, lambda beside: Image.fromarray(levels).save(beside, "PNG"))
-        if self.overlay:
-            known = depth[np.isfinite(depth)]
-            low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-            middle = (low + high) / 2
-            # the nearest is the lightest
-            shown = heat(-depth, -high, -low, colours="viridis")
-            entries = scale_entries((-low, -middle, -high), "viridis", "", " m", -1)
-            self._show(with_legend(shown, entries), COLOURS, name)
+        if self.draw is not None:
+            self._show(self.draw.depth(depth), COLOURS, name)
 
     def _show(self, pixels: np.ndarray, folder: str, name: str) -> None:
         path = self.folder / folder / f"{name}.jpg"
@@ -277,13 +262,6 @@ def class_shares(labels: np.ndarray, count: int) -> np.ndarray:
     return np.bincount(labels.ravel(), minlength=count)[:count] / labels.size
 
 
-def clear_classes(names: Sequence[str]) -> list[int]:
-    """Classes through which a picture is seen: background."""
-    from diffeat.viz.masks import BACKGROUNDS
-
-    return [k for k, name in enumerate(names) if str(name).lower() in BACKGROUNDS]
-
-
 def in_millimetres(depth: np.ndarray) -> tuple[np.ndarray, int]:
     """Metres as (H, W) uint16 millimetres; 0 is unknown, and no known depth is 0.
 
@@ -296,27 +274,13 @@ def in_millimetres(depth: np.ndarray) -> tuple[np.ndarray, int]:
     return found, int((levels > DEEPEST).sum())
 
 
-def scale_entries(
-    values: Sequence[float], colours: str, before: str = "", after: str = "", sign: int = 1
-) -> list[tuple[Any, str]]:
-    """A legend's entries of a scale of numbers, from its low end to its high end or back."""
-    from diffeat.viz.scales import colour_map
-
-    low, high = min(values), max(values)
-    found = []
-    for k, value in enumerate(values):
-        place = (value - low) / max(high - low, 1e-12)
-        colour = np.round(255 * np.array(colour_map(colours)(place)[:3]))
-        found.append((colour, f"{before if k == 0 else ''}{sign * value:.3g}{after}"))
-    return found
-
-
 def as_lines(values: Mapping[str, Any]) -> str:
     """JSON of which a person can read a line for each part, and for each class."""
+
     def plain(one: Any) -> str:
-        if isinstance(one, list):
-            return "[\n  " + ",\n  ".join(json.dumps(each, ensure_ascii=False) for each in one) + "]"
-        return json.dumps(one, ensure_ascii=False)
+        if not isinstance(one, list):
+            return json.dumps(one, ensure_ascii=False)
+        return "[\n  " + ",\n  ".join(map(plain, one)) + "]"
 
     parts = [f"{json.dumps(name)}: {plain(one)}" for name, one in values.items()]
     return "{\n " + ",\n ".join(parts) + "\n}\n"

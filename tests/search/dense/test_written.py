@@ -11,16 +11,18 @@ from PIL import Image
 
 from diffeat.errors import SpecError, StoreError
 from diffeat.search.dense.applied import Seen
-from diffeat.search.dense.written import (
-    DenseFolder,
-    file_names,
-    in_millimetres,
-    save_mask,
-)
+from diffeat.search.dense.written import DenseFolder, file_names, in_millimetres, save_mask
+from diffeat.viz.looks import Looks
+
+NAMES = ("background", "car", "tree")
+COLOURS = np.array([[0, 0, 0], [200, 10, 10], [3, 4, 5]], np.uint8)
 
 
-def applied(names=("background", "car", "tree"), kind="masks", palette=None):
-    return SimpleNamespace(kind=kind, names=names, ignore=255, palette=palette, most_uncertain=0.8)
+def folder_of(place, ids, kind="masks", draw=False, **more):
+    names = NAMES if kind == "masks" else ()
+    applied = SimpleNamespace(kind=kind, names=names, ignore=255, most_uncertain=0.8)
+    return DenseFolder(place, applied, ids, COLOURS, Looks(names, COLOURS) if draw else None,
+                       **more)  # fmt: skip
 
 
 def seen(values, row=0, uncertainty=None):
@@ -35,7 +37,8 @@ class TestNames:
             (["a.png", "a.jpg", "b.png"], ["a.png", "a.jpg", "b"]),
             (["A.png", "a.png"], ["A.png", "a.png~2"]),
             (["../../etc/x.png", "/abs/y.png", "C:\\z.png"], ["etc/x", "abs/y", "C_/z"]),
-            (["bear#001", "con.png", "a?b*.png", "..", ""], ["bear#001", "_con", "a_b_", "_", "_~2"]),
+            (["bear#001", "con.png", "a?b*.png"], ["bear#001", "_con", "a_b_"]),
+            (["..", "", "///"], ["_", "_~2", "_~3"]),
             (["overlays/1.png", "Uncertainty/1.png"], ["overlays_/1", "Uncertainty_/1"]),
             (["a.png/1.jpg", "a.jpg"], ["a.png_/1", "a"]),
             (["v1.0/frame.01.png"], ["v1.0/frame.01"]),
@@ -77,16 +80,14 @@ class TestMasks:
                 assert np.asarray(image).tolist() == [[0, count - 1]]
 
     def test_classes_json(self, tmp_path):
-        palette = [[0, 0, 0], [200, 10, 10], [3, 4, 5]]
-        folder = DenseFolder(tmp_path, applied(palette=palette), ["a.png"], uncertain=True)
-        folder.begin()
+        folder_of(tmp_path, ["a.png"], uncertain=True).begin()
         found = json.loads((tmp_path / "classes.json").read_text("utf-8"))
         assert found["classes"][1] == {"id": 1, "name": "car", "color": [200, 10, 10]}
         assert (len(found["classes"]), found["ignore"]) == (3, 255)
         assert found["uncertainty"]["scale"] == pytest.approx(0.8 / 255)
 
     def test_uncertainty_comes_back_by_its_scale(self, tmp_path):
-        folder = DenseFolder(tmp_path, applied(), ["a.png"], uncertain=True)
+        folder = folder_of(tmp_path, ["a.png"], uncertain=True)
         doubt = np.linspace(0, 0.8, 35, dtype=np.float32).reshape(5, 7)
         folder.add(seen(np.zeros((5, 7), np.uint8), uncertainty=doubt))
         with Image.open(tmp_path / "uncertainty/a.png") as image:
@@ -94,7 +95,7 @@ class TestMasks:
             np.testing.assert_allclose(np.asarray(image) * 0.8 / 255, doubt, atol=0.8 / 255 / 1.9)
 
     def test_overlays_lie_over_their_pictures(self, tmp_path):
-        folder = DenseFolder(tmp_path, applied(), ["x/a.png"], overlay=True, uncertain=True)
+        folder = folder_of(tmp_path, ["x/a.png"], draw=True, uncertain=True)
         picture = np.full((40, 220, 3), 128, np.uint8)
         labels = np.zeros((40, 220), np.uint8)
         labels[:, 100:] = 1
@@ -104,12 +105,12 @@ class TestMasks:
             found = np.asarray(image).astype(int)
         assert found.shape[0] > 40
         assert np.abs(found[:40, :90] - 128).max() < 12  # through background
-        wanted = 128 + 0.55 * (folder.colours[1].astype(float) - 128)
+        wanted = 128 + 0.55 * (COLOURS[1].astype(float) - 128)
         assert np.abs(found[5:35, 110:] - wanted).max() < 12
         assert (tmp_path / "uncertainty/x/a.jpg").is_file()
 
     def test_a_picture_of_another_size(self, tmp_path):
-        folder = DenseFolder(tmp_path, applied(), ["a.png"], overlay=True)
+        folder = folder_of(tmp_path, ["a.png"], draw=True)
         with pytest.raises(SpecError, match="5×4 pixels by now; its features are of 7×5"):
             folder.add(seen(np.zeros((5, 7), np.uint8)), lambda: np.zeros((4, 5, 3), np.uint8))
 
@@ -125,7 +126,7 @@ class TestDepth:
     def test_files_and_their_unit(self, tmp_path):
         depth = np.random.default_rng(0).uniform(0.5, 9, (6, 8)).astype(np.float32)
         for kind in ("png", "npz"):
-            folder = DenseFolder(tmp_path / kind, applied((), "depth"), ["a.jpg"], kind, True)
+            folder = folder_of(tmp_path / kind, ["a.jpg"], "depth", True, format=kind)
             (tmp_path / kind).mkdir()
             folder.begin()
             folder.add(seen(depth))
@@ -141,7 +142,7 @@ class TestDepth:
 
 class TestFoldersInUse:
     def folder(self, place, **made_by):
-        return DenseFolder(place, applied(), ["a.png"], made_by=made_by)
+        return folder_of(place, ["a.png"], made_by=made_by)
 
     def test_what_others_wrote_stays(self, tmp_path):
         (tmp_path / "mine.txt").write_text("kept")
