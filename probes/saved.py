@@ -41,16 +41,8 @@ from probes.dense.dpt import DPTHead
 from probes.dense.ensemble import PixelMLPEnsemble
 from probes.dense.fpn import FPNHead
 from probes.dense.k_means import KMeansSegmenter
-<<<<<<< HEAD
-<<<<<<< HEAD
-from probes.dense.linear import PixelLinear
-=======
-from probes.dense.mean_depth import MeanDepth
->>>>>>> D
-=======
 from probes.dense.linear import PixelLinear
 from probes.dense.mean_depth import MeanDepth
->>>>>>> F
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
 from probes.dense.regression import PixelRegression
@@ -105,8 +97,6 @@ _SHARES = {"explained_variance_": Array("P"), "explained_variance_ratio_": Array
 _MIXED = {
     **_NETWORK, "cells_": forms.CellKeys(), "objective_": forms.Choice(tuple(OBJECTIVES)),
     "classes_": Labels(optional=True), "scale_": forms.Scale(optional=True), "left_out_": Whole(),
-    "ignore_": Whole(optional=True), "seen_": Array("K", "b", optional=True),
-    "train_size_": forms.Size(optional=True),
 }  # fmt: skip
 _MASKS = {
     **_MAPS, "classes_": Labels(), "ignore_": Whole(), "seen_": Array("K", "b"),

@@ -117,19 +117,9 @@ class Judge:
     how: str = ""
     """Why the parts were not made by a hash alone."""
     told: str = ""
-<<<<<<< HEAD
-<<<<<<< HEAD
-    """What every file says of the features, where the protocol tells the model something."""
-    head_notes: Mapping[str, Any] | None = None
-    """Plain values that the file of a head says beside what all say."""
-=======
-    """What every file says: what the protocol tells the model, what made pictures worse."""
->>>>>>> D
-=======
     """What every file says: what the protocol tells the model, what made pictures worse."""
     head_notes: Mapping[str, Any] | None = None
     """Plain values that the file of a head says beside what all say."""
->>>>>>> F
 
     def __init__(
         self,
