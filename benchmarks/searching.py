@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,7 @@ __all__ = [
     "clip_cells",
     "described",
     "draw_order",
+    "few_classes",
     "fitted_dense",
     "frame_rows",
     "inner_split",
@@ -193,10 +196,19 @@ def matching_sets(
     )  # fmt: skip
 
 
+@contextmanager
+def few_classes() -> Iterator[None]:
+    """Few labelled pictures lack classes: what is the rule in a benchmark is not warned of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*ha(s|ve) no pixel in training")
+        yield
+
+
 def validated(judge: Judge, memory: int, journal: Journal, desc: str = "cells") -> Surface:
     """Every cell of a judge on its validation part; its test part is not looked at."""
     found = ask(judge, judge.cells, None, memory, journal)
-    scores = {key: one for key, [one] in track(found, desc=desc, unit="cells")}
+    with few_classes():
+        scores = {key: one for key, [one] in track(found, desc=desc, unit="cells")}
     surface = Surface.of(judge, [])
     surface.cells = [Cell(*key, scores[key].validation, scores[key].setting)
                      for key in judge.cells]  # fmt: skip
@@ -207,7 +219,8 @@ def tested(
     judge: Judge, cell: CellKey, setting: float | None, memory: int, journal: Journal
 ) -> tuple[float, tuple[float, float] | None]:
     """What a cell has on test, with its setting, and the 95 % interval where it is known."""
-    return ask_test(judge, cell, setting, memory, journal)
+    with few_classes():
+        return ask_test(judge, cell, setting, memory, journal)
 
 
 def surface_text(stored: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 import probes.aggregate
 import probes.dense
-from benchmarks.searching import fitted_dense, inner_split, setting_of, with_setting
+from benchmarks.searching import few_classes, fitted_dense, inner_split, setting_of, with_setting
 from benchmarks.tasks.dense.file import System
 from diffeat.errors import SpecError
 from probes import Cells
@@ -112,9 +112,10 @@ class Given:
     def fit(self, head: Any, rows: np.ndarray, held: Any = ()) -> Any:
         """A head fitted on some rows, its own setting chosen on others where there are any."""
         validation = (self.cells[held], self.truths[held]) if len(held) else None
-        return fitted_dense(
-            head, self.cells[rows], self.truths[rows], validation, self.classes, self.ignore
-        )
+        with few_classes():
+            return fitted_dense(
+                head, self.cells[rows], self.truths[rows], validation, self.classes, self.ignore
+            )
 
     def score(self, head: Any, rows: np.ndarray) -> float:
         """The larger the better."""
