@@ -11,6 +11,7 @@ from benchmarks.tasks.geometry import Geometry
 from benchmarks.tasks.matching import Matching
 from benchmarks.tasks.mixing import Mixing
 from benchmarks.tasks.regret import Regret
+from benchmarks.tasks.robustness import Robustness
 from benchmarks.tasks.video import Video
 from diffeat.errors import SpecError, nearest
 
@@ -19,7 +20,7 @@ __all__ = ["TASKS", "Place", "Task", "task_named"]
 TASKS: dict[str, Task] = {
     "classification": Classification(), "matching": Matching(), "geometry": Geometry(),
     "mixing": Mixing(), "video": Video(), "segmentation": Segmentation(), "depth": Depth(),
-    "regret": Regret(),
+    "regret": Regret(), "robustness": Robustness(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 
