@@ -37,8 +37,9 @@ class VPDDepth(nn.Module):
         all side by side → 1×1 to `width`, GN, ReLU → transposed convolutions s2 to `filters`
         → conv 3×3 to `last`, GN, ReLU → conv 3×3
 
-    as published with maps at 64, 32, 16 and 8; a grid that is 2^r times as fine takes r
-    convolutions of stride 2, which keep its channels. The published last convolution follows the
+    as published with maps at 64, 32, 16 and 8. A grid that is 2^r times as fine takes r
+    convolutions of stride 2, which keep its channels; what comes out is at most twice as fine as
+    the finest grid, by the first of `filters`. The published last convolution follows the
     enlargement by 4; here it precedes it, because it is on a sixteenth of the places. GroupNorm
     stands for BatchNorm.
 
@@ -60,7 +61,8 @@ class VPDDepth(nn.Module):
         self.down = nn.ModuleList(_down(one.channels, one.size, size) for one in self.levels)
         total = sum(one.channels for one in self.levels)
         layers = [nn.Conv2d(total, width, 1), group_norm(width), nn.ReLU()]
-        for filters_next in filters:
+        room = 2 * min(a / b for a, b in zip(self.levels[0].size, size, strict=True))
+        for filters_next in filters[: max(0, math.floor(math.log2(room)))]:
             layers += [nn.ConvTranspose2d(width, filters_next, STEP, stride=STEP, bias=False),
                        group_norm(filters_next), nn.ReLU()]  # fmt: skip
             width = filters_next
