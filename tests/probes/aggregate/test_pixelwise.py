@@ -60,15 +60,16 @@ def test_classes(kind, data, test_data):
 
 
 @pytest.mark.parametrize("kind", MIXERS)
-def test_depth(kind, data, test_data):
-    fitted = mixer(kind).fit(data[0], metres_of(data[1]), objective="depth", validation=0.2)
+def test_depth(kind, test_data):
+    cells, masks = scenes(120, seed=2)
+    fitted = mixer(kind).fit(cells, metres_of(masks), objective="depth", validation=0.2)
     assert "validation_abs_rel" in fitted.history_[0]
     cells, truth = test_data[0], metres_of(test_data[1])
     errors = DepthErrors()
     for found, known in zip(fitted.predict(cells), truth, strict=True):
         errors.update(found, known)
     assert fitted.score(cells, truth) == pytest.approx(-errors.compute()["abs rel"])
-    assert errors.compute()["SILog"] < 50  # of a constant 69
+    assert errors.compute()["SILog"] < 55  # of a constant 69
 
 
 def test_objectives_of_ones_own(data):

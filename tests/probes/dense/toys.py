@@ -16,7 +16,7 @@ def pictures(count, seed=0, size=SIZE, **more):
     right. Everything else is noise."""
     rng = np.random.default_rng(seed)
     arrays = {key: rng.normal(size=(count, *SHAPES[key[0]])).astype(np.float32) for key in KEYS}
-    planted = rng.normal(size=(count, 6, 6)).repeat(2, 1).repeat(2, 2)
+    planted = rng.normal(rng.choice([-2, 2], (count, 6, 6)), 0.3).repeat(2, 1).repeat(2, 2)
     arrays["a", 5][:, 0] = planted
     classes = (np.roll(planted, -2, 2) > 0).astype(np.uint8)
     classes[..., -2:] = 255  # what is further right is not shown
