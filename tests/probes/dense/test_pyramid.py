@@ -34,7 +34,7 @@ SHORT = {"steps": 6, "epochs": 3, "width": 8}
 
 
 def head(kind=FPNHead, **options):
-    given = {"width": 16, "steps": 90, "epochs": 3, "learning_rate": 5e-3, "dropout": 0.0,
+    given = {"width": 16, "steps": 60, "epochs": 3, "learning_rate": 8e-3, "dropout": 0.0,
              "random_state": 0, "progress": False}  # fmt: skip
     return kind(**{**given, **options})
 
@@ -111,9 +111,8 @@ def test_mixing_over_t(data, test_data, linear_score):
     assert weights["a", 5] > 0.8
 
 
-@pytest.mark.parametrize("objective", ["focal", "cross-entropy + dice"])
-def test_other_objectives(objective, data, test_data, linear_score):
-    fitted = head(objective=objective, class_weights="balanced", smoothing=0.05).fit(*data)
+def test_other_objectives(data, test_data, linear_score):
+    fitted = head(objective="focal + dice", class_weights="balanced").fit(*data)
     assert fitted.score(*test_data) > linear_score + 0.15
 
 
@@ -138,7 +137,7 @@ def test_augmentation_moves_masks_along(data, test_data, linear_score):
     same_twice = [head(**SHORT, augment=mirror_crop_scale).fit(cells, masks) for _ in range(2)]
     same(*same_twice)
     # only zooms: what is mirrored stands on the other side
-    zoomed = head(steps=120, augment=probes.augment.random_crop_scale).fit(cells, masks)
+    zoomed = head(steps=90, augment=probes.augment.random_crop_scale).fit(cells, masks)
     assert zoomed.score(*test_data) > linear_score + 0.1
 
 
@@ -265,7 +264,7 @@ def test_sizes_of_labels(data):
 def test_validation(data):
     cells, masks = data
     groups = np.arange(40) // 4
-    found = head(steps=60, epochs=6, patience=2).fit(cells, masks, 0.3, groups=groups)
+    found = head(steps=24, epochs=6, patience=2).fit(cells, masks, 0.3, groups=groups)
     assert found.history_[0].keys() >= {"validation_loss", "validation_mean_iou"}
     scores = [seen["validation_mean_iou"] for seen in found.history_]
     assert found.best_epoch_ == 1 + int(np.argmax(scores))
@@ -287,8 +286,9 @@ def test_validation(data):
 @pytest.mark.parametrize("kind", HEADS)
 def test_it_goes_on_to_the_same_bits(kind, data, tmp_path):
     cells, masks = data
-    options = {**SHORT, "augment": mirror_crop_scale, "dropout": 0.1,
-               "mixer": HyperfeatureMixer(**MIXER)}  # fmt: skip
+    options = {**SHORT, "augment": mirror_crop_scale, "dropout": 0.1}
+    if kind is FPNHead:
+        options["mixer"] = HyperfeatureMixer(**MIXER)
     whole = head(kind, **options).fit(cells, masks, 0.2)
     with pytest.raises(KeyboardInterrupt):
         head(kind, **options, checkpoint=tmp_path, progress=Stop(24)).fit(cells, masks, 0.2)
