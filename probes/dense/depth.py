@@ -260,11 +260,16 @@ class DepthHead(GridHead):
 
         The mean over pictures of the mean |d − d*|/d* over known pixels, after alignment where the
         objective is "scale-shift"; see `probes.metrics.DepthErrors` for others.
+
+        Raises:
+            ValueError: nothing is known.
         """
         cells = self._checked(cells)
         truth, measure = DepthMaps(depth, cells), self._objective().measure()
         for row, found in enumerate(self.predict(cells)):
             measure.update(torch.from_numpy(found[None]), torch.from_numpy(truth[row][None]))
+        if not len(measure.errors):
+            raise ValueError("depth is known of no pixel; expected some")
         return -measure.compute()
 
 

@@ -15,8 +15,7 @@ from probes.augment import mirror_crop_scale
 from probes.dense import DepthHead
 from probes.dense.depth import BinnedDepth, PlainDepth, VPDDepth
 from probes.metrics.depth import DepthErrors
-from tests.probes.dense.test_pyramid import MIXER, same
-from tests.probes.dense.toys import KEYS, SIZE, Stop, metres_of, scenes
+from tests.probes.dense.toys import KEYS, MIXER, SIZE, Stop, metres_of, same, scenes
 
 SHORT = {"steps": 6, "epochs": 3}
 
@@ -189,9 +188,11 @@ def test_parameters(options, message, data):
         head(**{**SHORT, **options}).fit(*data)
 
 
-def test_targets(data):
+def test_targets(data, short):
     cells, depth = data
     nothing = np.full_like(depth, np.nan)
+    with pytest.raises(ValueError, match="known of no pixel"):
+        short.score(cells, nothing)
     for largest in (10.0, None):
         with pytest.raises(ValueError, match="no pixel of 40 depth maps"):
             head(**SHORT, max_depth=largest).fit(cells, nothing)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import warnings
 
 import h5py
@@ -26,10 +28,19 @@ from probes.dense.fpn import FPN
 from probes.dense.levels import levels_of
 from probes.fitted import HeadError
 from probes.saved import digest, digest_of
-from tests.probes.dense.toys import KEYS, SHAPES, SIZE, Stop, masks_of, pictures, scenes
+from tests.probes.dense.toys import (
+    KEYS,
+    MIXER,
+    SHAPES,
+    SIZE,
+    Stop,
+    masks_of,
+    pictures,
+    same,
+    scenes,
+)
 
 HEADS = (FPNHead, DPTHead)
-MIXER = {"width": 12, "size": 12, "sharpness": 10.0}
 SHORT = {"steps": 6, "epochs": 3, "width": 8}
 
 
@@ -52,14 +63,6 @@ def test_data():
 @pytest.fixture(scope="module")
 def short(data):
     return head(**SHORT).fit(*data)
-
-
-def same(one, other):
-    for name, value in one.module_.state_dict().items():
-        assert torch.equal(value, other.module_.state_dict()[name])
-    plain = [[{k: v for k, v in seen.items() if k != "seconds"} for seen in m.history_]
-             for m in (one, other)]  # fmt: skip
-    assert plain[0] == plain[1]
 
 
 # what they learn
@@ -300,6 +303,22 @@ def test_it_goes_on_to_the_same_bits(kind, data, tmp_path):
         head(kind, **options, checkpoint=tmp_path, train_size=(5, 5)).fit(cells, masks, 0.2)
     with pytest.raises(ValueError, match="objective was"):
         head(kind, **options, checkpoint=tmp_path, objective="dice").fit(cells, masks, 0.2)
+
+
+def die(path):
+    torch.set_num_threads(1)
+    deadly = Stop(24, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    head(**SHORT, checkpoint=path, progress=deadly).fit(*scenes(40), 0.2)
+
+
+@pytest.mark.slow  # an error in the same place leaves the same, and starts no process
+def test_a_real_kill(data, tmp_path, server):
+    process = server.Process(target=die, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    found = head(**SHORT, checkpoint=tmp_path).fit(*data, 0.2)
+    same(found, head(**SHORT).fit(*data, 0.2))
 
 
 def test_a_file_larger_than_memory(data, tmp_path):

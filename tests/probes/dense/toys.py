@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from probes import Cells
 
 KEYS = [("a", 1), ("b", 1), ("a", 5), ("b", 5)]
 SHAPES = {"a": (3, 12, 12), "b": (5, 6, 6)}
 SIZE = (24, 24)
+MIXER = {"width": 12, "size": 12, "sharpness": 10.0}
 
 
 def pictures(count, seed=0, size=SIZE, **more):
@@ -43,8 +45,8 @@ def metres_of(masks):
 class Stop:
     """In place of a progress bar: ends the training when so many pictures were seen."""
 
-    def __init__(self, rows):
-        self.rows = rows
+    def __init__(self, rows, end=None):
+        self.rows, self.end = rows, end or self.interrupt
 
     def __call__(self, total, **more):
         return self
@@ -61,4 +63,17 @@ class Stop:
     def update(self, rows):
         self.rows -= rows
         if self.rows < 0:
-            raise KeyboardInterrupt
+            self.end()
+
+    @staticmethod
+    def interrupt():
+        raise KeyboardInterrupt
+
+
+def same(one, other):
+    """Two fits have the same weights, to the bit, and the same learning curve."""
+    for name, value in one.module_.state_dict().items():
+        assert torch.equal(value, other.module_.state_dict()[name])
+    plain = [[{k: v for k, v in seen.items() if k != "seconds"} for seen in m.history_]
+             for m in (one, other)]  # fmt: skip
+    assert plain[0] == plain[1]
