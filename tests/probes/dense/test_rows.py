@@ -159,7 +159,7 @@ def test_in_context_beyond_the_input():
                     input_size=(16, 24))  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        head = InContext(references=1).fit(cropped, wide)
+        head = InContext(references=1, stride=1).fit(cropped, wide)
     found = next(head.predict(cropped))
     assert np.array_equal(found[:, :8], found[:, 8:9].repeat(8, 1))
     assert np.array_equal(found[:, 32:], found[:, 31:32].repeat(8, 1))
