@@ -40,9 +40,11 @@ from probes.dense.depth import DepthHead
 from probes.dense.dpt import DPTHead
 from probes.dense.fpn import FPNHead
 from probes.dense.k_means import KMeansSegmenter
+from probes.dense.linear import PixelLinear
 from probes.dense.mean_depth import MeanDepth
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
+from probes.dense.regression import PixelRegression
 from probes.difformer import DifFormerProbe
 from probes.fitted import Array, Form, HeadError, Labels, Module, Number, Sizes, Whole, rebuild
 from probes.knn import KNNProbe
@@ -128,6 +130,14 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     HyperfeatureMixer: _MIXED,
     SpatialFusion: _MIXED,
     Bottleneck: _MIXED,
+    PixelLinear: {
+        **_MASKS, "coef_": Array("KC"), "intercept_": Array("K"), "alpha_": Number(),
+        "scores_": Array("P", gaps=True),
+    },
+    PixelRegression: {
+        **_MAPS, "coef_": Array("MC"), "intercept_": Array("M"), "alpha_": Number(),
+        "scores_": Array("P", gaps=True), "range_": Array("R"),
+    },
     NearestMean: {**_MASKS, "means_": Array("KC")},
     KMeansSegmenter: {
         **_MASKS, "weight_": Array("GC"), "bias_": Array("G"), "names_": Array("G", "i")

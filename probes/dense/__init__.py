@@ -7,9 +7,12 @@ from probes.dense.dpt import DPTHead
 from probes.dense.fpn import FPNHead
 from probes.dense.in_context import InContext
 from probes.dense.k_means import KMeansSegmenter
+from probes.dense.linear import PixelLinear
 from probes.dense.mean_depth import MeanDepth
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
+from probes.dense.positions import positions, with_positions
+from probes.dense.regression import PixelRegression
 from probes.dense.truth import DepthMaps, Masks
 
 __all__ = [
@@ -25,5 +28,9 @@ __all__ = [
     "MeanDepth",
     "MeanMask",
     "NearestMean",
+    "PixelLinear",
+    "PixelRegression",
     "Segmenter",
+    "positions",
+    "with_positions",
 ]

@@ -70,29 +70,35 @@ class Masks:
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[row] for row in range(len(self)))
 
+    def like(self, values: Any, cells: Cells) -> Masks:
+        """Other masks by the same rule, such as those of validation."""
+        return Masks(values, cells, self.classes, self.ignore, f"validation {self.name}")
+
+    def take(self, rows: np.ndarray, cells: Cells) -> Masks:
+        """Some of the masks, in the order of `rows`; `cells` are these pictures'."""
+        return Masks(Some(self.values, rows), cells, self.classes, self.ignore, self.name)
+
     def _size(self, row: int) -> tuple[int, int]:
         return self.cells.frame(row).size
 
 
 class DepthMaps:
-    """N depth maps of the pictures' size, in metres; nan where nothing is known.
+    """N depth maps of the pictures' size in metres, nan where depth is not known.
 
     Args:
-        values: a sequence of (H, W) numbers, an (N, H, W) array, or what reads like one row by row;
-            read when asked for. What is not above 0, or not finite, is not known.
+        values: a sequence of (H, W) real numbers, or what reads like one; read when asked for.
         cells: the pictures' features; pixels that an input does not show become nan.
         name: for errors.
 
     Raises:
-        ValueError: another number of maps than pictures; when one is read: another size than its
-            picture, no numbers.
+        ValueError: another number than of pictures; when one is read: another size than its
+            picture, whole numbers (whose unit nobody says), depths that are infinite, 0 or less.
     """
 
-    def __init__(self, values: Any, cells: Cells, name: str = "depths"):
+    def __init__(self, values: Any, cells: Cells, name: str = "depth"):
         if len(values) != len(cells):
-            raise ValueError(
-                f"{len(values)} {name} for {len(cells)} pictures; expected one a picture"
-            )
+            raise ValueError(f"{len(values)} {name} maps for {len(cells)} pictures; expected one a "
+                             "picture")  # fmt: skip
         self.values, self.cells, self.name = values, cells, name
 
     def __len__(self) -> int:
@@ -101,19 +107,42 @@ class DepthMaps:
     def __getitem__(self, row: int) -> np.ndarray:
         """(H, W) float32 of one picture."""
         found, frame = np.asarray(as_numpy(self.values[row])), self.cells.frame(row)
-        if found.dtype.kind not in "fiu" or found.shape != frame.size:
-            raise ValueError(
-                f"{self.name}[{row}] is {found.dtype} of {_text(found.shape)}, its picture "
-                f"{_text(frame.size)}; expected one number a pixel, in metres"
-            )
-        depth = found.astype(np.float32)
-        across, down = frame.shown()
-        with np.errstate(invalid="ignore"):
-            known = np.isfinite(depth) & (depth > 0) & down[:, None] & across
-        return np.where(known, depth, np.float32(np.nan))
+        where = f"{self.name}[{row}]"
+        if found.ndim != 2 or found.dtype.kind != "f":
+            raise ValueError(f"{where} is {found.dtype} of shape {found.shape}: the unit is not "
+                             "known; expected (H, W) real numbers in metres")  # fmt: skip
+        if found.shape != frame.size:
+            raise ValueError(f"{where} is {_text(found.shape)}, its picture {_text(frame.size)}; "
+                             "expected one depth a pixel")  # fmt: skip
+        known = ~np.isnan(found)
+        if not ((found[known] > 0) & np.isfinite(found[known])).all():
+            odd = found[known & ~((found > 0) & np.isfinite(found))]
+            raise ValueError(f"{where} holds {odd[0]:g}; expected metres above 0, and nan where "
+                             "depth is not known")  # fmt: skip
+        found, (across, down) = found.astype(np.float32), frame.shown()
+        if not (across.all() and down.all()):
+            found[~(down[:, None] & across)] = np.nan
+        return found
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[row] for row in range(len(self)))
+
+    def take(self, rows: np.ndarray, cells: Cells) -> DepthMaps:
+        """Some of the maps, in the order of `rows`; `cells` are these pictures'."""
+        return DepthMaps(Some(self.values, rows), cells, self.name)
+
+
+class Some:
+    """Some rows of a sequence, which are read when asked for."""
+
+    def __init__(self, values: Any, rows: np.ndarray):
+        self.values, self.rows = values, np.asarray(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.values[int(self.rows[row])]
 
 
 def read_mask(values: Any, row: int, name: str = "masks") -> np.ndarray:

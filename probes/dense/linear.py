@@ -1,0 +1,269 @@
+"""Linear heads of pixels: ridge over every pixel in closed form, logistic over a sample of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from probes.cells import Cells
+from probes.checks import check_choice, check_number, pick_device
+from probes.dense.base import Segmenter, Strips
+from probes.dense.column import Column
+from probes.dense.grams import PixelSums, as_tensor, one_hot
+from probes.dense.truth import Masks
+from probes.held_out import by_groups
+from probes.linear import LinearProbe
+from probes.maps import Maps
+from probes.metrics.classification import ConfusionMatrix
+from probes.standardise import varies
+
+ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+KINDS = ("ridge", "logistic")
+WEIGHTS = (None, "balanced")
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class PixelLinear(Segmenter):
+    """A linear classifier of pixels, on the hypercolumn of all cells.
+
+    Features are standardised by the moments of all labelled training pixels, z. "ridge" takes all
+    of them, in closed form, from sums worked out on the maps' grids (`probes.dense.grams`):
+
+        min over W, b of  1/Σw · Σ_p w_p·|W·z_p + b − y_p|² + alpha·|W|²,    y_p one-hot
+
+    so that alpha means the same for any number of pixels. "logistic" is multinomial logistic
+    regression (`probes.LinearProbe`) on n = `pixels` pixels drawn evenly over the pictures:
+
+        min over W, b of  1/n · Σ_p CE(softmax(W·z_p + b), y_p) + alpha/2·|W|²
+
+    Args:
+        kind: "ridge" or "logistic".
+        alphas: to choose from on validation pictures, by mean IoU; without these the one in the
+            middle, upper of two, is taken.
+        class_weight: None: every labelled pixel counts 1; "balanced": every class the same.
+        pixels: that "logistic" is fitted on.
+        validation_fraction: share of the groups that is held back for the choice; then all of
+            them are fitted. Not used where `fit` is given validation pictures.
+        memory_mb: that sums of products may take, in MiB.
+        random_state: of what is drawn.
+        device: where predictions are made; "auto" is the CPU.
+
+    Attributes:
+        coef_: (K, C) float32 and intercept_: (K,) float32, of features as they come.
+        alpha_: the penalty taken. scores_: (A,) mean IoU on validation by penalty, or nan.
+
+    Further attributes: see `Segmenter`.
+    """
+
+    kind: str = "ridge"
+    alphas: Sequence[float] = ALPHAS
+    class_weight: str | None = None
+    pixels: int = 50_000
+    validation_fraction: float = 0.0
+    memory_mb: float = 2048
+    random_state: Any = 0
+    device: str = "auto"
+
+    def fit(
+        self,
+        cells: Any,
+        masks: Any,
+        validation: Any = None,
+        *,
+        classes: int | Sequence[str] | None = None,
+        ignore: int = 255,
+        groups: Any = None,
+    ):
+        """Fit the classifier.
+
+        Args:
+            cells: `probes.Cells` of (N, C, h, w) maps, with the pictures' sizes.
+            masks: N (H, W) label maps of the pictures' size.
+            validation: what chooses alpha: (cells, masks), or a share of the groups. None:
+                `validation_fraction`.
+            classes: K or K names; None: as many as the labels say.
+            ignore: label of pixels that do not count.
+            groups: (N,) of the pictures; None: each is its own.
+
+        Returns:
+            self.
+
+        Raises:
+            ValueError: see `probes.dense.truth.Masks`; no pixel counts; parameters out of range;
+                sums that take more than `memory_mb`.
+        """
+        self._check()
+        cells, truth = self._opened(cells, masks, classes, ignore)
+        fold = self._fold(cells, truth, validation, groups)
+        self.scores_ = np.full(len(self.alphas), np.nan)
+        best = len(self.alphas) // 2
+        if fold is not None and len(self.alphas) > 1:
+            (inner, inner_truth), (held, held_truth) = fold
+            self.scores_ = self._validated(self._prepared(inner, inner_truth), held, held_truth)
+            best = int(np.argmax(self.scores_))
+        self.alpha_ = float(self.alphas[best])
+        prepared = self._prepared(cells, truth)
+        self._note_seen(prepared.counts)
+        self.coef_, self.intercept_ = prepared.solved(self.alpha_)
+        return self
+
+    def _check(self) -> None:
+        check_choice("kind", self.kind, KINDS)
+        check_choice("class_weight", self.class_weight, WEIGHTS)
+        good = len(tuple(self.alphas)) > 0 and min(self.alphas) > 0
+        check_number("alphas", self.alphas, good, "numbers > 0, at least one")
+
+    def _fold(self, cells: Cells, truth: Masks, validation: Any, groups: Any):
+        """Training and validation pictures of the choice; None where there is none to make."""
+        if isinstance(validation, (tuple, list)):
+            held = self._checked(validation[0])
+            return (cells, truth), (held, truth.like(validation[1], held))
+        share = self.validation_fraction if validation is None else validation
+        if not share:
+            return None
+        owners = np.arange(len(cells)) if groups is None else groups
+        rng = np.random.default_rng(self.random_state)
+        rows, kept = by_groups(owners, share, rng)
+        return tuple((cells[some], truth.take(some, cells[some])) for some in (rows, kept))
+
+    def _prepared(self, cells: Cells, truth: Masks):
+        make = RidgeSums if self.kind == "ridge" else Sample
+        return make(self, cells, truth)
+
+    def _validated(self, prepared, held: Cells, truth: Masks) -> np.ndarray:
+        """(A,) mean IoU by penalty; every map is read once."""
+        solved = [prepared.solved(alpha) for alpha in self.alphas]
+        K = len(self.classes_)
+        weight = torch.cat([as_tensor(coef) for coef, _ in solved])
+        bias = torch.cat([as_tensor(intercept) for _, intercept in solved])
+        counted = [ConfusionMatrix(K, self.ignore_) for _ in solved]
+        unseen = torch.from_numpy(prepared.counts == 0)
+        for row in range(len(held)):
+            labels = truth[row]
+            for first, strip in Column(held.maps(row), self.cells_).linear(weight, bias):
+                scores = strip.unflatten(0, (len(solved), K))
+                scores[:, unseen] = float("-inf")
+                found = scores.argmax(1).numpy()
+                known = labels[first : first + strip.shape[1]]
+                for one, matrix in zip(found, counted, strict=True):
+                    matrix.update(one, known)
+        return np.array([matrix.jaccard("macro") for matrix in counted])
+
+    def _strips(self, maps: Maps) -> Strips:
+        column = Column(maps, self.cells_, pick_device(self.device, None))
+        return column.linear(as_tensor(self.coef_), as_tensor(self.intercept_))
+
+
+class RidgeSums:
+    """What ridge needs of all labelled pixels; solved for one penalty after the other."""
+
+    def __init__(self, head: PixelLinear, cells: Cells, truth: Masks):
+        channels, K = sum(shape[0] for shape in head.shapes_), truth.classes
+        check_memory(channels, head.memory_mb)
+        weights, self.counts = class_weights(truth, head.class_weight)
+        sums = PixelSums(channels, K)
+        for row in range(len(cells)):
+            labels = truth[row]
+            known = (labels >= 0) & (labels < K)
+            w = np.where(known, weights[np.where(known, labels, 0)], 0.0)
+            if w.any():
+                column = Column(cells.maps(row), head.cells_)
+                sums.add(column, w, one_hot(labels, K))
+        self.ridge = Ridge(sums)
+
+    def solved(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        """(K, C) coefficients and (K,) intercepts."""
+        return self.ridge.solved(alpha)
+
+
+class Ridge:
+    """Least squares with a penalty from sums over pixels: one eigendecomposition for all penalties.
+
+    Constant features have the coefficient 0.
+    """
+
+    def __init__(self, sums: PixelSums):
+        if not sums.weight:
+            raise ValueError("every pixel is ignored; expected some that count")
+        self.mean, deviation = sums.moments()
+        keep = varies(torch.from_numpy(deviation), torch.from_numpy(self.mean)).numpy()
+        self.factor = np.where(keep, 1 / np.where(keep, deviation, 1), 0.0)
+        self.offset = sums.y / sums.weight
+        covariance = sums.xx / sums.weight - np.outer(self.mean, self.mean)
+        covariance *= np.outer(self.factor, self.factor)
+        crossed = sums.xy / sums.weight - np.outer(self.mean, self.offset)
+        self.values, self.vectors = np.linalg.eigh(covariance)
+        self.projected = self.vectors.T @ (crossed * self.factor[:, None])  # (C, D)
+
+    def solved(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        """(D, C) coefficients and (D,) intercepts, float32, of features as they come."""
+        shrunk = self.projected / (np.maximum(self.values, 0) + alpha)[:, None]
+        coef = (self.vectors @ shrunk).T * self.factor
+        return coef.astype(np.float32), (self.offset - coef @ self.mean).astype(np.float32)
+
+
+class Sample:
+    """Pixels drawn evenly over the pictures, for heads that want them in memory."""
+
+    def __init__(self, head: PixelLinear, cells: Cells, truth: Masks):
+        rng = np.random.default_rng(head.random_state)
+        each, features, labels = max(1, -(-head.pixels // len(cells))), [], []
+        _, self.counts = class_weights(truth, None)
+        for row in range(len(cells)):
+            mask = truth[row]
+            known = np.argwhere((mask >= 0) & (mask < truth.classes))
+            some = known[rng.permutation(len(known))[:each]]
+            if len(some):
+                features.append(Column(cells.maps(row), head.cells_).at(some).numpy())
+                labels.append(mask[some[:, 0], some[:, 1]])
+        if not labels:
+            raise ValueError("every pixel is ignored; expected some that count")
+        self.X, self.y = np.concatenate(features), np.concatenate(labels)
+        self.K, self.weighted = truth.classes, head.class_weight
+        if self.weighted == "balanced":  # as many of each class as the rarest is often
+            self.X, self.y = _balanced(self.X, self.y, rng)
+
+    def solved(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        """(K, C) coefficients and (K,) intercepts, of features as they come."""
+        K, channels = self.K, self.X.shape[1]
+        there = np.unique(self.y)
+        coef, intercept = np.zeros((K, channels), np.float32), np.zeros(K, np.float32)
+        if len(there) < 2:
+            return coef, intercept
+        head = LinearProbe(C=1 / (alpha * len(self.y)), tol=1e-5).fit(self.X, self.y)
+        coef[there], intercept[there] = head.coef_, head.intercept_
+        return coef, intercept
+
+
+def _balanced(X: np.ndarray, y: np.ndarray, rng: np.random.Generator):
+    """Rows drawn with replacement so that classes are even."""
+    each = max(1, len(y) // len(np.unique(y)))
+    rows = np.concatenate([rng.choice(np.flatnonzero(y == k), each) for k in np.unique(y)])
+    return X[rows], y[rows]
+
+
+def class_weights(truth: Masks, how: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) weights of a pixel by class, and (K,) labelled pixels; masks are read once."""
+    counts = np.zeros(truth.classes, np.int64)
+    for labels in truth:
+        counts += np.bincount(labels[(labels >= 0) & (labels < truth.classes)],
+                              minlength=truth.classes)[: truth.classes]  # fmt: skip
+    if how is None:
+        return np.ones(truth.classes), counts
+    even = counts.sum() / np.maximum(counts, 1) / max(1, (counts > 0).sum())
+    return even, counts
+
+
+def check_memory(channels: int, memory_mb: float) -> None:
+    """ValueError where sums of products of so many channels do not fit."""
+    needed = 3 * 8 * channels**2 / 2**20  # sums, covariance, eigenvectors
+    if needed > memory_mb:
+        raise ValueError(
+            f"ridge over {channels:,} channels takes {needed:,.0f} MiB for products, and "
+            f"memory_mb={memory_mb:g}; allow more, take fewer cells or channels (a PCA), or "
+            "PixelMLPEnsemble, which needs none"
+        )
