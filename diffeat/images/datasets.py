@@ -20,6 +20,7 @@ import numpy as np
 
 from diffeat.errors import SourceError
 from diffeat.images.clip_sets import CLIP_SETS
+from diffeat.images.dense_sets import DENSE
 from diffeat.images.files import from_folder
 from diffeat.images.imagenet import open_imagenet
 from diffeat.images.paired import PAIRED
@@ -152,6 +153,16 @@ def clips_folder(name: str) -> Path:
     return _find(name, one.wanted, one.how, *one.folders)
 
 
+def dense_folder(name: str) -> Path:
+    """Where a named set of masks or depth lies (`diffeat.images.dense_sets.DENSE`)."""
+    one = DENSE[name]
+    return _find(name, one.wanted, one.how, *one.folders)
+
+
+def _dense(name: str, split: str) -> Source:
+    return DENSE[name].pictures(f"{name}:{split}", dense_folder(name), split)
+
+
 def _clips(name: str, split: str) -> Source:
     return CLIP_SETS[name].pictures(f"{name}:{split}", clips_folder(name), split)
 
@@ -213,6 +224,7 @@ DATASETS: dict[str, tuple[Callable[[str], Source], tuple[str, ...]]] = {
     "imagenet": (_imagenet, ("train", "test", "val")),
     **{name: (partial(_paired, name), one.splits) for name, one in PAIRED.items()},
     **{name: (partial(_clips, name), one.splits) for name, one in CLIP_SETS.items()},
+    **{name: (partial(_dense, name), one.splits) for name, one in DENSE.items()},
 }
 
 

@@ -28,7 +28,7 @@ TURNS = {
 }
 """What makes a picture upright, by its EXIF orientation."""
 FRAMES = ("upright", "stored")
-LABELS = ("1", "L", "P", "I;16", "I")
+LABELS = ("1", "L", "P", "I;16", "I;16B", "I")
 """Pillow's modes of pictures that hold one whole number a pixel."""
 LOSSY = ("JPEG", "MPO")
 """Pillow's formats that keep numbers by and large."""

@@ -148,20 +148,42 @@ def _view(
     folder: Path, colour: str, calibration: Calibration, size: tuple[int, int] | None, stats: bytes
 ) -> View:
     """`stats` of the files tell a view that is kept from one of files that changed."""
-    depths, poses = _beside(folder, colour)
-    depth, pose = read_depth(depths), read_pose(poses)
+    depth, camera = on_colour(folder, colour, calibration, size)
+    pose, shift = read_pose(_beside(folder, colour)[1]), np.array(calibration.shift)
+    pose[:3, 3] -= pose[:3, :3] @ shift
+    return View(camera, pose, depth)
+
+
+def on_colour(
+    folder: Path,
+    colour: str,
+    calibration: Calibration = KINECT,
+    size: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, Camera]:
+    """Depth where the colour camera saw it.
+
+    Args:
+        folder: of the frames.
+        colour: name of the frame's colour picture.
+        calibration: of the two cameras.
+        size: (H, W) that the picture is thought of as having; None is its own.
+
+    Returns:
+        (H, W) float64 metres, nan where not known; and the colour camera.
+
+    Raises:
+        SourceError: as for `Frames.view`.
+    """
+    depth = read_depth(_beside(folder, colour)[0])
     seen_by = _depth_camera(folder, calibration, depth.shape)
     stored, turned = stored_size(folder / colour)
     if turned != 1:
         raise SourceError(f"{folder / colour}: is stored turned (EXIF), so depth does not lie on "
                           "it; store it upright")  # fmt: skip
-    size = size or stored
-    camera = (calibration.colour or seen_by).scaled(size)
-    shift = np.array(calibration.shift)
+    camera = (calibration.colour or seen_by).scaled(size or stored)
     if calibration.colour is not None or camera != seen_by:
-        depth = registered(depth, seen_by, camera, shift)
-    pose[:3, 3] -= pose[:3, :3] @ shift
-    return View(camera, pose, depth)
+        depth = registered(depth, seen_by, camera, np.array(calibration.shift))
+    return depth, camera
 
 
 def _depth_camera(folder: Path, calibration: Calibration, size: tuple[int, int]) -> Camera:
