@@ -38,6 +38,7 @@ from probes.batchnorm import BatchNormProbe
 from probes.conv import ConvProbe
 from probes.dense.depth import DepthHead
 from probes.dense.dpt import DPTHead
+from probes.dense.ensemble import PixelMLPEnsemble
 from probes.dense.fpn import FPNHead
 from probes.dense.k_means import KMeansSegmenter
 from probes.dense.linear import PixelLinear
@@ -138,6 +139,7 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
         "scores_": Array("P", gaps=True), "range_": Array("R"),
     },
     NearestMean: {**_MASKS, "means_": Array("KC")},
+    PixelMLPEnsemble: {**_NETWORK, **_MASKS},
     KMeansSegmenter: {
         **_MASKS, "weight_": Array("GC"), "bias_": Array("G"), "names_": Array("G", "i")
     },

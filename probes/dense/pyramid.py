@@ -23,9 +23,9 @@ from probes.batches import Batches, ShortEpochs
 from probes.cells import Cells
 from probes.checks import check_choice, check_counts, check_number, pick_device
 from probes.dense.base import DenseHead, Segmenter, Strips
-from probes.dense.column import STRIP_BYTES
 from probes.dense.framed import framed, label_size
 from probes.dense.levels import Key, TimeMix, scales
+from probes.dense.strips import STRIP_BYTES
 from probes.dense.truth import Masks
 from probes.held_out import at_random, by_groups
 from probes.layers import resized
