@@ -9,6 +9,7 @@ from probes.dense.fpn import FPNHead
 from probes.dense.in_context import InContext
 from probes.dense.k_means import KMeansSegmenter
 from probes.dense.linear import PixelLinear
+from probes.dense.mean_depth import MeanDepth
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.pixels import PixelPool
 from probes.dense.position import MeanMask
@@ -27,6 +28,7 @@ __all__ = [
     "InContext",
     "KMeansSegmenter",
     "Masks",
+    "MeanDepth",
     "MeanMask",
     "NearestMean",
     "PixelLinear",
