@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from probes.axes import Axis
+from probes.dense.grams import PixelSums, pixel_moments
 from probes.dense.strips import linear_strips
 from probes.lazy import as_tensor
 from probes.maps import Maps, as_float
@@ -132,6 +133,31 @@ class Column:
         weight = weight.to(self.device)
         bias = None if bias is None else bias.to(self.device)
         return linear_strips(self.layers, weight, bias, rows)
+
+    def moments(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of the features of all pixels, worked out on the maps' grids.
+
+        Args:
+            weights: (H, W) of the pixels, such as `shown()`; None: 1 each.
+
+        Returns:
+            (C,) and (C,) float64.
+        """
+        total, x, square = pixel_moments(self, weights)
+        mean = x / total
+        return mean, np.maximum(square / total - mean**2, 0)
+
+    def gram(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """XᵀWX over all pixels, with X (pixels, C) and W their weights, without making X.
+
+        Args:
+            weights: (H, W); None: 1 each.
+
+        Returns:
+            (C, C) float64.
+        """
+        w = np.ones(self.size) if weights is None else weights
+        return PixelSums(self.channels, 0).add(self, w, np.empty((0, *self.size))).xx
 
 
 def _as_given(values: Any) -> torch.Tensor:
