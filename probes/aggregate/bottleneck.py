@@ -12,10 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from probes.aggregate.correspondence import HEAD, SitePCK
-from probes.aggregate.hyperfeature_net import HyperfeatureNet, PooledHead
+from probes.aggregate.hyperfeature_net import HyperfeatureNet
 from probes.aggregate.hyperfeatures import HyperfeatureMixer
 from probes.checks import check_number
-from probes.network import Shapes
 from probes.objectives import Objective
 
 
@@ -96,12 +95,9 @@ class Bottleneck(HyperfeatureMixer):
     def _run(self, *args: Any, **about: Any):
         return super()._run(*args, dropout=self.dropout, **about)
 
-    def _build(self, shapes: Shapes, outputs: int, batches: Any) -> nn.Module:
-        blocks = [block for block, _ in self.cells_]
-        net = DroppedNet(
-            shapes, blocks, self.width, self._size(), self.sharpness, dropout=self.dropout
-        )
-        return PooledHead(net, outputs)
+    @property
+    def _net(self) -> Any:
+        return partial(DroppedNet, dropout=self.dropout)
 
 
 def key_points(temperature: float = 0.07, beta: float = 0.02, dense: float = 1.0) -> Objective:

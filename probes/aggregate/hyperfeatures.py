@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,14 @@ from torch import nn
 from probes.aggregate.base import Aggregator, Key
 from probes.aggregate.correspondence import PairBatches, matching, pair_table, split_groups
 from probes.aggregate.hyperfeature_net import HyperfeatureNet, PooledHead
+from probes.aggregate.pixelwise import (
+    PIXELS,
+    PIXELWISE,
+    pixel_data,
+    pixel_head,
+    pixel_predictions,
+    pixel_score,
+)
 from probes.batches import Batches, ShortEpochs
 from probes.cells import Cells, cells_of
 from probes.checks import (
@@ -32,14 +41,22 @@ from probes.checks import (
 from probes.held_out import at_random, by_groups, stratified
 from probes.lazy import Rows, as_numpy
 from probes.network import NetworkHead, Shapes, softmax
-from probes.objectives import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, SQUARED_ERROR, Objective
+from probes.objectives import (
+    BINARY_CROSS_ENTROPY,
+    CROSS_ENTROPY,
+    SQUARED_ERROR,
+    Objective,
+    pixel_cross_entropy,
+)
 from probes.pairs import Pairs
+from probes.pixel_objectives import silog
 from probes.regression import NumberScale
 
 OBJECTIVES = {
     "matching": matching(), "classification": CROSS_ENTROPY, "regression": SQUARED_ERROR,
-    "multilabel": BINARY_CROSS_ENTROPY,
+    "multilabel": BINARY_CROSS_ENTROPY, "segmentation": pixel_cross_entropy(2), "depth": silog(),
 }  # fmt: skip
+"""Kind of targets → what is minimised; of "segmentation" with its own classes."""
 FEWEST = 4
 """Channels that a mixed map has at least: a quarter of them is inside a bottleneck."""
 
@@ -74,9 +91,11 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
 
     Attributes:
         cells_, shapes_: the (block, t), and their (C, h, w).
-        objective_: "matching", "classification", "regression" or "multilabel".
+        objective_: "matching", "classification", "regression", "multilabel", "segmentation" or
+            "depth".
         weights_: (block, t) → softmax weight; they sum to 1.
-        classes_: (K,) labels, of a classification. scale_: of a regression.
+        classes_: (K,) labels, of a classification or segmentation. scale_: of a regression.
+        ignore_, seen_, train_size_: of pixels, as the heads of `probes.dense` have them.
         left_out_: rows that neither training nor validation has: pairs across the two, and pairs
             without a key point that both inputs show.
 
@@ -86,6 +105,7 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
     """
 
     block: ClassVar[str] = "hyperfeatures"
+    _net: ClassVar[Any] = HyperfeatureNet
     _sides = (4,)
 
     width: int = 384
@@ -107,6 +127,8 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
         objective: str | Objective = "matching",
         validation: Any = None,
         groups: Any = None,
+        classes: int | Sequence[str] | None = None,
+        ignore: int = 255,
     ):
         """Train the mixer.
 
@@ -114,14 +136,18 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
             cells: `probes.Cells`, or a mapping from (block, t) to (N, C, h, w) maps; for matching
                 with the pictures' sizes. A block has one C at all its t.
             targets: for "matching" `probes.Pairs`; for "classification" (N,) labels of any kind;
-                for "regression" (N,) or (N, M) numbers; for "multilabel" (N, K) of 0 and 1.
+                for "regression" (N,) or (N, M) numbers; for "multilabel" (N, K) of 0 and 1; for
+                "segmentation" N (H, W) label maps of the pictures' size, for "depth" N (H, W)
+                metres, nan where unknown: a 1×1 layer reads the mixed map.
             objective: one of these, or a `probes.Objective`: `matching` of
                 `probes.aggregate.correspondence`, of whole numbers for labels, of real numbers for
-                a regression (with gaps) or for several labels.
+                a regression (with gaps) or for several labels, of `probes.pixel_objectives`.
             validation: what scores every epoch: a share, by groups where there are any; or
                 (cells, targets). None: `validation_fraction`.
             groups: (N,) of the pictures, which are never in both parts. (Pairs have their own; one
                 whose two groups lie in different parts is left out.)
+            classes, ignore: of a segmentation: K or K names (None: as many as the labels say), and
+                the label of pixels that do not count.
 
         Returns:
             self.
@@ -135,13 +161,17 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
         self._note(cells)
         self.n_features_in_ = len(self.cells_)
         self.objective_, wanted = _objective(objective)
-        for name in {"classes_", "scale_"} & vars(self).keys():  # of an earlier fit
+        for name in {"classes_", "scale_", *PIXELS} & vars(self).keys():  # of an earlier fit
             delattr(self, name)
         parts = self._parts(cells)
         device = pick_device(self.device, parts[0].values)
         randomness = self._randomness(device)
         data = self._paired if self.objective_ == "matching" else self._labelled
+        if self.objective_ in PIXELWISE:
+            data = partial(pixel_data, self, classes=classes, ignore=ignore)
+            wanted = wanted if isinstance(objective, Objective) else None
         training, held = data(cells, targets, validation, groups, randomness.numpy, device)
+        wanted = wanted or self._objective()
         if self.steps is not None:
             training = ShortEpochs(training, math.ceil(self.steps / self.epochs))
         about = {"size": self._size(), "sharpness": self.sharpness}
@@ -156,17 +186,26 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
         good = 0 < self.sharpness < math.inf
         check_number("sharpness", self.sharpness, good, "> 0")
 
-    def _size(self) -> tuple[int, int]:
+    def _size(self, shapes: Shapes | None = None) -> tuple[int, int]:
         if self.size is not None:
             return self.size, self.size
-        return max(shape[1] for shape in self.shapes_), max(shape[2] for shape in self.shapes_)
+        shapes = shapes or self.shapes_
+        return max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)
 
     def shape_of(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, int, int]:
         return self.width, *self._size()
 
+    def network(self, keys: Sequence[Key], shapes: Shapes) -> HyperfeatureNet:
+        """The untrained network on maps (C, h, w) of these (block, t): what stands before a head
+        of `probes.dense` whose `mixer` this is."""
+        self._check()
+        blocks, size = [block for block, _ in keys], self._size(shapes)
+        return self._net(shapes, blocks, self.width, size, self.sharpness)
+
     def _build(self, shapes: Shapes, outputs: int, batches: Any) -> nn.Module:
-        blocks = [block for block, _ in self.cells_]
-        net = HyperfeatureNet(shapes, blocks, self.width, self._size(), self.sharpness)
+        net = self.network(self.cells_, shapes)
+        if self.objective_ in PIXELWISE:
+            return pixel_head(self, net, batches)
         return PooledHead(net, outputs)
 
     def _paired(self, cells: Cells, pairs: Any, validation, groups, rng, device):
@@ -270,6 +309,8 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
         return Rows(self.scale_.encode(check_numbers(y, name), name), name)
 
     def _objective(self) -> Objective:
+        if self.objective_ == "segmentation":
+            return pixel_cross_entropy(len(self.classes_), self.ignore_)
         return OBJECTIVES[self.objective_]
 
     # what comes out
@@ -290,11 +331,14 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
             return net(*(torch.from_numpy(one).to(device) for one in arrays)).cpu().numpy()
 
     def predict(self, cells: Any) -> np.ndarray:
-        """(N,) labels, (N,) or (N, M) numbers, or (N, K) of 0 and 1, as targets were.
+        """(N,) labels, (N,) or (N, M) numbers, or (N, K) of 0 and 1, as targets were; of pixels
+        an iterator over (H, W) class indices or metres, of the pictures' sizes.
 
         Raises:
             ValueError: it was trained for matching, of which there is nothing to predict.
         """
+        if self.objective_ in PIXELWISE:
+            return pixel_predictions(self, self._checked(cells))
         outputs = self._linear(cells)
         found = self._objective().predict(torch.from_numpy(outputs)).numpy()
         if self.objective_ == "classification":
@@ -319,7 +363,8 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
         return self._logits(self._parts(cells))
 
     def score(self, cells: Any, targets: Any) -> float:
-        """The number that validation has too: PCK of sites, accuracy, R², or mean precision.
+        """The number that validation has too: PCK of sites, accuracy, R², mean precision, mIoU of
+        pixels; of depth minus the mean absolute relative error.
 
         Args:
             cells: with those of `fit`.
@@ -330,6 +375,8 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
             one: of the target picture's larger side), answers being sites of the mixed map.
         """
         cells, measure = self._checked(cells), self._objective().measure()
+        if self.objective_ in PIXELWISE:
+            return pixel_score(self, cells, targets, measure)
         if self.objective_ != "matching":
             truth = self._encode_again(targets, len(cells))
             check_consistent_length(self._parts(cells)[0], truth.values)
@@ -353,8 +400,7 @@ def _objective(objective: str | Objective) -> tuple[str, Objective]:
         check_choice("objective", objective, tuple(OBJECTIVES))
         return objective, OBJECTIVES[objective]
     if objective.maps:
-        raise ValueError(f"objective {objective.name} has maps as targets; expected pairs, labels "
-                         "or numbers")  # fmt: skip
+        return ("segmentation" if objective.dtype == "int64" else "depth"), objective
     if objective.metric == OBJECTIVES["matching"].metric:
         return "matching", objective
     if objective.dtype == "int64":

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from probes.aggregate.base import Key
-from probes.aggregate.hyperfeature_net import HyperfeatureNet, PooledHead
+from probes.aggregate.hyperfeature_net import HyperfeatureNet
 from probes.aggregate.hyperfeatures import HyperfeatureMixer
 from probes.lazy import as_numpy
 from probes.maps import Maps
-from probes.network import Shapes
 
 HIDDEN = 16
 """Channels inside what gives a site its weights."""
@@ -82,11 +81,7 @@ class SpatialFusion(HyperfeatureMixer):
     """
 
     block: ClassVar[str] = "spatial"
-
-    def _build(self, shapes: Shapes, outputs: int, batches: Any) -> nn.Module:
-        blocks = [block for block, _ in self.cells_]
-        net = SpatialNet(shapes, blocks, self.width, self._size(), self.sharpness)
-        return PooledHead(net, outputs)
+    _net: ClassVar[Any] = SpatialNet
 
     @property
     def weights_(self) -> dict[Key, float]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
+from sklearn.utils import check_consistent_length
 
+from probes.batches import Batches
+from probes.dense.truth import Masks
+from probes.held_out import at_random, by_groups
 from probes.lazy import Deferred, Rows
 from probes.maps import EDGE, Maps
 
@@ -44,11 +51,50 @@ def _pixels(sites: int, pixels: int, s: float, t: float, length: int) -> np.ndar
     return np.where(inside, np.clip(np.floor(x + EDGE), 0, length - 1), -1).astype(np.int64)
 
 
-def framed(truth: Any, grid: tuple[int, int], unknown: Any, dtype: str, name: str) -> Rows:
-    """(N, h, w) of `Masks` or `DepthMaps`, `over_input`; each is read when it is asked for."""
-    shape = len(truth), *grid
-    read = partial(_read, truth, shape, unknown, np.dtype(dtype))
-    return Rows(Deferred(shape, read, dtype), name, np.dtype(dtype), gaps=dtype == "float32")
+@dataclass(frozen=True)
+class Framing:
+    """How pictures and what is known of their pixels become batches.
+
+    Attributes:
+        keys: the cells, in their order.
+        grid: (h, w) of labels over the inputs.
+        size: pictures of a batch.
+        memory: bytes held at a time, see `Batches`.
+        device: where batches are wanted.
+    """
+
+    keys: Sequence[Any]
+    grid: tuple[int, int]
+    size: int
+    memory: int
+    device: torch.device
+
+    def targets(self, truth: Any, name: str = "targets") -> Rows:
+        """(N, h, w) of `Masks` or `DepthMaps`, `over_input`; each is read when it is asked for."""
+        labels, shape = isinstance(truth, Masks), (len(truth), *self.grid)
+        unknown, dtype = (truth.ignore, "int64") if labels else (np.nan, "float32")
+        read = partial(_read, truth, shape, unknown, np.dtype(dtype))
+        return Rows(Deferred(shape, read, dtype), name, np.dtype(dtype), gaps=not labels)
+
+    def batches(self, cells: Any, targets: Rows, rows: Any = None, share: int = 1) -> Batches:
+        """Of some rows, or all; `share`: of the memory."""
+        parts, rows = (
+            [cells.rows(key) for key in self.keys],
+            np.arange(len(cells)) if rows is None else rows,
+        )
+        return Batches(parts, targets, rows, self.size, self.memory // share, self.device)
+
+
+def split_rows(
+    count: int, fraction: float, groups: Any, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation rows: a share of the pictures, or of their groups."""
+    if not fraction:
+        return np.arange(count), np.arange(0)
+    if groups is None:
+        return at_random(count, fraction, rng)
+    check_consistent_length(np.empty(count), groups)
+    return by_groups(groups, fraction, rng)
 
 
 def _read(truth: Any, shape: tuple[int, ...], unknown: Any, dtype: np.dtype, key: Any):

@@ -14,20 +14,18 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from probes.axes import Axis
-from probes.batches import Batches, ShortEpochs
+from probes.batches import ShortEpochs
 from probes.cells import Cells
 from probes.checks import check_choice, check_counts, check_number, pick_device
 from probes.dense.base import DenseHead, Segmenter, Strips
 from probes.dense.column import STRIP_BYTES
-from probes.dense.framed import framed, label_size
+from probes.dense.framed import Framing, label_size, split_rows
 from probes.dense.levels import Key, TimeMix, scales
 from probes.dense.truth import Masks
-from probes.held_out import at_random, by_groups
 from probes.layers import resized
 from probes.lazy import Rows, as_tensor
 from probes.maps import Maps, as_float
@@ -37,8 +35,8 @@ from probes.pixel_objectives import of_classes
 
 LOGITS = "logits"
 OVER_T = ("concat", "mix")
-_ELSEWHERE: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
-"""Fitted modules → their copies on another device."""
+_ELSEWHERE: WeakKeyDictionary[nn.Module, tuple[torch.device, nn.Module]] = WeakKeyDictionary()
+"""Fitted modules → another device, and their copies there."""
 
 
 class GridNet(nn.Module):
@@ -143,32 +141,28 @@ class GridHead(DenseHead, NetworkHead):
         """Train on pictures and what is known of them.
 
         Args:
-            truth: (H, W) a picture, as `framed` takes it.
+            truth: (H, W) a picture, as `Framing` takes it.
             again: (cells, targets) → the same of validation pictures.
         """
         how = self._training()
         self.n_features_in_ = len(self.cells_)
         finest = max((shape[1:] for shape in self.shapes_), key=lambda size: size[0] * size[1])
         self.train_size_ = tuple(map(int, self.train_size or label_size(cells, finest)))
-        parts = self._parts(cells)
-        device = pick_device(self.device, parts[0].values)
+        device = pick_device(self.device, cells.rows(self.cells_[0]).values)
         randomness, memory = self._randomness(device), int(self.memory_mb * 2**20)
-        targets, rows, held = self._framed(truth), np.arange(len(cells)), None
-        if fraction := self._fraction(validation):
-            if groups is not None:
-                check_consistent_length(cells, groups)
-                rows, kept = by_groups(groups, fraction, randomness.numpy)
-            else:
-                rows, kept = at_random(len(cells), fraction, randomness.numpy)
-            held = Batches(parts, targets, kept, self.batch_size, memory // 4, device)
-        elif validation is not None and validation != 0:
-            cells_held = self._checked_like(validation[0])
-            known = self._framed(again(cells_held, validation[1]), "validation targets")
-            every = np.arange(len(known))
-            held = Batches(self._parts(cells_held), known, every, self.batch_size, memory // 4,
-                           device)  # fmt: skip
+        make = Framing(self.cells_, self.train_size_, self.batch_size, memory, device)
+        targets, held = make.targets(truth), None
+        fraction = self._fraction(validation)
+        rows, kept = split_rows(len(cells), fraction, groups, randomness.numpy)
+        if fraction:
+            held = make.batches(cells, targets, kept, 4)
+        elif isinstance(validation, (tuple, list)):
+            cells_held = self._checked(validation[0])
+            cells_held.like(self.cells_, self.shapes_)  # the grids, too
+            known = make.targets(again(cells_held, validation[1]), "validation targets")
+            held = make.batches(cells_held, known, share=4)
         self._look(targets, rows)
-        training = Batches(parts, targets, rows, self.batch_size, memory, device)
+        training = make.batches(cells, targets, rows)
         if self.steps is not None:
             training = ShortEpochs(training, -(-self.steps // self.epochs))
         return self._run(how, self._objective(), training, held, randomness, **self._about())
@@ -176,11 +170,6 @@ class GridHead(DenseHead, NetworkHead):
     @abstractmethod
     def _look(self, targets: Rows, rows: np.ndarray) -> None:
         """Look at all targets of training once; sets what follows from them, and `n_outputs_`."""
-
-    def _framed(self, truth: Any, name: str = "targets") -> Rows:
-        labels = isinstance(truth, Masks)
-        unknown, dtype = (truth.ignore, "int64") if labels else (np.nan, "float32")
-        return framed(truth, self.train_size_, unknown, dtype, name)
 
     def _about(self) -> dict[str, Any]:
         """What a checkpoint has to agree with, beside the shapes of weights."""
@@ -198,15 +187,6 @@ class GridHead(DenseHead, NetworkHead):
         good = isinstance(found, (int, float)) and 0 <= found < 1
         check_number("validation", found, good, "in [0, 1), or (cells, targets)")
         return found
-
-    def _checked_like(self, cells: Any) -> Cells:
-        """Validation pictures, whose maps have the grids of training."""
-        cells = self._checked(cells)
-        cells.like(self.cells_, self.shapes_)
-        return cells
-
-    def _parts(self, cells: Cells) -> list[Rows]:
-        return [cells.rows(key) for key in self.cells_]
 
     def _build(self, shapes: Shapes, outputs: int, batches: Any) -> nn.Module:
         self._check()
@@ -236,9 +216,10 @@ class GridHead(DenseHead, NetworkHead):
         """The module there: itself on the CPU, elsewhere a copy that is kept."""
         if device.type == "cpu":
             return self.module_
-        there = _ELSEWHERE.get(self.module_)
-        if there is None or next(there.parameters()).device != device:
-            there = _ELSEWHERE[self.module_] = super()._on(device)
+        where, there = _ELSEWHERE.get(self.module_, (None, None))
+        if where != device:
+            there = super()._on(device)
+            _ELSEWHERE[self.module_] = device, there
         return there
 
     @property
