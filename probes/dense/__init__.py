@@ -19,6 +19,7 @@ from probes.dense.truth import DepthMaps, Masks
 
 __all__ = [
     "DDPM_SEG",
+    "PUBLISHED",
     "Column",
     "DPTHead",
     "DenseHead",
