@@ -13,7 +13,7 @@ from probes.cells import Cells
 from probes.checks import check_choice, check_number, pick_device
 from probes.dense.base import Segmenter, Strips
 from probes.dense.column import Column
-from probes.dense.grams import PixelSums, as_tensor, one_hot
+from probes.dense.grams import PixelSums, as_tensor
 from probes.dense.truth import Masks
 from probes.held_out import by_groups
 from probes.linear import LinearProbe
@@ -179,7 +179,7 @@ class RidgeSums:
             w = np.where(known, weights[np.where(known, labels, 0)], 0.0)
             if w.any():
                 column = Column(cells.maps(row), head.cells_)
-                sums.add(column, w, one_hot(labels, K))
+                sums.add_labels(column, w, labels)
         self.ridge = Ridge(sums, head.standardise)
 
     def solved(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
