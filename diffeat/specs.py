@@ -26,7 +26,7 @@ CLASS_LABEL = "class"
 """A label that stands for each picture's own class."""
 PLACEHOLDERS = ("{class}", "{category}")
 """What a prompt has in place of the name of a picture's class."""
-LATER = ("mirror", "label_map", "tile_noise", "tile_layout")
+LATER = ("mirror", "label_map", "tile_noise", "tile_layout", "corrupt")
 """Fields that came after 0.6. At its default such a field is not written down, so that specs,
 fingerprints and journals stay those of 0.6, and 0.6 reads files that do without it."""
 
@@ -63,6 +63,10 @@ HELP = {
     "tile_layout": "{default} (default), or shifted: side by side, the last shifted back.",
     "flip": "Average with the mirrored picture.",
     "mirror": "The mirrored picture alone.",
+    "corrupt": "NAME:SEVERITY (1 to 5): make pictures worse first, as ImageNet-C does, to test on "
+    "them: gaussian_noise, shot_noise, impulse_noise, speckle_noise, gaussian_blur, defocus_blur, "
+    "brightness, contrast, saturate, jpeg_compression or pixelate; cifar:NAME:SEVERITY: as "
+    "strongly as CIFAR-10-C.",
     "heads": "Heads of attention maps to keep apart.",
     "tokens": "Keys of attention maps to keep.",
     "discard": "Channels set to 0 before …:adaln (see `diffeat channels`).",
@@ -125,6 +129,9 @@ class ExtractSpec:
         flip: also run the mirrored picture and average its maps, mirrored back.
         mirror: run the mirrored picture alone; its features stay in its own frame, as those of
             a mirrored file would.
+        corrupt: "NAME:SEVERITY" makes every picture worse before anything else, as decoded and
+            upright (see `diffeat.images.corrupt`); what is random is seeded by `seed` and the
+            picture's id.
         heads: heads of attention maps that are kept apart; None is the mean over heads.
         tokens: keys of attention maps that are kept: text tokens, or cells in row-major order;
             None keeps all.
@@ -159,6 +166,7 @@ class ExtractSpec:
     mirror: bool = False
     tile_noise: str = "picture"
     tile_layout: str = "even"
+    corrupt: str | None = None
     heads: tuple[int, ...] | None = None
     tokens: tuple[int, ...] | None = None
     discard: tuple[int, ...] = ()
@@ -173,7 +181,7 @@ class ExtractSpec:
             set_field(name, _whole(name, getattr(self, name), least=1))
         for name in ("seed", "label"):
             set_field(name, _whole(name, getattr(self, name)))
-        for name in ("prompt", "captions", "embeddings", "label_map"):
+        for name in ("prompt", "captions", "embeddings", "label_map", "corrupt"):
             set_field(name, _text(name, getattr(self, name)))
         for name in ("heads", "tokens", "discard"):
             if getattr(self, name) is not None:
@@ -192,6 +200,10 @@ class ExtractSpec:
         pool_size(self.pool)
         for name, allowed in _choices().items():
             _one_of(name, getattr(self, name), allowed)
+        if self.corrupt is not None:
+            from diffeat.images.corrupt import Corruption  # not above: it would slow every help
+
+            set_field("corrupt", str(Corruption.read(self.corrupt)))
         self._check_together()
 
     def _check_together(self) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffeat.coords import Placement
 from diffeat.errors import PictureError, SourceError, SpecError, StoreError
-from diffeat.images import fit_picture
+from diffeat.images import corruption_of, fit_picture
 from diffeat.noise import shown_t
 from diffeat.store import FeatureStore, find_originals
 from diffeat.viz.maps import ACROSS, channel_rgb, feature_sheet, pca_rgb
@@ -59,7 +59,7 @@ def view_maps(
     try:
         loaded = loaded_originals(store, names, where)
         found = [np.asarray(picture) for picture in loaded]
-        saw = [_seen(store, *one) for one in zip(loaded, placements, strict=True)]
+        saw = [_seen(store, *one) for one in zip(names, loaded, placements, strict=True)]
         if all(map(np.array_equal, found, saw)):  # pictures of the network's own size
             saw = [None] * len(rows)
     except (PictureError, SourceError, StoreError) as error:
@@ -101,11 +101,13 @@ def _placement(store: FeatureStore, row: int) -> Placement | None:
 
 
 def _seen(
-    store: FeatureStore, picture: Image.Image, placement: Placement | None = None
+    store: FeatureStore, name: str, picture: Image.Image, placement: Placement | None = None
 ) -> np.ndarray:
     """(H, W, 3) uint8 that the network was given of a picture."""
     spec = store.spec  # with fit "native" each input has a size of its own
     size = spec.size or (placement.input_size if placement else picture.size[::-1])
+    worse = corruption_of(spec.corrupt, spec.seed)
+    picture = picture if worse is None else worse(picture, name)
     fitted = fit_picture(picture, size, spec.fit, spec.resample, spec.mirror)
     return fitted.transpose(1, 2, 0)
 
@@ -170,7 +172,7 @@ def originals(
     row_of = {name: row for row, name in enumerate(store.ids)}
     loaded = loaded_originals(store, ids, where)
     return [
-        _seen(store, picture, _placement(store, row_of[name]))
+        _seen(store, name, picture, _placement(store, row_of[name]))
         for picture, name in zip(loaded, ids, strict=True)
     ]
 

@@ -37,7 +37,15 @@ from diffeat.extraction.effort import effort_of
 from diffeat.extraction.learned_prompts import embedding_rows
 from diffeat.growing import described, finished_rows
 from diffeat.hashing import files_fingerprint, fingerprint
-from diffeat.images import PictureBatch, Seen, Source, ahead, load_batches, look
+from diffeat.images import (
+    PictureBatch,
+    Seen,
+    Source,
+    ahead,
+    corruption_of,
+    load_batches,
+    look,
+)
 from diffeat.loading import load_model
 from diffeat.specs import ExtractSpec
 from diffeat.store import (
@@ -133,7 +141,7 @@ class Job:
         spec, ids = self.spec, self.source.ids
         for batch in load_batches(
             self.source, spans, self.size, spec.fit, spec.resample, self.workers, self.on_error,
-            self.multiple, spec.mirror, kind=Batch,
+            self.multiple, spec.mirror, Batch, corruption_of(spec.corrupt, spec.seed),
         ):  # fmt: skip
             yield replace(batch, ids=noise_names(spec, ids, self.digests, batch.indices))
 

@@ -91,8 +91,9 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float,
     momentum: float,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
-    """One of `OPTIMIZERS`; Adam and AdamW in one fused kernel on a GPU.
+    """One of `OPTIMIZERS`; Adam and AdamW in one fused kernel on a GPU, or where it is asked for.
 
     Args:
         groups: {"params": list of weights, "lr": their rate where it is another one}.
@@ -100,6 +101,6 @@ def make_optimizer(
     """
     plain = {"lr": learning_rate, "weight_decay": weight_decay}
     if kind.startswith("adam"):
-        fused = all(weight.is_cuda for group in groups for weight in group["params"])
+        fused = fused or all(weight.is_cuda for group in groups for weight in group["params"])
         return OPTIMIZERS[kind](groups, fused=fused, **plain)
     return OPTIMIZERS[kind](groups, momentum=momentum, **plain)

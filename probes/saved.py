@@ -38,12 +38,15 @@ from probes.batchnorm import BatchNormProbe
 from probes.conv import ConvProbe
 from probes.dense.depth import DepthHead
 from probes.dense.dpt import DPTHead
+from probes.dense.ensemble import PixelMLPEnsemble
 from probes.dense.fpn import FPNHead
 from probes.dense.k_means import KMeansSegmenter
 from probes.dense.linear import PixelLinear
+from probes.dense.mean_depth import MeanDepth
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
 from probes.dense.regression import PixelRegression
+from probes.detection.detector import BoxDetector
 from probes.difformer import DifFormerProbe
 from probes.fitted import Array, Form, HeadError, Labels, Module, Number, Sizes, Whole, rebuild
 from probes.knn import KNNProbe
@@ -131,6 +134,7 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     HyperfeatureMixer: _MIXED,
     SpatialFusion: _MIXED,
     Bottleneck: _MIXED,
+    BoxDetector: {**_CELLS, "input_size_": Array("I", "i")},
     PixelLinear: {
         **_MASKS, "coef_": Array("KC"), "intercept_": Array("K"), "alpha_": Number(),
         "scores_": Array("P", gaps=True),
@@ -140,10 +144,12 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
         "scores_": Array("P", gaps=True), "range_": Array("R"),
     },
     NearestMean: {**_MASKS, "means_": Array("KC")},
+    PixelMLPEnsemble: {**_NETWORK, **_MASKS},
     KMeansSegmenter: {
         **_MASKS, "weight_": Array("GC"), "bias_": Array("G"), "names_": Array("G", "i")
     },
     MeanMask: {**_MASKS, "shares_": Array("KPP")},
+    MeanDepth: {**_MAPS, "depths_": Array("MPP")},
     FPNHead: _SEGMENTED,
     DPTHead: _SEGMENTED,
     DepthHead: {**_GRID, "n_outputs_": Whole("B"), "max_depth_": Number()},

@@ -36,6 +36,7 @@ VALUES = {  # what is typed, and what the spec has then
     "tile": (["--tile", "16"], (16, 16)),
     "flip": (["--flip"], True),
     "mirror": (["--mirror"], True),
+    "corrupt": (["--corrupt", "gaussian_noise:3"], "gaussian_noise:3"),
     "tile_noise": (["--tile", "16", "--tile-noise", "tile"], "tile"),
     "tile_layout": (["--tile", "16", "--tile-layout", "shifted"], "shifted"),
     "heads": (["--heads", "0,2"], (0, 2)),

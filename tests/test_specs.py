@@ -27,6 +27,7 @@ FULL = {
     "resample": "lanczos",
     "tile": (32, 48),
     "mirror": True,
+    "corrupt": "contrast:2",
     "tile_noise": "tile",
     "tile_layout": "shifted",
     "heads": (0, 2),

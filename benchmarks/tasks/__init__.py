@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.tasks.base import Place, Task
 from benchmarks.tasks.classification import Classification
+from benchmarks.tasks.detection import Detection
 from benchmarks.tasks.geometry import Geometry
 from benchmarks.tasks.matching import Matching
 from benchmarks.tasks.mixing import Mixing
@@ -17,7 +18,7 @@ __all__ = ["TASKS", "Place", "Task", "task_named"]
 TASKS: dict[str, Task] = {
     "classification": Classification(), "matching": Matching(), "geometry": Geometry(),
     "mixing": Mixing(),
-    "video": Video(),
+    "video": Video(), "detection": Detection(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 

@@ -128,6 +128,7 @@ def _check_spec(spec: ExtractSpec) -> None:
         "noise": ("noise that needs no trajectory", spec.noise not in TRAJECTORIES),
         "tile": ("no tiles", spec.tile is None),
         "flip": ("flip=False (mirror pictures where they are read)", not spec.flip),
+        "corrupt": ("clean pictures", spec.corrupt is None),
         "pool": ("no pooling, which the head does", spec.pool == "none"),
         "fit": ("pictures of one size", spec.fit != "native"),
         "prompt": ("one prompt for all pictures", same),

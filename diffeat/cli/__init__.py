@@ -20,6 +20,7 @@ from diffeat.cli.predict import predict
 from diffeat.cli.probe import probe
 from diffeat.cli.recipes import channels, recipes
 from diffeat.cli.search import search
+from diffeat.cli.segment import segment
 from diffeat.cli.verify import verify
 from diffeat.cli.view import view
 
@@ -34,6 +35,7 @@ def cli() -> None:
     diffeat probe features.h5 --save head.safetensors
     diffeat search unet-cifar10 digits -t 20,60 -b decoder
     diffeat predict head.safetensors pictures/ -o predictions.csv
+    diffeat segment pictures/ --head head.safetensors -o masks/
     diffeat aggregate maps.h5 -o one.h5 --pca 64
     diffeat align features.h5 digits --with facebook/dinov2-base
     diffeat match unet-cifar10 A.jpg B.jpg -t 20 -b up.1 --png lines.png
@@ -62,6 +64,7 @@ for command in (
     probe,
     search,
     predict,
+    segment,
     align,
     compare,
     match,

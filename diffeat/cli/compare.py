@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from diffeat.cli.dense_options import dense_choice, dense_options, task_of
 from diffeat.cli.ending import note, resumable, warn
 from diffeat.cli.extracted import extracted, features_file, features_folder
 from diffeat.cli.options import (
@@ -49,9 +50,10 @@ SHARED = ("pool", "size", "fit", "dtype")
 @click.argument("systems", nargs=-1, required=True, metavar="A B …")
 @option("--task", help="What the features are judged for: classification (default), regression "
         "(numbers), multilabel (several labels per picture), matching (key points of pairs; "
-        "default with --pairs).")  # fmt: skip
+        "default with --pairs), segmentation (with --masks), depth (with --depth).")  # fmt: skip
 @option("--pictures", help="Models: the pictures whose features are extracted.")
 @pairs_options
+@dense_options
 @labels_options
 @option("--groups", metavar="COLUMN", help="Column that says what a picture belongs to (person, "
         "scene, clip, …): no split parts it, and intervals count it once.")  # fmt: skip
@@ -98,6 +100,7 @@ def compare(systems, csv_path, png_path, as_json, **values) -> None:
     diffeat compare unet-cifar10 timm:NAME --pictures own  models, which are extracted first
     diffeat compare 'mine=sd21 -t 261 -b up.1' 'dino=timm:NAME -b blocks.11' --pictures own
     diffeat compare sd21 timm:NAME --pairs spair:test
+    diffeat compare a.h5 b.h5 --masks camvid:train --test-masks camvid:val
 
     Each of A B … is a feature file, or a model with options of its own (those of `diffeat
     extract`), quoted as one argument; NAME= before it names it. Of a model that says no -t, -b,
@@ -111,13 +114,15 @@ def compare(systems, csv_path, png_path, as_json, **values) -> None:
     from diffeat.search.journal import Journal
 
     found = _with_twins(parse_systems(systems), values["twin"])
-    values["task"] = values["task"] or ("matching" if values["pair_list"] else "classification")
+    by_options = "matching" if values["pair_list"] else "classification"
+    values["task"] = task_of({**values, "task": values["task"] or by_options})
     _check(found, values)
     values["targets"] = target_choice(values)
     with ExitStack() as stack, resumable(_left(values["out"])):
         prepared = _prepared(found, values)  # everything that can be refused, before any work
         stores = _opened(stack, found, prepared, values)
-        judges, how = (_paired if values["pairing"] else _judges)(found, stores, values)
+        ways = {"pairs": _paired, "masks": _pixels, "depth": _pixels}
+        judges, how = ways.get(values["takes"], _judges)(found, stores, values)
         how["notes"] = [*how["notes"], _inputs(judges, stores)]
         out = values["out"]
         result = compared(
@@ -169,7 +174,7 @@ def _check(systems: Sequence[System], values: dict) -> None:
     if values["against"] is not None and values["against"] not in names:
         raise SpecError(f"--against {values['against']!r}{nearest(values['against'], names)}; "
                         f"expected one of {', '.join(names)}")  # fmt: skip
-    if models and not (values["pictures"] or values["pairing"]):
+    if models and not (values["pictures"] or values["pairing"] or values["dense"]):
         raise click.UsageError(
             f"{models[0].what} is no feature file; a model needs --pictures FOLDER (or a list, a "
             "glob, a named data set)"
@@ -181,9 +186,14 @@ def _check(systems: Sequence[System], values: dict) -> None:
 
 
 def _check_options(kind: Any, values: dict) -> None:
-    """UsageError for options of another task; the choice of pairs goes into `values`."""
+    """UsageError for options of another task; the choice of pairs or masks goes into `values`."""
+    from diffeat.search.judges import PIXELS
+
     check_pairs_options(kind)
-    values["pairing"] = None
+    values["pairing"] = values["dense"] = None
+    values["takes"] = kind.takes
+    if kind.takes in PIXELS:
+        values["dense"] = dense_choice(values, kind.takes)
     if kind.takes != "pairs":
         return
     if values["pictures"]:
@@ -206,7 +216,8 @@ def _prepared(systems: Sequence[System], values: dict) -> list[Any]:
 
     found: list[Any] = []
     sources = _pictures(values, [not one.is_file for one in systems])
-    pool = "none" if values["pairing"] else "1x1"
+    maps = values["pairing"] or values["dense"]
+    pool = "none" if maps else "1x1"
     for system in systems:
         if system.is_file:
             found.append(Path(system.what))
@@ -216,9 +227,9 @@ def _prepared(systems: Sequence[System], values: dict) -> list[Any]:
             note(said)
         if not values["pairing"]:  # of which a prompt may name the category, as DIFT's does
             check_targets(system.name, conditioned(spec), values["allow_conditioned"])
-        elif spec.pool != "none":
+        if maps and spec.pool != "none":
             raise SpecError(f"{system.name}: --pool {spec.pool} gives vectors, in which no place "
-                            "can be found; leave it out for --task matching")  # fmt: skip
+                            f"can be found; leave it out for --task {values['task']}")  # fmt: skip
         if spec.embeddings is None:  # whose length the plan would have to know
             Plan(load(system.what, "meta"), spec)
         request = request_of_system(system, model_fields(values))
@@ -243,6 +254,13 @@ def _pictures(values: dict, models: Sequence[bool]) -> list[Any]:
         values["opened"] = values["pairing"].opened()
         parts_of(values["opened"], values["split"], values["seed"])  # before hours of work
         return sources_of(values["opened"]) if any(models) else []
+    if values["dense"]:
+        values["opened"] = None  # by the files, where there are no models
+        if not any(models):
+            return []
+        named = [open_pictures(values["pictures"])] if values["pictures"] else []
+        values["opened"] = values["dense"].opened(named)
+        return named or sources_of(values["opened"])
     if not any(models):
         return []
     targets = values["targets"]
@@ -289,9 +307,11 @@ def _check_file(system: System, store: Any, made: Sequence[Any], values: dict) -
     from diffeat.search.tasks import choose_cells
     from diffeat.targets.by_id import match_ids
 
-    if values["pairing"] and store.spec.pool != "none":
-        raise SpecError(f"{store.path} holds vectors (--pool {store.spec.pool}), in which no place "
-                        "can be found; extract with --pool none for --task matching")  # fmt: skip
+    if (values["pairing"] or values["dense"]) and store.spec.pool != "none":
+        raise SpecError(
+            f"{store.path} holds vectors (--pool {store.spec.pool}), in which no place can be "
+            f"found; extract with --pool none for --task {values['task']}"
+        )
     choose_cells(str(store.path), cells_of(store), *_cells_of(system, store))
     if not values["pairing"]:
         check_targets(str(store.path), conditioned(store.spec, store.pictures),
@@ -323,6 +343,7 @@ def _judges(
     first = tasks[0]
     notes += [f"split class by class: {first.how}"] if first.how else []
     notes += [first.remarks.removeprefix(", ")] if first.remarks else []
+    notes += [f"{one.name}: {one.corrupted}" for one in tasks if one.corrupted]
     return judges, {"notes": notes}
 
 
@@ -338,6 +359,21 @@ def _paired(
                            values["seed"], values["memory"], _device(values),
                            values["opened"])  # fmt: skip
     return found.judges, {"notes": found.notes, "draws": found.draws, "floors": found.floors}
+
+
+def _pixels(
+    systems: Sequence[System], stores: Sequence[list[Any]], values: dict
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same of pictures whose pixels are known."""
+    from diffeat.search.comparing.dense import dense_systems
+
+    names = [one.name for one in systems]
+    cells = [_cells_of(one, files[0]) for one, files in zip(systems, stores, strict=True)]
+    found = dense_systems(
+        stores, names, values["dense"], cells, values["split"], values["seed"],
+        values["duplicates"], values["allow_conditioned"], values["opened"],
+    )  # fmt: skip
+    return found.judges, {"notes": list(found.notes)}
 
 
 def _inputs(names: Iterable[str], stores: Sequence[list[Any]]) -> str:

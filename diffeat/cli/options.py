@@ -252,7 +252,8 @@ task_option = option(
     show_default=True,
     help="What the features are "
     "judged for: classification, regression (numbers), multilabel (several labels per picture), "
-    "and of a search matching (pairs of pictures), homography (of planes), depth (RGB-D frames).",
+    "segmentation (with --masks), depth (with --depth), and of a search matching (pairs of "
+    "pictures), homography (of planes), depth (--pairs of RGB-D frames).",
 )
 on_error_option = option(
     "--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from diffeat.cli.applying import (
+    device_of,
+    fitted_on,
+    from_file,
+    from_pictures,
+    is_file,
+    written_table,
+)
+from diffeat.cli.depth import is_dense, predict_depth, refuse_for_depth, refuse_for_vectors
 from diffeat.cli.ending import warn
 from diffeat.cli.options import (
     allow_conditioned_option,
@@ -19,10 +26,8 @@ from diffeat.cli.options import (
     json_option,
     labels_options,
     limit_option,
-    model_fields,
     model_options,
     on_error_option,
-    open_pictures,
     option,
     print_json,
     speed_options,
@@ -43,7 +48,11 @@ PRINTED = ("first", "text", "told")
 @command()
 @click.argument("head", type=click.Path(path_type=Path))
 @click.argument("what", metavar="FILE|PICTURES")
-@option("-o", "--output", type=OutputPath((".csv",)), help="Write every prediction as CSV.")
+@option("-o", "--output", type=OutputPath((".csv",), either=True),
+        help="Write every prediction as CSV; of a depth head, a folder of depth maps.")  # fmt: skip
+@option("--format", "format_", type=click.Choice(("png", "npz")), default=None, help="Depth maps "
+        "as 16-bit millimetres (png, default) or float32 metres (npz).")  # fmt: skip
+@option("--overwrite", is_flag=True, help="Depth maps: write into -o although it is in use.")
 @option("--all", "every", is_flag=True, help="A column for each class too.")
 @shown_options
 @option("--model", help="PICTURES: the model (default: by the name that the head gives).")
@@ -63,6 +72,7 @@ def predict(head, what, output, every, as_json, **values) -> None:
     \b
     diffeat predict HEAD.safetensors FEATURES.h5 -o P.csv   features that are stored
     diffeat predict HEAD.safetensors PICTURES -o P.csv      straight from the pictures
+    diffeat predict DEPTH.safetensors PICTURES -o depth/    a depth map each, of its own size
 
     A file must hold the head's features: the same model, every field of the spec, its blocks and
     t; else it is refused, field by field. Of PICTURES the head's model extracts them now, batch by
@@ -77,13 +87,18 @@ def predict(head, what, output, every, as_json, **values) -> None:
     from diffeat.search.kept import load_head
 
     choice = target_choice(values)
-    estimator, note = load_head(head, _device(values["device"]))
+    estimator, note = load_head(head, device_of(values["device"]))
     why = check_targets(str(head), note.told, values["allow_conditioned"])
+    depth = {name: values.pop(name) for name in ("format_", "overwrite")}
+    if is_dense(estimator):
+        refuse_for_depth(head, estimator, what, values)
+        return predict_depth(head, estimator, note, what, output, as_json, {**values, **depth})
+    refuse_for_vectors(estimator, output, depth)
     applied = Applied(estimator, note)
-    from_file = Path(what).suffix in (".h5", ".hdf5")
+    of_file = is_file(what)
     try:
         with ExitStack() as stack:
-            made, opened, count, pieces = (_from_file if from_file else _from_pictures)(
+            made, opened, count, pieces = (from_file if of_file else from_pictures)(
                 stack, what, note, values
             )
             truth = _cut(truth_of(applied, opened, choice), count)
@@ -95,7 +110,7 @@ def predict(head, what, output, every, as_json, **values) -> None:
             found = _run(writing, (tally, seen), count, pieces, output)
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
-    found |= _fitted_on(note, made, count)
+    found |= fitted_on(note, made, count)
     if found["told"]:
         warn(found["told"])
     summary = {"head": str(head), "of": what, "output": output and str(output), **found}
@@ -111,83 +126,9 @@ def predict(head, what, output, every, as_json, **values) -> None:
         show(seen, head, what, applied, found["told"], {**values, "as_json": as_json})
 
 
-def _fitted_on(note, made, count: int) -> dict[str, Any]:
-    """How many of these pictures the head was fitted on, and what is said of it."""
-    digests = made.digests
-    known = note.known_among(digests if digests is None else digests[:count])
-    share = "most of these pictures" if made.pictures.get("fingerprint") == note.pictures else ""
-    if known is not None:
-        which = "a sample of" if known.sampled else "these"
-        share = f"{known.count:,} of {which} {known.compared:,} pictures" if known.count else ""
-    told = share and f"the head was fitted on {share}, so no score of them is a test"
-    return {"fitted_on_these": bool(share), "fitted_on": known and known._asdict(), "told": told}
-
-
 def _cut(truth, count: int):
     """That of the first pictures."""
     return truth and truth._replace(labels=truth.labels[:count])
-
-
-def _device(name: str) -> str:
-    from diffeat.backbones.devices import pick_device
-
-    return str(pick_device(name))
-
-
-def _from_file(stack: ExitStack, what: str, note, values: dict) -> tuple:
-    """What the features of a file are, the file, how many pictures of it, and pieces of them."""
-    from diffeat.conditioned import check_targets, conditioned
-    from diffeat.search.applied import pieces_of_file
-    from diffeat.search.kept import check_features
-    from diffeat.search.stored import cells_of, made_of
-    from diffeat.store import FeatureStore
-
-    for name in ("model", "batch_size", "lora", "denoiser"):
-        if values[name] is not None:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for PICTURES; the features of "
-                                   f"{what} are made already")  # fmt: skip
-    store = stack.enter_context(FeatureStore(what))
-    check_targets(what, conditioned(store.spec, store.pictures), values["allow_conditioned"])
-    made = made_of(store)
-    for text in check_features(note, made, cells_of(store), what):
-        warn(f"{what}: {text}")
-    count = min(len(store), values["limit"] or len(store))
-    return made, store, count, pieces_of_file(store, note.cells, count)
-
-
-def _from_pictures(stack: ExitStack, what: str, note, values: dict) -> tuple:
-    """The same of pictures, whose features are computed when they are asked for."""
-    from diffeat.backbones import ModelRequest
-    from diffeat.errors import SpecMismatch
-    from diffeat.extraction import load_for
-    from diffeat.search.applied import pieces_of_pictures
-    from diffeat.search.kept import check_features
-    from diffeat.search.tasks import Made
-    from diffeat.specs import ExtractSpec
-
-    source = open_pictures(what, limit=values["limit"])
-    if values["on_error"] == "fail":
-        source.check_readable()
-    name = values["model"] or note.model["name"]
-    backbone = load_for(ModelRequest(name, **model_fields(values)), note.spec)
-    if backbone.fingerprint != note.model["fingerprint"]:
-        raise SpecMismatch(
-            f"model: {backbone.name} ({backbone.fingerprint[:12]}) is not the one that the head's "
-            f"features are of, {note.model['name']} ({note.model['fingerprint'][:12]}"
-            f"{''.join(f', {change}' for change in note.model.get('changes', ()))}); name it "
-            "with --model, and its --lora or --denoiser"
-        )
-    worker, pieces = pieces_of_pictures(
-        backbone, source, note, values["batch_size"], values["workers"], values["on_error"]
-    )
-    request = worker.job.request
-    made = Made(
-        ExtractSpec.from_dict(request.spec), request.model, request.pictures,
-        digests=worker.job.digests,
-    )  # fmt: skip
-    for text in check_features(note, made, note.cells, what):
-        warn(f"{what}: {text}")
-    return made, source, len(source), pieces
 
 
 def _run(writing: Rows, takers: tuple, count: int, pieces, output: Path | None) -> dict[str, Any]:
@@ -196,7 +137,7 @@ def _run(writing: Rows, takers: tuple, count: int, pieces, output: Path | None) 
 
     first, skipped = [], {}
     with (
-        _table(output, writing.columns) as add,
+        written_table(output, writing.columns) as add,
         counted(count, desc="predict", unit="pictures") as bar,
     ):
         for piece in pieces:
@@ -267,25 +208,6 @@ class Rows:
             return values
         k = int(found.classes[place])
         return [self.applied.names[k], values[k], *(values if self.every else [])]
-
-
-@contextmanager
-def _table(path: Path | None, columns: list[str]) -> Iterator[Any]:
-    """Adds rows to a CSV, which appears under its name when it is whole; without one, nowhere."""
-    if path is None:
-        yield lambda rows: None
-        return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "x", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            yield writer.writerows
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _print(summary: dict[str, Any]) -> None:

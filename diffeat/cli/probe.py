@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from diffeat.cli.dense_options import dense_choice, dense_options, task_of
 from diffeat.cli.ending import warn
 from diffeat.cli.options import (
     allow_conditioned_option,
+    cell_options,
     duplicates_option,
     json_option,
     option,
@@ -22,6 +24,8 @@ from diffeat.cli.options import (
     threads_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
+from diffeat.cli.probe_dense import check_dense, dense_probe_options, is_together, probe_dense
+from diffeat.cli.search_pairs import missing_option
 from diffeat.cli.shown import confusion_option, tested_confusion, write_confusion
 from diffeat.cli.surface_shown import html_option, write_surface_html
 
@@ -51,7 +55,11 @@ from diffeat.cli.surface_shown import html_option, write_surface_html
 @option("--device", default="cpu", show_default=True, help="Where the probes are fitted.")
 @save_option
 @task_option
+@cell_options
 @targets_options
+@dense_options
+@dense_probe_options
+@missing_option
 @allow_conditioned_option
 @duplicates_option
 @json_option
@@ -79,6 +87,9 @@ def probe(
     diffeat probe F.h5 --labels T.csv --groups person     of a table; no person on two sides
     diffeat probe F.h5 --task regression --column age     numbers: R²
     diffeat probe F.h5 --task multilabel --labels T.csv   several labels: mean average precision
+    diffeat probe F.h5 --masks DIR|NAME                   classes of pixels: mean IoU
+    diffeat probe F.h5 --masks NAME --head ensemble -b mid,up.0 -t 20,100   one head on all cells
+    diffeat probe F.h5 --masks NAME --few 1,5,20,all -b mid,up.0 -t 20      few labelled pictures
 
     Without TEST_FILE the pictures are split by a stable hash of their ids; with it, FILE gives
     training and validation (80 to 20) and TEST_FILE the test. The table shows validation
@@ -91,24 +102,33 @@ def probe(
     from diffeat.progress import track
     from diffeat.search import search_surface
     from diffeat.search.beside import beside, beside_lines
-    from diffeat.search.judges import Choices, task_kind
+    from diffeat.search.judges import PIXELS, Choices, task_kind
     from diffeat.search.kept import keep_head
     from diffeat.store import FeatureStore
     from diffeat.viz import heat_map
 
-    kind = task_kind(task)
-    if kind.maps:
+    choices |= {"task": task, "penalties": penalties, "device": device, "seed": seed}
+    kind = task_kind(task_of(choices))
+    if kind.takes == "pairs":
         raise click.UsageError(f"--task {task} trains no probe; ask diffeat search --task {task}")
-    asked = Choices(
-        split, seed, penalties=penalties, device=str(pick_device(device)),
-        targets=target_choice(choices), **choices,
-    )  # fmt: skip
+    check_dense(kind, choices)
+    dense = dense_choice(choices, kind.takes) if kind.takes in PIXELS else None
+    if confusion and dense is not None:
+        raise click.UsageError("--confusion shows classes of pictures, and --masks has classes of "
+                               "pixels")  # fmt: skip
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(file))
         test = stack.enter_context(FeatureStore(test_file)) if test_file else None
+        asked = Choices(
+            split, seed, choices["blocks"] or None, store.native(choices["timesteps"]) or None,
+            choices["allow_conditioned"], choices["duplicates"], penalties=penalties,
+            device=str(pick_device(device)), targets=target_choice(choices), dense=dense,
+        )  # fmt: skip
         judge = kind.from_files(store, test, asked)
         if save_path:
             judge.check_head()
+        if dense is not None and is_together(choices):
+            return probe_dense(judge, choices, save_path, csv_path, png_path or html_path, as_json)
         surface = search_surface(
             judge, progress=lambda cells: track(cells, desc="probe", unit="cells")
         )

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
+from diffeat.cli.dense_options import dense_choice, dense_options, maps_of_targets, task_of
 from diffeat.cli.ending import note, resumable, warn
 from diffeat.cli.options import (
     allow_conditioned_option,
@@ -34,6 +34,7 @@ from diffeat.cli.options import (
     workers_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
+from diffeat.cli.search_guess import check_guess, print_guess
 from diffeat.cli.search_pairs import (
     check_pairs_options,
     maps_of_model,
@@ -55,10 +56,6 @@ LIVE = ("test", "recipe", "pool", "ensemble", "noise", "noise_seed", "steps", "p
         "label", "label_map", "latent", "size", "fit", "mirror", "dtype", "limit",
         "batch_size")  # fmt: skip
 """Options for a search straight from a model alone."""
-SCORED = ("score", "penalties", "split", "seed", "repeats", "sets", "pairs", "halving", "bandit",
-          "agent", "selectors", "mixer", "policy", "policy_sees", "policy_png", "out", "csv_path",
-          "png_path", "html_path", "save_path", "test", "test_labels", "groups")  # fmt: skip
-"""Options that need scores, hence labels."""
 NOT_KEPT = "nothing is kept; with --out FOLDER finished cells are, and a second run goes on"
 FEATURES = (".h5", ".hdf5")
 """What names of feature files end in."""
@@ -76,6 +73,7 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
 @task_option
 @targets_options
 @pairs_options
+@dense_options
 @missing_option
 @option("--test", help="MODEL: test pictures; without, PICTURES are split in three.")
 @option("--score", type=click.Choice(("logistic", "ridge", "knn")), help="What judges a cell "
@@ -144,6 +142,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
     diffeat search FEATURES.h5 [TEST.h5]              features that are stored
     diffeat search MODEL PICTURES -t 20,60 -b decoder  straight from the model
     diffeat search FILE|MODEL PAIRS --task matching    where points of a picture lie in another
+    diffeat search FILE|MODEL --masks camvid:train     what each pixel shows (--depth: how far)
 
     The second stores no features: pooled vectors are kept in memory, all t's together or, where
     they do not fit in half of --memory, in groups one after the other (the VAE and the text
@@ -156,6 +155,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
     from diffeat.search.judges import task_kind
     from diffeat.search.run import SearchOptions, run_search
 
+    values["task"] = task_of({**values, "second": second})
     kind = task_kind(values["task"])
     check_pairs_options(kind)
     check_policy_options(values)
@@ -181,7 +181,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         parts = _from_file if from_file else _from_model
         judge, spec, ready = parts(stack, what, second, values, kind)
         if judge is None:  # without labels the guess is all there is
-            return _print_guess(ready[0], what, spec, as_json, spec_path)
+            return print_guess(ready[0], what, spec, as_json, spec_path)
         if values["save_path"]:
             _check_kept(judge, kind, values)
         options = with_seen(options, judge, [what, second], values)
@@ -241,6 +241,7 @@ def _choices(values: dict, device: str, timesteps=None):
     return Choices(
         **{name: values[name] for name in names}, blocks=values["blocks"] or None,
         timesteps=timesteps or None, device=str(pick_device(device)), pairs=values.get("pairing"),
+        dense=values.get("dense"),
     )  # fmt: skip
 
 
@@ -258,42 +259,6 @@ def _print(report, judge, options) -> None:
     click.echo("\n".join(report.lines()))
 
 
-def _check_guess(name: str) -> None:
-    """UsageError, before anything is computed, for what needs scores; `name` has no labels."""
-    context = click.get_current_context()
-    given = [
-        option.opts[0]
-        for option in context.command.params
-        if option.name in SCORED
-        and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise click.UsageError(
-            f"{', '.join(given)}: {name} has no labels, so there are no scores, only the guess of "
-            "--frequency"
-        )
-
-
-def _print_guess(guess, what: str, spec, as_json: bool, spec_path: Path | None) -> None:
-    """The guess alone, and its cell as a spec."""
-    from diffeat.noise import shown_t
-    from diffeat.search.best_spec import write_best_spec
-
-    block, t = guess.best
-    if as_json:
-        print_json(guess.to_dict())
-    else:
-        click.echo(
-            f"{what}: energy above {guess.cutoff:g} Nyquist in % of all, mean of "
-            f"{guess.pictures} pictures; no labels, so nothing to compare it with"
-        )
-        click.echo(guess.table())
-        click.echo(f"highest: {block}{shown_t(t, ' at t=')}")
-    if spec_path:
-        note = f"highest of {len(guess.ratios)} cells of {what} by high-frequency ratio, a guess"
-        write_best_spec(spec_path, spec, [guess.best], [note])
-
-
 def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, kind):
     """The judge of one feature file or two, the spec, and no findings yet.
 
@@ -301,6 +266,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
     """
     from diffeat.progress import track
     from diffeat.search.frequency import frequency_guess
+    from diffeat.search.judges import PIXELS
     from diffeat.search.stored import cells_of
     from diffeat.search.tasks import choose_cells
     from diffeat.store import FeatureStore
@@ -315,8 +281,10 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
         named = second and not values["pair_list"] and Path(second).suffix not in FEATURES
         values["pairing"] = pair_choice(values, second if named else None)
         second = None if named else second
+    elif kind.takes in PIXELS:
+        values["dense"] = dense_choice(values, kind.takes)
     elif store.labels is None and values["frequency"] and not _asks_labels(values):
-        _check_guess(what)
+        check_guess(what)
         if second:
             raise click.UsageError(f"{second}: {what} has no labels, so there is nothing to test")
         cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps)
@@ -340,7 +308,8 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     from diffeat.search.targeted import sources_with_targets
     from diffeat.vision.names import defaults_for
 
-    if second is None and not (kind.maps and values["pair_list"]):
+    named = values["pair_list"] or values["masks"] or values["depth"]
+    if second is None and not (kind.maps and named):
         raise click.UsageError(
             f"{what} is no feature file; a search straight from a model needs PICTURES too"
         )
@@ -371,7 +340,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     elif values["limit"]:
         sources = [source.limit(values["limit"]) for source in sources]
     if alone:
-        _check_guess(second)
+        check_guess(second)
     else:
         rows = spec.embeddings and {EMBEDDING_ROWS: embedding_rows(spec.embeddings)}
         check_targets(what, conditioned(spec, rows), values["allow_conditioned"])
@@ -394,7 +363,11 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
 def _from_maps(stack: ExitStack, what: str, second: str | None, values: dict, kind, spec):
     """The same for a task that asks for maps, which are computed into a feature file first."""
     check_recipe_option(values["recipe"], what, spec)
-    values["pairing"], stores = maps_of_model(stack, what, second, values, spec)
+    if kind.takes == "pairs":
+        values["pairing"], stores = maps_of_model(stack, what, second, values, spec)
+    else:
+        values["dense"] = choice = dense_choice(values, kind.takes)
+        stores = maps_of_targets(stack, what, second, values, spec, choice)
     choices = _choices({**values, "blocks": None}, values["device"])
     test = stores[1] if len(stores) > 1 else None
     return kind.from_files(stores[0], test, choices), stores[0].spec, []

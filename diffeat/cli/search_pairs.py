@@ -10,12 +10,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from diffeat.cli.dense_options import DENSE
 from diffeat.cli.extracted import extracted, features_file, features_folder
 from diffeat.cli.options import model_fields, open_pictures, option, positive_numbers
 
 OWN = ("pair_list", "test_pairs", "alphas", "reference", "aggregate", "resolution", "outside",
        "missing")  # fmt: skip
 """Options of matching alone."""
+LABELLED = ("score", "labels", "test_labels", "columns", "groups")
+"""Options of tasks whose pictures have a label each."""
 OTHERS = ("score", "penalties", "labels", "test_labels", "columns", "groups", "test", "limit",
           "duplicates")  # fmt: skip
 """Options of tasks whose pictures have a target each."""
@@ -23,7 +26,7 @@ OTHERS = ("score", "penalties", "labels", "test_labels", "columns", "groups", "t
 
 missing_option = option(
     "--missing", type=click.Choice(("refuse", "leave-out")), default="refuse", show_default=True,
-    help="matching: pairs whose pictures a file lacks.",
+    help="matching, masks, depth: pairs or masks whose pictures a file lacks.",
 )  # fmt: skip
 
 
@@ -54,10 +57,11 @@ def pairs_options(command: Callable) -> Callable:
 def check_pairs_options(kind: Any) -> None:
     """UsageError for options that the task has no use for."""
     context = click.get_current_context()
+    unused, text = _unused(kind.takes)
     wrong = [
         one.opts[0]
         for one in context.command.params
-        if one.name in (OTHERS if kind.takes == "pairs" else OWN)
+        if one.name in unused
         and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE
     ]
     asked = context.params
@@ -68,14 +72,26 @@ def check_pairs_options(kind: Any) -> None:
     ):
         raise click.UsageError("--save: matching keeps no head, only a mixer that is trained; ask "
                                "for one with --mixer and --split 0.6,0.2,0.2")  # fmt: skip
-    if not wrong:
-        return
-    if kind.takes == "pairs":
-        raise click.UsageError(
-            f"{', '.join(wrong)}: of tasks whose pictures have labels; matching takes pairs "
-            "(--pairs, --test-pairs) and keeps no head"
+    if wrong:
+        raise click.UsageError(f"{', '.join(wrong)}: {text}")
+
+
+def _unused(takes: str) -> tuple[tuple[str, ...], str]:
+    """Options that tasks of these targets have no use for, and what to say of them."""
+    if takes == "pairs":
+        return (*OTHERS, *DENSE), (
+            "of tasks whose pictures have labels or masks; matching takes pairs (--pairs, "
+            "--test-pairs) and keeps no head"
         )
-    raise click.UsageError(f"{', '.join(wrong)}: for --task matching, homography and depth")
+    pairs = tuple(name for name in OWN if name != "missing")
+    if takes in ("masks", "depth"):
+        return (*pairs, *LABELLED), (
+            "not for segmentation and depth estimation, which take --masks or --depth; groups are "
+            "those of the set, and --head says what learns"
+        )
+    return (*OWN, *DENSE), (
+        "for --task matching, homography and depth, or with --masks and --depth"
+    )
 
 
 def pair_choice(values: dict[str, Any], pairs: str | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,7 +32,7 @@ def view(
     A row per picture: as it is, as the network saw it, and each map where its cells lie in the
     picture. The first three principal components over all cells of the shown pictures become red,
     green and blue. FILE must hold maps (extracted without --pool). Of a trained head that was kept,
-    HEAD.safetensors, the learning curve is drawn.
+    HEAD.safetensors, the learning curve is drawn, and the weights of what mixes its cells.
     """
     from diffeat.store import FeatureStore
     from diffeat.viewer import view_maps
@@ -51,20 +52,50 @@ def view(
 
 
 def _curve(file: Path, output: Path) -> None:
-    """The learning curve of a kept head."""
+    """The learning curve of a kept head, and the weights of what mixes its cells."""
     import diffeat.companions  # noqa: F401 - before anything imports `probes`
     from diffeat.viz import learning_curve
     from probes import HeadError, load
+    from probes.dense import DenseHead
 
     try:
         head = load(file, "cpu")
     except HeadError as error:
         raise StoreError(str(error)) from error
-    history = getattr(head, "history_", None)
-    if not history:
+    history, weights = (getattr(head, name, None) for name in ("history_", "mixer_weights_"))
+    dense = isinstance(head, DenseHead)
+    if dense:
+        _say(head, file)
+    if history:
+        learning_curve(history, output, getattr(head, "best_epoch_", None), file.name)
+        click.echo(f"wrote {output}")
+    elif not dense:
         raise StoreError(
             f"{file}: a {type(head).__name__} is not trained epoch by epoch, so it has no learning "
             "curve; give a feature file, or a head that is"
         )
-    learning_curve(history, output, getattr(head, "best_epoch_", None), file.name)
-    click.echo(f"wrote {output}")
+    else:
+        click.echo("it is not trained epoch by epoch, so there is no learning curve to draw")
+    if weights:
+        from diffeat.search.grid import Grid
+        from diffeat.search.mixing import WEIGHT
+        from diffeat.viz import heat_map
+
+        beside = output.with_name(f"{output.stem}-weights{output.suffix}")
+        heat_map([Grid(file.name, weights, WEIGHT, "softmax weight")], beside)
+        click.echo(f"wrote {beside}: the weight of each cell in the mix")
+
+
+def _say(head: Any, file: Path) -> None:
+    """What a dense head is for, in a few lines."""
+    from diffeat.search.kept import HeadNote
+    from diffeat.search.tasks import cell_name
+
+    names = [str(one) for one in getattr(head, "classes_", ())]
+    what = f"{len(names)} classes: {', '.join(names[:8])}{', …' * (len(names) > 8)}"
+    click.echo(f"{file.name}: {type(head).__name__}, {what if names else 'depth in metres'}")
+    try:
+        note = HeadNote.of(head.about_, file)
+    except StoreError:  # kept by hand, without saying what its features are
+        return
+    click.echo(f"{note.model['name']}: {', '.join(map(cell_name, note.cells))}")

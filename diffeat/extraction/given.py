@@ -20,7 +20,7 @@ from diffeat.coords import fit_numbers
 from diffeat.errors import PictureError, SpecError, brief
 from diffeat.extraction.noising import seeded_by_content
 from diffeat.extraction.plan import Plan
-from diffeat.images import Source, decode, fit_and_place, nfc, to_rgb
+from diffeat.images import Source, corruption_of, decode, fit_and_place, nfc, to_rgb
 from diffeat.images.digests import digest_of_file, digest_of_nothing
 from diffeat.images.sources import digest_of_array, regular
 from diffeat.specs import ExtractSpec
@@ -118,6 +118,10 @@ class Given:
         """Pixels as the extractor takes them, and box, size and placement of each picture."""
         items, spec = self.pictures[span], plan.spec
         if not self.fitted:
+            if spec.corrupt is not None:
+                raise SpecError("corrupt is for 8-bit pictures, and these are floats; make them "
+                                "worse yourself, or give 8-bit arrays, PIL pictures or "
+                                "paths")  # fmt: skip
             where = []
             for item in items:
                 size = int(item.shape[1]), int(item.shape[2])
@@ -127,7 +131,8 @@ class Given:
             return [np.flip(a, 2).copy() if spec.mirror else a for a in items], where
         how = (plan.size, spec.fit, spec.resample, spec.mirror, plan.backbone.step)
         pairs = zip(items, self.ids[span], strict=True)
-        fitted = [fit_and_place(_picture(item, name), *how) for item, name in pairs]
+        worse = corruption_of(spec.corrupt, spec.seed) or (lambda image, _: image)
+        fitted = [fit_and_place(worse(_picture(item, name), name), *how) for item, name in pairs]
         arrays = [pixels for pixels, *_ in fitted]
         where = [tuple(known) for _, *known in fitted]
         return arrays if plan.size is None else np.stack(arrays), where

@@ -164,9 +164,10 @@ class Plan:
             raise SpecError(
                 f"{self.backbone.name} looks t up in a table of whole steps; expected whole t's"
             )
-        if spec.mirror and spec.noise == "generation":
-            raise SpecError("noise=generation shows no picture that could be mirrored; leave "
-                            "mirror out")  # fmt: skip
+        if (spec.mirror or spec.corrupt) and spec.noise == "generation":
+            name, done = ("mirror", "mirrored") if spec.mirror else ("corrupt", "corrupted")
+            raise SpecError(f"noise=generation shows no picture that could be {done}; leave "
+                            f"{name} out")  # fmt: skip
         if spec.tile or spec.flip:
             for block in self.blocks:
                 if block.is_text or block.attends_to_image:

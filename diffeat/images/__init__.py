@@ -5,6 +5,7 @@ from diffeat.images.ahead import ahead
 from diffeat.images.captions import captions_for, read_captions
 from diffeat.images.clips import ClipSource, clip_of, frame_id, number_of
 from diffeat.images.columns import TargetColumn
+from diffeat.images.corrupt import CORRUPTIONS, Corruption, corruption_of
 from diffeat.images.decode import (
     RESAMPLING,
     decode,
@@ -25,12 +26,14 @@ from diffeat.images.walk import left_out_text, nfc
 from diffeat.images.webdataset import TarSource
 
 __all__ = [
+    "CORRUPTIONS",
     "FITS",
     "READING",
     "RESAMPLING",
     "STAT",
     "ArraySource",
     "ClipSource",
+    "Corruption",
     "FileSource",
     "HubSource",
     "PictureBatch",
@@ -44,6 +47,7 @@ __all__ = [
     "check_there",
     "clip_of",
     "content_box",
+    "corruption_of",
     "decode",
     "fit_and_place",
     "fit_picture",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from diffeat.errors import PictureError, SpecError
 from diffeat.images.colour import CONVERTED
@@ -63,6 +64,7 @@ def load_batches(
     multiple: int = 1,
     mirror: bool = False,
     kind: type[PictureBatch] = PictureBatch,
+    corrupt: Callable[[Image.Image, str], Image.Image] | None = None,
 ) -> Iterator[PictureBatch]:
     """Decode the pictures of each span of the source, in order.
 
@@ -80,6 +82,7 @@ def load_batches(
         multiple: with fit "native", what the sides are rounded to, in pixels.
         mirror: whether every picture is mirrored first.
         kind: of the batches that come out.
+        corrupt: what is made of every picture and its id first (see `diffeat.images.corrupt`).
 
     Raises:
         PictureError: a picture cannot be read and on_error is "fail".
@@ -92,8 +95,9 @@ def load_batches(
 
     def read(index: int) -> Fitted:
         image = source.load(index)
-        placed = fit_and_place(image, size, fit, resample, mirror, multiple)
-        return placed, CONVERTED in image.info
+        converted = CONVERTED in image.info
+        image = image if corrupt is None else corrupt(image, source.ids[index])
+        return fit_and_place(image, size, fit, resample, mirror, multiple), converted
 
     pending: deque[tuple[tuple[int, int], list[Future]]] = deque()
     upcoming = iter(spans)

@@ -35,7 +35,8 @@ def _sums(found: Estimate) -> tuple[str, float, float | None, str]:
 
 
 def _rows(found: Estimate) -> Iterator[tuple[str, str]]:
-    yield "pictures", f"{found.count:,} of {found.pictures}, {_size(found)}"
+    worse = f", corrupted by {found.spec['corrupt']}" if found.spec.get("corrupt") else ""
+    yield "pictures", f"{found.count:,} of {found.pictures}, {_size(found)}{worse}"
     yield "forwards", _forwards(found)
     yield "operations", _operations(found)
     yield "time", _time(found)

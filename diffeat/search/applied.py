@@ -11,7 +11,7 @@ import numpy as np
 
 from diffeat.backbones import Backbone
 from diffeat.errors import NumericsError, SpecError
-from diffeat.images import Source
+from diffeat.images import PictureBatch, Source
 from diffeat.search.kept import HeadNote
 from diffeat.search.live import batches_of
 from diffeat.search.tasks import CellKey, cell_name
@@ -33,21 +33,27 @@ class Piece:
         arrays: (block, t) → (n, …) rows; empty where n is 0.
         rows: (n,) int64 of the pictures, ascending.
         errors: row → why it has no features.
+        sizes: (n, 2) int64 H, W of the upright pictures; None where a file does not know.
+        placements: (n, 4) float64 of the inputs in them; likewise.
     """
 
     arrays: Arrays
     rows: np.ndarray
     errors: Mapping[int, str] = field(default_factory=dict)
+    sizes: np.ndarray | None = None
+    placements: np.ndarray | None = None
 
 
 def pieces_of_file(store: FeatureStore, cells: Sequence[CellKey], count: int) -> Iterator[Piece]:
     """The first `count` rows of some cells, in slabs."""
     width = sum(int(np.prod(store[cell].shape[1:], dtype=np.int64)) for cell in cells)
     step = max(1, SLAB_BYTES // (4 * max(1, width)))
+    known = store.sizes, store.placements
     for start in range(0, count, step):
-        span = start, min(start + step, count)
-        arrays = {cell: np.asarray(store[cell][slice(*span)]) for cell in cells}
-        yield Piece(arrays, np.arange(*span))
+        span = slice(start, min(start + step, count))
+        arrays = {cell: np.asarray(store[cell][span]) for cell in cells}
+        where = (None if one is None else one[span] for one in known)
+        yield Piece(arrays, np.arange(span.start, span.stop), {}, *where)
 
 
 def pieces_of_pictures(
@@ -70,10 +76,12 @@ def pieces_of_pictures(
     nowhere = Path(f"{source.name}.predict")
     job = Job(backbone.request, source, spec, nowhere, batch_size, workers, on_error)
     worker = Worker(job, backbone)
-    return worker, (
-        Piece(found, np.array(batch.indices, np.int64), dict(errors_of(batch)))
-        for found, batch in batches_of(worker, source)
-    )
+    return worker, (_piece(found, batch) for found, batch in batches_of(worker, source))
+
+
+def _piece(found: Arrays, batch: PictureBatch) -> Piece:
+    rows = np.array(batch.indices, np.int64)
+    return Piece(found, rows, dict(errors_of(batch)), batch.sizes, batch.placements)
 
 
 @dataclass

@@ -50,7 +50,7 @@ class ByRidge(Judge):
             raise SpecError(f"penalties {self.penalties}; expected positive numbers")
         super().__init__({}, task.owners, task.part, task.name, task.identity, task.conditioned)
         self.how, self.together, self.made = task.how, task.together, task.made
-        self.labels = balance_of(task.labels)
+        self.labels, self.told = balance_of(task.labels), task.corrupted
 
     # what a judge says
 

@@ -53,7 +53,7 @@ class Classification(Judge):
         self.task, self.score = task, score_of(score)
         super().__init__({}, task.owners, task.part, task.name, task.identity, task.conditioned)
         self.labels, self.how, self.together = task.labels, task.how, task.together
-        self.made = task.made
+        self.made, self.told = task.made, task.corrupted
 
     # what there is
 

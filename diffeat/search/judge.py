@@ -84,11 +84,9 @@ class Judge:
         learns: whether it learns from training pictures. Halving and the bandit draw few of
             these; of validation pictures where it does not.
         task_name: of the command line, for heads that are kept.
-        bounds: that no number can leave, if there are any; the bandit's rewards are scaled by
-            them.
+        bounds: that no number can leave, if there are any; they scale the bandit's rewards.
         rows: what is split and counted: "pictures", or "pairs" of them.
-        mixes: whether standardised cells side by side mean something to it; sets, pairs and
-            mixers are refused where they do not.
+        mixes: whether standardised cells side by side mean something to it, as sets need.
 
     Args:
         features: (block, t) → (N, …) array, or what reads like one in slices.
@@ -119,7 +117,9 @@ class Judge:
     how: str = ""
     """Why the parts were not made by a hash alone."""
     told: str = ""
-    """What every file says of the features, where the protocol tells the model something."""
+    """What every file says: what the protocol tells the model, what made pictures worse."""
+    head_notes: Mapping[str, Any] | None = None
+    """Plain values that the file of a head says beside what all say."""
 
     def __init__(
         self,
@@ -316,7 +316,7 @@ class Judge:
     def headline(self) -> str:
         """What was judged, for people."""
         train, held, tested = self.counts
-        unit = f" in {self.unit}" if self.unit else ""
+        unit = f" in {self.unit}" * bool(self.unit)
         return (
             f"{self.source}: validation {self.name}{unit}{self.number.direction}, {train} "
             f"training, {held} validation and {tested} test {self.rows}"

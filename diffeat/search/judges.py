@@ -23,6 +23,7 @@ from diffeat.store import FeatureStore
 from diffeat.targets import Labelled
 
 if TYPE_CHECKING:
+    from diffeat.search.dense.task import DenseChoice
     from diffeat.search.matching.task import PairChoice
 
 SHARES = (0.6, 0.2, 0.2)
@@ -43,6 +44,7 @@ class Choices:
             task, and its own settings.
         targets: where they come from.
         pairs: of matching.
+        dense: of segmentation and depth estimation.
         memory: bytes that features may take.
     """
 
@@ -57,6 +59,7 @@ class Choices:
     device: str = "cpu"
     targets: TargetChoice = field(default_factory=TargetChoice)
     pairs: PairChoice | None = None
+    dense: DenseChoice | None = None
     memory: int = MEMORY
 
 
@@ -67,7 +70,7 @@ class TaskKind:
     Attributes:
         from_files: (store, test store or None, choices) → judge.
         from_model: (features, choices, their targets or None for the pictures' own) → judge.
-        takes: kind of the targets.
+        takes: kind of the targets: "class", "number", "labels"; "pairs"; "masks", "depth".
         maps: whether it asks for places, so that the maps of a model go through a feature file;
             `from_model` is then None.
     """
@@ -127,6 +130,19 @@ def _pairs_of_files(task: str, store: FeatureStore, test: FeatureStore | None, c
     )  # fmt: skip
 
 
+def _pixels_of_files(
+    kind: str, store: FeatureStore, test: FeatureStore | None, c: Choices
+) -> Judge:
+    """Pictures whose pixels are known, of one file or of a training and a test file."""
+    from diffeat.search.dense.task import DenseChoice, dense_judge
+
+    stores = [[store]] if test is None else [[store], [test]]
+    return dense_judge(
+        c.dense or DenseChoice(kind), stores, c.split, c.seed, c.duplicates, c.allow_conditioned,
+        blocks=c.blocks, timesteps=c.timesteps,
+    )  # fmt: skip
+
+
 JUDGES = {
     "class": _classes,
     "number": _by_ridge(Regression),
@@ -137,6 +153,12 @@ TASKS |= {
     name: TaskKind(partial(_pairs_of_files, name), None, "pairs", maps=True)
     for name in ("matching", "homography", "depth")
 }
+TASKS |= {
+    name: TaskKind(partial(_pixels_of_files, kind), None, kind, maps=True)
+    for name, kind in (("segmentation", "masks"), ("depth-estimation", "depth"))
+}
+PIXELS = ("masks", "depth")
+"""Kinds of targets that are known at every pixel."""
 
 
 def task_kind(name: str) -> TaskKind:

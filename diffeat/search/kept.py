@@ -21,8 +21,9 @@ from diffeat.search.splits import TRAIN, VALIDATION
 from diffeat.search.tasks import CellKey, Made
 from diffeat.specs import ExtractSpec, differences, without_cells
 
-FREE = ("dtype",)
-"""Fields of a spec that may differ: how features are stored, which changes their last digits."""
+FREE = ("dtype", "corrupt")
+"""Fields of a spec that may differ: how features are stored, which changes their last digits; and
+how pictures were made worse, to test a head on them."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def keep_head(judge: Judge, choice: Choice, path: str | Path) -> None:
     }  # fmt: skip
     about = about_head(
         judge.made, cells_in(choice.candidate), task=judge.task_name, scores=scores,
-        **_fitted_on(judge),
+        **(judge.head_notes or {}), **_fitted_on(judge),
     )  # fmt: skip
     try:
         save(head, path, about)
@@ -201,7 +202,7 @@ def load_head(path: str | Path, device: str = "auto") -> tuple[Any, HeadNote]:
 def check_features(note: HeadNote, made: Made, cells: Sequence[CellKey], name: str) -> list[str]:
     """Refuse features that a head is not for, field by field.
 
-    What must be equal: the model's fingerprint, every field of the spec but `dtype`, and the
+    What must be equal: the model's fingerprint, every field of the spec but `FREE`, and the
     texts that the model was given; the cells must be there. Pictures, their number and the name
     of the model play no part.
 
@@ -211,7 +212,8 @@ def check_features(note: HeadNote, made: Made, cells: Sequence[CellKey], name: s
         name: of the features, for the error.
 
     Returns:
-        What differs and is let pass, for a warning: precision of the forward or of the storage.
+        What differs and is let pass, for a warning: precision of the forward or of the storage,
+        corruptions.
 
     Raises:
         SpecMismatch: names every field that differs.
@@ -234,8 +236,11 @@ def check_features(note: HeadNote, made: Made, cells: Sequence[CellKey], name: s
             f"{name} holds other features than the head was fitted on: {'; '.join(wrong)} "
             "(there → wanted); extract with the head's spec, or give PICTURES in place of a file"
         )
+    worse = (f"corrupted by {one.spec.corrupt}" if one.spec.corrupt else "clean"
+             for one in (made, note))  # fmt: skip
     passing = [("stored as", made.spec.dtype, note.spec.dtype),
-               ("forward in", made.model["dtype"], note.model["dtype"])]  # fmt: skip
+               ("forward in", made.model["dtype"], note.model["dtype"]),
+               ("pictures", *worse)]  # fmt: skip
     return [f"{what} {there}, the head's were {was}"
             for what, there, was in passing if there != was]  # fmt: skip
 

@@ -28,7 +28,8 @@ class SearchReport:
         selectors: whether the selectors are compared in a table.
         seconds: that each finding took in this run; what was kept before takes none.
         left_out: which selector is missing or less than it could be, and why; "" if none.
-        told: what the model was told by the task's own protocol, for every file; "" if nothing.
+        told: what every file says of the features: what the task's own protocol told the model, or
+            what made pictures worse; "" if nothing.
         learns: whether what was scored on test was fitted anew before.
         labels: how many labels choosing a cell looks at, and what they are.
         labels_trained: the same of a mixer that is trained.

@@ -17,7 +17,7 @@ from diffeat.search.fitted_on import among, notes_in
 from diffeat.search.splits import LEFT_OUT, SMALL, TEST, balance_of, split_groups
 from diffeat.search.targeted import one_space, targets_of
 from diffeat.search.tasks import CellKey, Made, Task, known_targets
-from diffeat.specs import differences, without_cells
+from diffeat.specs import ExtractSpec, differences, without_cells
 from diffeat.store import FeatureStore
 from diffeat.targets import Labelled
 
@@ -67,7 +67,7 @@ def task_from_store(
     why = [check_targets(str(one.path), conditioned(one.spec, one.pictures), allow_conditioned)
            for one in stores]  # fmt: skip
     if test is not None:
-        _check_pair(store, test, duplicates)
+        check_pair(store, test, duplicates)
 
     def read(block: str, t: float) -> Any:
         from probes.lazy import Stacked
@@ -80,14 +80,16 @@ def task_from_store(
         [one.digests for one in stores], fractions, seed, duplicates, groups,
     )  # fmt: skip
     warn_of_targets_seen(stores, parts["part"])
+    corrupted = corrupted_text([one.spec for one in stores])
     whole = Task(
-        name=store.model["name"],
+        name=store.model["name"] + (f" ({corrupted})" if corrupted else ""),
         **parts,
         cells=cells_of(store),
         read=read,
         identity=identity_of([(one.spec.to_dict(), one.model, one.pictures) for one in stores]),
         ids=tuple(name for one in stores for name in one.ids),
         conditioned=max(why, key=len),
+        corrupted=corrupted,
         made=replace(made_of(store), class_names=tuple(labels[0].class_names)),
     )
     return replace(whole, cells=whole.choose(blocks, timesteps))
@@ -251,7 +253,8 @@ def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:
     return fingerprint(plain)
 
 
-def _check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> None:
+def check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> None:
+    """SpecError unless two files are a training and a test set of one model, made alike."""
     check_model(train, test)
     if train.pictures["fingerprint"] == test.pictures["fingerprint"]:
         raise SpecError(
@@ -260,7 +263,19 @@ def _check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> Non
         )
     if duplicates != "drop":  # which leaves them out of training
         _check_apart(train, test)
-    check_alike(train, test)
+    check_alike(train, test, free=("corrupt",))
+
+
+def corrupted_text(specs: Sequence[ExtractSpec]) -> str:
+    """What made the pictures of a training file, or of that and a test file, worse; "" if nothing
+    did."""
+    found = [spec.corrupt or "clean" for spec in specs]
+    if set(found) == {"clean"}:
+        return ""
+    if len(set(found)) == 1:
+        return f"pictures corrupted by {found[0]}"
+    names = [f"corrupted by {one}" if one != "clean" else one for one in found]
+    return f"training pictures {names[0]}, test pictures {names[1]}"
 
 
 def check_model(first: FeatureStore, second: FeatureStore) -> None:
@@ -269,11 +284,12 @@ def check_model(first: FeatureStore, second: FeatureStore) -> None:
         raise SpecError(f"{first.path} and {second.path} come from different models")
 
 
-def check_alike(first: FeatureStore, second: FeatureStore) -> None:
-    """SpecError unless two files come from one model, were made alike, and the second has all
-    cells of the first."""
+def check_alike(first: FeatureStore, second: FeatureStore, free: Sequence[str] = ()) -> None:
+    """SpecError unless two files come from one model, were made alike but for `free` fields of
+    the spec, and the second has all cells of the first."""
     check_model(first, second)
     specs = [without_cells(one.spec.to_dict()) for one in (first, second)]
+    specs = [{name: spec[name] for name in spec if name not in free} for spec in specs]
     if differ := differences(*specs):
         raise SpecError(
             f"{second.path} was extracted in another way than {first.path} ({'; '.join(differ)}); "

@@ -73,6 +73,7 @@ class Task:
             together; () if it does not matter.
         conditioned: by what the features were told their targets (see `diffeat.conditioned`),
             which marks whatever is made of the task; "" if they were not.
+        corrupted: which pictures were made worse, and how; marks everything, too.
 
     Raises:
         SpecError: an empty part, or one whose targets are all alike, or a class that only test has.
@@ -87,6 +88,7 @@ class Task:
     ids: tuple[str, ...] = ()
     together: tuple[tuple[CellKey, ...], ...] = ()
     conditioned: str = ""
+    corrupted: str = ""
     groups: tuple[str, ...] = ()
     how: str = ""
     made: Made | None = None

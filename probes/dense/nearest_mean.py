@@ -11,6 +11,7 @@ import torch
 
 from probes.dense.base import Segmenter, Strips
 from probes.dense.column import Column
+from probes.dense.grams import class_sums
 from probes.maps import Maps
 
 
@@ -64,22 +65,3 @@ class NearestMean(Segmenter):
     def _strips(self, maps: Maps) -> Strips:
         means = torch.from_numpy(self.means_)
         return Column(maps, self.cells_).linear(means, -means.square().sum(1) / 2)
-
-
-def class_sums(column: Column, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of pixels' features by class, computed on the maps' grids: the adjoint of reading.
-
-    Args:
-        labels: (H, W) int64; those outside 0 … K − 1 do not count.
-        classes: K.
-
-    Returns:
-        (K, C) float64 and (K,) int64.
-    """
-    which = torch.stack([torch.from_numpy(labels == k) for k in range(classes)]).double()
-    sums = torch.zeros(classes, column.channels, dtype=torch.float64)
-    for layer in column.layers:
-        down, across = layer.down.matrix.double(), layer.across.matrix.double()
-        shares = down.T @ which @ across  # (K, h, w)
-        sums[:, layer.channels] = torch.einsum("khw,chw->kc", shares, layer.values.double())
-    return sums.numpy(), which.sum((1, 2)).numpy().astype(np.int64)

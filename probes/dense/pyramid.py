@@ -22,9 +22,9 @@ from probes.batches import ShortEpochs
 from probes.cells import Cells
 from probes.checks import check_choice, check_counts, check_number, pick_device
 from probes.dense.base import DenseHead, Segmenter, Strips
-from probes.dense.column import STRIP_BYTES
 from probes.dense.framed import Framing, label_size, split_rows
 from probes.dense.levels import Key, TimeMix, scales
+from probes.dense.strips import STRIP_BYTES
 from probes.dense.truth import Masks
 from probes.layers import resized
 from probes.lazy import Rows, as_tensor

@@ -269,6 +269,9 @@ def rank_correlation(
                          f"{groups.shape}; expected (P,) each")  # fmt: skip
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("numbers are nan or inf; expected finite ones, leave the others out")
+    if not (np.ptp(first) if len(first) else 0) or not np.ptp(second):
+        raise ValueError(f"all {len(first)} numbers of one side are alike, so that they have no "
+                         "ranks; expected different ones")  # fmt: skip
     names, codes = np.unique(groups, return_inverse=True)
 
     def one(counts: np.ndarray) -> float:

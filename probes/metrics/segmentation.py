@@ -134,6 +134,12 @@ class Confusion:
         """(K,) float64 in [0, 1]; nan of a class that neither truth nor prediction has."""
         return self._ious(self._summed(), self._policy(None, ignored)[1])
 
+    def of_counts(self, counts: np.ndarray, number: str = "mean_iou") -> np.ndarray:
+        """(…,) a number of (…, 4, K) counts, such as sums over draws of `counts`; nan where
+        nothing counts. Policies are those that it was made with."""
+        check_choice("number", number, NUMBERS)
+        return self._number(number, counts, self.absent, self.ignored)
+
     def accuracies(self) -> np.ndarray:
         """(K,) float64: share of each class' true pixels that were found; nan of one without."""
         tp, true, _, _ = self._summed()

@@ -47,8 +47,13 @@ def task_of(count: int = 400, width: int = 6, strength=STRENGTH, arrays=None, **
     return Task(**{**fields, **changes})
 
 
-def write_store(path: Path, arrays: dict, labels=None, classes: int = CLASSES) -> FeatureStore:
-    """A feature file of arrays {(block, t): (N, …)}; float16, maps where they are 4-D."""
+def write_store(
+    path: Path, arrays: dict, labels=None, classes: int = CLASSES, **how
+) -> FeatureStore:
+    """A feature file of arrays {(block, t): (N, …)}; float16, maps where they are 4-D.
+
+    `how`: further fields of the spec.
+    """
     blocks = tuple(dict.fromkeys(block for block, _ in arrays))
     steps = tuple(dict.fromkeys(t for _, t in arrays))
     first = next(iter(arrays.values()))
@@ -58,7 +63,7 @@ def write_store(path: Path, arrays: dict, labels=None, classes: int = CLASSES) -
         tuple(map(str, range(classes))) if labels is not None else (),
         np.zeros((count, 2, 2), np.uint8),
     )  # fmt: skip
-    spec = ExtractSpec(steps, blocks, pool="none" if first.ndim == 4 else "1x1")
+    spec = ExtractSpec(steps, blocks, pool="none" if first.ndim == 4 else "1x1", **how)
     facts = {"name": "toy", "family": "toy", "fingerprint": "m0", "dtype": "float32"}
     pictures = {"name": "made", "count": count, "fingerprint": source.fingerprint(), "reading": 2}
     attrs = {

@@ -11,6 +11,7 @@ import numpy as np
 from diffeat.errors import SpecError
 from diffeat.search.by_ridge import ByRidge
 from diffeat.search.classification import Classification
+from diffeat.search.dense.judge import DenseJudge
 from diffeat.search.judge import Candidate, Judge, cells_in
 from diffeat.search.matching.judge import Matching
 from diffeat.search.multilabel import Multilabel
@@ -64,7 +65,7 @@ def outcomes_of(judge: Judge, candidate: Candidate, setting: float | None) -> Ou
     if isinstance(judge, Matching):
         return pair_outcomes(judge, judge.test(candidate, setting))
     found = np.asarray(judge.test(candidate, setting), np.float64)
-    if isinstance(judge, ByRidge):
+    if isinstance(judge, (ByRidge, DenseJudge)):
         return Outcomes(found, scorer_of(judge))
     if found.shape != ((count := int((judge.part == TEST).sum())),):
         raise SpecError(
@@ -78,6 +79,8 @@ def scorer_of(judge: Judge) -> Scorer:
     """How the outcomes of a judge's test rows make its score."""
     if isinstance(judge, ByRidge):
         return partial(judge.scores_of_draws, judge.tested)
+    if isinstance(judge, DenseJudge):
+        return judge.scores_of_draws
     if isinstance(judge, Matching):
         rows, targets = np.flatnonzero(judge.part == TEST), judge.bound.targets
         aggregate = judge.convention.aggregate
@@ -110,12 +113,15 @@ def floor_of(judge: Judge) -> tuple[str, Outcomes] | None:
     """What a constant does on each test row, and which constant; None where nothing is known.
 
     For classes the most frequent one of training and validation, for numbers their mean there,
-    for several labels no order at all.
+    for several labels no order at all; at pixels what needs no features.
     """
     if isinstance(judge, Classification):
         guess = np.bincount(judge.labels[judge.task.seen]).argmax()
         right = (judge.labels[judge.part == TEST] == guess).astype(np.float64)
         return "most frequent class", Outcomes(right, mean_of_draws)
+    if isinstance(judge, DenseJudge):
+        values, what = judge.constant
+        return what, Outcomes(values, scorer_of(judge))
     if isinstance(judge, Multilabel):
         return "labels' shares", Outcomes(np.zeros(judge.tested.shape), scorer_of(judge))
     if isinstance(judge, ByRidge):

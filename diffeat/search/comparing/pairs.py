@@ -69,7 +69,7 @@ def paired_systems(
             `matching_judge` refuses.
     """
     sets = choice.opened() if opened is None else opened
-    pictures = common_pictures([_Pictures.of(files) for files in stores]).ids
+    pictures = common_pictures([FilesOf.of(files) for files in stores]).ids
     shared = [_shared(one, pictures) for one in sets]
     lacking = sum(map(len, sets)) - sum(map(len, shared))
     judges: dict[str, Matching] = {}
@@ -93,7 +93,7 @@ def paired_systems(
 
 
 @dataclass(frozen=True, eq=False)
-class _Pictures:
+class FilesOf:
     """What `common_pictures` asks of a file, of several as one."""
 
     path: str
@@ -104,7 +104,7 @@ class _Pictures:
         return len(self.ids)
 
     @classmethod
-    def of(cls, files: Sequence[FeatureStore]) -> _Pictures:
+    def of(cls, files: Sequence[FeatureStore]) -> FilesOf:
         row_of = {name: (k, row) for k, one in reversed(list(enumerate(files)))
                   for row, name in enumerate(one.ids)}  # fmt: skip
         path = " and ".join(str(one.path) for one in files)

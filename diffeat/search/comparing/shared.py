@@ -12,7 +12,7 @@ from diffeat.conditioned import check_targets, conditioned
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.search.judges import SHARES, Choices
-from diffeat.search.stored import cells_of, identity_of, made_of, parted
+from diffeat.search.stored import cells_of, corrupted_text, identity_of, made_of, parted
 from diffeat.search.targeted import WAYS, own_if_any, targets_of
 from diffeat.search.tasks import Task, choose_cells, known_targets
 from diffeat.store import FeatureStore
@@ -114,6 +114,7 @@ def shared_tasks(
             name=name, **parts, read=reader(store, common.rows[k]), ids=common.ids,
             cells=choose_cells(str(store.path), cells_of(store), *chosen),
             identity=_identity(store, common.rows[k]), conditioned=why,
+            corrupted=corrupted_text([store.spec]),
             made=replace(made_of(store), class_names=tuple(labels.class_names)),
         )  # fmt: skip
         tasks.append(task)

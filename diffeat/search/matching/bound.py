@@ -381,7 +381,7 @@ def _check_contents(
     for one in stores:
         mine = [(row - first, place[name]) for row, name in sorted(name_of.items())
                 if 0 <= row - first < len(one) and name in place]  # fmt: skip
-        if mine and pictures.reading != 1 and (other := _changed(one, pictures, mine)):
+        if mine and pictures.reading != 1 and (other := changed_pictures(one, pictures, mine)):
             raise SpecError(
                 f"{len(other)} pictures of {targets.name} hold something else than when "
                 f"{one.path} was made: {_some(other)}; extract them again (--overwrite), or give "
@@ -390,7 +390,9 @@ def _check_contents(
         first += len(one)
 
 
-def _changed(store: FeatureStore, pictures: Source, rows: list[tuple[int, int]]) -> list[str]:
+def changed_pictures(
+    store: FeatureStore, pictures: Source, rows: list[tuple[int, int]]
+) -> list[str]:
     """Ids of pictures, by (row, place in the source), that are there and are others by now."""
     seen = seen_in(store)
     if seen is None:

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.cluster import KMeans
 
 from probes import Cells, load, save
-from probes.dense import InContext, KMeansSegmenter, MeanMask, NearestMean
+from probes.dense import InContext, KMeansSegmenter, MeanDepth, MeanMask, NearestMean
 from probes.fitted import HeadError
 from probes.matching import NearestMatcher
 
@@ -194,3 +194,42 @@ def test_kept(head, tmp_path):
 def test_references_are_not_kept(tmp_path):
     with pytest.raises(HeadError, match="InContext cannot be kept"):
         save(InContext().fit(*scenes(2)), tmp_path / "head.safetensors")
+
+
+def rooms(count=5, size=(12, 20)):
+    rng = np.random.default_rng(3)
+    depths = rng.uniform(1, 4, (count, *size))
+    depths[rng.random(depths.shape) < 0.2] = np.nan
+    depths[:, :3, :4], depths[0, 5] = 0, np.inf
+    cells = Cells({("a", 0): np.zeros((count, 2, 3, 5), np.float32)}, sizes=[size] * count)
+    return cells, depths, np.isfinite(depths) & (depths > 0)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_mean_depth(log, tmp_path):
+    cells, depths, known = rooms()
+    head = MeanDepth(grid=4, log=log).fit(cells, depths)
+    change, back = (np.log, np.exp) if log else (np.asarray, np.asarray)
+    there = known.reshape(5, 4, 3, 4, 5).sum((0, 2, 4))
+    values = np.where(known, change(np.where(known, depths, 1)), 0)
+    sums = values.reshape(5, 4, 3, 4, 5).sum((0, 2, 4))
+    expected = np.where(there > 0, sums / np.maximum(there, 1), values.sum() / known.sum())
+    np.testing.assert_allclose(head.depths_[0], expected, rtol=1e-6)
+    y, x = np.mgrid[:12, :20]
+    at = [(y + 0.5) * 4 / 12 - 0.5, (x + 0.5) * 4 / 20 - 0.5]
+    read = back(map_coordinates(head.depths_[0], at, order=1, mode="nearest"))
+    found = list(head.predict(cells))
+    np.testing.assert_allclose(found[1], read, rtol=1e-5)
+    relative = [np.abs(read - depths[k])[known[k]] / depths[k][known[k]] for k in range(5)]
+    assert head.score(cells, depths) == pytest.approx(-np.mean([one.mean() for one in relative]))
+    save(head, tmp_path / "head.safetensors")
+    again = load(tmp_path / "head.safetensors")
+    assert np.array_equal(next(again.predict(cells)), found[0])
+
+
+def test_mean_depth_of_nothing():
+    cells, depths, _ = rooms()
+    with pytest.raises(ValueError, match="no pixel of 5 depth maps is known"):
+        MeanDepth().fit(cells, np.zeros_like(depths))
+    with pytest.raises(ValueError, match="expected one number a pixel"):
+        MeanDepth().fit(cells, depths[:, 1:])

@@ -162,5 +162,7 @@ def test_refused():
     counted.update(uncertainty, wrong)
     with pytest.raises(ValueError, match="at least two groups"):
         counted.interval()
+    with pytest.raises(ValueError, match="all 3 numbers of one side are alike"):
+        rank_correlation([1, 1, 1], [1, 2, 3])
     with pytest.raises(ValueError, match=r"expected \(P,\) each"):
         rank_correlation([1, 2], [1, 2, 3])
