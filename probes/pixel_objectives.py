@@ -276,7 +276,7 @@ def scale_shift_invariant(align: str = "least-squares", trim: float = 0.0) -> Ob
 
 def log_error(power: int = 1) -> Objective:
     """Mean |d|^power over known pixels, d = log output − log target; power is 1 or 2."""
-    check_choice("power", power, (1, 2))
+    check_number("power", power, power in (1, 2), "1 or 2")
     return _of_depth(f"L{power} of logarithms", partial(_log_error, power=power), _known_pixels)
 
 

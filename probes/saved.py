@@ -46,6 +46,7 @@ from probes.dense.mean_depth import MeanDepth
 from probes.dense.nearest_mean import NearestMean
 from probes.dense.position import MeanMask
 from probes.dense.regression import PixelRegression
+from probes.detection.detector import BoxDetector
 from probes.difformer import DifFormerProbe
 from probes.fitted import Array, Form, HeadError, Labels, Module, Number, Sizes, Whole, rebuild
 from probes.knn import KNNProbe
@@ -131,6 +132,7 @@ HEADS: Mapping[type[BaseEstimator], Mapping[str, Form]] = MappingProxyType({
     HyperfeatureMixer: _MIXED,
     SpatialFusion: _MIXED,
     Bottleneck: _MIXED,
+    BoxDetector: {**_CELLS, "input_size_": Array("I", "i")},
     PixelLinear: {
         **_MASKS, "coef_": Array("KC"), "intercept_": Array("K"), "alpha_": Number(),
         "scores_": Array("P", gaps=True),

@@ -26,6 +26,7 @@ PARTS = {
     ),
     "j": ("matching", "points found by features at every pixel, against upsampling the features"),
     "k": ("propagation", "labels carried through a clip, against the dense affinity"),
+    "l": ("dense", "an ensemble of MLPs on hypercolumns that are never built, all at once"),
 }
 
 

@@ -27,7 +27,7 @@ class Settings:
         seed: of noise, pictures and random weights.
     """
 
-    parts: tuple[str, ...] = tuple("abcdefghijk")
+    parts: tuple[str, ...] = tuple("abcdefghijkl")
     device: str = "auto"
     model: str | None = None
     quick: bool = False

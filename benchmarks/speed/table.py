@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.speed import table_maps
+from benchmarks.speed import table_dense, table_maps
 from benchmarks.speed.lines import Lines, listed, spread, table
 
 
@@ -354,6 +354,7 @@ def _i(part: dict[str, Any]) -> Lines:
 
 SUMMARIES = {"a": _a_summary, "b": _b_summary, "c": _c_summary, "d": _d_summary, "e": _e_summary,
              "f": _f_summary, "h": _h_summary, "i": _i_summary, "j": table_maps.matching_summary,
-             "k": table_maps.propagation_summary}  # fmt: skip
+             "k": table_maps.propagation_summary, "l": table_dense.summary}  # fmt: skip
 DETAILS = {"a": _a, "b": _b, "c": _c, "d": _d, "e": _e, "f": _f, "g": _g, "h": _h, "i": _i,
-           "j": table_maps.matching, "k": table_maps.propagation}  # fmt: skip
+           "j": table_maps.matching, "k": table_maps.propagation,
+           "l": table_dense.details}  # fmt: skip

@@ -146,8 +146,13 @@ def _said(mixer: Any, strip: torch.Tensor) -> torch.Tensor:
 
 
 def pixel_score(mixer: Any, cells: Cells, values: Any, measure: Any) -> float:
-    """Mean intersection over union, or minus the mean absolute relative error."""
+    """Mean intersection over union, or minus the mean absolute relative error; ValueError where
+    nothing is known."""
     truth = _truth(mixer, values, cells)
     for row, found in enumerate(pixel_predictions(mixer, cells)):
         measure.update(torch.from_numpy(found)[None], torch.from_numpy(truth[row])[None])
-    return -measure.compute() if mixer.objective_ == "depth" else measure.compute()
+    if mixer.objective_ != "depth":
+        return measure.compute()
+    if not len(measure.errors):
+        raise ValueError("depth is known of no pixel; expected some")
+    return -measure.compute()

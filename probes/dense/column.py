@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
 from probes.axes import Axis
+from probes.dense.strips import linear_strips
+from probes.lazy import as_tensor
 from probes.maps import Maps, as_float
-
-STRIP_BYTES = 32 << 20
-"""What a strip of rows holds of outputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +30,23 @@ class Layer:
     """The maps of one grid, stacked.
 
     Attributes:
-        values: (c, h, w).
-        channels: (c,) their places in the hypercolumn.
+        parts: (c, h, w) of each cell as it was given, and its places in the hypercolumn.
+        grid: (h, w).
+        channels: (c,) places of all of them.
         down, across: between which rows and columns the picture's rows and columns lie.
     """
 
-    values: torch.Tensor
+    parts: list[tuple[torch.Tensor, slice]]
+    grid: tuple[int, int]
     channels: np.ndarray
     down: Axis
     across: Axis
+
+    @cached_property
+    def values(self) -> torch.Tensor:
+        """(c, h, w), at least float32: a copy, where there are several cells."""
+        parts = [as_float(values) for values, _ in self.parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Column:
@@ -67,12 +75,14 @@ class Column:
         self.layers = [self._layer(members, starts) for members in grids.values()]
 
     def _layer(self, members: list[int], starts: np.ndarray) -> Layer:
-        parts = [as_float(self.maps[self.keys[k]]).to(self.device) for k in members]
-        values = parts[0] if len(parts) == 1 else torch.cat(parts)  # (c, h, w)
-        channels = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in members])
+        places = [slice(int(starts[k]), int(starts[k + 1])) for k in members]
+        parts = [(_as_given(self.maps[self.keys[k]]).to(self.device), place)
+                 for k, place in zip(members, places, strict=True)]  # fmt: skip
+        channels = np.concatenate([np.arange(place.start, place.stop) for place in places])
+        grid = self.maps.grid(self.keys[members[0]])
         column, row = self.maps.axes(self.keys[members[0]])
-        h, w = values.shape[1:]
-        return Layer(values, channels, Axis(row, h, values), Axis(column, w, values))
+        like = as_float(parts[0][0][:0])
+        return Layer(parts, grid, channels, Axis(row, grid[0], like), Axis(column, grid[1], like))
 
     def shown(self) -> np.ndarray:
         """(H, W) bool: which pixels the input shows; the others continue the outermost sites."""
@@ -91,15 +101,16 @@ class Column:
         found = torch.empty(len(pixels), self.channels, device=self.device)
         row, column = (torch.from_numpy(np.ascontiguousarray(k)).to(self.device) for k in pixels.T)
         for layer in self.layers:
-            c, h, w = layer.values.shape
+            h, w = layer.grid
             top, bottom, v = (one[row] for one in layer.down.corners)
             left, right, u = (one[column] for one in layer.across.corners)
-            flat = layer.values.reshape(c, h * w)
-            a, b = (flat[:, top * w + side] for side in (left, right))
-            d, e = (flat[:, bottom * w + side] for side in (left, right))
-            u, v = u.to(flat.dtype), v.to(flat.dtype)
-            read = torch.lerp(torch.lerp(a, b, u), torch.lerp(d, e, u), v)  # (c, n)
-            found[:, layer.channels] = read.T.float()
+            corners = (top * w + left, top * w + right, bottom * w + left, bottom * w + right)
+            for values, place in layer.parts:
+                flat = values.reshape(len(values), h * w)
+                a, b, d, e = (as_float(flat[:, corner]) for corner in corners)
+                u, v = u.to(a.dtype), v.to(a.dtype)
+                read = torch.lerp(torch.lerp(a, b, u), torch.lerp(d, e, u), v)  # (c, n)
+                found[:, place] = read.T.float()
         return found
 
     def linear(
@@ -113,26 +124,16 @@ class Column:
         Args:
             weight: (D, C) float32.
             bias: (D,); None is 0.
-            rows: of a strip; None is as many as `STRIP_BYTES` hold.
+            rows: of a strip; None is as many as `strips.STRIP_BYTES` hold.
 
         Returns:
             Pairs of a first row and (D, r, W) float32, down the picture.
         """
-        height, width = self.size
-        each = 4 * len(weight) * width
-        step = rows or max(1, min(height, STRIP_BYTES // max(1, each)))
-        small = []  # (h, D, w) of each grid
-        for layer in self.layers:
-            c, h, w = layer.values.shape
-            part = weight[:, layer.channels].to(self.device)
-            product = (part @ layer.values.reshape(c, h * w)).view(-1, h, w)
-            small.append(product.transpose(0, 1).contiguous())
-        for first in range(0, height, step):
-            last = min(first + step, height)
-            total = None
-            for layer, product in zip(self.layers, small, strict=True):
-                strip = layer.across.across(layer.down.read(product, first, last), 0, width)
-                total = strip if total is None else total.add_(strip)  # (r, D, W)
-            if bias is not None:
-                total = total + bias.to(self.device)[:, None]
-            yield first, total.transpose(0, 1)
+        weight = weight.to(self.device)
+        bias = None if bias is None else bias.to(self.device)
+        return linear_strips(self.layers, weight, bias, rows)
+
+
+def _as_given(values: Any) -> torch.Tensor:
+    """A map as a tensor, its own memory where that can be."""
+    return values if isinstance(values, torch.Tensor) else as_tensor(np.asarray(values))

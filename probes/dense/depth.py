@@ -167,32 +167,32 @@ class DepthHead(GridHead):
     lambda_: float = 0.5
     per: str = "picture"
 
-    def fit(self, cells: Any, depths: Any, validation: Any = None, *, groups: Any = None):
+    def fit(self, cells: Any, depth: Any, validation: Any = None, *, groups: Any = None):
         """Train the head.
 
         Args:
             cells: `probes.Cells` of (N, C, h, w) maps, with sizes.
-            depths: N (H, W) depths in metres, of the pictures' size; nan, inf and 0 are unknown.
+            depth: N (H, W) real numbers in metres, of the pictures' size; nan is unknown.
             validation: what scores every epoch: a share, by groups where there are any; or
-                (cells, depths). None: `validation_fraction`.
+                (cells, depth). None: `validation_fraction`.
             groups: (N,) of the pictures, which are never in both parts.
 
         Returns:
             self.
 
         Raises:
-            ValueError: cells that are no maps, depths of another size, none that is known and
-                between `min_depth` and `max_depth`, parameters out of range, a loss that is not
-                finite, a checkpoint of another training.
+            ValueError: cells that are no maps, depth of another size or no metres, none that is
+                known and between `min_depth` and `max_depth`, parameters out of range, a loss that
+                is not finite, a checkpoint of another training.
         """
         self._check()
         self._objective()
         cells = cells_of(cells)
         self._note(cells)
-        truth = DepthMaps(depths, cells)
+        truth = DepthMaps(depth, cells)
 
         def again(held: Any, known: Any) -> DepthMaps:
-            return self._between(DepthMaps(known, held, "validation depths"))
+            return self._between(DepthMaps(known, held, "validation depth"))
 
         self.max_depth_ = self.max_depth or self._largest(truth)
         return self._fit(cells, self._between(truth), again, validation, groups)
@@ -210,8 +210,8 @@ class DepthHead(GridHead):
     def _largest(self, truth: DepthMaps) -> float:
         """The largest known depth; ValueError where none is known."""
         most = 0.0
-        for depth in truth:
-            known = depth[np.isfinite(depth)]
+        for one in truth:
+            known = one[np.isfinite(one)]
             most = max(most, float(known.max()) if known.size else 0.0)
         if not most > self.min_depth:
             raise ValueError(f"no pixel of {len(truth)} depth maps is known and above min_depth="
@@ -255,16 +255,21 @@ class DepthHead(GridHead):
         with torch.no_grad():
             return self.module_.decode(strip[None])[0]
 
-    def score(self, cells: Any, depths: Any) -> float:
+    def score(self, cells: Any, depth: Any) -> float:
         """Minus the mean absolute relative error, so that larger is better.
 
         The mean over pictures of the mean |d − d*|/d* over known pixels, after alignment where the
         objective is "scale-shift"; see `probes.metrics.DepthErrors` for others.
+
+        Raises:
+            ValueError: nothing is known.
         """
         cells = self._checked(cells)
-        truth, measure = DepthMaps(depths, cells), self._objective().measure()
+        truth, measure = DepthMaps(depth, cells), self._objective().measure()
         for row, found in enumerate(self.predict(cells)):
             measure.update(torch.from_numpy(found[None]), torch.from_numpy(truth[row][None]))
+        if not len(measure.errors):
+            raise ValueError("depth is known of no pixel; expected some")
         return -measure.compute()
 
 

@@ -156,9 +156,10 @@ class PixelMLPEnsemble(Segmenter, NetworkHead):
             held = self._validation(*held, pool)
         about = {name: getattr(self, name) for name in ("members", "standardize", "sampling",
                  "fewest", "steps", "stop_after", "stop_from")}  # fmt: skip
-        about |= {"class_weight": self._class_weights(pool), "pool": pool.capacity}
-        objective = ensemble_objective(self.n_outputs_, self._class_weights(pool))
-        about["class_weight"] = np.asarray(about["class_weight"], np.float64).tolist()
+        weights = self._class_weights(pool)
+        about |= {"class_weight": None if weights is None else weights.tolist()}
+        about |= {"pool": pool.capacity}
+        objective = ensemble_objective(self.n_outputs_, weights)
         return self._run(how, objective, pool, held, randomness, **about)
 
     def _check(self) -> None:

@@ -5,9 +5,13 @@ weights w and maps F_a (c_a × sites of a) of two grids a, b
 
     sum over pixels p of w_p·x_p·x_pᵀ = F_a·S_ab·F_bᵀ,    S_ab = A_aᵀ·diag(w)·A_b
 
-and S_ab is sparse: sites meet only where pixels lie between both. So the Gram matrix of all pixels,
-and what a least squares fit of all of them needs, cost what sites cost, and no feature of a pixel
-is ever made.
+and S_ab is sparse: sites meet only where pixels lie between both. Reading goes side by side, so
+with the pairs (i, j) of rows, and (m, n) of columns, of both grids that meet at all
+
+    S_(i,m),(j,n) = sum over y, x of Y_y,(i,j)·w_yx·X_x,(m,n),    Y_y,(i,j) = Ya_y,i·Yb_y,j
+
+which are two matrix products. So the Gram matrix of all pixels, and what a least squares fit of all
+of them needs, cost what sites cost, and no feature of a pixel is ever made.
 """
 
 from __future__ import annotations
@@ -22,19 +26,67 @@ from probes.axes import Axis
 from probes.dense.column import Column, Layer
 
 
-def reading(layer: Layer) -> sparse.csr_array:
-    """(H·W, h·w) float64: the weights by which a grid is read at every pixel."""
-    down, across = (_matrix(axis) for axis in (layer.down, layer.across))
-    return sparse.csr_array(sparse.kron(down, across, format="csr"))
-
-
-def _matrix(axis: Axis) -> sparse.csr_array:
-    """(L, g) of one side."""
+def across(axis: Axis) -> np.ndarray:
+    """(L, g) float64: the weights by which one side is read."""
     before, after, weight = (one.cpu().numpy() for one in axis.corners)
-    rows = np.arange(len(before))
-    values = np.concatenate([1 - weight, weight]).astype(np.float64)
-    places = np.concatenate([rows, rows]), np.concatenate([before, after])
-    return sparse.csr_array(sparse.coo_array((values, places), (len(rows), axis.cells)))
+    found, rows = np.zeros((len(before), axis.cells)), np.arange(len(before))
+    found[rows, before] = 1 - weight
+    found[rows, after] += weight
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Meeting:
+    """The rows, or columns, of two grids that meet.
+
+    Attributes:
+        first, second: (q,) int64 rows of both grids.
+        weights: (L, q) float64 products of the weights by which both are read.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, a: Axis, b: Axis) -> Meeting:
+        """Of two grids over the same pixels."""
+        left, right = across(a), across(b)
+        first, second = np.nonzero((left > 0).T.astype(np.float32) @ (right > 0))
+        return cls(first, second, left[:, first] * right[:, second])
+
+
+class Reader:
+    """How the grids of a column are read at the pixels; pictures that lie alike share it.
+
+    Args:
+        layers: of the column.
+    """
+
+    def __init__(self, layers: list[Layer]):
+        self.grids = [tuple(layer.values.shape[1:]) for layer in layers]
+        self.sides = [(across(layer.down), across(layer.across)) for layer in layers]
+        self.pairs = {
+            (a, b): (Meeting.of(one.down, two.down), Meeting.of(one.across, two.across))
+            for a, one in enumerate(layers)
+            for b, two in enumerate(layers[: a + 1])
+        }
+
+    def spread(self, grid: int, weights: np.ndarray) -> np.ndarray:
+        """(…, H, W) weights of pixels → (…, h·w) of a grid's sites: the adjoint of reading."""
+        down, wide = self.sides[grid]
+        found = down.T @ (weights @ wide)
+        return found.reshape(*weights.shape[:-2], -1)
+
+    def between(self, a: int, b: int, weights: np.ndarray) -> sparse.csr_array:
+        """(sites of a, sites of b): S of two grids, b ≤ a, for (H, W) weights of pixels."""
+        rows, columns = self.pairs[a, b]
+        values = rows.weights.T @ (weights @ columns.weights)  # (pairs of rows, of columns)
+        (ha, wa), (hb, wb) = self.grids[a], self.grids[b]
+        first = rows.first[:, None] * wa + columns.first
+        second = rows.second[:, None] * wb + columns.second
+        places = first.ravel(), second.ravel()
+        return sparse.csr_array(sparse.coo_array((values.ravel(), places), (ha * wa, hb * wb)))
 
 
 @dataclass
@@ -62,7 +114,7 @@ class PixelSums:
         self.x, self.y = np.zeros(self.channels), np.zeros(self.outputs)
         self.xx = np.zeros((self.channels, self.channels), self.dtype)
         self.xy = np.zeros((self.channels, self.outputs))
-        self._known: tuple[tuple, list[sparse.csr_array]] | None = None
+        self._reader: tuple[tuple, Reader] | None = None
 
     def add(self, column: Column, weights: np.ndarray, targets: np.ndarray) -> PixelSums:
         """Take in one picture.
@@ -72,35 +124,32 @@ class PixelSums:
             weights: (H, W) w; 0 leaves a pixel out.
             targets: (D, H, W) y; what they are where w is 0 plays no part.
         """
-        w = np.asarray(weights, np.float64).ravel()
-        y = np.where(w > 0, targets.reshape(len(targets), -1), 0)  # (D, H·W)
-        readings = self._readings(column)
-        maps = [layer.values.reshape(len(layer.values), -1).double().cpu().numpy()
-                for layer in column.layers]  # fmt: skip
+        w = np.asarray(weights, np.float64)
+        wy = np.where(w > 0, targets, 0) * w  # (D, H, W)
+        reader = self._read(column)
+        maps = [_flat(layer) for layer in column.layers]
         self.weight += float(w.sum())
-        self.y += y @ w
-        for a, (layer, A) in enumerate(zip(column.layers, readings, strict=True)):
+        self.y += wy.sum((1, 2))
+        for a, layer in enumerate(column.layers):
             places = layer.channels
-            self.x[places] += maps[a] @ (A.T @ w)
-            self.xy[places] += maps[a] @ (A.T @ (w[:, None] * y.T))
-            weighted = sparse.csr_array(A.T.multiply(w[None]))
+            self.x[places] += maps[a] @ reader.spread(a, w)
+            self.xy[places] += maps[a] @ reader.spread(a, wy).T
             for b in range(a + 1):
-                between = weighted @ readings[b]  # (sites of a, sites of b)
-                block = (between.T @ maps[a].T).T @ maps[b].T  # (c_a, c_b)
+                block = (reader.between(a, b, w).T @ maps[a].T).T @ maps[b].T  # (c_a, c_b)
                 others = column.layers[b].channels
                 self.xx[np.ix_(places, others)] += block
                 if a != b:
                     self.xx[np.ix_(others, places)] += block.T
         return self
 
-    def _readings(self, column: Column) -> list[sparse.csr_array]:
-        """Of a column's grids; pictures of one size and placement share them."""
+    def _read(self, column: Column) -> Reader:
+        """Of a column's grids; pictures of one size and placement share it."""
         maps = column.maps
-        grids = [tuple(layer.values.shape[1:]) for layer in column.layers]
-        key = maps.size, maps.input_size, maps.numbers, tuple(grids)
-        if self._known is None or self._known[0] != key:
-            self._known = key, [reading(layer) for layer in column.layers]
-        return self._known[1]
+        grids = tuple(tuple(layer.values.shape[1:]) for layer in column.layers)
+        key = maps.size, maps.input_size, maps.numbers, grids
+        if self._reader is None or self._reader[0] != key:
+            self._reader = key, Reader(column.layers)
+        return self._reader[1]
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """(C,) mean and standard deviation of the pixels' features."""
@@ -117,15 +166,19 @@ def pixel_moments(column: Column, weights: np.ndarray | None = None) -> tuple[np
     Args:
         weights: (H, W); None: 1 each.
     """
-    w = np.ones(column.size).ravel() if weights is None else np.asarray(weights, float).ravel()
+    w = np.ones(column.size) if weights is None else np.asarray(weights, np.float64)
     x, square = np.zeros(column.channels), np.zeros(column.channels)
-    for layer in column.layers:
-        A = reading(layer)
-        f = layer.values.reshape(len(layer.values), -1).double().cpu().numpy()
-        x[layer.channels] = f @ (A.T @ w)
-        between = sparse.csr_array(A.T.multiply(w[None])) @ A
-        square[layer.channels] = ((between @ f.T).T * f).sum(1)
+    reader = Reader(column.layers)
+    for place, layer in enumerate(column.layers):
+        f = _flat(layer)
+        x[layer.channels] = f @ reader.spread(place, w)
+        square[layer.channels] = ((reader.between(place, place, w) @ f.T).T * f).sum(1)
     return float(w.sum()), x, square
+
+
+def _flat(layer: Layer) -> np.ndarray:
+    """(c, h·w) float64."""
+    return layer.values.reshape(len(layer.values), -1).double().cpu().numpy()
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -45,6 +45,7 @@ class PixelLinear(Segmenter):
         alphas: to choose from on validation pictures, by mean IoU; without these the one in the
             middle, upper of two, is taken.
         class_weight: None: every labelled pixel counts 1; "balanced": every class the same.
+        standardise: False for features as they come, of "ridge".
         pixels: that "logistic" is fitted on.
         validation_fraction: share of the groups that is held back for the choice; then all of
             them are fitted. Not used where `fit` is given validation pictures.
@@ -62,6 +63,7 @@ class PixelLinear(Segmenter):
     kind: str = "ridge"
     alphas: Sequence[float] = ALPHAS
     class_weight: str | None = None
+    standardise: bool = True
     pixels: int = 50_000
     validation_fraction: float = 0.0
     memory_mb: float = 2048
@@ -100,13 +102,15 @@ class PixelLinear(Segmenter):
         cells, truth = self._opened(cells, masks, classes, ignore)
         fold = self._fold(cells, truth, validation, groups)
         self.scores_ = np.full(len(self.alphas), np.nan)
-        best = len(self.alphas) // 2
+        best, prepared = len(self.alphas) // 2, None
         if fold is not None and len(self.alphas) > 1:
             (inner, inner_truth), (held, held_truth) = fold
-            self.scores_ = self._validated(self._prepared(inner, inner_truth), held, held_truth)
+            tried = self._prepared(inner, inner_truth)
+            self.scores_ = self._validated(tried, held, held_truth)
             best = int(np.argmax(self.scores_))
+            prepared = tried if inner is cells else None
         self.alpha_ = float(self.alphas[best])
-        prepared = self._prepared(cells, truth)
+        prepared = prepared or self._prepared(cells, truth)
         self._note_seen(prepared.counts)
         self.coef_, self.intercept_ = prepared.solved(self.alpha_)
         return self
@@ -116,6 +120,9 @@ class PixelLinear(Segmenter):
         check_choice("class_weight", self.class_weight, WEIGHTS)
         good = len(tuple(self.alphas)) > 0 and min(self.alphas) > 0
         check_number("alphas", self.alphas, good, "numbers > 0, at least one")
+        if self.kind != "ridge" and not self.standardise:
+            raise ValueError("standardise=False is for kind='ridge'; the logistic one always "
+                             "standardises")  # fmt: skip
 
     def _fold(self, cells: Cells, truth: Masks, validation: Any, groups: Any):
         """Training and validation pictures of the choice; None where there is none to make."""
@@ -173,7 +180,7 @@ class RidgeSums:
             if w.any():
                 column = Column(cells.maps(row), head.cells_)
                 sums.add(column, w, one_hot(labels, K))
-        self.ridge = Ridge(sums)
+        self.ridge = Ridge(sums, head.standardise)
 
     def solved(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
         """(K, C) coefficients and (K,) intercepts."""
@@ -184,14 +191,17 @@ class Ridge:
     """Least squares with a penalty from sums over pixels: one eigendecomposition for all penalties.
 
     Constant features have the coefficient 0.
+
+    Args:
+        standardise: whether the penalty is of features of variance 1, or as they come.
     """
 
-    def __init__(self, sums: PixelSums):
+    def __init__(self, sums: PixelSums, standardise: bool = True):
         if not sums.weight:
             raise ValueError("every pixel is ignored; expected some that count")
         self.mean, deviation = sums.moments()
         keep = varies(torch.from_numpy(deviation), torch.from_numpy(self.mean)).numpy()
-        self.factor = np.where(keep, 1 / np.where(keep, deviation, 1), 0.0)
+        self.factor = np.where(keep, 1 / np.where(keep & standardise, deviation, 1), 0.0)
         self.offset = sums.y / sums.weight
         covariance = sums.xx / sums.weight - np.outer(self.mean, self.mean)
         covariance *= np.outer(self.factor, self.factor)

@@ -3,7 +3,7 @@
 A file holds maps as (N, C, h, w), so one pixel is C scattered reads. A pass therefore reads every
 picture once, cell by cell, takes as many pixels of it as the pass wants, and lays them into a pool
 that is shuffled when it is full. Memory is that of the pool and of one map, however many pictures
-there are.
+there are. (A picture that would fill more than its share of a small pool is read several times.)
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ from probes.batches import ShortEpochs
 from probes.cells import Cells
 from probes.checks import check_choice, check_counts, check_number, pick_device
 from probes.dense.base import DenseHead, Segmenter, Strips
-from probes.dense.column import STRIP_BYTES
 from probes.dense.framed import Framing, label_size, split_rows
 from probes.dense.levels import Key, TimeMix, scales
+from probes.dense.strips import STRIP_BYTES
 from probes.dense.truth import Masks
 from probes.layers import resized
 from probes.lazy import Rows, as_tensor
@@ -35,8 +35,8 @@ from probes.pixel_objectives import of_classes
 
 LOGITS = "logits"
 OVER_T = ("concat", "mix")
-_ELSEWHERE: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
-"""Fitted modules → their copies on another device."""
+_ELSEWHERE: WeakKeyDictionary[nn.Module, tuple[torch.device, nn.Module]] = WeakKeyDictionary()
+"""Fitted modules → another device, and their copies there."""
 
 
 class GridNet(nn.Module):
@@ -216,9 +216,10 @@ class GridHead(DenseHead, NetworkHead):
         """The module there: itself on the CPU, elsewhere a copy that is kept."""
         if device.type == "cpu":
             return self.module_
-        there = _ELSEWHERE.get(self.module_)
-        if there is None or next(there.parameters()).device != device:
-            there = _ELSEWHERE[self.module_] = super()._on(device)
+        where, there = _ELSEWHERE.get(self.module_, (None, None))
+        if where != device:
+            there = super()._on(device)
+            _ELSEWHERE[self.module_] = device, there
         return there
 
     @property

@@ -37,7 +37,7 @@ class PixelRegression(DenseHead):
         space: y is "log" depth or "metres".
         alphas: to choose from on validation pictures, by the mean of |found − true|/true; without
             these the one in the middle, upper of two, is taken.
-        validation_fraction, memory_mb, random_state, device: as `PixelLinear`'s.
+        standardise, validation_fraction, memory_mb, random_state, device: as `PixelLinear`'s.
 
     Attributes:
         coef_: (1, C) float32, intercept_: (1,) float32, of features as they come.
@@ -47,6 +47,7 @@ class PixelRegression(DenseHead):
 
     space: str = "log"
     alphas: Sequence[float] = ALPHAS
+    standardise: bool = True
     validation_fraction: float = 0.0
     memory_mb: float = 2048
     random_state: Any = 0
@@ -78,12 +79,15 @@ class PixelRegression(DenseHead):
         truth = DepthMaps(depth, cells)
         self.scores_, best = np.full(len(self.alphas), np.nan), len(self.alphas) // 2
         fold = self._fold(cells, truth, validation, groups)
+        ridge = None
         if fold is not None and len(self.alphas) > 1:
             inner, held = fold
             ridge, self.range_ = self._sums(*inner)
             self.scores_ = self._validated(ridge, *held)
             best = int(np.argmin(self.scores_))
-        ridge, self.range_ = self._sums(cells, truth)
+            ridge = ridge if inner[0] is cells else None
+        if ridge is None:
+            ridge, self.range_ = self._sums(cells, truth)
         self.alpha_ = float(self.alphas[best])
         self.coef_, self.intercept_ = ridge.solved(self.alpha_)
         return self
@@ -116,7 +120,7 @@ class PixelRegression(DenseHead):
                 sums.add(Column(cells.maps(row), self.cells_), known.astype(float), y[None])
         if not sums.weight:
             raise ValueError(f"depth is known of no pixel of {len(cells)} pictures")
-        return Ridge(sums), np.array([low, high], np.float32)
+        return Ridge(sums, self.standardise), np.array([low, high], np.float32)
 
     def _validated(self, ridge: Ridge, held: Cells, truth: DepthMaps) -> np.ndarray:
         """(A,) mean of |found − true|/true over the pixels of validation."""

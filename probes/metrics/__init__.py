@@ -14,6 +14,7 @@ from probes.metrics.classification import (
 )
 from probes.metrics.conventions import PRESETS, Convention, conventions_of
 from probes.metrics.depth import DepthErrors, depth_errors
+from probes.metrics.detection import AveragePrecision
 from probes.metrics.flow import FlowShare, FlowSmoothness, flow_error, flow_smoothness
 from probes.metrics.homography import CornerError, corner_error, find_homography
 from probes.metrics.intervals import (
@@ -60,6 +61,7 @@ __all__ = [
     "PCK",
     "PRESETS",
     "Accuracy",
+    "AveragePrecision",
     "BoundaryF",
     "Confusion",
     "ConfusionMatrix",

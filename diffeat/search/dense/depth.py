@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diffeat.errors import SpecError
+from diffeat.search.dense.heads import fitted
 from diffeat.search.dense.judge import DenseJudge, Segmentation
 from diffeat.search.splits import TEST
-from probes.cells import Cells
+from probes.dense import DepthMaps, MeanDepth
 from probes.metrics.depth import ERRORS, MIN_DEPTH, DepthErrors, depth_errors
 
 
@@ -52,34 +52,14 @@ class DepthEstimation(DenseJudge):
 
     @cached_property
     def constant(self) -> tuple[np.ndarray, str]:
-        """The median depth of training and validation."""
-        rows = np.flatnonzero(self.part == TEST)
-        found = [float(np.nanmedian(one)) for row in self._known
-                 if np.isfinite(one := self.truth(row)).any()]  # fmt: skip
-        if not found:
-            raise SpecError(f"{self.bound.name}: no depth is known in training; expected some")
-        said = (np.full(self.bound.sizes[row], np.median(found)) for row in rows)
-        return self.outcomes_of(said, rows), "median depth of training"
+        """The mean depth image of training and validation: position alone."""
+        rows, known = np.flatnonzero(self.part == TEST), self._known
+        head = fitted(MeanDepth(), self._frames[known], self.bound.masks[known])
+        return self.outcomes_of(head.predict(self._frames[rows]), rows), "mean depth, by position"
 
     @cached_property
-    def truths(self) -> Depths:
-        return Depths(self.bound.masks, self._frames)
-
-
-class Depths:
-    """N depth maps in metres; nan where nothing is known, or an input shows nothing."""
-
-    def __init__(self, values: Any, cells: Cells):
-        self.values, self.cells = values, cells
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        found, frame = np.array(self.values[row], np.float32), self.cells.frame(row)
-        if found.shape != frame.size:
-            raise ValueError(f"depth is {found.shape}, its picture {frame.size}; expected one "
-                             "number a pixel")  # fmt: skip
-        across, down = frame.shown()
-        found[~(down[:, None] & across)] = np.nan
-        return found
+    def truths(self) -> DepthMaps:
+        return DepthMaps(self.bound.masks, self._frames)
 
 
 KINDS: dict[str, type[DenseJudge]] = {"masks": Segmentation, "depth": DepthEstimation}

@@ -116,6 +116,7 @@ def fitted(
     more = {"classes": list(classes), "ignore": ignore} if isinstance(copy, Segmenter) else {}
     if validation is None and is_trained(copy):  # which would hold pictures back by itself
         validation = 0
+        copy.set_params(patience=None)  # which needs pictures to be patient with
     try:
         return copy.fit(cells, truths, validation, **more)
     except DiffeatError:
@@ -126,12 +127,12 @@ def fitted(
 
 def is_trained(head: Any) -> bool:
     """Whether it is trained in epochs, of which validation keeps the best."""
-    return "validation_fraction" in head.get_params()
+    return "patience" in head.get_params()
 
 
 def has_choice(head: Any) -> bool:
-    """Whether validation chooses something of a head."""
-    return "alphas" in head.get_params() or is_trained(head)
+    """Whether validation chooses something of a head: a penalty, or by `patience` an epoch."""
+    return "alphas" in head.get_params() or (is_trained(head) and head.patience is not None)
 
 
 def setting_of(head: Any) -> float | None:
@@ -140,7 +141,7 @@ def setting_of(head: Any) -> float | None:
     if (found := getattr(head, "alpha_", None)) is not None:
         return float(found)
     epoch = getattr(head, "best_epoch_", None)
-    if not epoch or not is_trained(head):
+    if not epoch or not has_choice(head):
         return None
     steps = getattr(head, "steps", None)
     return float(epoch if steps is None else epoch * -(-steps // head.epochs))

@@ -11,13 +11,21 @@ import numpy as np
 
 from diffeat.errors import DiffeatError, SpecError
 from diffeat.search.dense.bound import BoundDense
-from diffeat.search.dense.heads import HeadChoice, choice_of, fitted, setting_of, with_setting
+from diffeat.search.dense.heads import (
+    HeadChoice,
+    choice_of,
+    fitted,
+    has_choice,
+    is_trained,
+    setting_of,
+    with_setting,
+)
 from diffeat.search.dense.mixed import weighed
 from diffeat.search.intervals import FEW, percentile_interval, resampled
 from diffeat.search.judge import Candidate, Judge, Mix, Outcome, cells_in
 from diffeat.search.measure import SHARE
 from diffeat.search.splits import TEST, TRAIN, VALIDATION, Fractions, split_groups
-from diffeat.search.stored import made_of, warn_of_targets_seen
+from diffeat.search.stored import corrupted_text, made_of, warn_of_targets_seen
 from diffeat.search.tasks import CellKey, Made
 from probes.cells import Cells
 from probes.dense import Masks, MeanMask
@@ -25,6 +33,8 @@ from probes.metrics.segmentation import Confusion
 
 SHARES: Fractions = (0.6, 0.2, 0.2)
 """Of training, validation and test."""
+ROOM = 64 << 20
+"""Bytes for a picture's scores and masks."""
 
 
 class DenseJudge(Judge):
@@ -61,10 +71,13 @@ class DenseJudge(Judge):
             raise SpecError(f"{bound.name} holds {bound.kind}; expected {self.kind}")
         if part is None:
             part = split_groups(bound.groups, SHARES, seed)[0]
-        source = bound.files[0].model["name"] if source is None else source
+        worse = corrupted_text([one.spec for one in bound.files])
+        if source is None:
+            source = bound.files[0].model["name"] + (f" ({worse})" if worse else "")
         super().__init__({}, bound.groups, part, source, bound.identity, conditioned)
         self.bound, self.choice = bound, choice_of(head)
         self.estimator = self.choice.made(self.kind)
+        self.told = worse
         self._last: tuple[Any, tuple[Any, Cells]] | None = None
         self._tested: dict[tuple[Candidate, float | None], np.ndarray] = {}
         _warn_seen(bound, np.asarray(part))
@@ -218,7 +231,7 @@ class DenseJudge(Judge):
         if isinstance(candidate, Mix) and candidate.weights is not None:
             X, head = weighed(X, rows, candidate.weights), _as_it_comes(head)
         masks = self.bound.masks
-        validation = (X[held], masks[held]) if len(held) else None
+        validation = (X[held], masks[held]) if len(held) and has_choice(head) else None
         return fitted(head, X[rows], masks[rows], validation, *self._about), X
 
     _about: tuple[Any, ...] = ()
@@ -266,11 +279,14 @@ class DenseJudge(Judge):
     # memory
 
     def bytes_of(self, cell: Candidate) -> float:
-        """Gram matrices of the channels, three of them, and the maps of one picture."""
+        """What the head may hold, or of a linear one three matrices of products of channels; and
+        the maps of one picture."""
         shapes = [self.shape(key)[1:] for key in cells_in(cell)]
         width = sum(shape[0] for shape in shapes)
         maps = sum(4.0 * np.prod(shape) for shape in shapes)
-        return 8.0 * 3 * width**2 + 4 * maps + (64 << 20)
+        has = self.estimator.get_params()
+        pool = 2**20 * has["memory_mb"] if is_trained(self.estimator) else 24.0 * width**2
+        return pool + 4 * maps + ROOM
 
 
 class Segmentation(DenseJudge):
@@ -348,7 +364,8 @@ class Segmentation(DenseJudge):
 
 def _as_it_comes(head: Any) -> Any:
     """A head that does not standardise its features, which are already."""
-    return head.set_params(standardise=False) if "standardise" in head.get_params() else head
+    names = {"standardise", "standardize"} & set(head.get_params())
+    return head.set_params(**dict.fromkeys(names, False))
 
 
 def _warn_seen(bound: BoundDense, part: np.ndarray) -> None:

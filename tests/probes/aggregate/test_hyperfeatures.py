@@ -363,8 +363,8 @@ def test_parameters(options, message, faces):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"objective": "segmentation"}, "expected one of matching, classification"),
-        ({"objective": pixel_cross_entropy(3)}, "maps as targets"),
+        ({"objective": "panoptic"}, "expected one of matching, classification"),
+        ({"objective": pixel_cross_entropy(3)}, r"expected \(H, W\) whole numbers"),
         ({"objective": "matching"}, "expected probes.Pairs for matching"),
         ({"validation": 1.5}, r"expected a number in \[0, 1\)"),
         ({"validation": (1,)}, "1 members"),

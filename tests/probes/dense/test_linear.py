@@ -225,3 +225,44 @@ def test_kept_and_loaded(what, tmp_path):
     loaded = probes.load(tmp_path / "head.safetensors")
     for one, two in zip(head.predict(cells), loaded.predict(cells), strict=True):
         assert np.array_equal(one, two)
+
+
+def test_features_as_they_come_are_scikit_learns_ridge():
+    rng = np.random.default_rng(3)
+    maps = (
+        rng.normal(size=(2, 4, 6, 6)).astype(np.float32) * np.array([9, 1, 0.1, 2])[:, None, None]
+    )
+    cells = Cells({("a", 1): maps.astype(np.float32)}, sizes=np.full((2, 2), 6))
+    masks = rng.integers(0, 3, (2, 6, 6))
+    head = PixelLinear(alphas=(0.5,), standardise=False).fit(cells, masks, classes=3)
+    X = maps.transpose(0, 2, 3, 1).reshape(-1, 4).astype(np.float32)
+    expected = Ridge(alpha=0.5 * len(X)).fit(X, np.eye(3)[masks.ravel()])
+    np.testing.assert_allclose(head.coef_, expected.coef_, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="kind='ridge'"):
+        PixelLinear(kind="logistic", standardise=False).fit(cells, masks, classes=3)
+
+
+@pytest.mark.parametrize("kind", ["masks", "depth"])
+def test_given_validation_pictures_training_is_read_once(kind):
+    rng = np.random.default_rng(0)
+
+    class Read:
+        def __init__(self, values):
+            self.values, self.shape, self.dtype, self.rows = values, values.shape, values.dtype, []
+
+        def __len__(self):
+            return len(self.values)
+
+        def __getitem__(self, key):
+            self.rows += np.arange(len(self))[key].tolist()
+            return self.values[key]
+
+    maps = Read(rng.normal(size=(3, 4, 6, 6)).astype(np.float32))
+    held = Read(rng.normal(size=(2, 4, 6, 6)).astype(np.float32))
+    cells, held_cells = (Cells({("a", 1): one}, sizes=np.full((len(one), 2), 6))
+                         for one in (maps, held))  # fmt: skip
+    known = rng.integers(0, 2, (5, 6, 6)) if kind == "masks" else rng.uniform(1, 2, (5, 6, 6))
+    head = PixelLinear() if kind == "masks" else PixelRegression()
+    head.fit(cells, known[:3], (held_cells, known[3:]))
+    assert maps.rows == [0, 1, 2]
+    assert held.rows == [0, 1]

@@ -135,6 +135,22 @@ class TestSegmentation:
         with pytest.raises(SpecError, match="weighed is no head that could be kept"):
             judge.head(Mix(pair, (0.5, 0.5)), None)
 
+    def test_the_penalty_is_chosen_on_validation_and_kept(self, bound):
+        judge = Segmentation(bound, PART, HeadChoice("ridge", (1e-3, 1e6)))
+        [outcome] = judge.validate([BEST], PART)
+        assert outcome.setting == 1e-3  # the other one says the most frequent class
+        assert outcome.validation > 0.9
+        assert judge.head(BEST, outcome.setting).alpha_ == 1e-3
+        assert judge.settle(judge.test(BEST, 1e-3))[0] > judge.settle(judge.test(BEST, 1e6))[0]
+
+    def test_weights_are_the_penalty_of_a_cell(self, bound):
+        judge = Segmentation(bound, PART, HeadChoice("ridge", (1.0,)))
+        pair = (BEST, ("a", 50))
+        heavy, light = (
+            judge.validate([Mix(pair, (one, 1.0))], PART)[0].validation for one in (1.0, 1e-4)
+        )
+        assert light < 0.5 * heavy
+
     def test_a_mask_of_another_size_is_told(self, folder, store):
         odd = Planted(folder, changes={3: np.zeros((8, 8), np.uint8)})
         judge = Segmentation(bind_dense(odd, [store]), PART, "nearest-mean")
@@ -210,3 +226,22 @@ class TestDepth:
     def test_lower_is_better(self, judge):
         assert judge.number.best([0.3, 0.1, 0.2]) == 1
         assert "lower is better" in judge.headline
+
+
+class TestTrainedHeads:
+    def test_the_epoch_that_validation_kept_is_trained_again(self, bound):
+        from probes.dense import FPNHead
+
+        head = FPNHead(width=4, steps=12, epochs=4, patience=2, batch_size=4, random_state=0)
+        judge = Segmentation(bound, PART, head)
+        [outcome] = judge.validate([BEST], PART)
+        assert outcome.setting in (3, 6, 9, 12)
+        kept = judge.head(BEST, outcome.setting)
+        assert kept.steps == outcome.setting
+        assert "FPNHead" in judge.describe()["score"]
+
+    def test_without_patience_nothing_is_chosen(self, bound):
+        from probes.dense import FPNHead
+
+        judge = Segmentation(bound, PART, FPNHead(width=4, steps=2, epochs=1, random_state=0))
+        assert judge.validate([BEST], PART)[0].setting is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffeat.errors import SpecError
-from diffeat.search.dense import Segmentation, few_labels
+from diffeat.search.dense import HeadChoice, Segmentation, few_labels
 from diffeat.search.dense.labels import _interval, draw_order, inner_split
 from diffeat.search.splits import TEST, TRAIN, VALIDATION
 from tests.search.dense.common import BEST, COUNT, mask_of
@@ -97,6 +97,15 @@ class TestFewLabels:
         assert learnt[3][:2] == learnt[1]
         assert learnt[0] != learnt[1]
         assert max(map(max, learnt)) < 16  # no picture of the test
+
+    def test_a_penalty_is_chosen_within_the_labelled_pictures(self, bound):
+        found = few_labels(bound, HeadChoice("ridge", (1e-3, 1e6)), (1, 6), 2, part=PART,
+                           keys=[BEST])  # fmt: skip
+        one, six = found.rows
+        assert one.settings == (None, None)  # nothing can be held out: the middle one
+        assert six.settings == (1e-3, 1e-3)
+        assert six.mean > 0.9 > one.mean
+        assert "nothing can be held out" in found.notes[-1]
 
     def test_the_mean_is_that_of_draws(self, found):
         scores = [draw.score for draw in found.draws if draw.labels == 4]

@@ -1,0 +1,200 @@
+"""A detector on frozen maps, trained through the one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from probes.batches import Batches
+from probes.cells import Cells, cells_of
+from probes.checks import check_counts, pick_device
+from probes.detection.boxes import Boxes, packed, to_picture
+from probes.held_out import by_groups
+from probes.lazy import Rows
+from probes.metrics.detection import AveragePrecision
+from probes.network import NetworkHead, Shapes
+from probes.objectives import Objective
+from probes.on_maps import OnMaps
+
+if TYPE_CHECKING:
+    from probes.detection.network import Levels
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class BoxDetector(OnMaps, NetworkHead):
+    """FCOS (torchvision's) on a feature pyramid of frozen maps.
+
+    Cells of one grid are joined and normalised; the grids are the levels of a feature pyramid, and
+    one coarser is added. A thing is sought at the level whose cells fit its size.
+
+    Args:
+        width: channels of the pyramid; a multiple of 4.
+        depth: convolutions of each branch of the head.
+        min_score: what is found below it is dropped.
+        overlap: of two boxes of a class that overlap more (IoU), the weaker is dropped.
+        epochs, batch_size, …: those of `NetworkHead`; a row is a picture.
+
+    Attributes:
+        cells_, shapes_: the (block, t), and their (C, h, w).
+        classes_: (K,) names. input_size_: (2,) H, W of the inputs in pixels.
+
+    Further attributes: see `NetworkHead`.
+
+    Source: Tian et al. 2019, "FCOS: Fully Convolutional One-Stage Object Detection"; features of a
+    frozen diffusion model in a detector: DiffYOLO.
+    """
+
+    _sides = (4,)
+
+    width: int = 64
+    depth: int = 2
+    min_score: float = 0.05
+    overlap: float = 0.6
+    epochs: int = 40
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+
+    def fit(
+        self,
+        cells: Any,
+        boxes: Sequence[Boxes],
+        validation: Any = None,
+        *,
+        classes: int | Sequence[str],
+        groups: Any = None,
+    ):
+        """Train the pyramid and the head.
+
+        Args:
+            cells: `probes.Cells` of (N, C, h, w) maps, with the pictures' sizes.
+            boxes: what is known of each picture.
+            validation: what scores every epoch (AP at IoU .5, in input pixels): a share of the
+                groups, or (cells, boxes). None: `validation_fraction`.
+            classes: K, or K names.
+            groups: (N,) of the pictures; None: each is its own.
+
+        Returns:
+            self.
+
+        Raises:
+            ValueError: cells that are no maps, labels that are no class, no box, parameters out of
+                range, a loss that is not finite.
+        """
+        check_counts(self, "width", "depth", "batch_size", "epochs")
+        if self.width % 4:
+            raise ValueError(f"width={self.width}; expected a multiple of 4")
+        cells, how = cells_of(cells), self._training()
+        self._note(cells)
+        self.n_features_in_ = len(self.cells_)
+        names = np.arange(classes) if isinstance(classes, int) else np.asarray(list(classes))
+        self.classes_, self.n_outputs_ = names, len(names)
+        self.input_size_ = np.asarray(cells.frame(0).input_size, np.int64)
+        device = pick_device(self.device, None)
+        randomness = self._randomness(device)
+        training, held = self._parted_pictures(
+            cells, boxes, validation, groups, randomness.numpy, device
+        )
+        return self._run(how, self._objective(), training, held, randomness)
+
+    def _parted_pictures(self, cells: Cells, boxes, validation, groups, rng, device):
+        """Batches for training and, if there are such pictures, for validation."""
+        targets = Rows(packed(boxes, cells, self.n_outputs_), "boxes")
+        parts, memory = [cells.rows(key) for key in self.cells_], int(self.memory_mb * 2**20)
+        rows, held = np.arange(len(cells)), None
+        if isinstance(validation, (tuple, list)):
+            others, truth = self._checked(validation[0]), validation[1]
+            there = [others.rows(key) for key in self.cells_]
+            known = Rows(packed(truth, others, self.n_outputs_), "validation boxes")
+            every = np.arange(len(others))
+            held = Batches(there, known, every, self.batch_size, memory // 4, device)
+        elif share := self.validation_fraction if validation is None else validation:
+            owners = np.arange(len(cells)) if groups is None else groups
+            rows, kept = by_groups(owners, share, rng)
+            held = Batches(parts, targets, kept, self.batch_size, memory // 4, device)
+        return Batches(parts, targets, rows, self.batch_size, memory, device), held
+
+    def _levels(self) -> Levels:
+        from probes.detection.network import Levels  # torchvision's detectors take a second
+
+        size = tuple(int(side) for side in self.input_size_)
+        return Levels(self.shapes_, size, self.n_outputs_, self.min_score, self.overlap)
+
+    def _build(self, shapes: Shapes, outputs: int, batches: Any) -> nn.Module:
+        from probes.detection.network import DetectorNet
+
+        return DetectorNet(self._levels(), self.width, self.depth)
+
+    def _objective(self) -> Objective:
+        levels = self._levels()
+        return Objective(
+            "FCOS", lambda output, target, reduction: _scaled(levels, output, target, reduction),
+            len, "ap50", lambda: _Measure(levels), True, levels.boxes, levels.boxes, "float32",
+        )  # fmt: skip
+
+    def predict(self, cells: Any) -> Iterator[Boxes]:
+        """What is found in each picture, in its own pixels, the likeliest first.
+
+        Raises:
+            ValueError: cells, channels or inputs that are not those of `fit`.
+        """
+        cells, levels = self._checked(cells), self._levels()
+        device = pick_device(self.device, None)
+        net, row = self._on(device), 0
+        parts = [cells.rows(key) for key in self.cells_]
+        nothing, every = np.zeros(len(cells), np.int64), np.arange(len(cells))
+        memory = int(self.memory_mb * 2**20)
+        batches = Batches(parts, nothing, every, self.batch_size, memory, device)
+        for arrays, _ in batches.ordered():
+            with torch.no_grad():
+                found = levels.boxes(net(*arrays))
+            for one in found:
+                yield self._in_picture(one, cells, row)
+                row += 1
+
+    def _in_picture(self, one: dict[str, torch.Tensor], cells: Cells, row: int) -> Boxes:
+        maps = cells.frame(row)
+        if tuple(maps.input_size) != tuple(self.input_size_):
+            raise ValueError(f"the input of picture {row} is {maps.input_size}; expected "
+                             f"{tuple(self.input_size_)}, as in fit")  # fmt: skip
+        boxes = to_picture(one["boxes"].cpu().double().numpy(), maps)
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        labels, scores = (one[name].cpu().numpy()[kept] for name in ("labels", "scores"))
+        return Boxes(boxes[kept], labels, scores.astype(np.float64))
+
+    def score(self, cells: Any, boxes: Sequence[Boxes]) -> float:
+        """AP at IoU .5, in [0, 1]; see `probes.metrics.AveragePrecision` for more."""
+        measure = AveragePrecision(len(self.classes_))
+        for found, known in zip(self.predict(cells), boxes, strict=True):
+            measure.update(found, known)
+        return measure.compute()["AP50"]
+
+
+def _scaled(levels: Levels, output, target, reduction: str) -> torch.Tensor:
+    """The loss of a batch is a mean already; its sum weighs by pictures."""
+    loss = levels.loss(output, target)
+    return loss * len(target) if reduction == "sum" else loss
+
+
+class _Measure:
+    """AP50 of what is found in inputs."""
+
+    def __init__(self, levels: Levels):
+        self.measure = AveragePrecision(levels.classes)
+
+    def update(self, found: list[dict[str, torch.Tensor]], truth: torch.Tensor) -> None:
+        for one, known in zip(found, truth.cpu().double().numpy(), strict=True):
+            known = known[known[:, 4] >= 0]
+            there = {name: value.cpu().double().numpy() for name, value in one.items()}
+            kept = (there["boxes"][:, 2:] > there["boxes"][:, :2]).all(1)
+            self.measure.update(
+                Boxes(there["boxes"][kept], there["labels"][kept], there["scores"][kept]),
+                Boxes(known[:, :4], known[:, 4]),
+            )
+
+    def compute(self) -> float:
+        return self.measure.compute()["AP50"]
