@@ -67,9 +67,7 @@ class Meeting:
     def __call__(self, weights: np.ndarray) -> sparse.csr_array:
         """(H, W) w → (sites of a, sites of b)."""
         values = (self.across @ (self.down @ weights).T).T.ravel()
-        return sparse.csr_array(
-            sparse.coo_array((values, (self.rows, self.columns)), self.shape)
-        )
+        return sparse.csr_array(sparse.coo_array((values, (self.rows, self.columns)), self.shape))
 
 
 def _pairs(a: Axis, b: Axis) -> tuple[tuple[np.ndarray, np.ndarray], sparse.csr_array]:
