@@ -348,6 +348,11 @@ class TestProbe:
         with Image.open(tmp_path / "t.png") as picture:
             assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
 
+    def test_only_some_cells(self, diffeat, pooled):
+        asked = ("probe", pooled, *self.split, "-b", "mid", "-t", "60", "--json")
+        found = json.loads(diffeat(*asked).out)
+        assert [(cell["block"], cell["t"]) for cell in found["cells"]] == [("mid", 60)]
+
     def test_json(self, diffeat, pooled):
         found = json.loads(diffeat("probe", pooled, *self.split, "-C", "0.01", "--json").out)
         assert sum(found["counts"]) == 40

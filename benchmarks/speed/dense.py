@@ -47,10 +47,15 @@ def measure(settings: Settings) -> dict[str, Any]:
     }
 
 
+def untrained(order: dict[str, Any], channels: int) -> EnsembleNet:
+    """As it is before the first step."""
+    torch.manual_seed(order["seed"])
+    return EnsembleNet(order["members"], channels, order["hidden"], order["classes"]).train()
+
+
 def network(order: dict[str, Any], channels: int) -> EnsembleNet:
     """Random weights, and norms and biases as if they had learned something."""
-    torch.manual_seed(order["seed"])
-    net = EnsembleNet(order["members"], channels, order["hidden"], order["classes"])
+    net = untrained(order, channels)
     with torch.no_grad():
         for bias in net.biases:
             bias.normal_()
@@ -122,7 +127,7 @@ def _steps(order: dict[str, Any], channels: int, settings: Settings) -> dict[str
     batches = batches_of(order, channels, count)
     alone = [[([x[:, k].contiguous()], y[:, k]) for (x,), y in batches]
              for k in range(order["members"])]  # fmt: skip
-    start = network(order, channels).train()
+    start = untrained(order, channels)
     found: dict[str, Any] = {}
 
     def apart() -> None:
@@ -130,7 +135,7 @@ def _steps(order: dict[str, Any], channels: int, settings: Settings) -> dict[str
         found["apart"] = [plain.trained(*one) for one in zip(members, alone, strict=True)]
 
     def together() -> None:
-        net = network(order, channels).train()
+        net = untrained(order, channels)
         found["together"] = step_together(net, batches, order["classes"])
 
     seconds = in_turn((apart, together), settings.by_length(5, 2), CPU)

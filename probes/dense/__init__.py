@@ -14,7 +14,6 @@ from probes.dense.nearest_mean import NearestMean
 from probes.dense.pixels import PixelPool
 from probes.dense.position import MeanMask
 from probes.dense.positions import positions, with_positions
-from probes.dense.published import PUBLISHED, published
 from probes.dense.regression import PixelRegression
 from probes.dense.truth import DepthMaps, Masks
 
@@ -39,6 +38,5 @@ __all__ = [
     "PixelRegression",
     "Segmenter",
     "positions",
-    "published",
     "with_positions",
 ]

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from probes.axes import Axis
 from probes.dense.grams import PixelSums, pixel_moments
@@ -105,13 +106,12 @@ class Column:
             h, w = layer.grid
             top, bottom, v = (one[row] for one in layer.down.corners)
             left, right, u = (one[column] for one in layer.across.corners)
-            corners = (top * w + left, top * w + right, bottom * w + left, bottom * w + right)
+            corners = torch.stack(
+                [top * w + left, top * w + right, bottom * w + left, bottom * w + right], 1
+            )
+            shares = torch.stack([(1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u], 1)
             for values, place in layer.parts:
-                flat = values.reshape(len(values), h * w)
-                a, b, d, e = (as_float(flat[:, corner]) for corner in corners)
-                u, v = u.to(a.dtype), v.to(a.dtype)
-                read = torch.lerp(torch.lerp(a, b, u), torch.lerp(d, e, u), v)  # (c, n)
-                found[:, place] = read.T.float()
+                found[:, place] = _weighted(values.reshape(len(values), h * w), corners, shares)
         return found
 
     def linear(
@@ -158,6 +158,16 @@ class Column:
         """
         w = np.ones(self.size) if weights is None else weights
         return PixelSums(self.channels, 0).add(self, w, np.empty((0, *self.size))).xx
+
+
+def _weighted(flat: torch.Tensor, corners: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Sums of four sites each, by their shares: (c, sites), (n, 4), (n, 4) → (n, c)."""
+    count, sites = len(corners), flat.shape[1]
+    if sites <= 4 * count:  # laid out by sites, so that each is one run of memory
+        rows = as_float(flat).T.contiguous()
+        return F.embedding_bag(corners, rows, mode="sum", per_sample_weights=shares.to(rows))
+    picked = as_float(flat.index_select(1, corners.reshape(-1)))
+    return torch.einsum("cnk,nk->nc", picked.view(-1, count, 4), shares.to(picked))
 
 
 def _as_given(values: Any) -> torch.Tensor:

@@ -16,6 +16,8 @@ from probes.maps import Maps
 from probes.matching import NearestMatcher, warp
 
 CHOICES = ("similar", "first")
+ALONG = 32
+"""Pixels along each side that are matched, at most, where nobody says how many."""
 PRIOR = 1e-3
 """Of a vote, which the classes' shares in training have: it decides where nothing was carried."""
 
@@ -31,12 +33,14 @@ class InContext(Segmenter):
     every picture.
 
     Args:
-        matcher: finds the picture's pixels in a reference; None is `NearestMatcher()`.
+        matcher: finds the picture's pixels in a reference; None is
+            `NearestMatcher(resolution="site")`, which compares the sites of the finest grid.
         references: labelled pictures that vote, at most.
         choose: "similar", those whose mean features are the most like the picture's (cosine, mean
             over cells); "first", the first ones of training for every picture.
-        stride: of the pixels that are matched, as `warp` takes it: "site", or pixels. Time is that
-            of as many matches per reference.
+        stride: of the pixels that are matched, as `warp` takes it: pixels, or "site". Time is that
+            of as many matches per reference. None: so many pixels that at most 32 are matched along
+            each side.
 
     Attributes:
         pooled_: cell → (N, C) float32 mean features of length 1 ("similar").
@@ -46,7 +50,7 @@ class InContext(Segmenter):
     matcher: Any = None
     references: int = 5
     choose: str = "similar"
-    stride: int | str = "site"
+    stride: int | str | None = None
 
     def fit(
         self,
@@ -104,13 +108,14 @@ class InContext(Segmenter):
 
     def _strips(self, maps: Maps) -> Strips:
         cells, truth = self._labelled
-        matcher = NearestMatcher() if self.matcher is None else self.matcher
+        matcher = NearestMatcher(resolution="site") if self.matcher is None else self.matcher
+        stride = -(-max(maps.size) // ALONG) if self.stride is None else self.stride
         own = self._of_fit(maps)
         rows = self.chosen(maps)
         votes = np.zeros((*maps.size, truth.classes), np.float32)
         for row in rows.tolist():
             soft = (truth[row][..., None] == np.arange(truth.classes)).astype(np.float32)
-            votes += warp(soft, self._of_fit(cells.maps(row)), own, matcher, stride=self.stride)
+            votes += warp(soft, self._of_fit(cells.maps(row)), own, matcher, stride=stride)
         scores = votes[_outwards(maps)] / len(rows) + PRIOR * self.prior_
         yield 0, torch.from_numpy(np.ascontiguousarray(scores.transpose(2, 0, 1)))
 

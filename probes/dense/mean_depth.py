@@ -42,7 +42,7 @@ class MeanDepth(DenseHead):
 
         Args:
             cells: `probes.Cells` of (N, C, h, w) maps, of which sizes and placements are taken.
-            depths: N (H, W) depths in metres, of the pictures' size; nan, inf and 0 are unknown.
+            depths: N (H, W) depths in metres, of the pictures' size; nan is unknown.
             validation: not looked at.
 
         Returns:

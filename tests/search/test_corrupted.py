@@ -12,6 +12,7 @@ from PIL import Image
 
 import diffeat as package
 from diffeat.images import Corruption
+from diffeat.viewer import originals
 from tests.search.common import arrays_of, labels_of, write_store
 
 MODEL, CORRUPTION = "unet-cifar10", "gaussian_noise:4"
@@ -63,6 +64,8 @@ def test_an_extraction_is_that_of_corrupted_files(diffeat, folder, tmp_path):
         assert a.spec.corrupt == CORRUPTION
         assert "corrupt" not in c.spec.to_dict()
         assert a.pictures["fingerprint"] == c.pictures["fingerprint"]
+        shown = [originals(one, one.ids, str(where)) for one, where in ((a, folder), (b, worse))]
+    assert np.array_equal(*shown)  # what the network was given
     assert np.array_equal(found, expected)
     assert np.abs(found - clean).max() > 0.05
     backbone = package.load(MODEL)
@@ -116,3 +119,13 @@ def test_other_fields_still_have_to_be_alike(diffeat, files, tmp_path):
     answer = diffeat("merge", tmp_path / "m.h5", *files)
     assert answer.code == 1
     assert "corrupt" in answer.err
+
+
+def test_a_comparison_says_which_file_is_corrupted(diffeat, tmp_path):
+    labels = labels_of(120, 0)
+    for name, corrupt in (("clean", None), ("worse", CORRUPTION)):
+        write_store(tmp_path / f"{name}.h5", arrays_of(labels), labels, corrupt=corrupt).close()
+    answer = diffeat("compare", tmp_path / "clean.h5", tmp_path / "worse.h5")
+    assert answer.code == 0, answer.err
+    assert "worse: pictures corrupted by gaussian_noise:4" in answer.out
+    assert "clean: " not in answer.out

@@ -16,6 +16,7 @@ from diffeat.search.dense.heads import (
     choice_of,
     fitted,
     has_choice,
+    is_trained,
     setting_of,
     with_setting,
 )
@@ -32,6 +33,8 @@ from probes.metrics.segmentation import Confusion
 
 SHARES: Fractions = (0.6, 0.2, 0.2)
 """Of training, validation and test."""
+ROOM = 64 << 20
+"""Bytes for a picture's scores and masks."""
 
 
 class DenseJudge(Judge):
@@ -276,11 +279,14 @@ class DenseJudge(Judge):
     # memory
 
     def bytes_of(self, cell: Candidate) -> float:
-        """Gram matrices of the channels, three of them, and the maps of one picture."""
+        """What the head may hold, or of a linear one three matrices of products of channels; and
+        the maps of one picture."""
         shapes = [self.shape(key)[1:] for key in cells_in(cell)]
         width = sum(shape[0] for shape in shapes)
         maps = sum(4.0 * np.prod(shape) for shape in shapes)
-        return 8.0 * 3 * width**2 + 4 * maps + (64 << 20)
+        has = self.estimator.get_params()
+        pool = 2**20 * has["memory_mb"] if is_trained(self.estimator) else 24.0 * width**2
+        return pool + 4 * maps + ROOM
 
 
 class Segmentation(DenseJudge):

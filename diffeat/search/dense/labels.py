@@ -135,7 +135,7 @@ class FewLabels:
             self.headline, *self.table().splitlines(),
             "interval: draws of labels and groups of test pictures drawn anew; larger draws hold "
             "the smaller ones",
-            *self.notes, f"without features ({what}): {self.measure.say(value)}",
+            *self.notes, f"without features, all labels ({what}): {self.measure.say(value)}",
         ]  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:

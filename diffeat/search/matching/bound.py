@@ -20,7 +20,7 @@ from diffeat.errors import SourceError, SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Seen, Source, look
 from diffeat.images.digests import digest_of_nothing
-from diffeat.search.stored import cells_of, check_alike, identity_of
+from diffeat.search.stored import cells_of, check_alike, corrupted_text, identity_of
 from diffeat.search.tasks import CellKey, bytes_fingerprint, cell_name, choose_cells
 from diffeat.store import FeatureStore, seen_in
 from diffeat.targets.pairs.base import PairTargets, Truth
@@ -75,8 +75,10 @@ class BoundPairs:
 
     @property
     def noted(self) -> dict[str, int]:
-        """What was taken though it is odd → how many ("pairs listed twice")."""
-        return dict(self.targets.noted)
+        """What was taken though it is odd → how many ("pairs listed twice", corrupted pictures)."""
+        worse = corrupted_text([self.stores[0].spec])  # all are made alike
+        more = {worse: len(np.unique([self.pairs.source, self.pairs.target]))} if worse else {}
+        return {**self.targets.noted, **more}
 
     @property
     def name(self) -> str:

@@ -159,7 +159,7 @@ def test_in_context_beyond_the_input():
                     input_size=(16, 24))  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        head = InContext(references=1).fit(cropped, wide)
+        head = InContext(references=1, stride=1).fit(cropped, wide)
     found = next(head.predict(cropped))
     assert np.array_equal(found[:, :8], found[:, 8:9].repeat(8, 1))
     assert np.array_equal(found[:, 32:], found[:, 31:32].repeat(8, 1))
@@ -200,9 +200,9 @@ def rooms(count=5, size=(12, 20)):
     rng = np.random.default_rng(3)
     depths = rng.uniform(1, 4, (count, *size))
     depths[rng.random(depths.shape) < 0.2] = np.nan
-    depths[:, :3, :4], depths[0, 5] = 0, np.inf
+    depths[:, :3, :4] = np.nan
     cells = Cells({("a", 0): np.zeros((count, 2, 3, 5), np.float32)}, sizes=[size] * count)
-    return cells, depths, np.isfinite(depths) & (depths > 0)
+    return cells, depths, np.isfinite(depths)
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -230,6 +230,9 @@ def test_mean_depth(log, tmp_path):
 def test_mean_depth_of_nothing():
     cells, depths, _ = rooms()
     with pytest.raises(ValueError, match="no pixel of 5 depth maps is known"):
-        MeanDepth().fit(cells, np.zeros_like(depths))
-    with pytest.raises(ValueError, match="expected one number a pixel"):
+        MeanDepth().fit(cells, np.full_like(depths, np.nan))
+    with pytest.raises(ValueError, match="its picture 12×20"):
         MeanDepth().fit(cells, depths[:, 1:])
+    depths[2, 3, 4] = 0
+    with pytest.raises(ValueError, match="expected metres above 0"):
+        MeanDepth().fit(cells, depths)

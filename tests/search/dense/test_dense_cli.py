@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from diffeat.search.dense import HeadChoice
 from diffeat.search.kept import load_head
 from tests.search.dense.common import BEST, CLASSES, write_file
 
@@ -194,3 +195,23 @@ class TestCompare:
         answer = diffeat("compare", path, tmp_path / "v.h5", "--masks", folder, *PLAIN)
         assert answer.code == 2
         assert "extract with --pool none for --task segmentation" in answer.err
+
+    def test_a_model_beside_a_file(self, diffeat, path, folder, tmp_path):
+        model = "mine=unet-cifar10 -t 20 -b mid"
+        asked = ("compare", path, model, "--masks", folder, *PLAIN, "--out", tmp_path / "kept")
+        answer = diffeat(*asked, "--json")
+        assert answer.code == 0, answer.err
+        first, second, _ = json.loads(answer.out)["systems"]
+        assert first["test"] > second["test"]
+        assert second["block"] == "mid"
+
+
+def test_heads_have_one_list():
+    from diffeat.cli.dense_options import HEADS
+    from diffeat.search.dense.heads import DEPTH, LINEAR, MASKS, TOGETHER
+
+    assert set(HEADS) == {*MASKS, *DEPTH}
+    assert {*LINEAR, *TOGETHER} < set(HEADS)
+    for kind in ("masks", "depth"):
+        for name in MASKS if kind == "masks" else DEPTH:
+            assert HeadChoice(name, seed=3).made(kind).get_params()  # which can be made

@@ -12,6 +12,7 @@ from PIL import Image
 
 from diffeat.errors import SpecError
 from diffeat.search.matching import bind, score_pairs
+from diffeat.search.matching.judge import Matching
 from diffeat.targets.pairs import PointPairs, Truth
 from tests.search.matching.common import (
     BEST,
@@ -77,6 +78,14 @@ class TestRows:
             bound = bind(targets, [store])
             assert bound.cells().maps(0).values[BEST].dtype == np.float32
             assert score_pairs(None, bound, BEST, progress=False).pck.compute()[0.1] > 0.9
+
+    def test_corrupted_pictures_are_noted(self, targets, folder, tmp_path):
+        spec = {"corrupt": "contrast:2"}
+        with write_file(tmp_path / "q.h5", folder, noise={BEST: 0.0}, spec=spec) as store:
+            bound = bind(targets, [store])
+            used = len({*bound.pairs.source.tolist(), *bound.pairs.target.tolist()})
+            assert bound.noted == {"pictures corrupted by contrast:2": used}
+            assert f"; {used} pictures corrupted by contrast:2" in Matching(bound).headline
 
     def test_some_pairs_and_more_pairs(self, bound):
         some = bound.take(np.arange(10))
