@@ -98,6 +98,8 @@ _SHARES = {"explained_variance_": Array("P"), "explained_variance_ratio_": Array
 _MIXED = {
     **_NETWORK, "cells_": forms.CellKeys(), "objective_": forms.Choice(tuple(OBJECTIVES)),
     "classes_": Labels(optional=True), "scale_": forms.Scale(optional=True), "left_out_": Whole(),
+    "ignore_": Whole(optional=True), "seen_": Array("K", "b", optional=True),
+    "train_size_": forms.Size(optional=True),
 }  # fmt: skip
 _MASKS = {
     **_MAPS, "classes_": Labels(), "ignore_": Whole(), "seen_": Array("K", "b"),

@@ -14,6 +14,7 @@ from probes.dense.nearest_mean import NearestMean
 from probes.dense.pixels import PixelPool
 from probes.dense.position import MeanMask
 from probes.dense.positions import positions, with_positions
+from probes.dense.presets import PUBLISHED, published
 from probes.dense.regression import PixelRegression
 from probes.dense.truth import DepthMaps, Masks
 
@@ -38,5 +39,6 @@ __all__ = [
     "PixelRegression",
     "Segmenter",
     "positions",
+    "published",
     "with_positions",
 ]
