@@ -80,7 +80,7 @@ class DenseRun:
 
     def _one(self, seen: Any) -> list[Any]:
         """The table's row of a picture, after its files are written."""
-        from diffeat.search.dense.applied import least_sure
+        from probes.dense.ensemble import top_mean
 
         row, file = seen.row, ""
         if self.folder is not None:
@@ -88,7 +88,7 @@ class DenseRun:
             file = self.folder.file(row)
         doubts = ()
         if self.uncertain:
-            doubts = float(seen.uncertainty.mean()), least_sure(seen.uncertainty)
+            doubts = float(seen.uncertainty.mean()), top_mean(seen.uncertainty)
             self.doubts.append(doubts)
         self.done += 1
         end = [""] if self.faults else []

@@ -20,10 +20,6 @@ from diffeat.search.tasks import cell_name
 from probes.cells import Cells
 from probes.dense import DenseHead, Segmenter
 
-TOP = 0.1
-"""Share of a picture's pixels, the least sure ones, whose mean says how sure it is as a whole.
-Source: Baranchuk et al. 2022, section 4."""
-
 
 @dataclass(frozen=True, eq=False)
 class Seen:
@@ -90,10 +86,11 @@ class AppliedDense:
     @property
     def most_uncertain(self) -> float:
         """The largest uncertainty that there can be: of 1 − the largest share of K classes
-        1 − 1/K, of a divergence between members ln K."""
+        1 − 1/K, of the Jensen-Shannon divergence of M members ln min(K, M)."""
         classes = max(2, len(self.names))
-        plain = type(self.head).uncertainty is Segmenter.uncertainty
-        return 1 - 1 / classes if plain else float(np.log(classes))
+        if type(self.head).uncertainty is Segmenter.uncertainty:
+            return 1 - 1 / classes
+        return float(np.log(max(2, min(classes, getattr(self.head, "members", classes)))))
 
     def predict(self, piece: Piece, uncertain: bool = False) -> Iterator[Seen]:
         """What the head says of the pictures of a piece, one after another.
@@ -148,10 +145,3 @@ def class_names(head: Any, note: HeadNote) -> tuple[str, ...]:
     if head.classes_.dtype.kind in "iu" and len(note.class_names) == len(head.classes_):
         return note.class_names
     return tuple(str(one) for one in head.classes_)
-
-
-def least_sure(uncertainty: np.ndarray, top: float = TOP) -> float:
-    """Mean of a picture's least sure pixels: a tenth of them, one at least."""
-    values = np.ravel(uncertainty)
-    count = max(1, round(top * values.size))
-    return float(np.partition(values, values.size - count)[values.size - count :].mean())
