@@ -70,24 +70,26 @@ def uncertainty_of(
     classes, maps = len(given.classes), []
     confusion, own = Confusion(classes, given.ignore), RiskCoverage()
     other = None if single is None else RiskCoverage()
-    cells = given.cells[rows]
+    cells, names = given.cells[rows], [given.groups[int(row)] for row in rows]
+    several = len(set(names)) > 1  # pictures are drawn anew where all are of one group
     theirs = iter(()) if single is None else iter(single.predict_proba(cells))
-    for row, found, unsure in zip(rows, head.predict(cells), head.uncertainty(cells), strict=True):
-        truth, group = given.truths[int(row)], given.groups[int(row)]
+    said = zip(rows, names, head.predict(cells), head.uncertainty(cells), strict=True)
+    for row, name, found, unsure in said:
+        truth, group = given.truths[int(row)], name if several else None
         known, wrong = truth != given.ignore, found != truth
         quality = confusion.update(found, truth, group)
         own.update(unsure, wrong, known=known, group=group, quality=quality)
         if other is not None:
             other.update(1 - next(theirs).max(0), wrong, known=known, group=group)
         maps += [np.asarray(unsure, np.float32)] if len(maps) < shown else []
-    said = {name: own.compute()[name] for name in ("aurc", "random", "oracle", "gain")}
+    told = {name: own.compute()[name] for name in ("aurc", "random", "oracle", "gain")}
     if len(own.groups.names) > 1:
-        said |= {"gain_ends": _ends(own.interval("gain")), "ranks": _ends(own.ranks())}
+        told |= {"gain_ends": _ends(own.interval("gain")), "ranks": _ends(own.ranks())}
         if other is not None:
-            said["against_single"] = _ends(own.interval("aurc", other=other))
+            told["against_single"] = _ends(own.interval("aurc", other=other))
     if other is not None:
-        said["single"] = other.compute()["aurc"]
-    return said, maps
+        told["single"] = other.compute()["aurc"]
+    return told, maps
 
 
 def _ends(one: Any) -> dict[str, float]:
