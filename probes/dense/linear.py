@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import linalg
 
 from probes.cells import Cells
 from probes.checks import check_choice, check_number, pick_device
 from probes.dense.base import Segmenter, Strips
 from probes.dense.column import Column
-from probes.dense.grams import PixelSums, as_tensor
+from probes.dense.grams import WIDE, PixelSums, as_tensor
 from probes.dense.truth import Masks
 from probes.held_out import by_groups
 from probes.linear import LinearProbe
@@ -36,7 +37,8 @@ class PixelLinear(Segmenter):
         min over W, b of  1/Σw · Σ_p w_p·|W·z_p + b − y_p|² + alpha·|W|²,    y_p one-hot
 
     so that alpha means the same for any number of pixels. "logistic" is multinomial logistic
-    regression (`probes.LinearProbe`) on n = `pixels` pixels drawn evenly over the pictures:
+    regression (`probes.LinearProbe`) on n = `pixels` pixels drawn evenly over the pictures (a class
+    of which none is drawn counts as not seen):
 
         min over W, b of  1/n · Σ_p CE(softmax(W·z_p + b), y_p) + alpha/2·|W|²
 
@@ -49,7 +51,8 @@ class PixelLinear(Segmenter):
         pixels: that "logistic" is fitted on.
         validation_fraction: share of the groups that is held back for the choice; then all of
             them are fitted. Not used where `fit` is given validation pictures.
-        memory_mb: that sums of products may take, in MiB.
+        memory_mb: that sums of products ("ridge": 16·C² bytes) or drawn pixels ("logistic": 8·C
+            bytes each) may take, in MiB. 8,448 channels need about 1,290.
         random_state: of what is drawn.
         device: where predictions are made; "auto" is the CPU.
 
@@ -105,10 +108,11 @@ class PixelLinear(Segmenter):
         best, prepared = len(self.alphas) // 2, None
         if fold is not None and len(self.alphas) > 1:
             (inner, inner_truth), (held, held_truth) = fold
-            tried = self._prepared(inner, inner_truth)
+            tried = self._prepared(inner, inner_truth, several=True)
             self.scores_ = self._validated(tried, held, held_truth)
             best = int(np.argmax(self.scores_))
             prepared = tried if inner is cells else None
+            del tried
         self.alpha_ = float(self.alphas[best])
         prepared = prepared or self._prepared(cells, truth)
         self._note_seen(prepared.counts)
@@ -137,9 +141,10 @@ class PixelLinear(Segmenter):
         rows, kept = by_groups(owners, share, rng)
         return tuple((cells[some], truth.take(some, cells[some])) for some in (rows, kept))
 
-    def _prepared(self, cells: Cells, truth: Masks):
-        make = RidgeSums if self.kind == "ridge" else Sample
-        return make(self, cells, truth)
+    def _prepared(self, cells: Cells, truth: Masks, several: bool = False):
+        if self.kind == "ridge":
+            return RidgeSums(self, cells, truth, several)
+        return Sample(self, cells, truth)
 
     def _validated(self, prepared, held: Cells, truth: Masks) -> np.ndarray:
         """(A,) mean IoU by penalty; every map is read once."""
@@ -166,10 +171,10 @@ class PixelLinear(Segmenter):
 
 
 class RidgeSums:
-    """What ridge needs of all labelled pixels; solved for one penalty after the other."""
+    """What ridge needs of all labelled pixels, to be solved for one penalty or `several`."""
 
-    def __init__(self, head: PixelLinear, cells: Cells, truth: Masks):
-        channels, K = sum(shape[0] for shape in head.shapes_), truth.classes
+    def __init__(self, head: PixelLinear, cells: Cells, truth: Masks, several: bool):
+        channels, K = _channels(head), truth.classes
         check_memory(channels, head.memory_mb)
         weights, self.counts = class_weights(truth, head.class_weight)
         sums = PixelSums(channels, K)
@@ -180,7 +185,7 @@ class RidgeSums:
             if w.any():
                 column = Column(cells.maps(row), head.cells_)
                 sums.add_labels(column, w, labels)
-        self.ridge = Ridge(sums, head.standardise)
+        self.ridge = Ridge(sums, head.standardise, several)
 
     def solved(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
         """(K, C) coefficients and (K,) intercepts."""
@@ -188,51 +193,83 @@ class RidgeSums:
 
 
 class Ridge:
-    """Least squares with a penalty from sums over pixels: one eigendecomposition for all penalties.
+    """Least squares with a penalty from sums over pixels, which it uses up.
 
-    Constant features have the coefficient 0.
+    Several penalties are solved from one eigendecomposition, a single one by Cholesky's, unless it
+    is below rounding errors. Constant features have the coefficient 0.
 
     Args:
         standardise: whether the penalty is of features of variance 1, or as they come.
+        several: whether there will be several penalties.
     """
 
-    def __init__(self, sums: PixelSums, standardise: bool = True):
+    def __init__(self, sums: PixelSums, standardise: bool = True, several: bool = True):
         if not sums.weight:
             raise ValueError("every pixel is ignored; expected some that count")
         self.mean, deviation = sums.moments()
         keep = varies(torch.from_numpy(deviation), torch.from_numpy(self.mean)).numpy()
         self.factor = np.where(keep, 1 / np.where(keep & standardise, deviation, 1), 0.0)
         self.offset = sums.y / sums.weight
-        covariance = sums.xx / sums.weight - np.outer(self.mean, self.mean)
-        covariance *= np.outer(self.factor, self.factor)
         crossed = sums.xy / sums.weight - np.outer(self.mean, self.offset)
-        self.values, self.vectors = np.linalg.eigh(covariance)
-        self.projected = self.vectors.T @ (crossed * self.factor[:, None])  # (C, D)
+        self.crossed = crossed * self.factor[:, None]  # (C, D)
+        self.covariance, self.spectrum = sums.xx, None
+        self.covariance /= sums.weight
+        for first in range(0, len(self.mean), WIDE):
+            some = slice(first, first + WIDE)
+            self.covariance[some] -= np.outer(self.mean[some], self.mean)
+            self.covariance[some] *= np.outer(self.factor[some], self.factor)
+        if several:
+            self._decompose()
+
+    def _decompose(self) -> None:
+        values, vectors = linalg.eigh(self.covariance.T, overwrite_a=True, driver="evr")
+        self.spectrum = values, vectors, vectors.T @ self.crossed
+        del self.covariance
 
     def solved(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
         """(D, C) coefficients and (D,) intercepts, float32, of features as they come."""
-        shrunk = self.projected / (np.maximum(self.values, 0) + alpha)[:, None]
-        coef = (self.vectors @ shrunk).T * self.factor
+        if self.spectrum is None and alpha <= rounding(np.trace(self.covariance), len(self.mean)):
+            self._decompose()
+        if self.spectrum is None:
+            matrix = self.covariance.T.copy(order="F")
+            matrix[np.diag_indices_from(matrix)] += alpha
+            found = linalg.cho_solve(linalg.cho_factor(matrix, overwrite_a=True), self.crossed)
+        else:
+            values, vectors, projected = self.spectrum
+            real = values > rounding(values[-1], len(values))
+            factor = np.where(real, 1 / (np.maximum(values, 0) + alpha), 0)
+            found = vectors @ (projected * factor[:, None])
+        coef = found.T * self.factor
         return coef.astype(np.float32), (self.offset - coef @ self.mean).astype(np.float32)
+
+
+def rounding(most: float, channels: int) -> float:
+    """What eigenvalues are off by, where `most` is the largest or their sum."""
+    return float(np.finfo(np.float64).eps * channels * max(most, 0))
 
 
 class Sample:
     """Pixels drawn evenly over the pictures, for heads that want them in memory."""
 
     def __init__(self, head: PixelLinear, cells: Cells, truth: Masks):
-        rng = np.random.default_rng(head.random_state)
-        each, features, labels = max(1, -(-head.pixels // len(cells))), [], []
-        _, self.counts = class_weights(truth, None)
+        rng, channels = np.random.default_rng(head.random_state), _channels(head)
+        each = max(1, -(-head.pixels // len(cells)))
+        check_sample(each * len(cells), channels, head.memory_mb)
+        X, labels = np.empty((each * len(cells), channels), np.float32), [np.empty(0, np.int64)]
+        held = 0
         for row in range(len(cells)):
             mask = truth[row]
-            known = np.argwhere((mask >= 0) & (mask < truth.classes))
-            some = known[rng.permutation(len(known))[:each]]
+            known = np.flatnonzero((mask >= 0) & (mask < truth.classes))
+            some = np.sort(rng.permutation(known)[:each])
             if len(some):
-                features.append(Column(cells.maps(row), head.cells_).at(some).numpy())
-                labels.append(mask[some[:, 0], some[:, 1]])
-        if not labels:
+                at = np.stack(np.divmod(some, mask.shape[1]), 1)
+                X[held : held + len(some)] = Column(cells.maps(row), head.cells_).at(at).numpy()
+                labels.append(mask.ravel()[some])
+                held += len(some)
+        self.X, self.y = X[:held], np.concatenate(labels)
+        if not held:
             raise ValueError("every pixel is ignored; expected some that count")
-        self.X, self.y = np.concatenate(features), np.concatenate(labels)
+        self.counts = np.bincount(self.y, minlength=truth.classes)
         self.K, self.weighted = truth.classes, head.class_weight
         if self.weighted == "balanced":  # as many of each class as the rarest is often
             self.X, self.y = _balanced(self.X, self.y, rng)
@@ -268,12 +305,30 @@ def class_weights(truth: Masks, how: str | None) -> tuple[np.ndarray, np.ndarray
     return even, counts
 
 
+def _channels(head: PixelLinear) -> int:
+    return sum(shape[0] for shape in head.shapes_)
+
+
 def check_memory(channels: int, memory_mb: float) -> None:
     """ValueError where sums of products of so many channels do not fit."""
-    needed = 3 * 8 * channels**2 / 2**20  # sums, covariance, eigenvectors
+    wide = min(WIDE, channels)
+    needed = (
+        8 * (2 * channels**2 + 3 * channels * wide) / 2**20
+    )  # sums, vectors; a block's products
     if needed > memory_mb:
         raise ValueError(
             f"ridge over {channels:,} channels takes {needed:,.0f} MiB for products, and "
             f"memory_mb={memory_mb:g}; allow more, take fewer cells or channels (a PCA), or "
             "PixelMLPEnsemble, which needs none"
+        )
+
+
+def check_sample(pixels: int, channels: int, memory_mb: float) -> None:
+    """ValueError where so many pixels and their standardised copy do not fit."""
+    needed = 2 * 4 * pixels * channels / 2**20
+    if needed > memory_mb:
+        fewer = int(pixels * memory_mb / needed)
+        raise ValueError(
+            f"{pixels:,} pixels of {channels:,} channels take {needed:,.0f} MiB, and "
+            f"memory_mb={memory_mb:g}; allow more, take pixels={fewer}, or kind='ridge'"
         )

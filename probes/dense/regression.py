@@ -82,12 +82,12 @@ class PixelRegression(DenseHead):
         ridge = None
         if fold is not None and len(self.alphas) > 1:
             inner, held = fold
-            ridge, self.range_ = self._sums(*inner)
+            ridge, self.range_ = self._sums(*inner, several=True)
             self.scores_ = self._validated(ridge, *held)
             best = int(np.argmin(self.scores_))
             ridge = ridge if inner[0] is cells else None
         if ridge is None:
-            ridge, self.range_ = self._sums(cells, truth)
+            ridge, self.range_ = self._sums(cells, truth, several=False)
         self.alpha_ = float(self.alphas[best])
         self.coef_, self.intercept_ = ridge.solved(self.alpha_)
         return self
@@ -103,7 +103,7 @@ class PixelRegression(DenseHead):
         rows, kept = by_groups(owners, share, np.random.default_rng(self.random_state))
         return tuple((cells[some], truth.take(some, cells[some])) for some in (rows, kept))
 
-    def _sums(self, cells: Cells, truth: DepthMaps) -> tuple[Ridge, np.ndarray]:
+    def _sums(self, cells: Cells, truth: DepthMaps, several: bool) -> tuple[Ridge, np.ndarray]:
         """What all pixels say, and the depths between which they lie."""
         sums = PixelSums(sum(shape[0] for shape in self.shapes_), 1)
         low, high = np.inf, -np.inf
@@ -120,7 +120,7 @@ class PixelRegression(DenseHead):
                 sums.add(Column(cells.maps(row), self.cells_), known.astype(float), y[None])
         if not sums.weight:
             raise ValueError(f"depth is known of no pixel of {len(cells)} pictures")
-        return Ridge(sums, self.standardise), np.array([low, high], np.float32)
+        return Ridge(sums, self.standardise, several), np.array([low, high], np.float32)
 
     def _validated(self, ridge: Ridge, held: Cells, truth: DepthMaps) -> np.ndarray:
         """(A,) mean of |found − true|/true over the pixels of validation."""

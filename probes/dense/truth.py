@@ -110,7 +110,8 @@ class DepthMaps:
         where = f"{self.name}[{row}]"
         if found.ndim != 2 or found.dtype.kind != "f":
             raise ValueError(f"{where} is {found.dtype} of shape {found.shape}: the unit is not "
-                             "known; expected (H, W) real numbers in metres")  # fmt: skip
+                             "known; expected (H, W) real numbers in metres (such as "
+                             "millimetres / 1000)")  # fmt: skip
         if found.shape != frame.size:
             raise ValueError(f"{where} is {_text(found.shape)}, its picture {_text(frame.size)}; "
                              "expected one depth a pixel")  # fmt: skip
@@ -118,7 +119,8 @@ class DepthMaps:
         if not ((found[known] > 0) & np.isfinite(found[known])).all():
             odd = found[known & ~((found > 0) & np.isfinite(found))]
             raise ValueError(f"{where} holds {odd[0]:g}; expected metres above 0, and nan where "
-                             "depth is not known")  # fmt: skip
+                             "depth is not known (np.where(depth > 0, depth, np.nan), if 0 says so)"
+                             )  # fmt: skip
         found, (across, down) = found.astype(np.float32), frame.shown()
         if not (across.all() and down.all()):
             found[~(down[:, None] & across)] = np.nan

@@ -9,8 +9,17 @@ from sklearn.preprocessing import StandardScaler
 
 import probes
 from probes import Cells
-from probes.dense import Column, DepthMaps, PixelLinear, PixelRegression, positions, with_positions
+from probes.dense import (
+    Column,
+    DepthMaps,
+    NearestMean,
+    PixelLinear,
+    PixelRegression,
+    positions,
+    with_positions,
+)
 from probes.dense.grams import PixelSums, pixel_moments
+from probes.dense.linear import Ridge as FromSums
 from probes.maps import Maps
 
 SIZES = [(20, 26), (20, 26), (17, 30)]
@@ -79,6 +88,42 @@ def test_moments_of_pixels():
     np.testing.assert_allclose(square, (whole**2 * w[..., None]).sum((0, 1)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("placement", list(PLACEMENTS))
+def test_moments_and_gram_of_a_column(placement, dtype):
+    given = cells_of(placement).maps(2)
+    values = {key: (20 * np.asarray(one, np.float32)).astype(dtype)
+              for key, one in given.values.items()}  # fmt: skip
+    maps = Maps(values, given.size, given.input_size, given.placement)
+    column, X = Column(maps), built(maps).reshape(-1, 8)
+    mean, variance = column.moments()
+    np.testing.assert_allclose(mean, X.mean(0), rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(variance, X.var(0), rtol=1e-7)
+    np.testing.assert_allclose(column.gram(), X.T @ X, rtol=1e-7, atol=1e-6)
+    seen = column.shown()
+    X = X[seen.ravel()]
+    np.testing.assert_allclose(column.moments(seen)[1], X.var(0), rtol=1e-7)
+    np.testing.assert_allclose(column.gram(seen), X.T @ X, rtol=1e-7, atol=1e-6)
+
+
+def test_labels_are_one_hot_targets():
+    maps, rng = cells_of("crop").maps(0), np.random.default_rng(4)
+    labels, w = rng.choice([0, 2, 255], maps.size), rng.random(maps.size)
+    w[labels == 255] = 0
+    sums = PixelSums(8, 4).add_labels(Column(maps), w, labels)
+    X = built(maps).reshape(-1, 8)
+    weighted = w.ravel()[:, None] * np.eye(256)[labels.ravel(), :4]
+    np.testing.assert_allclose(sums.xy, X.T @ weighted, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(sums.y, weighted.sum(0), rtol=1e-9)
+
+
+def test_wide_products_come_in_blocks(monkeypatch):
+    monkeypatch.setattr("probes.dense.grams.WIDE", 2)
+    maps = cells_of("pad").maps(0)
+    X = built(maps).reshape(-1, 8)
+    np.testing.assert_allclose(Column(maps).gram(), X.T @ X, rtol=1e-6, atol=1e-5)
+
+
 def planted(count: int = 6, seed: int = 0, classes: int = 3):
     """Masks that a linear rule of the pixels' features makes, with noise; void in a corner."""
     rng = np.random.default_rng(seed)
@@ -138,6 +183,48 @@ def test_penalty_is_chosen_on_validation():
     np.testing.assert_allclose(
         share.coef_, PixelLinear(alphas=(1e-3,)).fit(cells, masks, classes=3).coef_
     )
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_all_penalties_from_one_decomposition(standardise):
+    """Against the normal equations of built pixels, solved for each penalty."""
+    cells, masks, features = planted()
+    ridge = FromSums(sums_of(cells, masks), standardise)
+    y = np.concatenate([mask.ravel() for mask in masks])
+    X, Y = features.reshape(-1, 7)[y != 255], np.eye(3)[y[y != 255]]
+    scale = X.std(0) if standardise else np.ones(7)
+    Z = (X - X.mean(0)) / scale
+    for alpha in (1e-3, 1.0, 1e3):
+        W = np.linalg.solve(Z.T @ Z / len(Z) + alpha * np.eye(7), Z.T @ (Y - Y.mean(0)) / len(Z))
+        once = FromSums(sums_of(cells, masks), standardise, several=False)
+        for coef, intercept in (ridge.solved(alpha), once.solved(alpha)):
+            np.testing.assert_allclose(coef, (W / scale[:, None]).T, rtol=1e-4, atol=1e-7)
+            np.testing.assert_allclose(intercept, Y.mean(0) - coef @ X.mean(0), rtol=1e-4)
+
+
+def sums_of(cells, masks) -> PixelSums:
+    sums = PixelSums(7, 3)
+    for row, mask in enumerate(masks):
+        sums.add_labels(Column(cells.maps(row)), mask != 255, mask)
+    return sums
+
+
+def test_a_penalty_below_rounding_errors():
+    """The same map twice: both have the same, the least weights."""
+    values = np.random.default_rng(0).normal(size=(2, 2, 4, 4))
+    cells = Cells({("a", 0.0): values, ("b", 0.0): values}, sizes=[(8, 8)] * 2)
+    masks = np.random.default_rng(1).integers(0, 2, (2, 8, 8))
+    head = PixelLinear(alphas=(1e-20,)).fit(cells, masks)
+    np.testing.assert_allclose(head.coef_[:, :2], head.coef_[:, 2:], rtol=1e-4)
+
+
+def test_a_class_of_which_no_pixel_is_drawn_is_not_predicted():
+    cells, masks, _ = planted()
+    masks = [np.minimum(mask, 1) for mask in masks]
+    masks[0][0, 0] = 2
+    with pytest.warns(UserWarning, match="1 of 3 classes have no pixel in training"):
+        head = PixelLinear(kind="logistic", pixels=30).fit(cells, masks, classes=3)
+    assert not any((found == 2).any() for found in head.predict(cells))
 
 
 @pytest.mark.parametrize("kind", ["ridge", "logistic"])
@@ -204,6 +291,10 @@ def test_refusals():
         PixelLinear().fit(Cells({("a", 0): np.zeros((2, 3))}, sizes=[(20, 24)] * 2), masks)
     with pytest.raises(ValueError, match=r"memory_mb=0\.001"):
         PixelLinear(memory_mb=1e-3).fit(cells, masks, classes=3)
+    with pytest.raises(ValueError, match=r"take pixels=\d+, or kind='ridge'"):
+        PixelLinear(kind="logistic", memory_mb=1e-3).fit(cells, masks, classes=3)
+    with pytest.raises(ValueError, match=r"holds 0; .* if 0 says so"):
+        DepthMaps([np.zeros((20, 24), np.float32)] * 2, cells)[0]
     with pytest.raises(ValueError, match="the unit is not known"):
         PixelRegression().fit(cells, [mask.astype(np.uint16) for mask in masks])
     with pytest.raises(ValueError, match="known of no pixel"):
@@ -214,11 +305,12 @@ def test_refusals():
         PixelLinear().fit(cells, masks, classes=3).score(positions(cells), masks)
 
 
-@pytest.mark.parametrize("what", ["linear", "depth"])
+@pytest.mark.parametrize("what", ["linear", "nearest", "depth"])
 def test_kept_and_loaded(what, tmp_path):
     cells, masks, features = planted()
-    if what == "linear":
-        head = PixelLinear().fit(cells, masks, classes=("cat", "dog", "cow"))
+    if what != "depth":
+        kind = PixelLinear if what == "linear" else NearestMean
+        head = kind().fit(cells, masks, classes=("cat", "dog", "cow"))
     else:
         head = PixelRegression().fit(cells, np.exp(features[..., 0]).astype(np.float32))
     probes.save(head, tmp_path / "head.safetensors")
