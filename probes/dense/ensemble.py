@@ -160,7 +160,9 @@ class PixelMLPEnsemble(Segmenter, NetworkHead):
         about |= {"class_weight": None if weights is None else weights.tolist()}
         about |= {"pool": pool.capacity}
         objective = ensemble_objective(self.n_outputs_, weights)
-        return self._run(how, objective, pool, held, randomness, **about)
+        self._run(how, objective, pool, held, randomness, **about)
+        self.module_.forget_gradients()
+        return self
 
     def _check(self) -> None:
         check_counts(self, "members", "batch_size", "epochs", "fewest", "stop_from")
@@ -254,10 +256,9 @@ class PixelMLPEnsemble(Segmenter, NetworkHead):
         device = pick_device(self.device, maps[self.cells_[0]])
         folded = Folded.of(self._on(device), torch.from_numpy(self.seen_).to(device))
         column = Column(maps, self.cells_, device)
-        with torch.no_grad():
-            for first, strip in column.linear(folded.first, folded.bias):
-                logits = folded.logits(strip)  # (M, r·W, K)
-                yield first, logits.unflatten(1, strip.shape[1:]).movedim(3, 1)
+        for first, strip in column.linear(folded.first, folded.bias):
+            logits = folded.logits(strip)  # (M, r·W, K)
+            yield first, logits.unflatten(1, strip.shape[1:]).movedim(3, 1)
 
     def _say(self, strip: torch.Tensor) -> torch.Tensor:
         found = strip.argmax(1)  # (M, r, W)

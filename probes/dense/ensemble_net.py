@@ -58,6 +58,11 @@ class EnsembleNet(nn.Module):
             x = torch.baddbmm(bias, norm(x.relu()), weight.transpose(1, 2))
         return x.transpose(0, 1)
 
+    def forget_gradients(self) -> None:
+        """Give their memory back."""
+        self.zero_grad(set_to_none=True)
+        self._kept = GradientRoom()
+
     def stoppable(self) -> EnsembleNet:
         """The same, with room for what `EarlyStop` notes of every member."""
         most = torch.finfo(torch.float32).max
@@ -167,7 +172,8 @@ class Folded:
     def of(cls, net: EnsembleNet, seen: torch.Tensor) -> Folded:
         """Classes that are not `seen`, (K,) bool, have the logit −inf."""
         with torch.no_grad():
-            first, bias = net.weights[0].flatten(0, 1), net.biases[0].reshape(-1)
+            first = net.weights[0].detach().flatten(0, 1)
+            bias = net.biases[0].detach().reshape(-1)
             if (net.mean != 0).any() or (net.deviation != 1).any():
                 first = first / net.deviation
                 bias = bias - first @ net.mean

@@ -26,6 +26,8 @@ from probes.standardise import moments
 
 MIXED = 16
 """Pictures whose pixels a pool holds at a time, at least."""
+MANY = 64
+"""Pixels that are worth reading a picture for, where an epoch takes as many pictures."""
 MEASURED, MEASURED_PIXELS = 64, 256
 """Pictures that tell the moments, at most, and pixels of each."""
 Moments = tuple[torch.Tensor, torch.Tensor]
@@ -46,8 +48,9 @@ class PixelPool:
         rows: (n,) int64 ascending: the pictures that take part; None: all.
         size: B, pixels of a step, of every member.
         steps: of an epoch; passes follow one another, the last is cut short. None: a pass.
-        pixels: of a picture and pass, on average. None: as many as make one pass of an epoch; or,
-            without `steps`, all that count, each once.
+        pixels: of a picture and pass, on average. None: as many as make one pass of an epoch (of
+            very many pictures 64, so that an epoch reads a part of them); or, without `steps`,
+            all that count, each once.
         sampling: "uniform": every pixel that counts is as likely as any other. "balanced": every
             class has the same share, spread evenly over the pictures that show it; pixels of rare
             classes are taken several times.
@@ -90,7 +93,8 @@ class PixelPool:
         self.channels = sum(cells.rows(key).shape[1] for key in self.keys)
         draws = Draws.of(masks, self.rows, fewest, sampling)
         if steps is not None and pixels is None:
-            pixels = -(-steps * size // draws.pictures)
+            wanted = steps * size
+            pixels = max(-(-wanted // draws.pictures), min(MANY, -(-wanted // MANY)))
         self.draws, self.counts = draws.take(pixels), draws.counts
         self.size = size if steps else min(size, self.draws.total)
         self.steps = steps or self.draws.total // self.size

@@ -271,6 +271,7 @@ class TestEarlyStop:
         found = head(**how).fit(cells, masks)
         assert 5 <= len(found.history_) < 30
         assert found.module_.stop_ended.all()
+        assert found.score(cells, masks) > 0.5
 
     def test_published_settings(self):
         found = PixelMLPEnsemble(**DDPM_SEG)

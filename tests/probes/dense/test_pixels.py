@@ -137,6 +137,16 @@ def test_features_are_those_of_upsampled_maps(masks):
     torch.testing.assert_close(data.features(3, pixels), (found - mean) / deviation)
 
 
+def test_of_many_pictures_an_epoch_reads_a_part():
+    values = Counted(np.zeros((3000, 1, 2, 2), np.float32))
+    cells = Cells({("a", 0): values}, sizes=[(10, 10)] * 3000)
+    masks = np.zeros((3000, 10, 10), np.uint8)
+    data = PixelPool(cells, Masks(masks, cells, 1), steps=200)
+    list(data.shuffled(np.random.default_rng(0)))
+    assert len(set(values.read)) == len(values.read) == 200  # 64 pixels of each
+    assert len(data) == 200 * 64
+
+
 class Counted:
     """Rows that note when they are read."""
 
