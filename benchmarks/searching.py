@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,16 @@ from diffeat.search import (
     task_from_store,
 )
 from diffeat.search import Task as CellTask
+from diffeat.search.asking import ask, ask_test
 from diffeat.search.classification import chance
 from diffeat.search.clips import clip_cells, frame_rows
-from diffeat.search.judge import Mix, cells_in
+from diffeat.search.dense.bound import BoundDense, bind_dense
+from diffeat.search.dense.depth import KINDS as DENSE_JUDGES
+from diffeat.search.dense.heads import fitted as fitted_dense
+from diffeat.search.dense.heads import setting_of, with_setting
+from diffeat.search.dense.judge import DenseJudge
+from diffeat.search.dense.labels import draw_order, inner_split
+from diffeat.search.judge import Judge, Mix, cells_in
 from diffeat.search.matching import (
     BoundPairs,
     DenseRecall,
@@ -52,6 +61,7 @@ from diffeat.search.matching.geometry import (
 from diffeat.search.matching.rules import described
 from diffeat.search.mixing import WEIGHT
 from diffeat.search.scores import Logistic
+from diffeat.search.splits import LEFT_OUT
 from diffeat.search.tasks import CellKey, bytes_fingerprint, readable
 from diffeat.store import FeatureStore
 from diffeat.viz import heat_map, score_curves
@@ -62,37 +72,50 @@ DRAWN = 6
 """Heat maps side by side."""
 
 __all__ = [
+    "DENSE_JUDGES",
+    "LEFT_OUT",
     "MEMORY",
     "PENALTIES",
     "TEST",
     "TRAIN",
     "VALIDATION",
+    "BoundDense",
     "BoundPairs",
     "CellKey",
     "CellTask",
+    "Classification",
+    "DenseJudge",
     "DenseRecall",
     "HomographyAccuracy",
     "Journal",
+    "Judge",
     "Logistic",
     "Matching",
     "Mix",
     "Plane",
     "Surface",
     "bind",
+    "bind_dense",
     "bytes_fingerprint",
     "cells_in",
     "chance",
     "clip_cells",
     "described",
+    "draw_order",
+    "few_classes",
+    "fitted_dense",
     "frame_rows",
+    "inner_split",
     "match_planes",
     "plane_of",
     "readable",
     "recall_of",
     "same_place",
     "score_pairs",
+    "setting_of",
     "split_pairs",
     "unmoved",
+    "with_setting",
 ]
 
 
@@ -171,6 +194,33 @@ def matching_sets(
         few, journal, memory, lambda sizes: track(sizes, desc="sets", unit="cells"), most=most,
         test=False,
     )  # fmt: skip
+
+
+@contextmanager
+def few_classes() -> Iterator[None]:
+    """Few labelled pictures lack classes: what is the rule in a benchmark is not warned of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*ha(s|ve) no pixel in training")
+        yield
+
+
+def validated(judge: Judge, memory: int, journal: Journal, desc: str = "cells") -> Surface:
+    """Every cell of a judge on its validation part; its test part is not looked at."""
+    found = ask(judge, judge.cells, None, memory, journal)
+    with few_classes():
+        scores = {key: one for key, [one] in track(found, desc=desc, unit="cells")}
+    surface = Surface.of(judge, [])
+    surface.cells = [Cell(*key, scores[key].validation, scores[key].setting)
+                     for key in judge.cells]  # fmt: skip
+    return surface
+
+
+def tested(
+    judge: Judge, cell: CellKey, setting: float | None, memory: int, journal: Journal
+) -> tuple[float, tuple[float, float] | None]:
+    """What a cell has on test, with its setting, and the 95 % interval where it is known."""
+    with few_classes():
+        return ask_test(judge, cell, setting, memory, journal)
 
 
 def surface_text(stored: dict[str, Any]) -> str:

@@ -147,10 +147,6 @@ class NetworkHead(BaseEstimator):
         objective = self._objective()
         return Rows(y, "y_validation", np.dtype(objective.dtype), objective.gaps)
 
-    def _ended(self, module: nn.Module, objective: Objective) -> Callable[[int], bool] | None:
-        """What may end the training after a step, see `probes.training.train`."""
-        return None
-
     def _hold_out(self, targets: Rows, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Training and validation rows."""
         return at_random(len(targets), self.validation_fraction, rng)
@@ -283,7 +279,7 @@ class NetworkHead(BaseEstimator):
             module = self._build(self.shapes_, self.n_outputs_, batches).to(randomness.device)
             self.history_, self.best_epoch_ = train(
                 module, objective, batches, how, randomness, validation=validation,
-                ended=self._ended(module, objective), about=about, name=type(self).__name__,
+                about=about, name=type(self).__name__,
             )  # fmt: skip
         self.n_epochs_, self.module_ = len(self.history_), module.cpu()
         return self

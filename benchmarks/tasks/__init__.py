@@ -6,10 +6,13 @@ from typing import Any
 
 from benchmarks.tasks.base import Place, Task
 from benchmarks.tasks.classification import Classification
+from benchmarks.tasks.dense import Depth, Segmentation
 from benchmarks.tasks.detection import Detection
 from benchmarks.tasks.geometry import Geometry
 from benchmarks.tasks.matching import Matching
 from benchmarks.tasks.mixing import Mixing
+from benchmarks.tasks.regret import Regret
+from benchmarks.tasks.robustness import Robustness
 from benchmarks.tasks.video import Video
 from diffeat.errors import SpecError, nearest
 
@@ -17,8 +20,8 @@ __all__ = ["TASKS", "Place", "Task", "task_named"]
 
 TASKS: dict[str, Task] = {
     "classification": Classification(), "matching": Matching(), "geometry": Geometry(),
-    "mixing": Mixing(),
-    "video": Video(), "detection": Detection(),
+    "mixing": Mixing(), "video": Video(), "segmentation": Segmentation(), "depth": Depth(),
+    "regret": Regret(), "robustness": Robustness(), "detection": Detection(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 

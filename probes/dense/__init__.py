@@ -14,7 +14,7 @@ from probes.dense.nearest_mean import NearestMean
 from probes.dense.pixels import PixelPool
 from probes.dense.position import MeanMask
 from probes.dense.positions import positions, with_positions
-from probes.dense.published import PUBLISHED, published
+from probes.dense.presets import PUBLISHED, published
 from probes.dense.regression import PixelRegression
 from probes.dense.truth import DepthMaps, Masks
 

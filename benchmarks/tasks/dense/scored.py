@@ -1,0 +1,94 @@
+"""What a fitted head says of test pictures, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.tasks.dense.file import DenseBenchmark
+from benchmarks.tasks.dense.systems import Given
+from probes.metrics import BoundaryF, Confusion, DepthErrors, RiskCoverage
+
+ERRORS = ("abs rel", "RMSE", "log10", "SILog", "delta 1", "delta 2", "delta 3")
+"""Of depth, the one that tables lead with first."""
+
+
+def depth_counter(benchmark: DenseBenchmark) -> DepthErrors:
+    """By the benchmark's cap, crop and alignment."""
+    return DepthErrors(cap=benchmark.cap or None, min_depth=benchmark.min_depth,
+                       crop=benchmark.crop or None, align=benchmark.align or None)  # fmt: skip
+
+
+def counted(
+    benchmark: DenseBenchmark, given: Given, found: Iterable[np.ndarray], rows: np.ndarray,
+    shown: int, boundary: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Count what was found of test pictures.
+
+    Args:
+        found: (H, W) of each of `rows`.
+        shown: of the first so many, the predictions are returned too.
+        boundary: whether contours are compared.
+
+    Returns:
+        `values`, (P, 4, K) or (P, M) as lists; `boundary`, F of contours, or None; `shown`.
+    """
+    kept: list[np.ndarray] = []
+    if given.kind == "depth":
+        errors = depth_counter(benchmark)
+        for row, one in zip(rows, found, strict=True):
+            errors.update(one, given.truths[int(row)])
+            kept += [np.asarray(one, np.float32)] if len(kept) < shown else []
+        values = np.stack([errors.by_picture(name) for name in ERRORS], 1)
+        return {"values": values.tolist(), "boundary": None, "shown": kept}
+    classes = len(given.classes)
+    confusion = Confusion(classes, given.ignore)
+    edges = BoundaryF(classes, given.ignore) if boundary else None
+    for row, one in zip(rows, found, strict=True):
+        truth = given.truths[int(row)]
+        confusion.update(one, truth)
+        if edges is not None:
+            edges.update(one, truth)
+        kept += [np.asarray(one, np.int32)] if len(kept) < shown else []
+    return {"values": confusion.counts.tolist(), "shown": kept,
+            "boundary": None if edges is None else edges.compute()}  # fmt: skip
+
+
+def uncertainty_of(
+    given: Given, head: Any, single: Any, rows: np.ndarray, shown: int
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """What a head's uncertainty tells of its errors, and the maps of the first pictures.
+
+    Three orders of the same pixels, with the same errors: by the head's own uncertainty, by
+    1 − the largest share of one member trained alone, and at random.
+
+    Args:
+        single: one member, fitted; None where the head has none.
+    """
+    classes, maps = len(given.classes), []
+    confusion, own = Confusion(classes, given.ignore), RiskCoverage()
+    other = None if single is None else RiskCoverage()
+    cells = given.cells[rows]
+    theirs = iter(()) if single is None else iter(single.predict_proba(cells))
+    for row, found, unsure in zip(rows, head.predict(cells), head.uncertainty(cells), strict=True):
+        truth, group = given.truths[int(row)], given.groups[int(row)]
+        known, wrong = truth != given.ignore, found != truth
+        quality = confusion.update(found, truth, group)
+        own.update(unsure, wrong, known=known, group=group, quality=quality)
+        if other is not None:
+            other.update(1 - next(theirs).max(0), wrong, known=known, group=group)
+        maps += [np.asarray(unsure, np.float32)] if len(maps) < shown else []
+    said = {name: own.compute()[name] for name in ("aurc", "random", "oracle", "gain")}
+    if len(own.groups.names) > 1:
+        said |= {"gain_ends": _ends(own.interval("gain")), "ranks": _ends(own.ranks())}
+        if other is not None:
+            said["against_single"] = _ends(own.interval("aurc", other=other))
+    if other is not None:
+        said["single"] = other.compute()["aurc"]
+    return said, maps
+
+
+def _ends(one: Any) -> dict[str, float]:
+    return {"value": float(one.value), "low": float(one.low), "high": float(one.high)}
