@@ -173,6 +173,7 @@ def test_a_head_whose_ignored_label_is_below_0_is_kept(tmp_path):
     """As of more classes than 8 bits hold."""
     rng = np.random.default_rng(0)
     cells = Cells({("a", 0): rng.random((1, 3, 4, 4), np.float32)}, sizes=[[20, 20]])
-    head = NearestMean().fit(cells, np.arange(400).reshape(1, 20, 20) % 301 - 1, classes=300, ignore=-1)
+    masks = np.arange(400).reshape(1, 20, 20) % 301 - 1
+    head = NearestMean().fit(cells, masks, classes=300, ignore=-1)
     save(head, tmp_path / "h.safetensors")
     assert load(tmp_path / "h.safetensors").ignore_ == -1
