@@ -48,7 +48,18 @@ from probes.dense.position import MeanMask
 from probes.dense.regression import PixelRegression
 from probes.detection.detector import BoxDetector
 from probes.difformer import DifFormerProbe
-from probes.fitted import Array, Form, HeadError, Labels, Module, Number, Sizes, Whole, rebuild
+from probes.fitted import (
+    MOST_ROW,
+    Array,
+    Form,
+    HeadError,
+    Labels,
+    Module,
+    Number,
+    Sizes,
+    Whole,
+    rebuild,
+)
 from probes.knn import KNNProbe
 from probes.linear import LinearProbe
 from probes.many import ManyLogistic
@@ -98,11 +109,11 @@ _SHARES = {"explained_variance_": Array("P"), "explained_variance_ratio_": Array
 _MIXED = {
     **_NETWORK, "cells_": forms.CellKeys(), "objective_": forms.Choice(tuple(OBJECTIVES)),
     "classes_": Labels(optional=True), "scale_": forms.Scale(optional=True), "left_out_": Whole(),
-    "ignore_": Whole(optional=True), "seen_": Array("K", "b", optional=True),
+    "ignore_": Whole(optional=True, least=-MOST_ROW), "seen_": Array("K", "b", optional=True),
     "train_size_": forms.Size(optional=True),
 }  # fmt: skip
 _MASKS = {
-    **_MAPS, "classes_": Labels(), "ignore_": Whole(), "seen_": Array("K", "b"),
+    **_MAPS, "classes_": Labels(), "ignore_": Whole(least=-MOST_ROW), "seen_": Array("K", "b"),
 }  # fmt: skip
 
 _GRID = {**_NETWORK, "cells_": forms.CellKeys(), "train_size_": forms.Size()}

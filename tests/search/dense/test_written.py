@@ -13,6 +13,9 @@ from diffeat.errors import SpecError, StoreError
 from diffeat.search.dense.applied import Seen
 from diffeat.search.dense.written import DenseFolder, file_names, in_millimetres, save_mask
 from diffeat.viz.looks import Looks
+from probes import load, save
+from probes.cells import Cells
+from probes.dense import NearestMean
 
 NAMES = ("background", "car", "tree")
 COLOURS = np.array([[0, 0, 0], [200, 10, 10], [3, 4, 5]], np.uint8)
@@ -164,3 +167,13 @@ class TestFoldersInUse:
         (tmp_path / "a").write_text("a file where a folder should be")
         with pytest.raises(StoreError, match="cannot be written"):
             save_mask(np.zeros((2, 2), np.uint8), tmp_path / "a/m.png", np.zeros((1, 3), np.uint8))
+
+
+def test_a_head_whose_ignored_label_is_below_0_is_kept(tmp_path):
+    """As of more classes than 8 bits hold."""
+    rng = np.random.default_rng(0)
+    cells = Cells({("a", 0): rng.random((1, 3, 4, 4), np.float32)}, sizes=[[20, 20]])
+    masks = np.arange(400).reshape(1, 20, 20) % 301 - 1
+    head = NearestMean().fit(cells, masks, classes=300, ignore=-1)
+    save(head, tmp_path / "h.safetensors")
+    assert load(tmp_path / "h.safetensors").ignore_ == -1
