@@ -145,7 +145,7 @@ class Run:
                        "noted": dict(targets.noted), "fingerprint": targets.fingerprint}
                 for name, targets in (("train", one.train), ("test", one.test))}  # fmt: skip
         return {**said, "classes": list(bound.classes), "frame": self.benchmark.frame,
-                "shared": one.shared}  # fmt: skip
+                "apart": dict(one.apart)}  # fmt: skip
 
     # which cell
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -34,13 +34,16 @@ class Sets:
     """Two sets of pictures whose pixels are known.
 
     Attributes:
-        train, test: the pictures.
+        train, test: the pictures; of those named, training pictures whose group test has are left
+            out.
         frame: (H, W) that they are scored at; None is each one's own size.
+        apart: those groups → how many training pictures of it were left out.
     """
 
     train: DenseTargets
     test: DenseTargets
     frame: tuple[int, int] | None = None
+    apart: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def open(cls, benchmark: DenseBenchmark) -> Sets:
@@ -52,7 +55,7 @@ class Sets:
         one = benchmark
         found = cls.named(f"benchmark {one.name}", one.task, one.train, one.test, one.frame)
         return cls(limited(found.train, one.train_limit), limited(found.test, one.test_limit),
-                   found.frame)  # fmt: skip
+                   found.frame, found.apart)  # fmt: skip
 
     @classmethod
     def named(
@@ -70,7 +73,15 @@ class Sets:
         if both := set(train.ids) & set(test.ids):
             raise SpecError(f"{where}: {len(both)} pictures, such as {min(both)!r}, are in "
                             f"{train.name} and in {test.name}; expected other ones")  # fmt: skip
-        return cls(train, test, tuple(frame) or None)
+        shared = set(train.groups) & set(test.groups)
+        apart = {name: train.groups.count(name) for name in sorted(shared)}
+        if apart:
+            kept = [row for row, name in enumerate(train.groups) if name not in shared]
+            if not kept:
+                raise SpecError(f"{where}: every group of {train.name} is in {test.name}; expected "
+                                "others to train on")  # fmt: skip
+            train = train.take(kept)
+        return cls(train, test, tuple(frame) or None, apart)
 
     @property
     def pictures(self) -> Pictures:
@@ -81,11 +92,6 @@ class Sets:
     def groups(self) -> tuple[str, ...]:
         """Of all pictures."""
         return (*self.train.groups, *self.test.groups)
-
-    @property
-    def shared(self) -> list[str]:
-        """Groups, such as drives, that both sets have pictures of."""
-        return sorted(set(self.train.groups) & set(self.test.groups))
 
     @property
     def tested(self) -> np.ndarray:

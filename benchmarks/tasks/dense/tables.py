@@ -48,8 +48,9 @@ def set_up(result: dict[str, Any]) -> str:
         f"{train['pictures']:,} training pictures of {train['groups']:,} groups "
         f"({train['name']}), {test['pictures']:,} test pictures of {test['groups']:,} groups "
         f"({test['name']}); trained and scored at {frame}, truth moved by nearest.",
-        f"{len(sets['shared'])} groups have pictures in both ({', '.join(sets['shared'])})."
-        if sets["shared"] else "",
+        f"{sum(sets['apart'].values()):,} further training pictures are of groups that test has "
+        f"({', '.join(sets['apart'])}), and are left out."
+        if sets["apart"] else "",
         "Labelled pictures are drawn in orders that show every class early; those of fewer labels "
         "are among those of more. Settings are chosen within the labelled pictures, block and t by "
         f"{one['chooser']} on {min(one['select'], train['pictures'])} training pictures, some of "

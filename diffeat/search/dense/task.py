@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,21 +125,38 @@ def parts_of(
     """(N,) parts of the pictures of one set, or of one that teaches and one of the test.
 
     By the groups of the targets; without such copies of a picture belong together. A set with a
-    test of its own gives training and validation, 80 to 20.
+    test of its own gives training and validation, 80 to 20; pictures of groups that test has, such
+    as other frames of its drive, are left out of it, with a warning.
 
     Args:
         digests: of each set, (n, 16) uint8 of the pictures; None where they are not known.
     """
-    labels, own = [], True
-    for one in sets:
-        groups = tuple(one.groups)
-        own = own and groups == tuple(one.ids)
-        labels.append(Labelled(np.zeros(len(one.ids), np.int64), (), groups))
-    if own:  # each picture is a group of its own, but for copies
+    ids, groups = [one.ids for one in sets], [tuple(one.groups) for one in sets]
+    labels = [Labelled(np.zeros(len(one), np.int64), (), owners)
+              for one, owners in zip(ids, groups, strict=True)]  # fmt: skip
+    if all(owners == tuple(one) for one, owners in zip(ids, groups, strict=True)):
+        # each picture is a group of its own, but for copies
         labels = [one._replace(groups=None) for one in labels]
-    ids = [one.ids for one in sets]
+    elif len(sets) > 1 and (shared := set(groups[0]) & set(groups[1])):
+        labels[0] = _without(sets[0], shared)
     found = parted(sets[0].name, ids, labels, digests, split or SHARES, seed, duplicates)
     return found["part"]
+
+
+def _without(one: DenseTargets, shared: set[str]) -> Labelled:
+    """Of a training set: pictures of groups that test has belong to nothing, and have no part."""
+    out = np.array([name in shared for name in one.groups])
+    if out.all():
+        raise SpecError(f"{one.name}: every group ({', '.join(sorted(shared)[:3])}) is in the test "
+                        "set, too; expected others to train on")  # fmt: skip
+    warnings.warn(
+        f"{one.name}: {int(out.sum())} of {len(out)} pictures are of groups that the test set has "
+        f"({', '.join(sorted(shared)[:3])}), and are left out of training",
+        stacklevel=2,
+    )
+    owners = tuple(name if own else group
+                   for name, group, own in zip(one.ids, one.groups, out, strict=True))  # fmt: skip
+    return Labelled(np.where(out, -1, 0), (), owners)
 
 
 def bound_of(
