@@ -71,6 +71,7 @@ STRENGTHS: Mapping[str, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
 )
 """Table → name → what severities 1 to 5 are; "" is ImageNet-C's."""
 CORRUPTIONS = tuple(_IMAGENET)
+"""Names of corruptions, of ImageNet-C's kind."""
 
 
 @dataclass(frozen=True)
