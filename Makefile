@@ -10,6 +10,10 @@ OLDEST := .venv-oldest
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks run digits --out demo-output
 
+# bytecode is kept whatever the shell says: pytest would rewrite every assertion again, for 12 s of each
+# worker, and the processes that tests start would compile the package again
+test test-slow test-oldest: export PYTHONDONTWRITEBYTECODE =
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -121,7 +121,7 @@ def reference(plain: Plain, name: str, *args, **options) -> torch.Tensor:
 @torch.no_grad()
 def references(
     plain: Plain,
-    names: Iterable[str],
+    names: Sequence[str],
     x0: torch.Tensor,
     x_t: torch.Tensor,
     t: float,
@@ -147,32 +147,37 @@ def references(
     if condition is None:
         condition = plain.condition(len(x_t), size=plain.pixels(x_t))
     forward = _Forward(plain, plain.run(x_t, t, condition), x_t, t, condition, heads, tokens)
-    found = {}
+    found = _vae_tensors(plain, [name for name in names if name.startswith("vae.")], pixels)
     for name in names:
-        if name == "vae":
-            found[name] = x0
-        elif name.startswith("vae."):
-            found[name] = _vae_tensor(plain, name, pixels)
-        else:
-            found[name] = forward.tensor(name)
+        if name not in found:
+            found[name] = x0 if name == "vae" else forward.tensor(name)
     return found
 
 
-def _vae_tensor(plain: Plain, name: str, pixels: torch.Tensor) -> torch.Tensor:
-    place, _, kind = name.removeprefix("vae.").partition(":")
-    found, coder = {}, plain.vae.decoder if place.startswith("up.") else plain.vae.encoder
-    path = _path(place) + (".conv2" if kind == "increment" else "")
-    module = coder.get_submodule(path)
-    handle = module.register_forward_hook(
-        lambda _module, inputs, output: found.update(given=inputs[0].clone(), out=output.clone())
-    )
+def _vae_tensors(plain: Plain, names: Sequence[str], pixels: torch.Tensor | None) -> dict:
+    """Tensors of one encoding and, where a name asks for it, one decoding."""
+    found, handles, decoded = {}, [], False
+    for name in names:
+        place, _, kind = name.removeprefix("vae.").partition(":")
+        up = place.startswith("up.")
+        decoded |= up
+        coder = plain.vae.decoder if up else plain.vae.encoder
+        module = coder.get_submodule(_path(place) + (".conv2" if kind == "increment" else ""))
+
+        def keep(_module, inputs, output, name=name, kind=kind):
+            found[name] = (inputs[0] if kind == "in" else output).clone()
+
+        handles.append(module.register_forward_hook(keep))
+    if not names:
+        return found
     try:
         posterior = plain.vae.encode((pixels * 2 - 1).to(plain.dtype)).latent_dist
-        if coder is plain.vae.decoder:  # which is given the unscaled mean
+        if decoded:  # which is given the unscaled mean
             plain.vae.decode(posterior.mean)
     finally:
-        handle.remove()
-    return found["given" if kind == "in" else "out"]
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _path(place: str) -> str:

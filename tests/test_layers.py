@@ -9,7 +9,7 @@ modules, and its modules never import the package.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,23 +41,25 @@ def files_of(*folders: str) -> dict[str, Path]:
     return found
 
 
-def statements(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+@cache
+def statements(text: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
     """Every import anywhere in a module, but those for type checking alone."""
-    left = [tree]
+    found, left = [], [ast.parse(text)]
     while left:
         node = left.pop()
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield node
+            found.append(node)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             left += node.orelse
-        else:
+        elif not isinstance(node, ast.expr):  # no expression holds a statement
             left += ast.iter_child_nodes(node)
+    return tuple(found)
 
 
 def imports(text: str, modules: set[str] = frozenset()) -> set[str]:
     """Full names of what is imported: `from a import b` is a.b if that is a module, else a."""
     found = set()
-    for node in statements(ast.parse(text)):
+    for node in statements(text):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         else:

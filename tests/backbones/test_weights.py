@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import diffeat
 from diffeat.backbones import FAMILIES
 from diffeat.backbones.locate import known_models
+from diffeat.backbones.weights import check_finite
 from diffeat.errors import ModelError, NumericsError, SpecError
 from tests.pipelines import BUILDERS, Plain, build, levels, pictures, prompt_and_label
 from tests.twins import twin
@@ -211,6 +212,27 @@ def test_a_lora_that_holds_no_numbers(value, folder_of, lora_of, tmp_path):
     save_file(weights, path)
     with pytest.raises(NumericsError, match=f"{path}.*inf or nan"):
         load(folder_of("sd1"), lora=path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_are_numbers_even_where_their_sum_is_none(dtype):
+    layer = torch.nn.Linear(50, 40, dtype=dtype)
+    torch.nn.init.constant_(layer.weight, torch.finfo(dtype).max)
+    check_finite(layer, "here")
+    for value in (float("nan"), float("inf"), -float("inf")):
+        with torch.no_grad():
+            layer.weight[7, 11] = value
+        with pytest.raises(NumericsError, match="here: weight 'weight' holds inf or nan"):
+            check_finite(layer, "here")
+
+
+@pytest.mark.parametrize("name", ["sd1", "flux", "pixel"])
+def test_an_architecture_without_weights_is_that_with_them(name, folder_of):
+    bare, whole = (load(folder_of(name), device=device).denoiser for device in ("meta", "cpu"))
+    assert {weight.device.type for weight in bare.parameters()} == {"meta"}
+    shapes = [{k: v.shape for k, v in one.state_dict().items()} for one in (bare, whole)]
+    assert shapes[0] == shapes[1]
+    assert str(bare) == str(whole)
 
 
 @pytest.mark.parametrize("name", ["pixel", "adm", "edm", "dit", "sit", "pixart-sigma"])
