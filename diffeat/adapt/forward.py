@@ -134,7 +134,6 @@ def _check_spec(spec: ExtractSpec) -> None:
         "prompt": ("one prompt for all pictures", same),
         "captions": ("one prompt for all pictures", spec.captions is None),
         "label": ("one label for all pictures", spec.label != CLASS_LABEL),
-        "corrupt": ("pictures as they are given", spec.corrupt is None),
     }
     for name, (what, holds) in allowed.items():
         if not holds:
