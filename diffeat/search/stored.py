@@ -16,7 +16,7 @@ from diffeat.search.duplicates import groups_of_copies, without_copies
 from diffeat.search.fitted_on import among, notes_in
 from diffeat.search.splits import LEFT_OUT, SMALL, TEST, balance_of, split_groups
 from diffeat.search.targeted import one_space, targets_of
-from diffeat.search.tasks import CellKey, Made, Task, known_targets
+from diffeat.search.tasks import CellKey, Made, Task, choose_cells, known_targets
 from diffeat.specs import ExtractSpec, differences, without_cells
 from diffeat.store import FeatureStore
 from diffeat.targets import Labelled
@@ -67,7 +67,7 @@ def task_from_store(
     why = [check_targets(str(one.path), conditioned(one.spec, one.pictures), allow_conditioned)
            for one in stores]  # fmt: skip
     if test is not None:
-        check_pair(store, test, duplicates)
+        check_pair(store, test, duplicates, wanted(store, blocks, timesteps))
 
     def read(block: str, t: float) -> Any:
         from probes.lazy import Stacked
@@ -253,8 +253,26 @@ def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:
     return fingerprint(plain)
 
 
-def check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> None:
-    """SpecError unless two files are a training and a test set of one model, made alike."""
+def wanted(
+    store: FeatureStore,
+    blocks: Sequence[str] | None = None,
+    timesteps: Sequence[float] | None = None,
+) -> tuple[CellKey, ...]:
+    """The cells of a file that are asked for; SpecError for those that it does not have."""
+    return choose_cells(str(store.path), cells_of(store), blocks, timesteps)
+
+
+def check_pair(
+    train: FeatureStore,
+    test: FeatureStore,
+    duplicates: str,
+    cells: Sequence[CellKey] | None = None,
+) -> None:
+    """SpecError unless two files are a training and a test set of one model, made alike.
+
+    Args:
+        cells: that the second must have; None: all of the first.
+    """
     check_model(train, test)
     if train.pictures["fingerprint"] == test.pictures["fingerprint"]:
         raise SpecError(
@@ -263,7 +281,7 @@ def check_pair(train: FeatureStore, test: FeatureStore, duplicates: str) -> None
         )
     if duplicates != "drop":  # which leaves them out of training
         _check_apart(train, test)
-    check_alike(train, test, free=("corrupt",))
+    check_alike(train, test, ("corrupt",), cells)
 
 
 def corrupted_text(specs: Sequence[ExtractSpec]) -> str:
@@ -284,9 +302,14 @@ def check_model(first: FeatureStore, second: FeatureStore) -> None:
         raise SpecError(f"{first.path} and {second.path} come from different models")
 
 
-def check_alike(first: FeatureStore, second: FeatureStore, free: Sequence[str] = ()) -> None:
+def check_alike(
+    first: FeatureStore,
+    second: FeatureStore,
+    free: Sequence[str] = (),
+    cells: Sequence[CellKey] | None = None,
+) -> None:
     """SpecError unless two files come from one model, were made alike but for `free` fields of
-    the spec, and the second has all cells of the first."""
+    the spec, and the second has these cells, None: all of the first."""
     check_model(first, second)
     specs = [without_cells(one.spec.to_dict()) for one in (first, second)]
     specs = [{name: spec[name] for name in spec if name not in free} for spec in specs]
@@ -295,10 +318,13 @@ def check_alike(first: FeatureStore, second: FeatureStore, free: Sequence[str] =
             f"{second.path} was extracted in another way than {first.path} ({'; '.join(differ)}); "
             "extract both with the same options"
         )
-    missing = set(cells_of(first)) - set(cells_of(second))
+    missing = set(cells_of(first) if cells is None else cells) - set(cells_of(second))
     if missing:
         block, t = sorted(missing, key=str)[0]
-        raise SpecError(f"{second.path} lacks block {block!r} at t={t}, which {first.path} has")
+        raise SpecError(
+            f"{second.path} lacks block {block!r} at t={t}, which {first.path} has: "
+            "extract it, or name cells that both have (-b, -t)"
+        )
 
 
 def _check_apart(train: FeatureStore, test: FeatureStore) -> None:

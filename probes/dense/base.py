@@ -111,6 +111,12 @@ class Segmenter(DenseHead):
             raise ValueError(
                 f"every pixel is ignored (label {self.ignore_}); expected some that count"
             )
+        if self.seen_.sum() == 1 < len(self.seen_):
+            only = self.classes_[self.seen_][0]
+            raise ValueError(
+                f"every pixel that counts is of one class, {only}; expected two at least (are "
+                f"these masks of 0 and 255? label {self.ignore_} does not count)"
+            )
         if not self.seen_.all():
             names = ", ".join(str(name) for name in self.classes_[~self.seen_][:10])
             warnings.warn(

@@ -93,7 +93,7 @@ class BoxDetector(OnMaps, NetworkHead):
         self.n_features_in_ = len(self.cells_)
         names = np.arange(classes) if isinstance(classes, int) else np.asarray(list(classes))
         self.classes_, self.n_outputs_ = names, len(names)
-        self.input_size_ = np.asarray(cells.frame(0).input_size, np.int64)
+        self.input_size_ = np.asarray(_one_size(cells), np.int64)
         device = pick_device(self.device, None)
         randomness = self._randomness(device)
         training, held = self._parted_pictures(
@@ -160,7 +160,7 @@ class BoxDetector(OnMaps, NetworkHead):
         maps = cells.frame(row)
         if tuple(maps.input_size) != tuple(self.input_size_):
             raise ValueError(f"the input of picture {row} is {maps.input_size}; expected "
-                             f"{tuple(self.input_size_)}, as in fit")  # fmt: skip
+                             f"{tuple(self.input_size_.tolist())}, as in fit")  # fmt: skip
         boxes = to_picture(one["boxes"].cpu().double().numpy(), maps)
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
         labels, scores = (one[name].cpu().numpy()[kept] for name in ("labels", "scores"))
@@ -172,6 +172,18 @@ class BoxDetector(OnMaps, NetworkHead):
         for found, known in zip(self.predict(cells), boxes, strict=True):
             measure.update(found, known)
         return measure.compute()["AP50"]
+
+
+def _one_size(cells: Cells) -> tuple[int, int]:
+    """(H, W) of the inputs; ValueError where they differ, or are not known."""
+    sizes = {cells.frame(row).input_size for row in range(len(cells))}
+    if len(sizes) != 1:
+        some = ", ".join(map(str, sorted(sizes)[:3]))
+        raise ValueError(
+            f"inputs of {len(sizes)} sizes ({some}); expected one: give Cells(…, input_size=(H, "
+            "W)), in pixels, as the pictures were extracted"
+        )
+    return next(iter(sizes))
 
 
 def _scaled(levels: Levels, output, target, reduction: str) -> torch.Tensor:

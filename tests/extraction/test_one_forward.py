@@ -70,6 +70,7 @@ REFUSED = {  # by the layer, by name
     "fit": "native",
     "tile": 32,
     "flip": True,
+    "corrupt": "jpeg_compression:3",
 }
 ELSEWHERE = {  # what no forward sees
     "steps": "counts the levels of a trajectory",

@@ -30,7 +30,9 @@ def summary(result: dict[str, Any]) -> str:
         lines += ["", f"{stored['name']}: {what}", "", surface_text(stored)]  # fmt: skip
     for section in sections(result):
         if isinstance(section, Table):
-            rows = [list(section.heading), *map(list, section.rows)]
+            # papers' figures in rows of their own come below the tables of a run
+            own = [row for row in section.rows if not row[0].startswith("*")]
+            rows = [list(section.heading), *map(list, own)]
             widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
             lines += ["", section.text, ""]
             lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))

@@ -18,7 +18,7 @@ from diffeat.search.dense.depth import KINDS
 from diffeat.search.dense.heads import HeadChoice
 from diffeat.search.dense.judge import SHARES, DenseJudge
 from diffeat.search.splits import Fractions
-from diffeat.search.stored import check_pair, parted
+from diffeat.search.stored import check_pair, parted, wanted
 from diffeat.store import FeatureStore
 from diffeat.targets import Labelled
 from probes.metrics.segmentation import POLICIES
@@ -220,7 +220,8 @@ def dense_judge(
     why = [check_targets(str(one.path), conditioned(one.spec, one.pictures), allow_conditioned)
            for files in stores for one in files]  # fmt: skip
     if len(stores) == 2:
-        check_pair(stores[0][0], stores[1][0], duplicates)
+        first = stores[0][0]
+        check_pair(first, stores[1][0], duplicates, wanted(first, **cells))
     bound = bound_of(choice, stores, opened, **cells)
     part = parts_of(bound.sets, digests_of(bound), split, seed, duplicates)
     more = {"counting": choice.counting} if bound.kind == "masks" else {}

@@ -127,6 +127,10 @@ def test_refusals(fitted):
         BoxDetector().fit(Cells({KEYS[0]: np.zeros((4, 3))}, sizes=[(9, 9)] * 4), known, classes=2)
     with pytest.raises(ValueError, match="none of 4 pictures has a box"):
         BoxDetector().fit(cells, [Boxes(np.zeros((0, 4)), [])] * 4, classes=2)
+    sizes = [(96, 80), (96, 81), (90, 80), (96, 80)]
+    unsaid = Cells({key: cells[key] for key in KEYS}, sizes=sizes)
+    with pytest.raises(ValueError, match=r"inputs of 3 sizes .*input_size=\(H, W\)"):
+        BoxDetector().fit(unsaid, known, classes=2)
     other = Cells({key: cells[key] for key in KEYS}, sizes=[(96, 80)] * 4, input_size=(32, 32))
     with pytest.raises(ValueError, match="as in fit"):
         list(fitted.predict(other))

@@ -80,13 +80,6 @@ class TestParts:
         assert (part[16:] == TEST).all()
         assert set(part[:16]) == {TRAIN, VALIDATION}
 
-    def test_a_group_in_both_sets_is_told(self, folder):
-        sets = [Planted(folder, which=range(16)), Planted(folder, which=range(15, 24))]
-        with pytest.raises(
-            SpecError, match=r"groups have pictures in the training and in the test"
-        ):
-            parts_of(sets, [None, None])
-
     def test_copies_belong_together_or_are_left_out(self, folder):
         class Alone(Planted):
             groups = property(lambda self: self.ids)
