@@ -112,7 +112,12 @@ class TestDepth:
         answer = diffeat("predict", head, place / "p", "-o", tmp_path / "npz", "--format", "npz",
                          "--batch-size", 4, "--json")  # fmt: skip
         assert json.loads(answer.out)["predicts"] == "depth"
-        scale = json.loads((tmp_path / "png/depth.json").read_text("utf-8"))["scale"]
+        note = (tmp_path / "png/depth.json").read_text("utf-8")
+        answer = diffeat("predict", head, place / "f.h5", "-o", tmp_path / "png", "--format", "npz")
+        assert answer.code == 2
+        assert "format: png → npz" in answer.err
+        assert (tmp_path / "png/depth.json").read_text("utf-8") == note
+        scale = json.loads(note)["scale"]
         with open(tmp_path / "png/pictures.csv", encoding="utf-8") as file:
             rows = {row["id"]: row for row in csv.DictReader(file)}
         for one, depth in wanted.items():

@@ -268,6 +268,7 @@ class TestTruth:
                          tmp_path / "t", "--csv", tmp_path / "a.csv")  # fmt: skip
         assert answer.code in (1, 2)
         assert message in " ".join(answer.err.split())
+        assert "--on-error" not in answer.err  # which is of pictures
         assert not (tmp_path / "a.csv").exists()
 
     def test_classes_go_by_name_and_not_by_number(self, diffeat, place, tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.cli.applying import written_table
 from diffeat.cli.ending import note, warn
-from diffeat.errors import SourceError, SpecError, StoreError
+from diffeat.errors import PictureError, SourceError, SpecError, StoreError
 
 SHOWN = 10
 """Pictures that could not be read that are named."""
@@ -187,7 +187,14 @@ def loader(opened: Any, count: int, where: str | None) -> Callable[[int], np.nda
         source, places = find_originals(opened, opened.ids[:count], where)
     except (SourceError, StoreError) as error:
         raise StoreError(f"{error}, or leave --overlay out") from error
-    return lambda row: np.asarray(source.load(places[row]))
+
+    def load(row: int) -> np.ndarray:
+        try:
+            return np.asarray(source.load(places[row]))
+        except PictureError as error:
+            raise StoreError(f"{error}; restore it, or leave --overlay out") from error
+
+    return load
 
 
 def say_clipped(folder: Any) -> None:

@@ -132,7 +132,7 @@ def upright_mask(
             "another picture, or was resized"
             + (f"; frame={frame!r} takes {_text(sizes[frame])} alone" if frame else "")
         )
-    if len(fitting) == 2 and orientation != 1:
+    if frame is None and is_unclear(found, stored, orientation):
         warnings.warn(
             f"{name}: whether it was drawn over the picture as seen or as stored (EXIF "
             f"orientation {orientation}) cannot be told from its size {_text(found)}; as seen is "
@@ -140,6 +140,13 @@ def upright_mask(
             stacklevel=2,
         )
     return mask if fitting[0] == "upright" else TURNS[orientation](mask)
+
+
+def is_unclear(shape: Size, stored: Size, orientation: int) -> bool:
+    """Whether a mask's size fits the picture as it is seen and as it is stored, which differ."""
+    found, stored = tuple(shape[:2]), tuple(stored)
+    upright = stored[::-1] if orientation > 4 else stored
+    return orientation != 1 and found == stored == upright
 
 
 def move_mask(

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from textwrap import wrap
 from typing import IO, Any
 
 import numpy as np
 
 from diffeat.errors import SpecError
 from diffeat.viz.figures import save, shorten
-from diffeat.viz.maps import DPI, GAP, HEAD, TOP, Tile, resized, sheet_of, tile_size
-from diffeat.viz.matches import BOLD, GREY, LABELS, LETTER, LINE
+from diffeat.viz.maps import DPI, GAP, TOP, Tile, resized, sheet_of, tile_size
+from diffeat.viz.matches import GREY, LABELS, LETTER, LINE
 from diffeat.viz.scales import colour_map
 
 BACKGROUNDS = ("background", "unlabeled", "unlabelled", "void")
@@ -39,6 +38,8 @@ TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750),
 WHITE = (0.95047, 1.0, 1.08883)
 BOX, TEXT = 12, 12
 """Pixels of a legend's boxes and letters."""
+HEADING, TITLE, NARROWEST = 13, 15, 150
+"""Pixels of a sheet's letters, of those of its headline, and of its columns at least."""
 Columns = Mapping[str, np.ndarray]
 
 
@@ -241,13 +242,26 @@ def _cut(text: str, font: Any, width: float) -> str:
     return text + "…"
 
 
+def _wrapped(text: str, font: Any, width: float) -> list[str]:
+    """Lines of words that fit a width; a word that is wider by itself is cut off."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines += [_cut(word, font, width)]
+    return lines if lines[0] else lines[1:] or lines
+
+
 @lru_cache(maxsize=16)
-def _font(size: int) -> Any:
+def _font(size: int, bold: bool = False) -> Any:
     """The letters of matplotlib's figures, which know more scripts than Pillow's own."""
     from matplotlib import get_data_path
     from PIL import ImageFont
 
-    return ImageFont.truetype(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf", max(6, size))
+    name = f"DejaVuSans{'-Bold' * bold}.ttf"
+    return ImageFont.truetype(Path(get_data_path()) / "fonts/ttf" / name, max(6, size))
 
 
 def with_legend(picture: np.ndarray, entries: Sequence[tuple[Any, str]]) -> np.ndarray:
@@ -284,6 +298,7 @@ def mask_sheet(
     colours: Any = None,
     heads: Sequence[str] = (),
     limits: Mapping[str, tuple[float, float]] | None = None,
+    units: Mapping[str, str] | None = None,
     notes: Sequence[Mapping[str, str]] = (),
     title: str = "",
     side: int = 240,
@@ -301,6 +316,7 @@ def mask_sheet(
         colours: (K, 3); None chooses them.
         heads: names of the pictures.
         limits: heading → ends of its scale; None: those of its numbers.
+        units: heading → what its numbers are in, such as "m".
         notes: for each picture heading → a word over that tile, such as "mIoU 61.0 %".
         title: headline.
         side: pixels at which longer sides are shown.
@@ -312,25 +328,29 @@ def mask_sheet(
         raise SpecError("no pictures to show; expected one row at least")
     table = class_colours(names, colours) if len(names) else np.empty((0, 3), np.uint8)
     limits = {**_limits(rows), **(limits or {})}
-    tiles, used = [], set()
+    units, used, tiles = units or {}, set(), []
     columns = list(dict.fromkeys(heading for row in rows for heading in row))
-    lines = wrap(title, (side + GAP) * len(columns) // BOLD) or [""]
+    sizes = [tile_size(next(iter(row.values())).shape[:2], side) for row in rows]
+    wide = max(NARROWEST, *(width for _, width in sizes))
+    lines = _wrapped(title, _font(TITLE, bold=True), len(columns) * (wide + GAP) - GAP)
     top = TOP + LINE * (len(lines) - 1)
-    for k, row in enumerate(rows):
-        size = tile_size(next(iter(row.values())).shape[:2], side)
-        step = max(150, size[1]) + GAP
+    for k, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+        heads_of = {}
+        for heading in row:
+            named = heading == columns[0] and k < len(heads) and shorten(heads[k], wide // LETTER)
+            note = named or (notes[k].get(heading, "") if k < len(notes) else "")
+            scale = _scale_text(limits.get(heading), units.get(heading, ""))
+            heads_of[heading] = [line for text in (note, heading, scale) if text
+                                 for line in _wrapped(text, _font(HEADING), wide)]  # fmt: skip
+        top += LINE * max(map(len, heads_of.values()))
         for at, heading in enumerate(columns):
-            if heading not in row:
-                continue
-            pixels = _drawn(row[heading], table, limits.get(heading), used)
-            note = notes[k].get(heading, "") if k < len(notes) else ""
-            first = at == 0 and k < len(heads) and shorten(heads[k], step // LETTER)
-            text = _head(heading, first or note, limits.get(heading))
-            tiles.append(Tile(resized(pixels, size), text, GAP + at * step, top + HEAD))
-        top += size[0] + HEAD + GAP
+            if heading in row:
+                pixels = _drawn(row[heading], table, limits.get(heading), used)
+                head, left = "\n".join(heads_of[heading]), GAP + at * (wide + GAP)
+                tiles.append(Tile(resized(pixels, size), head, left, top))
+        top += size[0] + GAP
     if used:
-        width = max(tile.left + tile.pixels.shape[1] for tile in tiles) - GAP
-        below = legend([(table[k], names[k]) for k in sorted(used)], max(width, 200))
+        below = legend([(table[k], names[k]) for k in sorted(used)], len(columns) * (wide + GAP))
         tiles.append(Tile(below, "", GAP, top))
     save(sheet_of(tiles, "\n".join(lines)), path, DPI)
 
@@ -363,8 +383,6 @@ def _drawn(values: Any, colours: np.ndarray, limits: Any, used: set[int]) -> np.
                     "(H, W, 3) uint8, classes or numbers (H, W)")  # fmt: skip
 
 
-def _head(heading: str, note: str, limits: tuple[float, float] | None) -> str:
-    """Two lines over a tile."""
-    if note or limits is None:
-        return f"{note}\n{heading}" if note else f"\n{heading}"
-    return f"\n{heading}, {limits[0]:.3g} … {limits[1]:.3g}"
+def _scale_text(limits: tuple[float, float] | None, unit: str) -> str:
+    """What the ends of a column's colours stand for; nothing of a column without numbers."""
+    return "" if limits is None else f"{limits[0]:.3g} … {limits[1]:.3g} {unit}".rstrip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from benchmarks.tasks.dense.counted import Counted, codes_of, mask_numbers
 from benchmarks.tasks.dense.file import DenseBenchmark, System
 from benchmarks.tasks.dense.floors import positions, raw_patches
 from benchmarks.tasks.dense.sets import Draws
+from benchmarks.tasks.dense.shown import places_shown
 from benchmarks.tasks.matching.file import Measured
 from benchmarks.tasks.regret.file import OneTask, RegretBenchmark
 from benchmarks.tasks.robustness.file import RobustnessBenchmark
@@ -209,6 +211,28 @@ class TestRun:
         again = run_benchmark(small(), folder, "cpu")
         assert again["finished"]["computed"] == 0
         assert again["rows"] == result["rows"]
+
+    def test_maps_are_of_the_pictures_that_are_shown(self, result, folder, tmp_path):
+        shutil.copytree(folder, tmp_path / "run")
+        kept = list((tmp_path / "run").rglob("maps-*.npz"))
+        assert len(kept) == 2  # the one that leads, and that with uncertainty
+        for path in kept:
+            with np.load(path) as file:
+                assert file["places"].tolist() == [1, 3]  # of 4
+        before = (tmp_path / "run/small-maps.png").read_bytes()
+        again = run_benchmark(small(shown=4), tmp_path / "run", "cpu")
+        assert again["rows"] == result["rows"]
+        assert (tmp_path / "run/small-maps.png").read_bytes() != before
+        for path in kept:
+            with np.load(path) as file:
+                assert {f"prediction {k}" for k in range(4)} <= {*file.files}
+
+    def test_pictures_of_a_sheet_are_evenly_spaced(self):
+        assert places_shown(small(shown=4), 100).tolist() == [12, 37, 62, 87]
+        assert places_shown(small(shown=50), 5).tolist() == [0, 1, 2, 3, 4]
+        assert len(places_shown(small(shown=50), 100)) == 12
+        assert not len(places_shown(small(shown=0), 5))
+        assert not len(places_shown(small(), 0))
 
     def test_the_report(self, result, folder):
         text = markdown(folder)

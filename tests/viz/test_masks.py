@@ -163,6 +163,40 @@ class TestSheet:
             wanted = np.round(255 * np.array(colormaps["magma"](place)[:3]))
             assert tuple(wanted.astype(int).tolist()) in there
 
+    @pytest.mark.parametrize(("columns", "shape"), [(1, (20, 10)), (2, (96, 128)), (4, (30, 20))])
+    def test_nothing_that_is_written_is_clipped_or_written_over(
+        self, columns, shape, tmp_path, monkeypatch
+    ):
+        headings = ["input", "a network with a rather long name", "uncertainty", "truth, in metres"]
+        row = {name: np.full(shape, 7.125, np.float32) for name in headings[4 - columns :]}
+        drawn = []
+        monkeypatch.setattr("diffeat.viz.masks.save", lambda figure, *_: drawn.append(figure))
+        title = "Depth at every pixel of one room, by few labelled pictures"
+        mask_sheet([row] * 2, tmp_path / "s.png", heads=["WWWWWWWWWWWWWWWWWWWWWWWWWWWWW.png"] * 2,
+                   units=dict.fromkeys(row, "m"), title=title, side=128,
+                   notes=[dict.fromkeys(row, "mIoU 61.0 %")] * 2)  # fmt: skip
+        (figure,) = drawn
+        width, height = figure.get_size_inches() * figure.dpi
+        figure.canvas.draw()
+        places = [text.get_window_extent() for text in figure.texts]
+        assert all(one.x0 >= 0 and one.y0 >= 0 for one in places)
+        assert all(one.x1 <= width and one.y1 <= height for one in places)
+        for k, one in enumerate(places):
+            assert not any(one.overlaps(other) for other in places[k + 1 :])
+        text = " ".join(" ".join(one.get_text().split()) for one in figure.texts)
+        assert text.count("7.12 … 7.12 m") == 2 * columns  # also where there is a note
+        assert title in text
+
+    def test_columns_stand_below_each_other(self, tmp_path, monkeypatch):
+        drawn = []
+        monkeypatch.setattr("diffeat.viz.masks.save", lambda figure, *_: drawn.append(figure))
+        rows = [{name: np.zeros(shape, np.uint8) for name in ("input", "truth")}
+                for shape in ((200, 240), (240, 180))]  # fmt: skip
+        mask_sheet(rows, tmp_path / "s.png", names=["a"])
+        places = [text.get_position()[0] for text in drawn[0].texts]
+        assert len(set(places[:4])) == 2
+        assert places[:2] == places[2:4]
+
     def test_what_is_no_picture(self, tmp_path):
         with pytest.raises(SpecError, match="no pictures"):
             mask_sheet([], tmp_path / "s.png")

@@ -25,7 +25,7 @@ from benchmarks.tasks.dense.file import ALL, PIXELS, POSITION, DenseBenchmark, S
 from benchmarks.tasks.dense.floors import floor_cells
 from benchmarks.tasks.dense.scored import ERRORS, counted, uncertainty_of
 from benchmarks.tasks.dense.sets import Draws, Sets
-from benchmarks.tasks.dense.shown import write_sheet
+from benchmarks.tasks.dense.shown import places_shown, write_sheet
 from benchmarks.tasks.dense.systems import Given, head_of, learnt
 from benchmarks.tasks.matching.models import models_of, stores_of
 from benchmarks.tasks.mixing.systems import chosen_cells
@@ -36,8 +36,6 @@ from diffeat.progress import say
 from probes import Cells
 
 PARTS = frozenset(("values", "boundary", "chosen", "seconds", "uncertainty"))
-MOST_SHOWN = 12
-"""Test pictures of a sheet at most."""
 
 
 def measure(benchmark: DenseBenchmark, place: Place) -> dict[str, Any]:
@@ -83,7 +81,7 @@ class Run:
         rows: the table, as the JSON has it.
         counted: (row, labels) → what each draw counted.
         missing: what could not be measured, each with the reason.
-        kept: heading → maps of the first test pictures, for the sheet.
+        kept: heading → maps of the test pictures of the sheet.
     """
 
     benchmark: DenseBenchmark
@@ -227,21 +225,36 @@ class Run:
                   for name in ("cap", "min_depth", "crop", "align")}  # fmt: skip
         key = fingerprint("dense", says, [one.identity for one in parts], self.any.fingerprint,
                           rows.tolist(), draw, asks, counts, self.place.device)  # fmt: skip
-        path = self.place.features / f"shown-{key}.npz"
+        path = self.place.features / f"maps-{key}.npz"
         run = self.journal.read("dense", key, PARTS.issubset)
-        if run is None or (last and self._shows and not path.exists()):
+        shows = last and system.name in self._drawn
+        if run is None or (shows and not self._has_maps(path)):
             say(f"{system.name}: {len(rows)} labelled pictures, draw {draw + 1}")
-            run, maps = self._fitted(system, given, rows, draw, asks, last)
-            run = self.journal.write("dense", key, run)
-            if maps:
-                np.savez_compressed(path, **maps)
-        if last and path.exists() and self._shows:
+            found, maps = self._fitted(system, given, rows, draw, asks, shows)
+            run = run or self.journal.write("dense", key, found)
+            if shows:
+                np.savez_compressed(path, **maps, places=self._places)
+        if shows:
             self._keep(system, path)
         return run
 
     @property
-    def _shows(self) -> int:
-        return min(self.benchmark.shown, MOST_SHOWN, len(self.sets.test.ids))
+    def _drawn(self) -> set[str]:
+        """Names of the systems in the sheet: the one that leads, and those with uncertainty."""
+        if not len(self._places):
+            return set()
+        return {self.benchmark.leading, *self.benchmark.uncertainty}
+
+    @property
+    def _places(self) -> np.ndarray:
+        return places_shown(self.benchmark, len(self.sets.test.ids))
+
+    def _has_maps(self, path: Path) -> bool:
+        """Whether maps of the pictures that are shown now are there."""
+        if not path.exists():
+            return False
+        with np.load(path) as file:
+            return np.array_equal(file["places"], self._places)
 
     def _most(self, system: System) -> int:
         labels = system.labels or self.benchmark.labels
@@ -249,12 +262,12 @@ class Run:
 
     def _fitted(
         self, system: System, given: Given, rows: np.ndarray, draw: int, asks: dict[str, bool],
-        last: bool,
+        shows: bool,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
         began, tested = time.monotonic(), self.sets.tested
         head, chosen = learnt(system, given, rows, draw, self.place.device)
         fitting = time.monotonic() - began
-        shown = self._shows if last else 0
+        shown = self._places if shows else self._places[:0]
         said = counted(self.benchmark, given, head.predict(given.cells[tested]), tested, shown,
                        asks["boundary"])  # fmt: skip
         maps = {f"prediction {k}": one for k, one in enumerate(said.pop("shown"))}
@@ -271,15 +284,14 @@ class Run:
                 "uncertainty": told}, maps  # fmt: skip
 
     def _keep(self, system: System, path: Path) -> None:
-        """The maps of the system that leads, and of its uncertainty, for the sheet."""
-        wanted = {self.benchmark.leading, *self.benchmark.uncertainty}
-        if system.name not in wanted:
-            return
+        """The maps of a system, and of its uncertainty, for the sheet."""
         with np.load(path) as file:
             for name in file.files:
-                what, place = name.rsplit(" ", 1)
+                if name == "places":
+                    continue
+                what, k = name.rsplit(" ", 1)
                 heading = system.name if what == "prediction" else f"{what}, {system.name}"
-                self.kept.setdefault(heading, []).insert(int(place), file[name])
+                self.kept.setdefault(heading, []).insert(int(k), file[name])
 
     def _scores(self, system: System, count: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Numbers of one count of labels, over all draws."""

@@ -13,31 +13,42 @@ from benchmarks.tasks.dense.file import DenseBenchmark
 from benchmarks.tasks.dense.sets import Sets
 from diffeat.viz.masks import mask_sheet
 
+MOST = 12
+"""Test pictures of a sheet at most."""
+
+
+def places_shown(benchmark: DenseBenchmark, count: int) -> np.ndarray:
+    """Which of `count` test pictures a sheet shows, ascending: evenly spaced, because neighbours
+    are often frames of one film."""
+    shown = min(benchmark.shown, MOST, count)
+    return ((np.arange(shown) + 0.5) * count / max(shown, 1)).astype(np.int64)
+
 
 def write_sheet(
     benchmark: DenseBenchmark, sets: Sets, kept: Mapping[str, Sequence[np.ndarray]], path: Path
 ) -> None:
-    """Write what was kept of the first test pictures beside input and truth; nothing of nothing."""
-    count = min((len(maps) for maps in kept.values()), default=0)
-    if not count:
+    """Write what was kept of some test pictures (`places_shown`) beside input and truth; nothing
+    of nothing."""
+    if not kept:
         return
     source, depth = sets.test.pictures(), sets.test.kind == "depth"
-    rows = []
-    for place in range(count):
-        size = next(iter(kept.values()))[place].shape
+    places, rows = places_shown(benchmark, len(sets.test.ids)).tolist(), []
+    for k, place in enumerate(places):
+        size = next(iter(kept.values()))[k].shape
         picture = source.load(place).convert("RGB")
         row: dict[str, Any] = {"input": np.asarray(picture.resize(size[::-1], Image.BICUBIC))}
         row["truth"] = _at(np.asarray(sets.test.target(place)), size)
-        rows.append(row | {name: maps[place] for name, maps in kept.items()})
-    limits = {}
+        rows.append(row | {name: maps[k] for name, maps in kept.items()})
+    limits, units = {}, {}
     if depth:  # on one scale
         known = np.concatenate([row["truth"][np.isfinite(row["truth"])] for row in rows])
         limits = dict.fromkeys([name for name in rows[0] if name != "input"],
                                (float(known.min()), float(known.max())))  # fmt: skip
+        units = dict.fromkeys(limits, "m")
     mask_sheet(
-        rows, path, names=() if depth else list(sets.test.classes),
-        colours=getattr(sets.test, "palette", None), heads=list(sets.test.ids[:count]),
-        limits=limits, title=benchmark.title,
+        rows, path, names=() if depth else list(sets.test.classes), units=units, limits=limits,
+        colours=getattr(sets.test, "palette", None), title=benchmark.title,
+        heads=[sets.test.ids[place] for place in places],
     )  # fmt: skip
 
 

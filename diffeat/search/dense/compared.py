@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
-from diffeat.errors import SourceError, SpecError
+from diffeat.errors import PictureError, SourceError, SpecError
 from diffeat.search.dense.applied import AppliedDense, Seen
 from diffeat.targets import match_ids
 from probes.metrics import BoundaryF, Confusion, RiskCoverage
@@ -40,10 +40,15 @@ class TrueMasks:
 
         Raises:
             SpecError: labels that are no classes of the targets.
+            SourceError: it cannot be read.
         """
         if self.rows[row] < 0:
             return None
-        labels = np.asarray(self.targets.target(int(self.rows[row]))).astype(np.int64)
+        try:
+            labels = np.asarray(self.targets.target(int(self.rows[row]))).astype(np.int64)
+        except PictureError as error:  # of a picture that can be read
+            raise SourceError(f"the true mask of {error.picture}: {error.reason}; mend it, or take "
+                              f"it out of {self.targets.name}") from error  # fmt: skip
         known = (labels >= 0) & (labels < len(self.places))
         odd = np.unique(labels[~known & (labels != self.targets.ignore)])
         if len(odd):

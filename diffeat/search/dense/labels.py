@@ -298,7 +298,8 @@ def _counts(counts: Sequence[int | str], pool: int, draws: int) -> tuple[list[in
     kept = sorted({n for n in wanted if n <= pool})
     notes = [f"left out, since {pool} pictures may be labelled: {', '.join(map(str, more))}"]
     if not kept:
-        raise SpecError(f"{pool} pictures may be labelled; expected fewer than {min(more)} labels")
+        raise SpecError(f"{pool} pictures may be labelled, fewer than {min(more)}; expected counts "
+                        f"up to {pool}, or all")  # fmt: skip
     return kept, notes if more else []
 
 

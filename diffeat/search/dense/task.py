@@ -84,6 +84,7 @@ class DenseChoice:
 
     def _open(self, name: str, pictures: Any) -> DenseTargets:
         from diffeat.targets.dense import open_dense
+        from diffeat.targets.dense.folders import has_masks_of
 
         how: dict[str, Any] = {"kind": self.kind, "missing": self.missing, "unit": self.unit}
         if self.classes is not None:
@@ -92,14 +93,22 @@ class DenseChoice:
             how["ignore"] = self.ignore
         try:
             return open_dense(name, **how)
-        except SourceError:
+        except SourceError as error:
             if pictures is None or not Path(name).is_dir():
                 raise
             try:
                 return open_dense(name, **how, **_named(pictures))
-            except SourceError:  # the first one says what layouts there are
-                pass
-            raise
+            except SourceError as other:
+                if has_masks_of(Path(name), _ids(pictures)):
+                    raise
+                raise error from other  # which says what layouts there are
+
+
+def _ids(pictures: Any) -> list[str]:
+    """Of a source, or of feature files."""
+    if isinstance(pictures, Source):
+        return list(pictures.ids)
+    return list(dict.fromkeys(name for one in pictures for name in one.ids))
 
 
 def _named(pictures: Any) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def _named(pictures: Any) -> dict[str, Any]:
     files = list(pictures)
     known = [one for one in files if one.sizes is not None]
     return {
-        "pictures": list(dict.fromkeys(name for one in files for name in one.ids)),
+        "pictures": _ids(files),
         "sizes": {name: tuple(map(int, size)) for one in known
                   for name, size in zip(one.ids, one.sizes, strict=True)},
     }  # fmt: skip

@@ -131,6 +131,8 @@ class DenseFolder:
 
     def __post_init__(self) -> None:
         self.names = file_names(self.ids)
+        if self.applied.kind == "depth":  # whose note tells of one of them
+            self.made_by = {**self.made_by, "format": self.format}
 
     def begin(self, overwrite: bool = False) -> None:
         """Write what the files will mean; refuse a folder that others are using.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from diffeat.hashing import fingerprint
 from diffeat.images import Source, move_mask, stored_size, upright_mask
 from diffeat.images.below import is_inside
 from diffeat.images.digests import digest_of_file
+from diffeat.images.masks import is_unclear
 from diffeat.progress import counted
 from diffeat.targets.by_id import match_ids
 
@@ -129,6 +131,7 @@ class FileTargets(DenseTargets):
         known: id → (H, W) of the upright picture, where there are no files.
         frame: "upright" or "stored" (`upright_mask`); None goes by the size.
         moved: whether files of another size than the picture are brought to it by nearest.
+        unclear: the first file whose size did not tell how it was drawn, of which is warned.
     """
 
     name: str
@@ -144,6 +147,7 @@ class FileTargets(DenseTargets):
     noted: Mapping[str, int] = field(default_factory=dict)
     frame: str | None = None
     moved: bool = False
+    unclear: list[Path] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         groups = self.groups or ("",) * len(self.ids)
@@ -189,12 +193,27 @@ class FileTargets(DenseTargets):
         try:
             if self.paths:
                 stored, turn = stored_size(self.paths[row])
-                return upright_mask(found, stored, turn, frame=self.frame, name=str(path))
+                frame = self.frame
+                if frame is None and is_unclear(found.shape, stored, turn):
+                    frame = self._seen_upright(path, turn)
+                return upright_mask(found, stored, turn, frame=frame, name=str(path))
             if self.ids[row] in self.known:
                 return self._of_size(found, self.known[self.ids[row]], path)
         except SpecError as error:
             raise PictureError(self.ids[row], str(error)) from error
         return found
+
+    def _seen_upright(self, path: Path, turn: int) -> str:
+        """Warns once, and not of each of many files."""
+        if not self.unclear:
+            self.unclear.append(path)
+            warnings.warn(
+                f"{path}: whether it was drawn over the picture as seen or as stored (EXIF "
+                f"orientation {turn}) cannot be told from its size; as seen is assumed, of others "
+                "like it too: if it was not, turn the masks, or say frame='stored' to open_dense",
+                stacklevel=3,
+            )
+        return "upright"
 
     def _of_size(self, found: np.ndarray, size: Size, path: Path) -> np.ndarray:
         if found.shape == tuple(size):

@@ -263,6 +263,15 @@ def of_pictures(
                  depth=answers.name.casefold() in DEPTHS)  # fmt: skip
 
 
+def has_masks_of(root: Path, ids: Sequence[str]) -> bool:
+    """Whether a folder in no layout of `find` has files that are called as some pictures are."""
+    if splits_of(root) or two_folders(root):
+        return False
+    stems = {nfc(stem_of(one)).rpartition("/")[2] for one in ids}
+    return any(key.rpartition("/")[2] in stems
+               for key in _keys(stems, walk(root, wanted=is_target)[0]))  # fmt: skip
+
+
 def _answers(root: Path, split: str | None, kind: str | None) -> Path:
     """The folder of the masks."""
     if annotated := splits_of(root):

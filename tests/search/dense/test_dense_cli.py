@@ -96,6 +96,20 @@ class TestProbe:
         assert answer.code in (1, 2)
         assert told in " ".join(answer.err.split())
 
+    def test_what_a_folder_of_masks_alone_lacks(self, diffeat, path, folder, tmp_path):
+        masks = tmp_path / "alone"
+        shutil.copytree(folder / "masks", masks)
+        lost = sorted(masks.rglob("*.png"))[0]
+        lost.unlink()
+        answer = diffeat("probe", path, "--masks", masks, "--classes", "ground,thing,sky", *PLAIN)
+        assert answer.code in (1, 2)
+        assert f"pictures have no mask or depth map: '{lost.stem}" in answer.err
+        assert "--missing leave-out" in answer.err
+        for one in masks.rglob("*.png"):
+            one.unlink()
+        answer = diffeat("probe", path, "--masks", masks, *PLAIN)
+        assert "images/ beside masks/" in answer.err
+
     def test_vectors_are_refused(self, diffeat, folder, tmp_path):
         write_file(tmp_path / "v.h5", folder, spec={"pool": "1x1"}).close()
         answer = diffeat("probe", tmp_path / "v.h5", "--masks", folder, *PLAIN)

@@ -291,6 +291,17 @@ class TestExif:
         with pytest.warns(UserWarning, match="cannot be told from its size"):
             open_dense(tmp_path).target(0)
 
+    def test_of_many_such_files_is_warned_once(self, tmp_path):
+        for name in "abc":
+            picture(tmp_path / f"images/{name}.jpg", (4, 4), turn=3)
+            mask(tmp_path / f"masks/{name}.png", np.arange(16, dtype=np.uint8).reshape(4, 4))
+        found = open_dense(tmp_path)
+        with pytest.warns(UserWarning, match="cannot be told from its size") as told:
+            maps = [found.take([row])[0] for row in range(3)]
+        assert len(told) == 1
+        for one in maps:
+            np.testing.assert_array_equal(one, np.arange(16).reshape(4, 4))
+
     def test_depth_is_turned_too(self, tmp_path):
         picture(tmp_path / "images/a.jpg", (6, 8), turn=6)
         stored = np.arange(1, 49, dtype=np.float32).reshape(6, 8)
