@@ -47,7 +47,7 @@ def kept_rows(
         where = f" (the first was looked for at {first})" if first else ""
         raise SourceError(f"{name}: {len(lacking)} of {len(ids)} pictures have no mask or depth "
                           f"map: {shown}{where}; add them, or leave such pictures out "
-                          "(missing='leave-out')")  # fmt: skip
+                          "(missing='leave-out', --missing leave-out)")  # fmt: skip
     real = str(within.resolve())
     for row in kept:
         check_within(name, files[row], real, within)
