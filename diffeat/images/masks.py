@@ -126,11 +126,12 @@ def upright_mask(
     found = tuple(mask.shape[:2])
     fitting = [one for one in ([frame] if frame else FRAMES) if sizes[one] == found]
     if not fitting:
+        wanted = f"{_text(upright)}, as the picture is seen"
+        if stored != upright:
+            wanted += f", or {_text(stored)}, as it is stored (EXIF orientation {orientation})"
         raise SpecError(
-            f"{name} is {_text(found)}; expected {_text(upright)}, as the picture is seen, or "
-            f"{_text(stored)}, as it is stored (EXIF orientation {orientation}): it belongs to "
-            "another picture, or was resized"
-            + (f"; frame={frame!r} takes {_text(sizes[frame])} alone" if frame else "")
+            f"{name} is {_text(found)}; expected {wanted}: it belongs to another picture, or was "
+            "resized" + (f"; frame={frame!r} takes {_text(sizes[frame])} alone" if frame else "")
         )
     if frame is None and is_unclear(found, stored, orientation):
         warnings.warn(

@@ -159,7 +159,7 @@ class PixelLinear(Segmenter):
             for first, strip in Column(held.maps(row), self.cells_).linear(weight, bias):
                 scores = strip.unflatten(0, (len(solved), K))
                 scores[:, unseen] = float("-inf")
-                found = scores.argmax(1).numpy()
+                found = scores.numpy().argmax(1)  # several times as fast as torch.argmax
                 known = labels[first : first + strip.shape[1]]
                 for one, matrix in zip(found, counted, strict=True):
                     matrix.update(one, known)
