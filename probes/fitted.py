@@ -108,12 +108,14 @@ class Labels:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number >= `least`, where `letter` is given a size; or None, where that may be."""
+    """A whole number >= `least` and < `most`, where `letter` is given a size; or None, where that
+    may be."""
 
     letter: str = ""
     maybe: bool = False
     optional: bool = False
     least: int = 0
+    most: int = MOST_ROW
 
     def write(self, value: Any, name: str, tensors: Tensors) -> int | None:
         return None if value is None else int(value)
@@ -121,7 +123,7 @@ class Whole:
     def read(self, plain: Any, name: str, tensors: Tensors, sizes: Sizes) -> int | None:
         if plain is None and self.maybe:
             return None
-        if type(plain) is not int or not self.least <= plain < MOST_ROW:
+        if type(plain) is not int or not self.least <= plain < self.most:
             raise HeadError(f"{name}={plain!r:.60}; expected a whole number")
         if self.letter:
             sizes.bind(self.letter, plain, name)

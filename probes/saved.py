@@ -13,6 +13,7 @@ import hashlib
 import json
 import numbers
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -49,7 +50,6 @@ from probes.dense.regression import PixelRegression
 from probes.detection.detector import BoxDetector
 from probes.difformer import DifFormerProbe
 from probes.fitted import (
-    MOST_ROW,
     Array,
     Form,
     HeadError,
@@ -106,14 +106,15 @@ _KNN = {
 _MAPS = {"cells_": forms.CellKeys(), "shapes_": forms.RowShapes()}
 _AXES = {"mean_": Array("C", optional=True), "components_": Array("PC", optional=True)}
 _SHARES = {"explained_variance_": Array("P"), "explained_variance_ratio_": Array("P")}
+_IGNORE = Whole(least=-(1 << 63), most=1 << 63)  # any label that a mask can hold
 _MIXED = {
     **_NETWORK, "cells_": forms.CellKeys(), "objective_": forms.Choice(tuple(OBJECTIVES)),
     "classes_": Labels(optional=True), "scale_": forms.Scale(optional=True), "left_out_": Whole(),
-    "ignore_": Whole(optional=True, least=-MOST_ROW), "seen_": Array("K", "b", optional=True),
+    "ignore_": replace(_IGNORE, optional=True), "seen_": Array("K", "b", optional=True),
     "train_size_": forms.Size(optional=True),
 }  # fmt: skip
 _MASKS = {
-    **_MAPS, "classes_": Labels(), "ignore_": Whole(least=-MOST_ROW), "seen_": Array("K", "b"),
+    **_MAPS, "classes_": Labels(), "ignore_": _IGNORE, "seen_": Array("K", "b"),
 }  # fmt: skip
 
 _GRID = {**_NETWORK, "cells_": forms.CellKeys(), "train_size_": forms.Size()}

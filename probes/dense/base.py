@@ -86,9 +86,26 @@ class Segmenter(DenseHead):
             yield gathered(((first, self._share(strip)) for first, strip in strips), axis=1)
 
     def uncertainty(self, cells: Any) -> Iterator[np.ndarray]:
-        """(H, W) float32 a picture: how little sure the head is; here 1 − the largest share."""
-        for shares in self.predict_proba(cells):
-            yield 1 - shares.max(0)
+        """(H, W) float32 a picture: how little sure the head is (see `_doubt`)."""
+        cells = self._checked(cells)
+        for row in range(len(cells)):
+            strips = self._strips(self._maps(cells, row))
+            yield gathered((first, self._doubt(strip)) for first, strip in strips)
+
+    def predict_uncertain(self, cells: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What `predict` and `uncertainty` give of a picture, in one pass over its maps."""
+        cells = self._checked(cells)
+        for row in range(len(cells)):
+            said, doubts = [], []
+            for first, strip in self._strips(self._maps(cells, row)):
+                said.append((first, self._say(strip)))
+                doubts.append((first, self._doubt(strip)))
+            yield gathered(iter(said)), gathered(iter(doubts))
+
+    @property
+    def most_uncertain(self) -> float:
+        """The largest uncertainty that there can be; here 1 − 1/K of K classes."""
+        return 1 - 1 / max(2, len(self.classes_))
 
     def score(self, cells: Any, masks: Any) -> float:
         """Mean intersection over union of the classes that occur, in [0, 1]; see
@@ -132,6 +149,10 @@ class Segmenter(DenseHead):
     def _share(self, strip: torch.Tensor) -> torch.Tensor:
         """(K, r, W) scores → probabilities; here by softmax."""
         return self._known_only(strip).softmax(0)
+
+    def _doubt(self, strip: torch.Tensor) -> torch.Tensor:
+        """(K, r, W) scores → (r, W) uncertainty; here 1 − the largest share."""
+        return 1 - self._share(strip).amax(0)
 
     def _known_only(self, strip: torch.Tensor) -> torch.Tensor:
         unseen = torch.from_numpy(~self.seen_).to(strip.device)

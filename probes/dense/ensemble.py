@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from torch import nn
 
 from probes.cells import Cells
 from probes.checks import check_choice, check_counts, check_number, pick_device
-from probes.dense.base import Segmenter, Strips, gathered
+from probes.dense.base import Segmenter, Strips
 from probes.dense.column import Column
 from probes.dense.draws import SAMPLINGS
 from probes.dense.early_stop import EarlyStop
@@ -267,12 +267,14 @@ class PixelMLPEnsemble(Segmenter, NetworkHead):
     def _share(self, strip: torch.Tensor) -> torch.Tensor:
         return strip.softmax(1).mean(0)
 
-    def uncertainty(self, cells: Any) -> Iterator[np.ndarray]:
-        """(H, W) float32 a picture: the members' Jensen-Shannon divergence in nats, ≥ 0."""
-        cells = self._checked(cells)
-        for row in range(len(cells)):
-            strips = self._strips(self._maps(cells, row))
-            yield gathered((first, divergence(strip.softmax(1))) for first, strip in strips)
+    def _doubt(self, strip: torch.Tensor) -> torch.Tensor:
+        """The members' Jensen-Shannon divergence in nats, ≥ 0."""
+        return divergence(strip.softmax(1))
+
+    @property
+    def most_uncertain(self) -> float:
+        """ln min(K, M) of K classes and M members."""
+        return math.log(max(2, min(len(self.classes_), self.members)))
 
     def picture_uncertainty(self, cells: Any) -> np.ndarray:
         """(N,) float64: the mean of each picture's most uncertain tenth of pixels."""

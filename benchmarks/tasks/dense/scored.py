@@ -75,8 +75,8 @@ def uncertainty_of(
     cells, names = given.cells[rows], [given.groups[int(row)] for row in rows]
     several = len(set(names)) > 1  # pictures are drawn anew where all are of one group
     theirs = iter(()) if single is None else iter(single.predict_proba(cells))
-    said = zip(rows, names, head.predict(cells), head.uncertainty(cells), strict=True)
-    for place, (row, name, found, unsure) in enumerate(said):
+    said = zip(rows, names, head.predict_uncertain(cells), strict=True)
+    for place, (row, name, (found, unsure)) in enumerate(said):
         truth, group = given.truths[int(row)], name if several else None
         known, wrong = truth != given.ignore, found != truth
         quality = confusion.update(found, truth, group)

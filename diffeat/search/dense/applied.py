@@ -85,12 +85,8 @@ class AppliedDense:
 
     @property
     def most_uncertain(self) -> float:
-        """The largest uncertainty that there can be: of 1 − the largest share of K classes
-        1 − 1/K, of the Jensen-Shannon divergence of M members ln min(K, M)."""
-        classes = max(2, len(self.names))
-        if type(self.head).uncertainty is Segmenter.uncertainty:
-            return 1 - 1 / classes
-        return float(np.log(max(2, min(classes, getattr(self.head, "members", classes)))))
+        """The largest uncertainty of a mask that there can be."""
+        return self.head.most_uncertain
 
     def predict(self, piece: Piece, uncertain: bool = False) -> Iterator[Seen]:
         """What the head says of the pictures of a piece, one after another.
@@ -109,8 +105,10 @@ class AppliedDense:
         try:
             for place, row in enumerate(piece.rows.tolist()):
                 one = cells[place : place + 1]
-                (values,) = self.head.predict(one)
-                doubt = next(iter(self.head.uncertainty(one))) if uncertain else None
+                if uncertain:
+                    ((values, doubt),) = self.head.predict_uncertain(one)
+                else:
+                    (values,), doubt = self.head.predict(one), None
                 across, down = one.frame(0).shown()
                 yield Seen(row, self._as_kept(values), down[:, None] & across, doubt)
         except ValueError as error:

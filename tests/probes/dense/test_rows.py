@@ -12,7 +12,17 @@ from sklearn.base import clone
 from sklearn.cluster import KMeans
 
 from probes import Cells, load, save
-from probes.dense import InContext, KMeansSegmenter, MeanDepth, MeanMask, NearestMean
+from probes.dense import (
+    DPTHead,
+    FPNHead,
+    InContext,
+    KMeansSegmenter,
+    MeanDepth,
+    MeanMask,
+    NearestMean,
+    PixelLinear,
+    PixelMLPEnsemble,
+)
 from probes.fitted import HeadError
 from probes.matching import NearestMatcher
 
@@ -236,3 +246,46 @@ def test_mean_depth_of_nothing():
     depths[2, 3, 4] = 0
     with pytest.raises(ValueError, match="expected metres above 0"):
         MeanDepth().fit(cells, depths)
+
+
+SEGMENTERS = {
+    "ridge": lambda: PixelLinear(),
+    "logistic": lambda: PixelLinear(kind="logistic"),
+    "ensemble": lambda: PixelMLPEnsemble(members=2, steps=4, epochs=1),
+    "fpn": lambda: FPNHead(steps=2, epochs=1),
+    "dpt": lambda: DPTHead(steps=2, epochs=1),
+    "nearest-mean": NearestMean,
+    "k-means": lambda: KMeansSegmenter(clusters=4),
+    "mean-mask": MeanMask,
+    "in-context": InContext,
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_one_pass_gives_mask_and_uncertainty(name, monkeypatch):
+    cells, masks = scenes(3)
+    head = SEGMENTERS[name]().fit(cells, masks)
+    masks, doubts = list(head.predict(cells)), list(head.uncertainty(cells))
+    passes, strips = [], head._strips
+    monkeypatch.setattr(head, "_strips", lambda maps: passes.append(1) or strips(maps))
+    for row, (found, doubt) in enumerate(head.predict_uncertain(cells)):
+        assert np.array_equal(found, masks[row])
+        assert np.array_equal(doubt, doubts[row])
+        assert doubt.dtype == np.float32
+        assert 0 <= doubt.min() <= doubt.max() <= head.most_uncertain + 1e-6
+        assert len(passes) == row + 1
+
+
+@pytest.mark.parametrize("ignore", [-1, 70_000, 2**40, -(2**40)])
+@pytest.mark.parametrize("name", [name for name in SEGMENTERS if name != "in-context"])
+def test_kept_with_any_ignored_label(name, ignore, tmp_path):
+    cells, masks = scenes(2)
+    masks = masks.astype(np.int64)
+    masks[:, :2] = ignore
+    head = SEGMENTERS[name]().fit(cells, masks, ignore=ignore)
+    save(head, tmp_path / "head.safetensors")
+    loaded = load(tmp_path / "head.safetensors")
+    assert loaded.ignore_ == ignore
+    for one, two in zip(head.predict_proba(cells), loaded.predict_proba(cells), strict=True):
+        assert np.array_equal(one, two)
+        np.testing.assert_allclose(one.sum(0), 1, atol=1e-5)
