@@ -66,7 +66,7 @@ class DepthReader:
         if whole and self.scale is None:
             raise PictureError(
                 str(path), f"holds whole numbers ({found.dtype}) of no known unit; say the unit of "
-                "depth (--depth-unit, unit=): mm, cm, m, or metres of one step"
+                "depth (--unit, unit=): mm, cm, m, or metres of one step"
             )  # fmt: skip
         if whole and found.dtype.itemsize == 1 and self.scale in UNITS.values():
             raise PictureError(
