@@ -298,7 +298,8 @@ def target_choice(values: dict[str, Any]) -> Any:
 
 save_option = option(
     "--save", "save_path", type=OutputPath((".safetensors",), strict=True), help="Keep the head "
-    "that was scored on test, fitted on training and validation, for `diffeat predict`.",
+    "that was scored on test, fitted on training and validation, for `diffeat predict`, of masks "
+    "for `diffeat segment`.",
 )  # fmt: skip
 feature_file = click.argument("file", type=click.Path(path_type=Path))
 

@@ -46,9 +46,14 @@ class Looks:
         return with_legend(laid, class_entries(count / labels.size, self.names, self.colours))
 
     def uncertainty(self, picture: np.ndarray, values: np.ndarray, most: float) -> np.ndarray:
-        """A grey picture under (H, W) uncertainties, from dark at 0 to light at `most`."""
-        laid = heat(values, 0, most, picture)
-        return with_legend(laid, _scale((0, most / 2, most), "magma", "uncertainty "))
+        """A grey picture under (H, W) uncertainties, dark at 0.
+
+        It is lightest from where only a hundredth of the picture is less sure, since `most`, the
+        largest that can be, is hardly ever met; the legend says the numbers.
+        """
+        top = min(most, max(float(np.quantile(values, 0.99)), most / 256))
+        laid = heat(values, 0, top, picture)
+        return with_legend(laid, _scale((0, top / 2, top), "magma", "uncertainty "))
 
     def depth(self, values: np.ndarray) -> np.ndarray:
         """(H, W) metres as colours, the nearest the lightest; what is not known is grey."""
