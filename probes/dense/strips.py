@@ -21,7 +21,7 @@ from probes.axes import Axis
 if TYPE_CHECKING:
     from probes.dense.column import Layer
 
-STRIP_BYTES = 16 << 20
+STRIP_BYTES = 4 << 20
 """What a strip holds of outputs, and a grid of products."""
 WIDE = 32
 """Columns of a block."""
