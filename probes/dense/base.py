@@ -128,7 +128,7 @@ class Segmenter(DenseHead):
             raise ValueError(
                 f"every pixel is ignored (label {self.ignore_}); expected some that count"
             )
-        if self.seen_.sum() == 1 < len(self.seen_):
+        if self.seen_.sum() == 1:
             only = self.classes_[self.seen_][0]
             raise ValueError(
                 f"every pixel that counts is of one class, {only}; expected two at least (are "

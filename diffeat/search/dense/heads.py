@@ -23,7 +23,9 @@ MASKS: Mapping[str, tuple[str, dict[str, Any]]] = {
 """Heads of classes: name → class of `probes.dense` and its parameters."""
 DEPTH: Mapping[str, tuple[str, dict[str, Any]]] = {
     "ridge": ("PixelRegression", {}),
-    "vpd": ("DepthHead", {}),
+    "vpd": ("DepthHead", {"kind": "vpd"}),
+    "fpn": ("DepthHead", {"kind": "fpn"}),
+    "dpt": ("DepthHead", {"kind": "dpt"}),
 }
 """Heads of depth."""
 TOGETHER = ("ensemble", "fpn", "dpt", "vpd")

@@ -283,6 +283,9 @@ def test_refusals():
         PixelLinear().fit(cells, [np.full((20, 24), 255, np.uint8)] * 2)
     with pytest.raises(ValueError, match="every pixel is ignored"):
         PixelLinear().fit(cells, [np.full((20, 24), 255, np.uint8)] * 2, classes=2)
+    for classes in (None, ("background", "horse")):  # 255 does not count
+        with pytest.raises(ValueError, match=r"of one class.*masks of 0 and 255"):
+            PixelLinear().fit(cells, [255 * (mask > 1) for mask in masks], classes=classes)
     with pytest.raises(ValueError, match=r"masks\[0\] is 20×23, its picture 20×24"):
         PixelLinear().fit(cells, [mask[:, 1:] for mask in masks], classes=3)
     with pytest.raises(ValueError, match=r"has the labels \[2\]; expected 0 … 1, and 255"):
