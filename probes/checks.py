@@ -43,6 +43,23 @@ def check_sides(rows: Rows, sides: tuple[int, ...]) -> None:
         raise ValueError(f"{rows.name} has shape {rows.shape}; expected {expected}, none empty")
 
 
+def named_classes(classes: Any) -> np.ndarray:
+    """(K,) names of classes, as given; of a number K, 0 … K − 1.
+
+    Raises:
+        ValueError: none, or one name in place of several.
+    """
+    if isinstance(classes, numbers.Integral):
+        found = np.arange(int(classes))
+    elif isinstance(classes, str):
+        raise ValueError(f"classes={classes!r} is one name; expected K, or K names")
+    else:
+        found = np.asarray(list(classes))
+    if not len(found):
+        raise ValueError("no classes; expected at least one")
+    return found
+
+
 def required(head: Any, y: Any) -> Any:
     """`y`, unless it is None."""
     if y is None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from probes.batches import Batches
 from probes.cells import Cells
+from probes.checks import named_classes
 from probes.dense.base import gathered
 from probes.dense.framed import Framing, label_size, split_rows
 from probes.dense.pyramid import LOGITS, read
@@ -63,8 +64,7 @@ def pixel_data(
     if mixer.objective_ == "segmentation":
         if classes is None:
             classes = count_classes(values, ignore)
-        names = np.arange(classes) if isinstance(classes, int) else np.asarray(list(classes))
-        mixer.classes_, mixer.ignore_ = names, int(ignore)
+        mixer.classes_, mixer.ignore_ = named_classes(classes), int(ignore)
     mixer.n_outputs_ = len(mixer.classes_) if mixer.objective_ == "segmentation" else 0
     mixer.train_size_ = label_size(cells, mixer._size())
     memory = int(mixer.memory_mb * 2**20)

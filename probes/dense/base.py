@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from probes.cells import Cells, cells_of
+from probes.checks import named_classes
 from probes.dense.truth import Masks, count_classes
 from probes.lazy import as_numpy
 from probes.maps import Maps
@@ -170,7 +171,7 @@ class Segmenter(DenseHead):
         self._note(cells)
         if classes is None:
             classes = count_classes(masks, ignore)
-        names = np.arange(classes) if isinstance(classes, int) else np.asarray(list(classes))
+        names = named_classes(classes)
         self.classes_, self.ignore_ = names, int(ignore)
         return cells, Masks(masks, cells, len(names), ignore)
 

@@ -43,6 +43,13 @@ class Boxes:
                              "one a box")  # fmt: skip
         if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
             raise ValueError("boxes without extent, or not finite; expected x1 < x2 and y1 < y2")
+        for name in ("scores", "crowd"):
+            value = getattr(self, name)
+            if value is not None and np.shape(value) != labels.shape:
+                raise ValueError(f"{len(boxes)} boxes with {name} of shape {np.shape(value)}; "
+                                 "expected one a box")  # fmt: skip
+        if self.scores is not None and not np.isfinite(self.scores).all():
+            raise ValueError("scores are nan or inf; expected finite numbers")
         object.__setattr__(self, "boxes", boxes)
         object.__setattr__(self, "labels", labels)
 

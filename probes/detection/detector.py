@@ -12,7 +12,7 @@ from torch import nn
 
 from probes.batches import Batches
 from probes.cells import Cells, cells_of
-from probes.checks import check_counts, pick_device
+from probes.checks import check_counts, check_number, named_classes, pick_device
 from probes.detection.boxes import Boxes, packed, to_picture
 from probes.held_out import by_groups
 from probes.lazy import Rows
@@ -37,7 +37,8 @@ class BoxDetector(OnMaps, NetworkHead):
         depth: convolutions of each branch of the head.
         min_score: what is found below it is dropped.
         overlap: of two boxes of a class that overlap more (IoU), the weaker is dropped.
-        epochs, batch_size, …: those of `NetworkHead`; a row is a picture.
+        epochs, batch_size, …: those of `NetworkHead`; a row is a picture, and `augment` None, for
+            boxes are not moved.
 
     Attributes:
         cells_, shapes_: the (block, t), and their (C, h, w).
@@ -85,14 +86,12 @@ class BoxDetector(OnMaps, NetworkHead):
             ValueError: cells that are no maps, labels that are no class, no box, parameters out of
                 range, a loss that is not finite.
         """
-        check_counts(self, "width", "depth", "batch_size", "epochs")
-        if self.width % 4:
-            raise ValueError(f"width={self.width}; expected a multiple of 4")
+        self._check()
         cells, how = cells_of(cells), self._training()
         self._note(cells)
         self.n_features_in_ = len(self.cells_)
-        names = np.arange(classes) if isinstance(classes, int) else np.asarray(list(classes))
-        self.classes_, self.n_outputs_ = names, len(names)
+        self.classes_ = named_classes(classes)
+        self.n_outputs_ = len(self.classes_)
         self.input_size_ = np.asarray(_one_size(cells), np.int64)
         device = pick_device(self.device, None)
         randomness = self._randomness(device)
@@ -101,13 +100,34 @@ class BoxDetector(OnMaps, NetworkHead):
         )
         return self._run(how, self._objective(), training, held, randomness)
 
+    def _check(self) -> None:
+        check_counts(self, "width", "depth", "batch_size", "epochs")
+        if self.width % 4:
+            raise ValueError(f"width={self.width}; expected a multiple of 4")
+        for name in ("min_score", "overlap"):
+            value = getattr(self, name)
+            check_number(name, value, 0 <= value <= 1, "in [0, 1]")
+        if self.augment is not None:
+            raise ValueError("augment moves maps, and not the boxes on them; expected None")
+
+    def _alike(self, cells: Any) -> Cells:
+        """Cells on the grids of `fit`, under inputs of that size: the pyramid is made for them."""
+        cells = self._checked(cells)
+        cells.like(self.cells_, self.shapes_)
+        for row in range(len(cells)):
+            size = tuple(cells.frame(row).input_size)
+            if size != tuple(self.input_size_):
+                raise ValueError(f"the input of picture {row} is {size}; expected "
+                                 f"{tuple(self.input_size_.tolist())}, as in fit")  # fmt: skip
+        return cells
+
     def _parted_pictures(self, cells: Cells, boxes, validation, groups, rng, device):
         """Batches for training and, if there are such pictures, for validation."""
         targets = Rows(packed(boxes, cells, self.n_outputs_), "boxes")
         parts, memory = [cells.rows(key) for key in self.cells_], int(self.memory_mb * 2**20)
         rows, held = np.arange(len(cells)), None
         if isinstance(validation, (tuple, list)):
-            others, truth = self._checked(validation[0]), validation[1]
+            others, truth = self._alike(validation[0]), validation[1]
             there = [others.rows(key) for key in self.cells_]
             known = Rows(packed(truth, others, self.n_outputs_), "validation boxes")
             every = np.arange(len(others))
@@ -140,9 +160,9 @@ class BoxDetector(OnMaps, NetworkHead):
         """What is found in each picture, in its own pixels, the likeliest first.
 
         Raises:
-            ValueError: cells, channels or inputs that are not those of `fit`.
+            ValueError: cells, channels, grids or inputs that are not those of `fit`.
         """
-        cells, levels = self._checked(cells), self._levels()
+        cells, levels = self._alike(cells), self._levels()
         device = pick_device(self.device, None)
         net, row = self._on(device), 0
         parts = [cells.rows(key) for key in self.cells_]
@@ -158,9 +178,6 @@ class BoxDetector(OnMaps, NetworkHead):
 
     def _in_picture(self, one: dict[str, torch.Tensor], cells: Cells, row: int) -> Boxes:
         maps = cells.frame(row)
-        if tuple(maps.input_size) != tuple(self.input_size_):
-            raise ValueError(f"the input of picture {row} is {maps.input_size}; expected "
-                             f"{tuple(self.input_size_.tolist())}, as in fit")  # fmt: skip
         boxes = to_picture(one["boxes"].cpu().double().numpy(), maps)
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
         labels, scores = (one[name].cpu().numpy()[kept] for name in ("labels", "scores"))
@@ -168,6 +185,9 @@ class BoxDetector(OnMaps, NetworkHead):
 
     def score(self, cells: Any, boxes: Sequence[Boxes]) -> float:
         """AP at IoU .5, in [0, 1]; see `probes.metrics.AveragePrecision` for more."""
+        if len(boxes) != len(cells):
+            raise ValueError(f"boxes of {len(boxes)} pictures for {len(cells)}; expected one a "
+                             "picture")  # fmt: skip
         measure = AveragePrecision(len(self.classes_))
         for found, known in zip(self.predict(cells), boxes, strict=True):
             measure.update(found, known)

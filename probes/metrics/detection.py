@@ -49,9 +49,16 @@ class AveragePrecision:
             found: `probes.detection.Boxes` with scores.
             known: `probes.detection.Boxes`.
             group: what the picture belongs to; None: it is its own.
+
+        Raises:
+            ValueError: what was found has no scores; labels outside 0 … K − 1.
         """
         if found.scores is None:
             raise ValueError("what was found has no scores; expected one a box")
+        for name, boxes in (("found", found), ("known", known)):
+            odd = boxes.labels[(boxes.labels < 0) | (boxes.labels >= self.classes)]
+            if len(odd):
+                raise ValueError(f"{name} has the label {odd[0]}; expected 0 … {self.classes - 1}")
         picture = len(self.groups) + 1
         self.groups.append(f"picture {picture}" if group is None else group)
         crowd = np.zeros(len(known), bool) if known.crowd is None else known.crowd

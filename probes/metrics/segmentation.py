@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from probes.checks import check_choice
+from probes.checks import check_choice, named_classes
 from probes.lazy import as_numpy
 from probes.metrics.classification import ConfusionMatrix, counts_of
 from probes.metrics.intervals import DRAWS, Groups, Interval, group_interval
@@ -289,9 +289,7 @@ class Confusion:
 def class_names(classes: int | Sequence[Any], ignore: int | None) -> tuple[Any, ...]:
     """Names of K classes, their numbers where there are none; ValueError where there are none, or
     where `ignore` is one."""
-    names = tuple(range(classes)) if isinstance(classes, int | np.integer) else tuple(classes)
-    if not names:
-        raise ValueError("no classes; expected at least one")
+    names = tuple(named_classes(classes).tolist())
     if ignore is not None and 0 <= ignore < len(names):
         raise ValueError(f"ignore={ignore} is one of {len(names)} classes, 0 … {len(names) - 1}; "
                          "expected another number, such as 255, or None")  # fmt: skip

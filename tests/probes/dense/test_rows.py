@@ -289,3 +289,12 @@ def test_kept_with_any_ignored_label(name, ignore, tmp_path):
     for one, two in zip(head.predict_proba(cells), loaded.predict_proba(cells), strict=True):
         assert np.array_equal(one, two)
         np.testing.assert_allclose(one.sum(0), 1, atol=1e-5)
+
+
+def test_classes_by_number_or_by_name():
+    cells, masks = scenes(2)
+    assert MeanMask().fit(cells, masks, classes=masks.max() + 1).classes_.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="classes='sky' is one name"):
+        MeanMask().fit(cells, masks, classes="sky")
+    with pytest.raises(ValueError, match="no classes"):
+        MeanMask().fit(cells, masks, classes=[])

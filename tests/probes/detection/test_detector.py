@@ -13,6 +13,7 @@ from probes.detection import BoxDetector, Boxes
 from probes.detection.boxes import packed, to_input, to_picture
 from probes.detection.network import Levels
 from probes.maps import Maps
+from probes.training import mirror
 
 KEYS = ("up.1", 20.0), ("up.0", 20.0)
 SHAPES = (6, 16, 16), (4, 8, 8)
@@ -134,3 +135,40 @@ def test_refusals(fitted):
     other = Cells({key: cells[key] for key in KEYS}, sizes=[(96, 80)] * 4, input_size=(32, 32))
     with pytest.raises(ValueError, match="as in fit"):
         list(fitted.predict(other))
+    with pytest.raises(ValueError, match="boxes of 3 pictures for 4"):
+        fitted.score(cells, known[:3])
+    for more in ({"scores": [0.5, 0.5]}, {"crowd": [True, False]}, {"scores": [np.nan]}):
+        with pytest.raises(ValueError, match=r"one a box|finite"):
+            Boxes([[0, 0, 3, 5]], [0], **more)
+
+
+def test_boxes_are_not_moved_by_augmentation():
+    with pytest.raises(ValueError, match="not the boxes on them"):
+        BoxDetector(augment=mirror).fit(*planted(4), classes=2)
+
+
+@pytest.mark.parametrize("name", ["min_score", "overlap"])
+def test_shares(name):
+    with pytest.raises(ValueError, match=rf"{name}=3; expected a number in \[0, 1\]"):
+        BoxDetector(**{name: 3}).fit(*planted(4), classes=2)
+
+
+def test_what_validates_lies_as_in_fit(fitted):
+    """Boxes are compared in pixels of the input, and levels are made for these grids."""
+    cells, known = planted(4)
+    arrays = {key: cells[key] for key in KEYS}
+    larger = Cells(arrays, sizes=[(96, 80)] * 4, input_size=(128, 128))
+    finer = Cells({key: values.repeat(2, 2).repeat(2, 3) for key, values in arrays.items()},
+                  sizes=[(96, 80)] * 4, input_size=(64, 64))  # fmt: skip
+    expected = {r"is \(128, 128\); expected \(64, 64\), as in fit": larger,
+                r"\(6, 32, 32\); expected \(6, 16, 16\), as in fit": finer}  # fmt: skip
+    for message, others in expected.items():
+        with pytest.raises(ValueError, match=message):
+            BoxDetector(epochs=1).fit(cells, known, (others, known), classes=2)
+        with pytest.raises(ValueError, match=message):
+            next(fitted.predict(others))
+
+
+def test_a_number_of_classes_may_be_numpys():
+    head = BoxDetector(epochs=1, width=8, depth=1, progress=False)
+    assert head.fit(*planted(4), classes=np.int64(2)).classes_.tolist() == [0, 1]

@@ -69,5 +69,10 @@ def test_refusals():
         AveragePrecision(1).update(found(scores=[]), known()).compute()
     with pytest.raises(ValueError, match="no scores"):
         AveragePrecision(1).update(known(HERE), known(HERE))
+    other = Boxes([HERE, THERE], [0, 3])
+    with pytest.raises(ValueError, match="known has the label 3; expected 0 … 2"):
+        AveragePrecision(3).update(found(HERE, scores=[1]), other)
+    with pytest.raises(ValueError, match="found has the label 3; expected 0 … 2"):
+        AveragePrecision(3).update(Boxes([HERE, THERE], [0, 3], [1, 1]), known(HERE))
     with pytest.raises(ValueError, match="1 groups"):
         AveragePrecision(1).update(found(HERE, scores=[1]), known(HERE)).interval()
