@@ -1,10 +1,52 @@
-"""Rows that are held back to score the epochs of a training."""
+"""Rows that are held back to score a training, or to choose by."""
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_consistent_length
+
+from probes.checks import check_number
+from probes.lazy import as_numpy
+
+
+def validation_share(validation: Any, fraction: float, targets: str = "targets") -> float:
+    """The share of rows that a `validation` argument holds back; 0 where it gives some.
+
+    Args:
+        validation: a share, (cells, targets), or None: `fraction`.
+        targets: what they are called, for errors.
+
+    Raises:
+        ValueError: no share in [0, 1); other than two members.
+    """
+    if isinstance(validation, (tuple, list)):
+        if len(validation) != 2:
+            raise ValueError(f"validation has {len(validation)} members; expected (cells, "
+                             f"{targets})")  # fmt: skip
+        return 0.0
+    found = fraction if validation is None else validation
+    good = isinstance(found, numbers.Real) and 0 <= found < 1
+    check_number("validation", found, good, f"in [0, 1), or (cells, {targets})")
+    return float(found)
+
+
+def split_rows(
+    count: int, fraction: float, groups: Any, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation rows, ascending: a share of the rows, or of their (N,) groups.
+
+    Raises:
+        ValueError: another number of groups; see `by_groups`.
+    """
+    if not fraction:
+        return np.arange(count), np.arange(0)
+    if groups is None:
+        return at_random(count, fraction, rng)
+    check_consistent_length(np.empty(count), groups)
+    return by_groups(as_numpy(groups), fraction, rng)
 
 
 def stratified(
@@ -72,6 +114,6 @@ def _parts(held: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
         if not there:
             raise ValueError(
                 f"validation_fraction={fraction} of {len(held)} rows leaves none for {what}; "
-                "change it, or give X_validation and y_validation"
+                "change it, or give validation rows"
             )
     return np.flatnonzero(~held), np.flatnonzero(held)

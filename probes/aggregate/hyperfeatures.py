@@ -38,7 +38,7 @@ from probes.checks import (
     pick_device,
     required,
 )
-from probes.held_out import at_random, by_groups, stratified
+from probes.held_out import split_rows, stratified, validation_share
 from probes.lazy import Rows, as_numpy
 from probes.network import NetworkHead, Shapes, softmax
 from probes.objectives import (
@@ -217,7 +217,7 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
             raise ValueError("pairs have groups of their own; expected Pairs(…, groups=…)")
         table, usable = self._table(cells, pairs)
         rows, held, self.n_outputs_ = np.flatnonzero(usable), None, 0
-        fraction = self._fraction(validation)
+        fraction = validation_share(validation, self.validation_fraction)
         if fraction:
             kept, other = split_groups(pairs.take(rows), fraction, rng)
             held, rows = self._batches(cells, table, rows[other], device, 4), rows[kept]
@@ -248,14 +248,11 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
         targets, self.n_outputs_ = self._encode(required(self, y))
         check_consistent_length(parts[0], targets.values)
         rows, held, self.left_out_ = np.arange(len(targets)), None, 0
-        if fraction := self._fraction(validation):
-            if groups is not None:
-                check_consistent_length(parts[0], groups)
-                rows, kept = by_groups(groups, fraction, rng)
-            elif self.objective_ == "classification":
+        if fraction := validation_share(validation, self.validation_fraction):
+            if groups is None and self.objective_ == "classification":
                 rows, kept = stratified(targets.values, fraction, rng)
             else:
-                rows, kept = at_random(len(targets), fraction, rng)
+                rows, kept = split_rows(len(targets), fraction, groups, rng)
             held = Batches(parts, targets, kept, self.batch_size, memory // 4, device)
         elif isinstance(validation, (tuple, list)):
             cells, truth = self._given(validation)
@@ -265,19 +262,8 @@ class HyperfeatureMixer(Aggregator, NetworkHead):
             held = Batches(parts_held, truth, every, self.batch_size, memory // 4, device)
         return Batches(parts, targets, rows, self.batch_size, memory, device), held
 
-    def _fraction(self, validation: Any) -> float:
-        """The share that is held back; 0 where rows are given, or none are wanted."""
-        if isinstance(validation, (tuple, list)):
-            return 0.0
-        found = self.validation_fraction if validation is None else validation
-        good = isinstance(found, (int, float)) and 0 <= found < 1
-        check_number("validation", found, good, "in [0, 1), or (cells, targets)")
-        return found
-
     def _given(self, validation: Any) -> tuple[Cells, Any]:
         """Validation rows that the caller has."""
-        if len(validation) != 2:
-            raise ValueError(f"validation has {len(validation)} members; expected (cells, targets)")
         return self._checked(validation[0]), validation[1]
 
     def _parts(self, cells: Cells) -> list[Rows]:

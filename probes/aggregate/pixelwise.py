@@ -14,9 +14,10 @@ from probes.batches import Batches
 from probes.cells import Cells
 from probes.checks import named_classes
 from probes.dense.base import gathered
-from probes.dense.framed import Framing, label_size, split_rows
+from probes.dense.framed import Framing, label_size
 from probes.dense.pyramid import LOGITS, read
 from probes.dense.truth import DepthMaps, Masks, count_classes
+from probes.held_out import split_rows, validation_share
 from probes.layers import resized
 from probes.lazy import Rows
 from probes.maps import Maps
@@ -70,7 +71,7 @@ def pixel_data(
     memory = int(mixer.memory_mb * 2**20)
     make = Framing(mixer.cells_, mixer.train_size_, mixer.batch_size, memory, device)
     targets, held, mixer.left_out_ = make.targets(_truth(mixer, values, cells)), None, 0
-    fraction = mixer._fraction(validation)
+    fraction = validation_share(validation, mixer.validation_fraction)
     rows, kept = split_rows(len(cells), fraction, groups, rng)
     if fraction:
         held = make.batches(cells, targets, kept, 4)

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_consistent_length
 from torch import nn
 
 from probes.cells import Cells
-from probes.checks import check_choice, check_counts, check_number, pick_device
+from probes.checks import check_choice, check_counts, pick_device
 from probes.dense.base import Segmenter, Strips
 from probes.dense.column import Column
 from probes.dense.draws import SAMPLINGS
@@ -22,8 +21,7 @@ from probes.dense.early_stop import EarlyStop
 from probes.dense.ensemble_net import EnsembleNet, Folded, ensemble_objective, vote
 from probes.dense.pixels import PixelPool
 from probes.dense.truth import Masks
-from probes.held_out import at_random, by_groups
-from probes.lazy import as_numpy
+from probes.held_out import split_rows, validation_share
 from probes.maps import Maps
 from probes.network import NetworkHead, Shapes
 from probes.objectives import Objective
@@ -202,25 +200,13 @@ class PixelMLPEnsemble(Segmenter, NetworkHead):
     def _held(self, cells: Cells, truth: Masks, validation: Any, groups: Any, rng):
         """Training rows; and cells, masks and rows of validation, or None."""
         every = np.arange(len(cells))
+        fraction = validation_share(validation, self.validation_fraction, "masks")
         if isinstance(validation, (tuple, list)):
-            if len(validation) != 2:
-                raise ValueError(
-                    f"validation has {len(validation)} members; expected (cells, masks)"
-                )
             other = self._checked(validation[0])
             named = Masks(validation[1], other, truth.classes, truth.ignore, "validation masks")
             return every, (other, named, np.arange(len(other)))
-        fraction = self.validation_fraction if validation is None else validation
-        good = isinstance(fraction, (int, float)) and 0 <= fraction < 1
-        check_number("validation", fraction, good, "in [0, 1), or (cells, masks)")
-        if not fraction:
-            return every, None
-        if groups is None:
-            rows, kept = at_random(len(cells), fraction, rng)
-        else:
-            check_consistent_length(every, groups)
-            rows, kept = by_groups(as_numpy(groups), fraction, rng)
-        return rows, (cells, truth, kept)
+        rows, kept = split_rows(len(cells), fraction, groups, rng)
+        return rows, (cells, truth, kept) if fraction else None
 
     def _class_weights(self, pool: PixelPool) -> torch.Tensor | None:
         if self.class_weight is None:

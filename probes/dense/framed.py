@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_consistent_length
 
 from probes.batches import Batches
 from probes.dense.truth import Masks
-from probes.held_out import at_random, by_groups
 from probes.lazy import Deferred, Rows
 from probes.maps import EDGE, Maps
 
@@ -83,18 +81,6 @@ class Framing:
             np.arange(len(cells)) if rows is None else rows,
         )
         return Batches(parts, targets, rows, self.size, self.memory // share, self.device)
-
-
-def split_rows(
-    count: int, fraction: float, groups: Any, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation rows: a share of the pictures, or of their groups."""
-    if not fraction:
-        return np.arange(count), np.arange(0)
-    if groups is None:
-        return at_random(count, fraction, rng)
-    check_consistent_length(np.empty(count), groups)
-    return by_groups(groups, fraction, rng)
 
 
 def _read(truth: Any, shape: tuple[int, ...], unknown: Any, dtype: np.dtype, key: Any):

@@ -16,7 +16,7 @@ from probes.dense.base import Segmenter, Strips
 from probes.dense.column import Column
 from probes.dense.grams import WIDE, PixelSums, as_tensor
 from probes.dense.truth import Masks
-from probes.held_out import by_groups
+from probes.held_out import split_rows, validation_share
 from probes.linear import LinearProbe
 from probes.maps import Maps
 from probes.metrics.classification import ConfusionMatrix
@@ -130,15 +130,14 @@ class PixelLinear(Segmenter):
 
     def _fold(self, cells: Cells, truth: Masks, validation: Any, groups: Any):
         """Training and validation pictures of the choice; None where there is none to make."""
+        share = validation_share(validation, self.validation_fraction, "masks")
         if isinstance(validation, (tuple, list)):
             held = self._checked(validation[0])
             return (cells, truth), (held, truth.like(validation[1], held))
-        share = self.validation_fraction if validation is None else validation
         if not share:
             return None
-        owners = np.arange(len(cells)) if groups is None else groups
         rng = np.random.default_rng(self.random_state)
-        rows, kept = by_groups(owners, share, rng)
+        rows, kept = split_rows(len(cells), share, groups, rng)
         return tuple((cells[some], truth.take(some, cells[some])) for some in (rows, kept))
 
     def _prepared(self, cells: Cells, truth: Masks, several: bool = False):

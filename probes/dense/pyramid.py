@@ -20,12 +20,13 @@ from torch import nn
 from probes.axes import Axis
 from probes.batches import ShortEpochs
 from probes.cells import Cells
-from probes.checks import check_choice, check_counts, check_number, pick_device
+from probes.checks import check_choice, check_counts, pick_device
 from probes.dense.base import DenseHead, Segmenter, Strips
-from probes.dense.framed import Framing, label_size, split_rows
+from probes.dense.framed import Framing, label_size
 from probes.dense.levels import Key, TimeMix, scales
 from probes.dense.strips import STRIP_BYTES
 from probes.dense.truth import Masks
+from probes.held_out import split_rows, validation_share
 from probes.layers import resized
 from probes.lazy import Rows, as_tensor
 from probes.maps import Maps, as_float
@@ -152,7 +153,7 @@ class GridHead(DenseHead, NetworkHead):
         randomness, memory = self._randomness(device), int(self.memory_mb * 2**20)
         make = Framing(self.cells_, self.train_size_, self.batch_size, memory, device)
         targets, held = make.targets(truth), None
-        fraction = self._fraction(validation)
+        fraction = validation_share(validation, self.validation_fraction)
         rows, kept = split_rows(len(cells), fraction, groups, randomness.numpy)
         if fraction:
             held = make.batches(cells, targets, kept, 4)
@@ -175,18 +176,6 @@ class GridHead(DenseHead, NetworkHead):
         """What a checkpoint has to agree with, beside the shapes of weights."""
         front = self.over_t if self.mixer is None else repr(self.mixer)
         return {"train_size": self.train_size_, "front": front, "standardize": self.standardize}
-
-    def _fraction(self, validation: Any) -> float:
-        """The share that is held back; 0 where pictures are given, or none are wanted."""
-        if isinstance(validation, (tuple, list)):
-            if len(validation) != 2:
-                raise ValueError(f"validation has {len(validation)} members; expected "
-                                 "(cells, targets)")  # fmt: skip
-            return 0.0
-        found = self.validation_fraction if validation is None else validation
-        good = isinstance(found, (int, float)) and 0 <= found < 1
-        check_number("validation", found, good, "in [0, 1), or (cells, targets)")
-        return found
 
     def _build(self, shapes: Shapes, outputs: int, batches: Any) -> nn.Module:
         self._check()

@@ -16,7 +16,7 @@ from probes.dense.column import Column
 from probes.dense.grams import PixelSums, as_tensor
 from probes.dense.linear import ALPHAS, Ridge, check_memory
 from probes.dense.truth import DepthMaps
-from probes.held_out import by_groups
+from probes.held_out import split_rows, validation_share
 from probes.maps import Maps
 
 SPACES = ("log", "metres")
@@ -93,14 +93,14 @@ class PixelRegression(DenseHead):
         return self
 
     def _fold(self, cells: Cells, truth: DepthMaps, validation: Any, groups: Any):
+        share = validation_share(validation, self.validation_fraction, "depth")
         if isinstance(validation, (tuple, list)):
             held = self._checked(validation[0])
             return (cells, truth), (held, DepthMaps(validation[1], held, "validation depth"))
-        share = self.validation_fraction if validation is None else validation
         if not share:
             return None
-        owners = np.arange(len(cells)) if groups is None else groups
-        rows, kept = by_groups(owners, share, np.random.default_rng(self.random_state))
+        rng = np.random.default_rng(self.random_state)
+        rows, kept = split_rows(len(cells), share, groups, rng)
         return tuple((cells[some], truth.take(some, cells[some])) for some in (rows, kept))
 
     def _sums(self, cells: Cells, truth: DepthMaps, several: bool) -> tuple[Ridge, np.ndarray]:

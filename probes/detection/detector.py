@@ -14,7 +14,7 @@ from probes.batches import Batches
 from probes.cells import Cells, cells_of
 from probes.checks import check_counts, check_number, named_classes, pick_device
 from probes.detection.boxes import Boxes, packed, to_picture
-from probes.held_out import by_groups
+from probes.held_out import split_rows, validation_share
 from probes.lazy import Rows
 from probes.metrics.detection import AveragePrecision
 from probes.network import NetworkHead, Shapes
@@ -125,6 +125,7 @@ class BoxDetector(OnMaps, NetworkHead):
         """Batches for training and, if there are such pictures, for validation."""
         targets = Rows(packed(boxes, cells, self.n_outputs_), "boxes")
         parts, memory = [cells.rows(key) for key in self.cells_], int(self.memory_mb * 2**20)
+        share = validation_share(validation, self.validation_fraction, "boxes")
         rows, held = np.arange(len(cells)), None
         if isinstance(validation, (tuple, list)):
             others, truth = self._alike(validation[0]), validation[1]
@@ -132,9 +133,8 @@ class BoxDetector(OnMaps, NetworkHead):
             known = Rows(packed(truth, others, self.n_outputs_), "validation boxes")
             every = np.arange(len(others))
             held = Batches(there, known, every, self.batch_size, memory // 4, device)
-        elif share := self.validation_fraction if validation is None else validation:
-            owners = np.arange(len(cells)) if groups is None else groups
-            rows, kept = by_groups(owners, share, rng)
+        elif share:
+            rows, kept = split_rows(len(cells), share, groups, rng)
             held = Batches(parts, targets, kept, self.batch_size, memory // 4, device)
         return Batches(parts, targets, rows, self.batch_size, memory, device), held
 

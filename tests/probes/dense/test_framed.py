@@ -9,8 +9,9 @@ import torch
 from diffeat.coords import Placement
 from diffeat.images.masks import move_mask
 from probes import Cells
-from probes.dense.framed import Framing, label_size, over_input, split_rows
+from probes.dense.framed import Framing, label_size, over_input
 from probes.dense.truth import DepthMaps, Masks
+from probes.held_out import split_rows
 
 INPUT = (16, 24)
 

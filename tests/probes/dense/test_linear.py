@@ -308,6 +308,20 @@ def test_refusals():
         PixelLinear().fit(cells, masks, classes=3).score(positions(cells), masks)
 
 
+@pytest.mark.parametrize("head", [PixelLinear(), PixelRegression()])
+def test_what_chooses_is_said_as_to_any_head(head):
+    cells, masks, _ = planted(4)
+    targets = masks if isinstance(head, PixelLinear) else [mask + 1.0 for mask in masks]
+    for validation in ((cells, targets, 1), (cells,)):
+        with pytest.raises(ValueError, match=f"validation has {len(validation)} members"):
+            head.fit(cells, targets, validation)
+    for validation in (-0.5, 1, "half"):
+        with pytest.raises(ValueError, match=r"expected a number in \[0, 1\), or \(cells, "):
+            head.fit(cells, targets, validation)
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        head.fit(cells, targets, 0.5, groups=[0, 0, 1])
+
+
 @pytest.mark.parametrize("what", ["linear", "nearest", "depth"])
 def test_kept_and_loaded(what, tmp_path):
     cells, masks, features = planted()
