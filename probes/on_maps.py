@@ -21,6 +21,11 @@ class OnMaps(BaseEstimator):
         shapes_: (C, h, w) of each.
     """
 
+    @property
+    def channels(self) -> int:
+        """C, of all cells together."""
+        return sum(shape[0] for shape in self.shapes_)
+
     def _note(self, cells: Cells) -> None:
         """Keep which cells there are, which must be maps."""
         for key in cells.keys:

@@ -12,7 +12,7 @@ from probes.batchnorm import BatchNormProbe
 from probes.conv import ConvProbe
 from probes.difformer import DifFormerProbe
 from probes.mlp import MLPProbe
-from probes.network import NetworkProbe
+from probes.network import NetworkHead, NetworkProbe
 from probes.noise_conditional import NoiseConditionalProbe
 from probes.training import mirror
 
@@ -22,7 +22,7 @@ class Preset:
     """A protocol.
 
     Attributes:
-        name: for `preset`.
+        name: for `preset`, or of dense heads for `probes.dense.published`.
         head: the estimator.
         arguments: of its constructor.
         source: paper and section.
@@ -30,7 +30,7 @@ class Preset:
     """
 
     name: str
-    head: type[NetworkProbe]
+    head: type[NetworkHead]
     arguments: Mapping[str, Any]
     source: str
     notes: str

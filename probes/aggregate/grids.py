@@ -102,7 +102,7 @@ def check_weights(weights: Sequence[float] | None, count: int, what: str) -> np.
 
 def check_axes(fitted: Aggregator) -> None:
     """ValueError where axes that were read from a file are not those of as many channels."""
-    channels = sum(shape[0] for shape in fitted.shapes_)
+    channels = fitted.channels
     there = hasattr(fitted, "components_") and hasattr(fitted, "mean_")
     if not there or fitted.components_.shape[1] != channels:
         raise ValueError(f"the axes are not those of {channels} channels, which the cells have")

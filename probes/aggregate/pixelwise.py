@@ -13,7 +13,7 @@ from torch import nn
 from probes.batches import Batches
 from probes.cells import Cells
 from probes.checks import named_classes
-from probes.dense.base import gathered
+from probes.dense.base import gathered, known_only
 from probes.dense.framed import Framing, label_size
 from probes.dense.pyramid import LOGITS, read
 from probes.dense.truth import DepthMaps, Masks, count_classes
@@ -142,8 +142,7 @@ def _said(mixer: Any, strip: torch.Tensor) -> torch.Tensor:
     """(K, r, W) → (r, W)."""
     if mixer.objective_ == "depth":
         return strip[0].exp()
-    unseen = torch.from_numpy(~mixer.seen_)
-    return strip.masked_fill(unseen[:, None, None], float("-inf")).argmax(0)
+    return known_only(strip, mixer.seen_).argmax(0)
 
 
 def pixel_score(mixer: Any, cells: Cells, values: Any, measure: Any) -> float:

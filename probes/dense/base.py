@@ -156,8 +156,7 @@ class Segmenter(DenseHead):
         return 1 - self._share(strip).amax(0)
 
     def _known_only(self, strip: torch.Tensor) -> torch.Tensor:
-        unseen = torch.from_numpy(~self.seen_).to(strip.device)
-        return strip.masked_fill(unseen[:, None, None], float("-inf")) if unseen.any() else strip
+        return known_only(strip, self.seen_)
 
     def _opened(
         self, cells: Any, masks: Any, classes: int | Sequence[str] | None, ignore: int
@@ -174,6 +173,14 @@ class Segmenter(DenseHead):
         names = named_classes(classes)
         self.classes_, self.ignore_ = names, int(ignore)
         return cells, Masks(masks, cells, len(names), ignore)
+
+
+def known_only(scores: torch.Tensor, seen: np.ndarray) -> torch.Tensor:
+    """(K, …) scores, −inf of classes that are not among the (K,) bool `seen`."""
+    unseen = torch.from_numpy(~seen).to(scores.device)
+    if not unseen.any():
+        return scores
+    return scores.masked_fill(unseen.view(-1, *[1] * (scores.ndim - 1)), float("-inf"))
 
 
 def gathered(strips: Iterator[tuple[int, torch.Tensor]], axis: int = 0) -> np.ndarray:

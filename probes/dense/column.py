@@ -5,8 +5,8 @@ its own sites. Reading is linear, so a linear layer may come first, on the maps'
 
     W·[up(f_1); up(f_2); …] = sum over grids g of up_g(W_g·f_g)
 
-with the maps of one grid stacked, multiplied once and read once (METHODS: DDPM-Seg's hypercolumn
-of 8,448 channels at 256² would be 2.2 GB).
+with the maps of one grid stacked, multiplied once and read once (DDPM-Seg's hypercolumn of 8,448
+channels at 256² would be 2.2 GB).
 """
 
 from __future__ import annotations

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from probes.checks import check_counts, check_number
 from probes.dense.levels import Key, Level, levels_of
-from probes.dense.pyramid import GridSegmenter
+from probes.dense.pyramid import DecoderSegmenter
 from probes.layers import group_norm, resized
 from probes.network import Shapes
 
@@ -117,25 +116,17 @@ def _factor(width: int, factor: int) -> list[nn.Module]:
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class DPTHead(GridSegmenter):
+class DPTHead(DecoderSegmenter):
     """DPT's decoder over the cells, for classes at every pixel; see `DPT`.
 
     Args:
         width: channels of all stages; 256 as published. A step's time grows with its square.
         dropout: share of channels dropped before the classifier; .1 as published.
 
-    All others, and the attributes, are those of `GridSegmenter`.
+    All others, and the attributes, are those of `DecoderSegmenter`.
 
     Source: see `DPT`.
     """
-
-    width: int = 128
-    dropout: float = 0.1
-
-    def _check(self) -> None:
-        super()._check()
-        check_counts(self, "width")
-        check_number("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 
     def _body(self, shapes: Shapes, outputs: int) -> nn.Module:
         return DPT(self._keys(shapes), shapes, outputs, self.width, self.dropout)

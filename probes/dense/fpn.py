@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from probes.checks import check_counts, check_number
 from probes.dense.levels import levels_of
-from probes.dense.pyramid import GridSegmenter
+from probes.dense.pyramid import DecoderSegmenter
 from probes.layers import group_norm, resized
 from probes.network import Shapes
 
@@ -57,25 +56,17 @@ class FPN(nn.Module):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class FPNHead(GridSegmenter):
+class FPNHead(DecoderSegmenter):
     """A feature pyramid over the cells' own grids, for classes at every pixel; see `FPN`.
 
     Args:
         width: channels of the pyramid; 256 as published. A step's time grows with its square.
         dropout: share of channels dropped before the classifier; .1 as published.
 
-    All others, and the attributes, are those of `GridSegmenter`.
+    All others, and the attributes, are those of `DecoderSegmenter`.
 
     Source: see `FPN`; VPD (Zhao et al. 2023) puts it on a diffusion model's maps.
     """
-
-    width: int = 128
-    dropout: float = 0.1
-
-    def _check(self) -> None:
-        super()._check()
-        check_counts(self, "width")
-        check_number("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 
     def _body(self, shapes: Shapes, outputs: int) -> nn.Module:
         return FPN(shapes, outputs, self.width, self.dropout)

@@ -103,7 +103,7 @@ class PixelLinear(Segmenter):
         """
         self._check()
         cells, truth = self._opened(cells, masks, classes, ignore)
-        fold = self._fold(cells, truth, validation, groups)
+        fold = fold_of(self, cells, truth, validation, groups)
         self.scores_ = np.full(len(self.alphas), np.nan)
         best, prepared = len(self.alphas) // 2, None
         if fold is not None and len(self.alphas) > 1:
@@ -122,23 +122,10 @@ class PixelLinear(Segmenter):
     def _check(self) -> None:
         check_choice("kind", self.kind, KINDS)
         check_choice("class_weight", self.class_weight, WEIGHTS)
-        good = len(tuple(self.alphas)) > 0 and min(self.alphas) > 0
-        check_number("alphas", self.alphas, good, "numbers > 0, at least one")
+        check_alphas(self.alphas)
         if self.kind != "ridge" and not self.standardise:
             raise ValueError("standardise=False is for kind='ridge'; the logistic one always "
                              "standardises")  # fmt: skip
-
-    def _fold(self, cells: Cells, truth: Masks, validation: Any, groups: Any):
-        """Training and validation pictures of the choice; None where there is none to make."""
-        share = validation_share(validation, self.validation_fraction, "masks")
-        if isinstance(validation, (tuple, list)):
-            held = self._checked(validation[0])
-            return (cells, truth), (held, truth.like(validation[1], held))
-        if not share:
-            return None
-        rng = np.random.default_rng(self.random_state)
-        rows, kept = split_rows(len(cells), share, groups, rng)
-        return tuple((cells[some], truth.take(some, cells[some])) for some in (rows, kept))
 
     def _prepared(self, cells: Cells, truth: Masks, several: bool = False):
         if self.kind == "ridge":
@@ -173,13 +160,14 @@ class RidgeSums:
     """What ridge needs of all labelled pixels, to be solved for one penalty or `several`."""
 
     def __init__(self, head: PixelLinear, cells: Cells, truth: Masks, several: bool):
-        channels, K = _channels(head), truth.classes
+        channels, K = head.channels, truth.classes
         check_memory(channels, head.memory_mb)
-        weights, self.counts = class_weights(truth, head.class_weight)
-        sums = PixelSums(channels, K)
+        weights = np.ones(K) if head.class_weight is None else balanced(label_counts(truth))
+        sums, self.counts = PixelSums(channels, K), np.zeros(K, np.int64)
         for row in range(len(cells)):
             labels = truth[row]
             known = (labels >= 0) & (labels < K)
+            self.counts += np.bincount(labels[known], minlength=K)
             w = np.where(known, weights[np.where(known, labels, 0)], 0.0)
             if w.any():
                 column = Column(cells.maps(row), head.cells_)
@@ -251,7 +239,7 @@ class Sample:
     """Pixels drawn evenly over the pictures, for heads that want them in memory."""
 
     def __init__(self, head: PixelLinear, cells: Cells, truth: Masks):
-        rng, channels = np.random.default_rng(head.random_state), _channels(head)
+        rng, channels = np.random.default_rng(head.random_state), head.channels
         each = max(1, -(-head.pixels // len(cells)))
         check_sample(each * len(cells), channels, head.memory_mb)
         X, labels = np.empty((each * len(cells), channels), np.float32), [np.empty(0, np.int64)]
@@ -270,7 +258,7 @@ class Sample:
             raise ValueError("every pixel is ignored; expected some that count")
         self.counts = np.bincount(self.y, minlength=truth.classes)
         self.K, self.weighted = truth.classes, head.class_weight
-        if self.weighted == "balanced":  # as many of each class as the rarest is often
+        if self.weighted == "balanced":
             self.X, self.y = _balanced(self.X, self.y, rng)
 
     def solved(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
@@ -292,20 +280,43 @@ def _balanced(X: np.ndarray, y: np.ndarray, rng: np.random.Generator):
     return X[rows], y[rows]
 
 
-def class_weights(truth: Masks, how: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) weights of a pixel by class, and (K,) labelled pixels; masks are read once."""
-    counts = np.zeros(truth.classes, np.int64)
-    for labels in truth:
-        counts += np.bincount(labels[(labels >= 0) & (labels < truth.classes)],
-                              minlength=truth.classes)[: truth.classes]  # fmt: skip
-    if how is None:
-        return np.ones(truth.classes), counts
-    even = counts.sum() / np.maximum(counts, 1) / max(1, (counts > 0).sum())
-    return even, counts
+def label_counts(truth: Masks) -> np.ndarray:
+    """(K,) labelled pixels; masks are read once."""
+    return sum(np.bincount(labels[(labels >= 0) & (labels < truth.classes)],
+                           minlength=truth.classes) for labels in truth)  # fmt: skip
 
 
-def _channels(head: PixelLinear) -> int:
-    return sum(shape[0] for shape in head.shapes_)
+def balanced(counts: np.ndarray) -> np.ndarray:
+    """(K,) weights of a pixel by class: all classes the same, 1 on average over pixels."""
+    return counts.sum() / np.maximum(counts, 1) / max(1, (counts > 0).sum())
+
+
+def fold_of(head: Any, cells: Cells, truth: Any, validation: Any, groups: Any) -> Any:
+    """(cells, truth) of the pictures that a choice is fitted on, and of those that choose.
+
+    Args:
+        head: with `validation_fraction` and `random_state`.
+        truth: `Masks` or `DepthMaps`.
+        validation, groups: as given to `fit`.
+
+    Returns:
+        None, where there is nothing to choose by.
+    """
+    share = validation_share(validation, head.validation_fraction, truth.name)
+    if isinstance(validation, (tuple, list)):
+        held = head._checked(validation[0])
+        return (cells, truth), (held, truth.like(validation[1], held))
+    if not share:
+        return None
+    rng = np.random.default_rng(head.random_state)
+    rows, kept = split_rows(len(cells), share, groups, rng)
+    return tuple((cells[some], truth.take(some, cells[some])) for some in (rows, kept))
+
+
+def check_alphas(alphas: Sequence[float]) -> None:
+    """ValueError where these are no penalties."""
+    good = len(tuple(alphas)) > 0 and min(alphas) > 0
+    check_number("alphas", alphas, good, "numbers > 0, at least one")
 
 
 def check_memory(channels: int, memory_mb: float) -> None:

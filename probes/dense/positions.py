@@ -33,8 +33,7 @@ def positions(cells: Cells, degree: int = 2, grid: int = GRID) -> Cells:
     if cells.sizes is None:
         raise ValueError("the sizes of the pictures are not known; give Cells(…, sizes=…)")
     at = (np.arange(grid) + 0.5) / grid * 2 - 1
-    powers = [(i, total - i) for total in range(1, degree + 1) for i in range(total, -1, -1)]
-    maps = np.stack([at[None, :] ** i * at[:, None] ** j for i, j in powers]).astype(np.float32)
+    maps = _powers(at, at, degree)
 
     def read(rows: Any) -> np.ndarray:
         return np.broadcast_to(maps, (len(np.arange(len(cells))[rows]), *maps.shape)).copy()
@@ -52,7 +51,6 @@ def with_positions(cells: Cells, degree: int = 2, grid: int = GRID) -> Cells:
     Raises:
         ValueError: the sizes of the pictures are not known.
     """
-    powers = [(i, total - i) for total in range(1, degree + 1) for i in range(total, -1, -1)]
 
     def of(row: int) -> np.ndarray:
         frame = cells.frame(row)
@@ -60,14 +58,20 @@ def with_positions(cells: Cells, degree: int = 2, grid: int = GRID) -> Cells:
         steps = (np.arange(grid) + 0.5) / grid
         x = ((steps * frame.input_size[1] - tx) / sx / frame.size[1]) * 2 - 1
         y = ((steps * frame.input_size[0] - ty) / sy / frame.size[0]) * 2 - 1
-        return np.stack([x[None, :] ** i * y[:, None] ** j for i, j in powers]).astype(np.float32)
+        return _powers(x, y, degree)
 
     def read(rows: Any) -> np.ndarray:
         return np.stack([of(int(row)) for row in np.arange(len(cells))[rows]])
 
-    values = Deferred((len(cells), len(powers), grid, grid), read, np.float32)
+    values = Deferred((len(cells), degree * (degree + 3) // 2, grid, grid), read, np.float32)
     arrays = {key: cells[key] for key in cells.keys}
     return Cells(
         {**arrays, KEY: values}, sizes=cells.sizes, placements=cells.placements,
         input_size=cells.input_size,
     )  # fmt: skip
+
+
+def _powers(x: np.ndarray, y: np.ndarray, degree: int) -> np.ndarray:
+    """(P, h, w) float32: x^i·y^j of (w,) and (h,) places, 1 ≤ i + j ≤ degree."""
+    pairs = [(i, total - i) for total in range(1, degree + 1) for i in range(total, -1, -1)]
+    return np.stack([x[None, :] ** i * y[:, None] ** j for i, j in pairs]).astype(np.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -12,52 +11,33 @@ from probes.dense.depth import DepthHead
 from probes.dense.dpt import DPTHead
 from probes.dense.fpn import FPNHead
 from probes.dense.pyramid import GridHead
+from probes.presets import Preset
 from probes.training import mirror
-
-
-@dataclass(frozen=True)
-class Published:
-    """A head as published.
-
-    Attributes:
-        name: for `published`.
-        head: the estimator.
-        arguments: of its constructor.
-        source: paper and section.
-        notes: what is not as published, or not verified.
-    """
-
-    name: str
-    head: type[GridHead]
-    arguments: Mapping[str, Any]
-    source: str
-    notes: str
-
 
 _FROZEN = "The published head is trained together with the network; here the features stand still. "
 _TRAINING = "Length, rate and batch are those of this class. "
 
-PUBLISHED: Mapping[str, Published] = MappingProxyType({
+PUBLISHED: Mapping[str, Preset] = MappingProxyType({
     one.name: one
     for one in (
-        Published(
+        Preset(
             "vpd-segmentation", FPNHead, {"width": 256, "dropout": 0.1, "augment": mirror},
             "Zhao et al. 2023 (VPD), semantic segmentation",
             _FROZEN + _TRAINING + "Cross-attention maps are cells like others. ",
         ),
-        Published(
+        Preset(
             "vpd-depth", DepthHead,
             {"kind": "vpd", "width": 1536, "filters": (32, 32, 32), "last": 192, "max_depth": 10.0,
              "objective": "silog", "lambda_": 0.5, "per": "batch", "augment": mirror},
             "Zhao et al. 2023 (VPD), depth estimation",
             _FROZEN + _TRAINING + "The maximum is that of NYUv2. ",
         ),
-        Published(
+        Preset(
             "dpt-segmentation", DPTHead, {"width": 256, "dropout": 0.1, "augment": mirror},
             "Ranftl et al. 2021 (DPT), semantic segmentation",
             _FROZEN + _TRAINING + "There is no auxiliary head. ",
         ),
-        Published(
+        Preset(
             "dpt-depth", DepthHead,
             {"kind": "dpt", "width": 256, "objective": "scale-shift", "augment": mirror},
             "Ranftl et al. 2021 (DPT), monocular depth estimation",

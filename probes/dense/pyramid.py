@@ -20,7 +20,7 @@ from torch import nn
 from probes.axes import Axis
 from probes.batches import ShortEpochs
 from probes.cells import Cells
-from probes.checks import check_choice, check_counts, pick_device
+from probes.checks import check_choice, check_counts, check_number, pick_device
 from probes.dense.base import DenseHead, Segmenter, Strips
 from probes.dense.framed import Framing, label_size
 from probes.dense.levels import Key, TimeMix, scales
@@ -324,6 +324,24 @@ class GridSegmenter(Segmenter, GridHead):
         weights = None if self.class_weights is None else self.class_weights_
         return of_classes(self.objective, len(self.classes_), self.ignore_, weights=weights,
                           gamma=self.gamma, smoothing=self.smoothing)  # fmt: skip
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class DecoderSegmenter(GridSegmenter):
+    """A `GridSegmenter` with one width throughout, and dropout before its classifier.
+
+    Args:
+        width: of the decoder, in channels.
+        dropout: share of channels dropped before the classifier.
+    """
+
+    width: int = 128
+    dropout: float = 0.1
+
+    def _check(self) -> None:
+        super()._check()
+        check_counts(self, "width")
+        check_number("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
 
 
 def read(maps: Maps, key: Any) -> Strips:

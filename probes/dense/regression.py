@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from probes.cells import Cells, cells_of
-from probes.checks import check_choice, check_number, pick_device
+from probes.checks import check_choice, pick_device
 from probes.dense.base import DenseHead, Strips
 from probes.dense.column import Column
 from probes.dense.grams import PixelSums, as_tensor
-from probes.dense.linear import ALPHAS, Ridge, check_memory
+from probes.dense.linear import ALPHAS, Ridge, check_alphas, check_memory, fold_of
 from probes.dense.truth import DepthMaps
-from probes.held_out import split_rows, validation_share
 from probes.maps import Maps
 
 SPACES = ("log", "metres")
@@ -71,14 +70,13 @@ class PixelRegression(DenseHead):
                 out of range; sums that take more than `memory_mb`.
         """
         check_choice("space", self.space, SPACES)
-        good = len(tuple(self.alphas)) > 0 and min(self.alphas) > 0
-        check_number("alphas", self.alphas, good, "numbers > 0, at least one")
+        check_alphas(self.alphas)
         cells = cells_of(cells)
         self._note(cells)
-        check_memory(sum(shape[0] for shape in self.shapes_), self.memory_mb)
+        check_memory(self.channels, self.memory_mb)
         truth = DepthMaps(depth, cells)
         self.scores_, best = np.full(len(self.alphas), np.nan), len(self.alphas) // 2
-        fold = self._fold(cells, truth, validation, groups)
+        fold = fold_of(self, cells, truth, validation, groups)
         ridge = None
         if fold is not None and len(self.alphas) > 1:
             inner, held = fold
@@ -92,30 +90,17 @@ class PixelRegression(DenseHead):
         self.coef_, self.intercept_ = ridge.solved(self.alpha_)
         return self
 
-    def _fold(self, cells: Cells, truth: DepthMaps, validation: Any, groups: Any):
-        share = validation_share(validation, self.validation_fraction, "depth")
-        if isinstance(validation, (tuple, list)):
-            held = self._checked(validation[0])
-            return (cells, truth), (held, DepthMaps(validation[1], held, "validation depth"))
-        if not share:
-            return None
-        rng = np.random.default_rng(self.random_state)
-        rows, kept = split_rows(len(cells), share, groups, rng)
-        return tuple((cells[some], truth.take(some, cells[some])) for some in (rows, kept))
-
     def _sums(self, cells: Cells, truth: DepthMaps, several: bool) -> tuple[Ridge, np.ndarray]:
         """What all pixels say, and the depths between which they lie."""
-        sums = PixelSums(sum(shape[0] for shape in self.shapes_), 1)
+        sums = PixelSums(self.channels, 1)
         low, high = np.inf, -np.inf
         for row in range(len(cells)):
             depth = truth[row]
             known = np.isfinite(depth)
             if known.any():
                 y = np.where(known, depth, 1.0).astype(np.float64)
-                low, high = (
-                    min(low, float(depth[known].min())),
-                    max(high, float(depth[known].max())),
-                )
+                low = min(low, float(depth[known].min()))
+                high = max(high, float(depth[known].max()))
                 y = np.log(y) if self.space == "log" else y
                 sums.add(Column(cells.maps(row), self.cells_), known.astype(float), y[None])
         if not sums.weight:
@@ -156,8 +141,8 @@ class PixelRegression(DenseHead):
         cells = self._checked(cells)
         truth, total, count = DepthMaps(depth, cells), 0.0, 0
         for row, found in enumerate(self.predict(cells)):
-            known = np.isfinite(truth[row])
-            total += float((np.abs(found - truth[row])[known] / truth[row][known]).sum())
+            known = np.isfinite(there := truth[row])
+            total += float((np.abs(found - there)[known] / there[known]).sum())
             count += int(known.sum())
         if not count:
             raise ValueError("depth is known of no pixel; expected some")

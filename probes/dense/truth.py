@@ -129,6 +129,10 @@ class DepthMaps:
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[row] for row in range(len(self)))
 
+    def like(self, values: Any, cells: Cells) -> DepthMaps:
+        """Other maps by the same rule, such as those of validation."""
+        return DepthMaps(values, cells, f"validation {self.name}")
+
     def take(self, rows: np.ndarray, cells: Cells) -> DepthMaps:
         """Some of the maps, in the order of `rows`; `cells` are these pictures'."""
         return DepthMaps(Some(self.values, rows), cells, self.name)

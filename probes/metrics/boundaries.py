@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probes.metrics.intervals import DRAWS, Groups, Interval, group_interval
+from probes.metrics.intervals import DRAWS, Groups, Interval, group_interval, systems_of
 from probes.metrics.segmentation import class_names, labels_of
 from probes.metrics.video import BOUND, contour, contours_agree, reach_of
 
@@ -111,9 +111,7 @@ class BoundaryF:
     ) -> Interval:
         """The 95 % interval of `compute`, groups drawn anew; or of how much larger it is than
         that of another system on the same pictures."""
-        systems = [self] if other is None else [self, other]
-        if other is not None and not self.groups.same(other.groups):
-            raise ValueError("the two systems did not count the same pictures in the same order")
+        systems = systems_of(self, other)
         sums = [system._sums() for system in systems]
 
         def drawn(weights: np.ndarray) -> np.ndarray:

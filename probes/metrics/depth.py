@@ -21,7 +21,7 @@ import numpy as np
 
 from probes.checks import check_choice
 from probes.lazy import as_numpy
-from probes.metrics.intervals import DRAWS, Groups, Interval, group_interval
+from probes.metrics.intervals import DRAWS, Groups, Interval, group_interval, systems_of
 
 MIN_DEPTH = 1e-3
 ALIGNMENTS = (None, "median", "scale-shift")
@@ -153,9 +153,7 @@ class DepthErrors:
             ValueError: fewer than two groups; nothing was counted; other pictures.
         """
         check_choice("name", name, ERRORS)
-        systems = [self] if other is None else [self, other]
-        if other is not None and not self.groups.same(other.groups):
-            raise ValueError("the two systems did not count the same pictures in the same order")
+        systems = systems_of(self, other)
         parts = [system._parts(average) for system in systems]
         sums = [system.groups.sums(values)
                 for system, (values, _) in zip(systems, parts, strict=True)]  # fmt: skip

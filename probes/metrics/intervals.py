@@ -216,6 +216,19 @@ def group_interval(
     return interval_of(value, np.concatenate([number(w.astype(np.float64)) for w in pieces]))
 
 
+def systems_of(one: Any, other: Any = None) -> list[Any]:
+    """One accumulator, or two that counted the same pictures: each has `groups`.
+
+    Raises:
+        ValueError: other pictures, or in another order.
+    """
+    if other is None:
+        return [one]
+    if not one.groups.same(other.groups):
+        raise ValueError("the two systems did not count the same pictures in the same order")
+    return [one, other]
+
+
 class Groups:
     """Names of what pictures belong to, which come one by one; None is a group of its own.
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from probes.checks import check_choice
 from probes.lazy import as_numpy
-from probes.metrics.intervals import DRAWS, Groups, Interval, group_interval
+from probes.metrics.intervals import DRAWS, Groups, Interval, group_interval, systems_of
 
 BITS = 7
 """Of a float32's mantissa that bins keep: uncertainties of one bin differ by less than 1/128."""
@@ -196,9 +196,7 @@ class RiskCoverage:
             ValueError: fewer than two groups; nothing was counted; other pictures.
         """
         check_choice("number", number, NUMBERS)
-        systems = [self] if other is None else [self, other]
-        if other is not None and not self.groups.same(other.groups):
-            raise ValueError("the two systems did not count the same pictures in the same order")
+        systems = systems_of(self, other)
         tables = [system._table() for system in systems]  # (G, 2, bins) each
 
         def drawn(weights: np.ndarray) -> np.ndarray:

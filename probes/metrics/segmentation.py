@@ -24,7 +24,7 @@ import numpy as np
 from probes.checks import check_choice, named_classes
 from probes.lazy import as_numpy
 from probes.metrics.classification import ConfusionMatrix, counts_of
-from probes.metrics.intervals import DRAWS, Groups, Interval, group_interval
+from probes.metrics.intervals import DRAWS, Groups, Interval, group_interval, systems_of
 
 CHOICES = {"absent": ("skip", "zero"), "ignored": ("drop", "count")}
 POLICIES = MappingProxyType({
@@ -205,12 +205,9 @@ class Confusion:
         """
         check_choice("number", number, NUMBERS)
         policy = self._policy(absent, ignored)
-        systems = [self] if other is None else [self, other]
         if other is not None:
             self._same_classes(other)
-            if not self.groups.same(other.groups):
-                raise ValueError("the two systems did not count the same pictures in the same "
-                                 "order")  # fmt: skip
+        systems = systems_of(self, other)
         sums = [system.groups.sums(system.counts) for system in systems]  # (G, 4, K) each
 
         def drawn(weights: np.ndarray) -> np.ndarray:

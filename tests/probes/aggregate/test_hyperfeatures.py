@@ -19,12 +19,12 @@ from probes.aggregate.correspondence import matching
 from probes.batches import Batches, ShortEpochs
 from probes.lazy import Rows
 from probes.objectives import CROSS_ENTROPY, huber, pixel_cross_entropy
+from tests.probes.interrupted import Stop, same
 
 KEYS = [("a", 1), ("b", 1), ("a", 5), ("b", 5)]
 SHAPES = {"a": (8, 6, 6), "b": (12, 3, 3)}
 PLANTED = "b", 5
 GRID, CELL = 6, 8  # sites along a side, and pixels of one
-
 
 # planted cells
 
@@ -244,50 +244,13 @@ def test_groups_of_pictures():
     assert len(held) == 5
 
 
-class Stop:
-    """Progress that ends a training after so many rows."""
-
-    def __init__(self, rows, end):
-        self.rows, self.end = rows, end
-
-    def __call__(self, total, **more):
-        self.total = total
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def set_postfix(self, *values, **more):
-        pass
-
-    def update(self, rows):
-        self.rows -= rows
-        if self.rows < 0:
-            self.end()
-
-
-def interrupt():
-    raise KeyboardInterrupt
-
-
-def same(one, other):
-    for name, value in one.module_.state_dict().items():
-        assert torch.equal(value, other.module_.state_dict()[name])
-    plain = [[{k: v for k, v in seen.items() if k != "seconds"} for seen in m.history_]
-             for m in (one, other)]  # fmt: skip
-    assert plain[0] == plain[1]
-
-
 def test_it_goes_on_to_the_same_bits(faces, tmp_path):
     cells, pairs = faces
     whole = mixer(**SHORT).fit(cells, pairs, validation=0.4)
-    stopped = mixer(**SHORT, checkpoint=tmp_path, progress=Stop(6, interrupt))
+    stopped = mixer(**SHORT, checkpoint=tmp_path, progress=Stop(6))
     with pytest.raises(KeyboardInterrupt):
         stopped.fit(cells, pairs, validation=0.4)
-    rest = Stop(1000, interrupt)
+    rest = Stop(1000)
     found = mixer(**SHORT, checkpoint=tmp_path, progress=rest).fit(cells, pairs, validation=0.4)
     assert rest.total == 12
     assert rest.rows == 1000 - 8  # the first four were kept
@@ -310,7 +273,7 @@ def test_a_real_kill(faces, tmp_path, server):
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    rest = Stop(1000, interrupt)
+    rest = Stop(1000)
     found = mixer(**SHORT, checkpoint=tmp_path, progress=rest).fit(*faces)
     assert rest.rows == 1000 - 8
     same(found, mixer(**SHORT).fit(*faces))

@@ -14,7 +14,8 @@ from probes.aggregate import HyperfeatureMixer, SpatialFusion
 from probes.augment import mirror_crop_scale
 from probes.metrics.depth import DepthErrors
 from probes.pixel_objectives import focal, log_error
-from tests.probes.dense.toys import KEYS, SIZE, Stop, metres_of, scenes
+from tests.probes.dense.toys import KEYS, SIZE, metres_of, scenes
+from tests.probes.interrupted import Stop
 
 MIXERS = (HyperfeatureMixer, SpatialFusion)
 SHORT = {"steps": 6, "epochs": 3}

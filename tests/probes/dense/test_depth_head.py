@@ -15,7 +15,8 @@ from probes.augment import mirror_crop_scale
 from probes.dense import DepthHead
 from probes.dense.depth import BinnedDepth, PlainDepth, VPDDepth
 from probes.metrics.depth import DepthErrors
-from tests.probes.dense.toys import KEYS, MIXER, SIZE, Stop, metres_of, same, scenes
+from tests.probes.dense.toys import KEYS, MIXER, SIZE, metres_of, scenes
+from tests.probes.interrupted import Stop, same
 
 SHORT = {"steps": 6, "epochs": 3}
 

@@ -28,17 +28,8 @@ from probes.dense.fpn import FPN
 from probes.dense.levels import levels_of
 from probes.fitted import HeadError
 from probes.saved import digest, digest_of
-from tests.probes.dense.toys import (
-    KEYS,
-    MIXER,
-    SHAPES,
-    SIZE,
-    Stop,
-    masks_of,
-    pictures,
-    same,
-    scenes,
-)
+from tests.probes.dense.toys import KEYS, MIXER, SHAPES, SIZE, masks_of, pictures, scenes
+from tests.probes.interrupted import Stop, same
 
 HEADS = (FPNHead, DPTHead)
 SHORT = {"steps": 6, "epochs": 3, "width": 8}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from probes import Cells
 
@@ -40,40 +39,3 @@ def scenes(count, seed=0):
 def metres_of(masks):
     """1 m and 4 m, nan where masks say nothing."""
     return np.where(masks == 255, np.nan, np.where(masks == 1, 4.0, 1.0)).astype(np.float32)
-
-
-class Stop:
-    """In place of a progress bar: ends the training when so many pictures were seen."""
-
-    def __init__(self, rows, end=None):
-        self.rows, self.end = rows, end or self.interrupt
-
-    def __call__(self, total, **more):
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def set_postfix(self, *values, **more):
-        pass
-
-    def update(self, rows):
-        self.rows -= rows
-        if self.rows < 0:
-            self.end()
-
-    @staticmethod
-    def interrupt():
-        raise KeyboardInterrupt
-
-
-def same(one, other):
-    """Two fits have the same weights, to the bit, and the same learning curve."""
-    for name, value in one.module_.state_dict().items():
-        assert torch.equal(value, other.module_.state_dict()[name])
-    plain = [[{k: v for k, v in seen.items() if k != "seconds"} for seen in m.history_]
-             for m in (one, other)]  # fmt: skip
-    assert plain[0] == plain[1]
