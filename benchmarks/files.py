@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -102,6 +103,18 @@ class FeatureBenchmark(Benchmark):
                 f"benchmark {self.name}: duplicates = {self.duplicates!r}; expected "
                 f"{' or '.join(map(repr, DUPLICATES))}"
             )
+
+
+def check_names(where: str, names: Sequence[str]) -> None:
+    """SpecError where a file has no systems, or two of one name.
+
+    Args:
+        where: the benchmark, for the error.
+    """
+    if not names:
+        raise SpecError(f"{where} has no systems; expected at least one [[systems]]")
+    if len(set(names)) != len(names):
+        raise SpecError(f"{where}: two systems of the same name among {names}")
 
 
 def made(kind: type, values: dict[str, Any], path: Path) -> Any:

@@ -82,6 +82,14 @@ def table_lines(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
+def padded_lines(table: Table) -> list[str]:
+    """Lines of a table whose columns stand under each other, for a terminal."""
+    rows = [list(table.heading), *map(list, table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows]  # fmt: skip
+
+
 def markdown_lines(section: Section, picture: str | None) -> list[str]:
     """A section as Markdown, an empty line before it; none for what only web pages have.
 

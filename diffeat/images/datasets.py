@@ -228,6 +228,23 @@ DATASETS: dict[str, tuple[Callable[[str], Source], tuple[str, ...]]] = {
 }
 
 
+def name_and_split(text: str, split: str | None) -> tuple[str, str | None]:
+    """NAME and SPLIT of "NAME:SPLIT"; a folder's own name may have colons.
+
+    Args:
+        split: instead of one in the text; it may be the same.
+
+    Raises:
+        SourceError: two different ones.
+    """
+    if Path(text).exists() or ":" not in text:
+        return text, split
+    head, _, tail = text.rpartition(":")
+    if split is not None and split != tail:
+        raise SourceError(f"{text}: split {tail!r} and split={split!r}; expected one of them")
+    return head, tail
+
+
 def open_dataset(text: str) -> Source:
     """Open "name" or "name:split"; the first split is the default."""
     name, _, split = text.partition(":")

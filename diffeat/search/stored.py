@@ -253,6 +253,17 @@ def identity_of(made_of: Sequence[tuple[dict, dict, dict]]) -> str:
     return fingerprint(plain)
 
 
+def rows_by_id(stores: Sequence[FeatureStore]) -> dict[str, int]:
+    """Picture id → its row among those of all files, one behind the other; the first with it."""
+    found: dict[str, int] = {}
+    first = 0
+    for one in stores:
+        for row, name in enumerate(one.ids):
+            found.setdefault(name, first + row)
+        first += len(one)
+    return found
+
+
 def wanted(
     store: FeatureStore,
     blocks: Sequence[str] | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.files import check_names
 from benchmarks.tasks.matching.file import MeasuredBenchmark
 from diffeat.errors import SpecError
 
@@ -120,10 +121,7 @@ class DenseBenchmark(MeasuredBenchmark):
     def __post_init__(self) -> None:
         super().__post_init__()
         where, names = f"benchmark {self.name}", [one.name for one in self.systems]
-        if not names:
-            raise SpecError(f"{where} has no systems; expected at least one [[systems]]")
-        if len(set(names)) != len(names):
-            raise SpecError(f"{where}: two systems of the same name among {names}")
+        check_names(where, names)
         if self.train == self.test:
             raise SpecError(f"{where}: train and test are both {self.train!r}; expected two sets")
         for what in ("frame", "pixels"):

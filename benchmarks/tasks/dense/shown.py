@@ -12,6 +12,8 @@ from PIL import Image
 from benchmarks.tasks.dense.file import DenseBenchmark
 from benchmarks.tasks.dense.sets import Sets
 from diffeat.viz.masks import mask_sheet
+from probes.dense.framed import over_input
+from probes.maps import Maps
 
 MOST = 12
 """Test pictures of a sheet at most."""
@@ -37,7 +39,8 @@ def write_sheet(
         size = next(iter(kept.values()))[k].shape
         picture = source.load(place).convert("RGB")
         row: dict[str, Any] = {"input": np.asarray(picture.resize(size[::-1], Image.BICUBIC))}
-        row["truth"] = _at(np.asarray(sets.test.target(place)), size)
+        truth = np.asarray(sets.test.target(place))
+        row["truth"] = over_input(truth, Maps({}, truth.shape, size), size, 0)
         rows.append(row | {name: maps[k] for name, maps in kept.items()})
     limits, units = {}, {}
     if depth:  # on one scale
@@ -50,10 +53,3 @@ def write_sheet(
         colours=getattr(sets.test, "palette", None), title=benchmark.title,
         heads=[sets.test.ids[place] for place in places],
     )  # fmt: skip
-
-
-def _at(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """(H, W) nearest of another size."""
-    rows, columns = ((np.arange(new) + 0.5) * old / new for new, old in
-                     zip(size, values.shape, strict=True))  # fmt: skip
-    return values[rows.astype(int)][:, columns.astype(int)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.published import Notes, left_out
-from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text
+from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text, padded_lines
 from benchmarks.tasks.matching.tables import cells_text
 from diffeat.noise import format_t
 
@@ -32,11 +32,7 @@ def summary(result: dict[str, Any]) -> str:
         if isinstance(section, Table):
             # papers' figures in rows of their own come below the tables of a run
             own = [row for row in section.rows if not row[0].startswith("*")]
-            rows = [list(section.heading), *map(list, own)]
-            widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-            lines += ["", section.text, ""]
-            lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-                      .rstrip() for row in rows]  # fmt: skip
+            lines += ["", section.text, "", *padded_lines(Table(section.heading, own))]
     return "\n".join(lines)
 
 

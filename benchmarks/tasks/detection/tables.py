@@ -6,17 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.published import Notes, left_out
-from benchmarks.sections import Section, Table, Text
+from benchmarks.sections import Section, Table, Text, padded_lines
 from benchmarks.tasks.classification.tables import percent
 
 
 def summary(result: dict[str, Any]) -> str:
     """The table, padded."""
-    table = _table(result, Notes(()))
-    rows = [list(table.heading), *map(list, table.rows)]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    padded = ("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(["", *(line.rstrip() for line in padded)])
+    return "\n".join(["", *padded_lines(_table(result, Notes(())))])
 
 
 def set_up(result: dict[str, Any]) -> str:

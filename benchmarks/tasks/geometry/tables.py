@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.published import Notes, left_out
-from benchmarks.sections import Beside, Picture, Section, Table, Text
+from benchmarks.sections import Beside, Picture, Section, Table, Text, padded_lines
 from benchmarks.tasks.classification.tables import percent
 from benchmarks.tasks.matching.tables import cells_text, heat
 
@@ -47,11 +47,7 @@ def summary(result: dict[str, Any]) -> str:
         what = f"{stored['measure']['name']} on the pairs that choose, in %"
         lines += ["", f"{stored['name']}: {what}", "", surface_text(stored)]
     for table in _tables(result, Notes(())):
-        rows = [list(table.heading), *map(list, table.rows)]
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines += ["", table.text]
-        lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-                  .rstrip() for row in rows]  # fmt: skip
+        lines += ["", table.text, *padded_lines(table)]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.published import Notes, left_out
-from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text
+from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text, padded_lines
 from diffeat.noise import format_t
 
 READ_OUT = (
@@ -28,11 +28,7 @@ def summary(result: dict[str, Any]) -> str:
         lines += ["", f"{stored['name']}: {what}", "", surface_text(stored)]
     for name in result["pairs"]:
         table = _table(result, name, Notes(()))
-        rows = [list(table.heading), *map(list, table.rows)]
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines += ["", name]
-        lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-                  .rstrip() for row in rows]  # fmt: skip
+        lines += ["", name, *padded_lines(table)]
         lines += ["", *above_lines(result, name)]
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.files import check_names
 from benchmarks.tasks.matching.file import MatchingBenchmark
 from diffeat.errors import SpecError
 
@@ -79,10 +80,7 @@ class MixingBenchmark(MatchingBenchmark):
     def __post_init__(self) -> None:
         super().__post_init__()
         where, names = f"benchmark {self.name}", [one.name for one in self.systems]
-        if not names:
-            raise SpecError(f"{where} has no systems; expected at least one [[systems]]")
-        if len(set(names)) != len(names):
-            raise SpecError(f"{where}: two systems of the same name among {names}")
+        check_names(where, names)
         chosen = [one.name for one in self.systems if _asks(one)]
         if chosen and not (self.select and self.single):
             raise SpecError(f"{where}: {chosen[0]!r} asks for what single cells choose; give "

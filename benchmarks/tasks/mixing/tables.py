@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.sections import Beside, Heat, Section, Table, Text
+from benchmarks.sections import Beside, Heat, Section, Table, Text, padded_lines
 from benchmarks.tasks.matching import tables as matching
 from diffeat.noise import format_t
 
@@ -17,11 +17,7 @@ def summary(result: dict[str, Any]) -> str:
         table = _gains(result, name)
         if table is None:
             continue
-        rows = [list(table.heading), *map(list, table.rows)]
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines += ["", table.text]
-        lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-                  .rstrip() for row in rows]  # fmt: skip
+        lines += ["", table.text, *padded_lines(table)]
     return "\n".join([*lines, "", *_training_lines(result)])
 
 

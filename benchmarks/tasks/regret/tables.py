@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.published import Notes, left_out
-from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text
+from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text, padded_lines
 from diffeat.noise import format_t
 
 
@@ -17,11 +17,7 @@ def summary(result: dict[str, Any]) -> str:
         if isinstance(section, Text):
             lines += ["", section.text]
         if isinstance(section, Table):
-            rows = [list(section.heading), *map(list, section.rows)]
-            widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-            lines += ["", section.text, ""]
-            lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-                      .rstrip() for row in rows]  # fmt: skip
+            lines += ["", section.text, "", *padded_lines(section)]
     return "\n".join(lines)
 
 

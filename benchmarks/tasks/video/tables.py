@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.published import Notes, left_out
-from benchmarks.sections import Beside, Picture, Section, Table, Text
+from benchmarks.sections import Beside, Picture, Section, Table, Text, padded_lines
 from benchmarks.tasks.classification.tables import percent
 from benchmarks.tasks.matching.tables import cells_text, heat, sides_text
 
@@ -28,11 +28,7 @@ def summary(result: dict[str, Any]) -> str:
         lines += ["", f"{stored['name']}: {result['measures'][0]} of all clips, in %", "",
                   surface_text(stored)]  # fmt: skip
     for table in (_table(result, Notes(())), _clip_table(result)):
-        rows = [list(table.heading), *map(list, table.rows)]
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        padded = ([text.ljust(width) for text, width in zip(row, widths, strict=True)]
-                  for row in rows)  # fmt: skip
-        lines += ["", *("  ".join(row).rstrip() for row in padded)]
+        lines += ["", *padded_lines(table)]
     return "\n".join([*lines, "", *above_lines(result)])
 
 

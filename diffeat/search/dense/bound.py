@@ -19,7 +19,7 @@ from diffeat.errors import SourceError, SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images.masks import move_mask
 from diffeat.search.matching.bound import NAMED, cells_of_files, changed_pictures
-from diffeat.search.stored import identity_of
+from diffeat.search.stored import identity_of, rows_by_id
 from diffeat.search.tasks import CellKey, bytes_fingerprint
 from diffeat.store import FeatureStore
 from diffeat.targets.by_id import match_ids
@@ -276,12 +276,7 @@ def _rows(
     targets: DenseTargets, stores: Sequence[FeatureStore], missing: str
 ) -> tuple[np.ndarray, dict[str, int]]:
     """(N,) rows of the files, -1 where none has the picture; and what was left out."""
-    row_of: dict[str, int] = {}
-    first = 0
-    for one in stores:
-        for row, name in enumerate(one.ids):
-            row_of.setdefault(name, first + row)
-        first += len(one)
+    row_of = rows_by_id(stores)
     found = match_ids(targets.ids, list(row_of))
     rows = np.array([*row_of.values(), -1], np.int64)[found.rows]
     left_out, files = dict(targets.left_out), " and ".join(str(one.path) for one in stores)

@@ -20,7 +20,7 @@ from diffeat.errors import SourceError, SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Seen, Source, look
 from diffeat.images.digests import digest_of_nothing
-from diffeat.search.stored import cells_of, check_alike, corrupted_text, identity_of
+from diffeat.search.stored import cells_of, check_alike, corrupted_text, identity_of, rows_by_id
 from diffeat.search.tasks import CellKey, bytes_fingerprint, cell_name, choose_cells
 from diffeat.store import FeatureStore, seen_in
 from diffeat.targets.pairs.base import PairTargets, Truth
@@ -268,12 +268,7 @@ def cells_of_files(
 
 def _rows(targets: PairTargets, stores: tuple[FeatureStore, ...]) -> tuple[np.ndarray, np.ndarray]:
     """(P,) and (P,) rows of all files; -1 where no file has the picture."""
-    row_of: dict[str, int] = {}
-    first = 0
-    for one in stores:
-        for row, name in enumerate(one.ids):
-            row_of.setdefault(name, first + row)
-        first += len(one)
+    row_of = rows_by_id(stores)
     rows = np.array([*row_of.values(), -1], np.int64)
     source, target = targets.rows(list(row_of))
     return rows[source], rows[target]

@@ -10,7 +10,7 @@ from pathlib import Path
 from diffeat.coords import Size
 from diffeat.errors import SourceError, SpecError, nearest
 from diffeat.images import FileSource, Source, open_source
-from diffeat.images.datasets import dense_folder
+from diffeat.images.datasets import dense_folder, name_and_split
 from diffeat.images.dense_sets import DENSE
 from diffeat.images.masks import FRAMES
 from diffeat.images.paired_layouts import rgbd_colours
@@ -88,7 +88,7 @@ def open_dense(
     _check(wishes)
     if isinstance(pictures, (str, Path)):
         pictures = open_source(pictures)
-    text, part = _parted(str(name), split)
+    text, part = name_and_split(str(name), split)
     place = Path(text)
     if text in DENSE and part in DENSE[text].splits and table is None:
         return _of_set(text, text, _set_folder(text, place), part, wishes)
@@ -123,16 +123,6 @@ def _set_folder(name: str, here: Path) -> Path:
         if here.is_dir():
             return here
         raise
-
-
-def _parted(text: str, split: str | None) -> tuple[str, str | None]:
-    """The name and the split; a folder's own name may have colons."""
-    if Path(text).exists() or ":" not in text:
-        return text, split
-    head, _, tail = text.rpartition(":")
-    if split is not None and split != tail:
-        raise SourceError(f"{text}: split {tail!r} and split={split!r}; expected one of them")
-    return head, tail
 
 
 def _of_set(kind: str, shown: str, folder: Path, split: str | None, wishes: Wishes) -> FileTargets:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.errors import SourceError, SpecError, nearest
-from diffeat.images.datasets import paired_folder
+from diffeat.images.datasets import name_and_split, paired_folder
 from diffeat.images.paired import PAIRED
 from diffeat.images.paired_layouts import SIZES
 from diffeat.images.tables import SEPARATORS
@@ -83,7 +83,7 @@ def open_pairs(
         SpecError: an option that these pairs do not have.
     """
     asked_for = {"size": size, "outside": outside, "seed": seed, "per_class": per_class}
-    text, asked = _parted(str(name), split)
+    text, asked = name_and_split(str(name), split)
     path = Path(text)
     if path.is_file():
         if path.suffix.lower() not in SEPARATORS or asked:
@@ -115,16 +115,6 @@ def _options(name: str | Path, asked: dict[str, Any], known: tuple[str, ...]) ->
         raise SpecError(f"{name}: {asked}; expected size {' or '.join(SIZES)}, outside "
                         f"{' or '.join(OUTSIDE)}, per_class of 1 or more")  # fmt: skip
     return {key: asked[key] for key in known}
-
-
-def _parted(text: str, split: str | None) -> tuple[str, str | None]:
-    """The name and the split; a folder's own name may have colons."""
-    if Path(text).exists() or ":" not in text:
-        return text, split
-    head, _, tail = text.rpartition(":")
-    if split is not None and split != tail:
-        raise SourceError(f"{text}: split {tail!r} and split={split!r}; expected one of them")
-    return head, tail
 
 
 def _layout(folder: Path) -> str:
