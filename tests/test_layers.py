@@ -20,9 +20,9 @@ ROOT = Path(diffeat.__file__).parent.parent
 PACKAGES = ("diffeat", "probes", "benchmarks")
 ORDER = (
     "errors", "progress", "companions", "attention", "hooks", "blocks", "noise", "schedules",
-    "coords", "images", "targets", "ranges", "specs", "cells", "store", "backbones", "vision",
-    "loading", "extraction", "growing", "work", "planning", "engines", "jobs", "search",
-    "aggregation", "viz", "viewer", "cli", "__main__",
+    "coords", "images", "targets", "ranges", "specs", "cells", "store", "backbones", "words",
+    "vision", "loading", "extraction", "growing", "work", "planning", "engines", "jobs", "search",
+    "aggregation", "zero_shot", "viz", "viewer", "cli", "__main__",
 )  # fmt: skip
 """Modules of diffeat on the way of the data: none needs one that stands behind it, nor does
 anything that it needs."""

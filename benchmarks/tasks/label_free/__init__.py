@@ -1,0 +1,1 @@
+"""Label-free scores of cells against what probes say of them, over tasks."""

@@ -1,0 +1,1 @@
+"""Masks named by words: panoptic quality, mean IoU and AP."""

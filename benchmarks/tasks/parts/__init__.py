@@ -1,0 +1,1 @@
+"""Parts without labels, scored by the best matching of parts and classes."""

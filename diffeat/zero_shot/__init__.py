@@ -1,0 +1,1 @@
+"""What needs the network and no training: heat maps of words, masks by words, parts of pictures."""
