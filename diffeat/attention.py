@@ -84,7 +84,8 @@ class AttentionInputs:
             return self._rows(head, query, queries, start, step)[..., keys]
 
         if heads is not None:
-            return torch.stack([torch.cat([of_head(h, s) for s in starts], 1) for h in heads], 1)
+            parts = [torch.stack([of_head(h, s) for h in heads], 1) for s in starts]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
         count = self.query.shape[1]
         return torch.cat([sum(of_head(h, s) for h in range(count)) / count for s in starts], 1)
 

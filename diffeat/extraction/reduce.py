@@ -57,8 +57,6 @@ def unpooled(plan: Plan, block: BlockInfo, read: Any, size: Size, x_t: tuple = (
         return _map(plan, block, read, size)
     if block.is_text and block.tokens == "last":  # one sequence, whose text stands first
         read = read[:, : backbone.text_tokens(plan.text_length)]
-    if block.heads and (heads := block.kept_heads(plan.spec.heads)) is not None:
-        read = of_heads(read, block.heads, heads)
     if block.is_patches:
         return unpatchify(read, backbone.latent_shape(size)[1:], backbone.multiple)
     if block.is_tokens:
@@ -71,6 +69,8 @@ def unpooled(plan: Plan, block: BlockInfo, read: Any, size: Size, x_t: tuple = (
         read = read.permute(0, 3, 1, 2)
     if block.span is not None:
         read = read[:, slice(*block.span)]
+    if block.heads and (heads := block.kept_heads(plan.spec.heads)) is not None:
+        read = of_heads(read, block.heads, heads)
     return read
 
 
