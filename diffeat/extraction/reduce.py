@@ -59,9 +59,7 @@ def unpooled(plan: Plan, block: BlockInfo, read: Any, size: Size, x_t: tuple = (
         read = read[:, : backbone.text_tokens(plan.text_length)]
     if block.is_patches:
         return unpatchify(read, backbone.latent_shape(size)[1:], backbone.multiple)
-    if block.is_tokens:
-        if read.ndim == 4:  # a 1×1 convolution in place of a linear layer
-            return read
+    if block.is_tokens and read.ndim == 3:  # 4 of a 1×1 convolution in place of a linear layer
         grid = block.grid(size)
         read = read[:, _image_tokens(block, grid[0] * grid[1], read.shape[1])]
         read = read.transpose(1, 2).unflatten(2, grid)
