@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -274,6 +276,20 @@ def test_prompt_to_prompt(backbone_of):
     mixed = (expected @ v).transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, (16, 16))
     same(found["cross.z"], mixed, atol=1e-5)
     assert (found["cross.z"] - target["cross.z"]).abs().max() > 1e-4
+
+
+def test_the_example_of_the_docs(folder_of, backbone_of):
+    text = Path(diffeat.__file__).parent.parent.joinpath("docs/tensors.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    model = str(folder_of("sd1"))
+    code = example.replace("stable-diffusion-v1-5/stable-diffusion-v1-5", model)
+    code = code.replace("a photo of a dog", "a photo of a at")  # within the tiny tokenizer's words
+    eps = gaussian(1, *backbone_of("sd1").latent_shape((32, 32)))
+    names = {"x0": pictures(1), "eps": eps}
+    exec(code, names)
+    changed = names["run"]("a photo of a at", names["x0"], eps, lambda maps: None)["up.1"]
+    assert names["edited"].shape == changed.shape
+    assert (names["edited"] - changed).abs().max() > 1e-5
 
 
 def test_what_an_edit_holds(backbone_of, monkeypatch):
