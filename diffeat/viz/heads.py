@@ -1,0 +1,102 @@
+"""Heat maps of numbers of attention heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffeat.noise import shown_t
+from diffeat.search.label_free.table import TITLES, head_of
+from diffeat.viz.figures import new_figure, save, shorten
+from diffeat.viz.scales import Scale, colour_bar, ink
+
+if TYPE_CHECKING:
+    from diffeat.search.label_free.table import FreeTable
+
+LONGEST = 30
+"""Letters of a tensor's name that are shown."""
+LETTER = 0.075
+"""Inches that a letter of 8 pt takes."""
+WIDEST = 11.0
+"""Inches that the cells of a row of panels may take with numbers in them."""
+
+
+def head_map(
+    table: FreeTable, path: str | Path | IO[bytes], title: str = "", scores: Any = None
+) -> None:
+    """Write a picture of heads: a row of panels for each score, a panel for each t.
+
+    Rows of a panel are tensors in the order of execution, columns their heads. The panels of a
+    score share a scale; yellow is what its authors call good. Numbers stand in the cells where
+    there is room; grey is a head that a tensor has not. A score that is the same everywhere is
+    told in the headline instead.
+
+    Args:
+        table: of `head_scores`.
+        path: the picture; its suffix says the format, or an open file.
+        title: headline.
+        scores: only these; None takes all of the table.
+    """
+    scores, same = _apart(table, tuple(scores or table.scores))
+    title = "\n".join([title, *same])
+    heads = {cell: head_of(cell[0]) for cell in table.cells}
+    rows = list(dict.fromkeys(block for block, _ in heads.values()))
+    steps = sorted({t for _, t in table.cells})
+    across = 1 + max(head or 0 for _, head in heads.values())
+    numbers = len(steps) * across * 0.46 <= WIDEST
+    side = 0.46 if numbers else max(0.12, WIDEST / (len(steps) * across))
+    names = LETTER * max(len(shorten(row, LONGEST)) for row in rows)
+    wide = max(side * across, 0.9) * len(steps) + names + 1.6
+    tall = len(scores) * (max(0.21 * len(rows), 1.1) + 0.65) + 0.4
+    figure = new_figure((wide, tall))
+    axes = figure.subplots(len(scores), len(steps), squeeze=False)
+    for score, line in zip(scores, axes, strict=True):
+        measure = table.measure(score)
+        values = np.full((len(steps), len(rows), across), np.nan)
+        for cell, (block, head) in heads.items():
+            place = steps.index(cell[1]), rows.index(block), head or 0
+            values[place] = table.cells[cell][score] * measure.factor
+        scale = Scale.of(values, measure.higher_is_better)
+        for k, (axis, t) in enumerate(zip(line, steps, strict=True)):
+            _panel(axis, values[k], scale, [shorten(row, LONGEST) for row in rows] * (k == 0),
+                   numbers)  # fmt: skip
+            axis.set_title(shown_t(t, "t = ") or TITLES[score], fontsize=9)
+        label = TITLES[score] + (f", {measure.unit}" if measure.unit else "") + measure.direction
+        colour_bar(figure, list(line), scale, label, _text, ranked=False)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    save(figure, path)
+
+
+def _apart(table: FreeTable, scores: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+    """The scores that differ between heads, one at least, and a line for each of the others."""
+    flat = {
+        score: value
+        for score in scores
+        if len(values := {one[score] for one in table.cells.values()}) == 1
+        for value in values
+    }
+    drawn = tuple(score for score in scores if score not in flat) or scores[:1]
+    return drawn, [
+        f"{TITLES[score]}: {table.measure(score).say(value)} everywhere"
+        for score, value in flat.items()
+        if score not in drawn
+    ]
+
+
+def _panel(axis: Any, values: np.ndarray, scale: Scale, names: list[str], numbers: bool) -> None:
+    """One t: (tensors, heads) values."""
+    colours = scale.colours(values)
+    axis.imshow(colours, aspect="auto", interpolation="nearest")
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_xticks(range(values.shape[1]), [f"h{k}" for k in range(values.shape[1])], fontsize=7)
+    axis.tick_params(length=2, left=bool(names))
+    for (row, column), value in np.ndenumerate(values) if numbers else ():
+        if np.isfinite(value):
+            axis.text(column, row, _text(value), color=ink(colours[row, column]), ha="center",
+                      va="center", fontsize=7)  # fmt: skip
+
+
+def _text(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
