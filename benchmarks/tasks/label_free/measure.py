@@ -51,8 +51,8 @@ def measure(benchmark: FreeBenchmark, place: Place) -> dict[str, Any]:
     if not run.rows:
         raise ModelError(f"benchmark {benchmark.name}: none of its models is on this machine: "
                          f"{'; '.join(run.missing.values())}")  # fmt: skip
-    write_table([cell for row in run.rows for cell in _plain(row)],
-                place.out / f"{benchmark.name}.csv")  # fmt: skip
+    cells = [cell for row in run.rows for cell in _plain(row)]
+    write_table(place.out / f"{benchmark.name}.csv", cells)
     draw(run.rows, place.out / f"{benchmark.name}.png", benchmark.title)
     return {
         "rows": run.rows, "missing": run.missing,
@@ -148,10 +148,12 @@ def floors_of(backbone: Any, fields: dict[str, Any]) -> dict[Any, Cell]:
 def trusted(task: str, surface: Surface, cells: dict[Any, Cell]) -> list[dict[str, Any]]:
     """How every number goes with the scores of a surface."""
     validation = {cell.key: cell.validation for cell in surface.cells}
+    shapes = {key: (cell["channels"], cell["sites"]) for key, cell in cells.items()}
     found = []
     for name in (*NUMBERS, *FLOORS):
         values = {key: key[1] if name == "t" else cell[name] for key, cell in cells.items()}
-        one = trust(name, values, task, validation, surface.measure, name not in LESS)
+        more = name not in LESS
+        one = trust(name, values, task, validation, surface.measure, more, shapes)
         found.append(one.to_dict())
     return found
 

@@ -96,32 +96,37 @@ def _rho_table(rows: list[dict[str, Any]], text: str) -> Table:
 
 
 def _within_table(rows: list[dict[str, Any]]) -> Table:
+    parts = ("within_t", "within_block", "within_shape")
     body = [
-        [NAMES[one["score"]], *(
-            f"{_signed(row['trust'][k]['within_t'])}, {_signed(row['trust'][k]['within_block'])}"
-            for row in rows)]
+        [NAMES[one["score"]],
+         *(", ".join(_signed(row["trust"][k][part]) for part in parts) for row in rows)]
         for k, one in enumerate(rows[0]["trust"])
     ]  # fmt: skip
-    text = ("Does it choose the block, or t? Mean over t of the correlation over blocks at that t, "
-            "and mean over blocks of that over t:")  # fmt: skip
-    return Table(["number", *_heads(rows)], body, text, "Within t, within blocks")
+    text = ("Does it choose the block, does it choose t, and is it more than a block's shape? Mean "
+            "over t of the correlation over blocks at that t; mean over blocks of that over t; mean "
+            "over cells of equally many channels and sites:")  # fmt: skip
+    return Table(["number", *_heads(rows)], body, text, "Within t, block, shape")
 
 
 def _lost_table(rows: list[dict[str, Any]]) -> Table:
     body = []
     for k, one in enumerate(rows[0]["trust"]):
+        if one["score"] in WITHOUT:
+            continue
         line = [NAMES[one["score"]]]
         for row in rows:
             found = row["trust"][k]
             block, t = found["cell"]
-            line.append(f"{_number(row, found['lost'])}: {block}, t = {format_t(t)}")
+            where = f": {block}, t = {format_t(t)}"
+            same = found["rho"] is None  # then it is the first cell
+            line.append("chooses none" if same else _number(row, found["lost"]) + where)
         body.append(line)
     best = [f"{_number(row, row['validation'])}: {row['best'][0]}, t = {format_t(row['best'][1])}"
             for row in rows]  # fmt: skip
     mean = [_number(row, _mean_lost(row)) for row in rows]
     body = [["the best cell (its score)", *best], ["a random cell (mean)", *mean], *body]
-    text = ("What is lost on validation where the number chooses the cell, against the best cell; "
-            "and which it would be:")  # fmt: skip
+    text = ("What is lost on validation where the number chooses the cell (its largest; of massive "
+            "channels and the largest channel the smallest), against the best cell:")  # fmt: skip
     return Table(["number", *_heads(rows)], body, text, "Lost")
 
 

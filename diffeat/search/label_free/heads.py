@@ -48,9 +48,9 @@ def head_tensors(
         each = (f"{place}:*.{kind}" + ".h*" * (kind == "map") for kind in kinds)
         wanted += [pattern for pattern in each if _has(backbone, pattern)]
     found = resolve_blocks(wanted, backbone.tensors, backbone.aliases) if wanted else ()
-    found = tuple(block for block in found if block.has_grid and heads_of(backbone, block))
+    found = tuple(block for block in found if block.has_grid and block.heads)
     if not found:
-        have = {b.name.partition(":")[0]: 0 for b in backbone.tensors if heads_of(backbone, b)}
+        have = {b.name.partition(":")[0]: 0 for b in backbone.tensors if b.heads}
         hint = f"; places with attention are {', '.join(list(have)[:12])}" if have else ""
         raise SpecError(
             f"{', '.join(patterns)}: no tensor of the kinds {', '.join(kinds)} with heads and "
@@ -65,15 +65,6 @@ def _has(backbone: Backbone, pattern: str) -> bool:
         return bool(resolve_blocks([pattern], backbone.tensors, backbone.aliases))
     except SpecError:
         return False
-
-
-def heads_of(backbone: Backbone, block: BlockInfo) -> int:
-    """How many heads lie side by side in a tensor; 0 where it has none."""
-    if hasattr(block, "heads"):
-        return block.heads
-    if block.tensor.rpartition(".")[2] not in ("q", "k", "v") or block.tensor.count(".") != 1:
-        return 0
-    return getattr(backbone.denoiser.get_submodule(block.path.rpartition(".")[0]), "heads", 0)
 
 
 def head_scores(
@@ -105,7 +96,7 @@ def head_scores(
         SpecError: nothing that has heads, or what `live_free_scores` cannot compute.
     """
     tensors = head_tensors(backbone, spec.blocks, kinds)
-    count = {block.name: heads_of(backbone, block) for block in tensors}
+    count = {block.name: block.heads for block in tensors}
     spec = replace(spec, blocks=tuple(count), dtype="float32")
 
     def split(cell: CellKey, values: np.ndarray) -> Iterable[tuple[CellKey, np.ndarray]]:

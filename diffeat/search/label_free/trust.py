@@ -38,6 +38,9 @@ class Trust:
         low, high: its 95 % interval over blocks; None where there is none.
         within_t: mean over t of the correlation over blocks at that t: does it choose the block?
         within_block: mean over blocks of the correlation over t in that block: does it choose t?
+        within_shape: mean over shapes of the correlation over cells of that shape, each weighing as
+            many cells as it has: is it more than how wide and how fine a block is? None where no
+            shapes were given.
         cell: the cell that the number would choose, as its authors read it.
         lost: by how much that cell's validation score is worse than the best cell's, in units of
             the score; never below 0.
@@ -51,6 +54,7 @@ class Trust:
     high: float | None
     within_t: float | None
     within_block: float | None
+    within_shape: float | None
     cell: CellKey
     lost: float
     cells: int
@@ -73,6 +77,7 @@ def trust(
     validation: Mapping[CellKey, float],
     measure: Measure,
     higher: bool = True,
+    shapes: Mapping[CellKey, Any] | None = None,
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Trust:
@@ -85,6 +90,7 @@ def trust(
         measure: of the scores, which says which way is better.
         higher: whether the number's authors want more of it: it chooses its largest cell, else
             its smallest. rho does not depend on it.
+        shapes: cell → its shape, such as channels and sites.
         seed, draws: of the bootstrap.
 
     Raises:
@@ -108,10 +114,13 @@ def trust(
             rho, low, high = found.value, found.low, found.high
         else:
             rho = _rho(number, good)
+    same = None
+    if shapes is not None:
+        same = _within(number, good, np.array([str(shapes[cell]) for cell in cells]), weigh=True)
     place = int(np.argmax(number if higher else -number))
     return Trust(
         score, task, rho, low, high, _within(number, good, steps), _within(number, good, blocks),
-        cells[place], float(good.max() - good[place]), len(cells),
+        same, cells[place], float(good.max() - good[place]), len(cells),
     )  # fmt: skip
 
 
@@ -125,9 +134,17 @@ def _rho(first: np.ndarray, second: np.ndarray) -> float:
     return float(spearmanr(first, second).statistic)
 
 
-def _within(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float | None:
-    """Mean over groups of the correlation within each; None where none has one."""
+def _within(
+    first: np.ndarray, second: np.ndarray, groups: np.ndarray, weigh: bool = False
+) -> float | None:
+    """Mean over groups of the correlation within each; None where none has one.
+
+    Args:
+        weigh: whether a group weighs as many as it has.
+    """
     parts: Sequence[np.ndarray] = [groups == one for one in dict.fromkeys(groups.tolist())]
-    found = [_rho(first[part], second[part]) for part in parts
-             if _varies(first[part]) and _varies(second[part])]  # fmt: skip
-    return float(np.mean(found)) if found else None
+    kept = [part for part in parts if _varies(first[part]) and _varies(second[part])]
+    if not kept:
+        return None
+    found = [_rho(first[part], second[part]) for part in kept]
+    return float(np.average(found, weights=[part.sum() if weigh else 1 for part in kept]))
