@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from diffeat.cli.options import (
@@ -75,8 +77,9 @@ def heads(model, pictures, csv_path, png_path, as_json, **values) -> None:
     score of a task.
     """
     from diffeat.backbones import ModelRequest
-    from diffeat.loading import load_model
-    from diffeat.search.label_free.heads import USUAL, head_scores
+    from diffeat.extraction import load_for
+    from diffeat.loading import load
+    from diffeat.search.label_free.heads import USUAL, head_scores, head_tensors
     from diffeat.search.label_free.scores import FreeOptions, chosen_scores
     from diffeat.viz.heads import head_map
 
@@ -86,10 +89,13 @@ def heads(model, pictures, csv_path, png_path, as_json, **values) -> None:
     spec = spec_of(None, None, {**values, "blocks": values["blocks"] or ("all",)})
     options = FreeOptions(values["cutoff"], values["near"], values["far"], ratio=values["ratio"])
     source = open_pictures(pictures)
-    backbone = load_model(ModelRequest(model, **model_fields(values)))
+    kinds = values["kinds"] or USUAL
+    named = head_tensors(load(model, "meta"), spec.blocks, kinds)  # told before weights are read
+    spec = replace(spec, blocks=tuple(block.name for block in named), pool="none")
+    backbone = load_for(ModelRequest(model, **model_fields(values)), spec)
     table = head_scores(
-        backbone, source, spec, values["kinds"] or USUAL, values["scores"] or None, options,
-        values["limit"], **{name: values[name] for name in RUN},
+        backbone, source, spec, kinds, values["scores"] or None, options, values["limit"],
+        **{name: values[name] for name in RUN},
     )  # fmt: skip
     if sort not in table.scores:
         sort = next(score for score in SORTED if score in table.scores)

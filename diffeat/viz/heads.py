@@ -71,16 +71,11 @@ def head_map(
 
 def _apart(table: FreeTable, scores: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
     """The scores that differ between heads, one at least, and a line for each of the others."""
-    flat = {
-        score: value
-        for score in scores
-        if len(values := {one[score] for one in table.cells.values()}) == 1
-        for value in values
-    }
-    drawn = tuple(score for score in scores if score not in flat) or scores[:1]
+    drawn = tuple(score for score in scores if table.varies(score)) or scores[:1]
+    one = next(iter(table.cells.values()))
     return drawn, [
-        f"{TITLES[score]}: {table.measure(score).say(value)} everywhere"
-        for score, value in flat.items()
+        f"{TITLES[score]}: {table.measure(score).say(one[score])} everywhere"
+        for score in scores
         if score not in drawn
     ]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.tasks.label_free.tables import NAMES
 from diffeat.viz.figures import new_figure, save
 from diffeat.viz.scales import colour_map, ink
 
@@ -18,7 +19,7 @@ CELL, SIDE = 1.15, 1.7
 def draw(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """A matrix: numbers down, tasks across; trained weights left, random ones right."""
     kinds = [kind for kind in (False, True) if any(row["random"] == kind for row in rows)]
-    names = [one["score"] for one in rows[0]["trust"]]
+    names = [NAMES[one["score"]] for one in rows[0]["trust"]]
     across = [[row for row in rows if row["random"] == kind] for kind in kinds]
     wide = SIDE + 0.9 + CELL * sum(map(len, across)) + 0.3 * len(kinds)
     figure = new_figure((wide, 1.9 + 0.36 * len(names)))

@@ -103,8 +103,8 @@ def _within_table(rows: list[dict[str, Any]]) -> Table:
         for k, one in enumerate(rows[0]["trust"])
     ]  # fmt: skip
     text = ("Does it choose the block, does it choose t, and is it more than a block's shape? Mean "
-            "over t of the correlation over blocks at that t; mean over blocks of that over t; mean "
-            "over cells of equally many channels and sites:")  # fmt: skip
+            "over t of the correlation over blocks at that t; mean over blocks of that over t; "
+            "mean of that over cells of equally many channels and sites:")  # fmt: skip
     return Table(["number", *_heads(rows)], body, text, "Within t, block, shape")
 
 

@@ -45,18 +45,23 @@ def head_tensors(
     wanted = [pattern for pattern in patterns if ":" in pattern]
     for place in (pattern for pattern in patterns if ":" not in pattern):
         resolve_blocks([place], backbone.tensors, backbone.aliases)  # a wrong name is told as such
-        each = (f"{place}:*.{kind}" + ".h*" * (kind == "map") for kind in kinds)
-        wanted += [pattern for pattern in each if _has(backbone, pattern)]
+        wanted += [each for kind in kinds if _has(backbone, each := f"{place}:*.{kind}")]
     found = resolve_blocks(wanted, backbone.tensors, backbone.aliases) if wanted else ()
-    found = tuple(block for block in found if block.has_grid and block.heads)
-    if not found:
+    apart = [
+        one
+        for block in found
+        if block.has_grid and block.heads
+        for one in ([block] if not block.is_attention or block.head is not None
+                    else map(block.of_head, range(block.heads)))
+    ]  # fmt: skip
+    if not apart:
         have = {b.name.partition(":")[0]: 0 for b in backbone.tensors if b.heads}
         hint = f"; places with attention are {', '.join(list(have)[:12])}" if have else ""
         raise SpecError(
             f"{', '.join(patterns)}: no tensor of the kinds {', '.join(kinds)} with heads and "
             f"sites{hint} (up.**, say, is all that lies in up)"
         )
-    return found
+    return tuple(apart)
 
 
 def _has(backbone: Backbone, pattern: str) -> bool:

@@ -200,10 +200,13 @@ class CellScores:
             SpecError: maps that a number cannot be had of.
         """
         with explained(cell):
+            maps = np.asarray(maps)
+            if not np.isfinite(maps).all():
+                raise ValueError("the features have nan or inf")
             if cell not in self._counting:
                 self._counting[cell] = {n: SCORES[n].make(self.options) for n in self.names}
             for one in self._counting[cell].values():
-                one.update(np.asarray(maps), again)
+                one.update(maps, again)
 
     def values(self) -> dict[CellKey, dict[str, float]]:
         """Of every cell the scores and what stands beside them."""
@@ -229,8 +232,8 @@ class explained:
             return
         if "nan or inf" in str(error):
             raise NumericsError(
-                f"{self.where}: {error}; extract again, with --dtype float32 if float16 was too "
-                "narrow, or leave the cell out"
+                f"{self.where}: {error}; expected finite numbers: extract again, with --dtype "
+                "float32 if float16 was too narrow, or leave the cell out"
             ) from error
         raise SpecError(f"{self.where}: {error}; leave the cell (-b, -t) or the score out") from (
             error

@@ -82,6 +82,10 @@ class FreeTable:
         """The cell that a number would choose; the first of equals."""
         return self.grid(score).best
 
+    def varies(self, score: str) -> bool:
+        """Whether a number tells cells apart at all."""
+        return len({found[score] for found in self.cells.values()}) > 1
+
     def ranked(self, score: str) -> list[CellKey]:
         """All cells, from the best by a number; equals stay in order."""
         cells = list(self.cells)
@@ -97,11 +101,11 @@ class FreeTable:
         """
         cells = list(self.cells) if score is None else self.ranked(score)
         heads = any(head_of(block)[1] is not None for block, _ in cells)
-        best = {name: self.best(name) for name in self.scores}
+        best = {name: self.best(name) for name in self.scores if self.varies(name)}
         rows = [["block", *(["head"] if heads else []), "t", *(f"{n} " for n in self.scores)]]
         for cell in cells[:top]:
             block, head = head_of(cell[0])
-            numbers = [self._shown(cell, name) + ("*" if best[name] == cell else " ")
+            numbers = [self._shown(cell, name) + ("*" if best.get(name) == cell else " ")
                        for name in self.scores]  # fmt: skip
             shown = "" if head is None else str(head)
             rows.append([block, *([shown] if heads else []), shown_t(cell[1]), *numbers])
