@@ -29,7 +29,7 @@ class AttentionInputs:
         key: (N, heads, M, D).
         mask: None, or (…, L, M): boolean (True attends) or added to the scores.
         scale: factor of the scores; 1/sqrt(D) in most models.
-        value: (N, heads, M, Dv); None where nobody said.
+        value: (N, heads, M, Dv), or fewer heads, each of several queries'; None where nobody said.
         edited: (N, heads, L, M) probabilities that stand in place of the softmax; None: it holds.
         dropout: share of the probabilities that training sets to 0.
     """
@@ -48,7 +48,6 @@ class AttentionInputs:
         """From the arguments of torch's `scaled_dot_product_attention`."""
         if enable_gqa:
             key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
-            value = value.repeat_interleave(query.shape[1] // value.shape[1], 1)
         if is_causal:
             shape = (query.shape[-2], key.shape[-2])
             attn_mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
@@ -84,16 +83,21 @@ class AttentionInputs:
             return self._rows(head, query, queries, start, step)[..., keys]
 
         if heads is not None:
-            return torch.stack([torch.cat([of_head(h, s) for s in starts], 1) for h in heads], 1)
+            parts = [torch.stack([of_head(h, s) for h in heads], 1) for s in starts]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
         count = self.query.shape[1]
         return torch.cat([sum(of_head(h, s) for h in range(count)) / count for s in starts], 1)
 
     def output(self) -> torch.Tensor:
         """probabilities · v, (N, heads, L, Dv) in the precision of v, worked out in fp32."""
-        weights = self.probabilities(range(self.query.shape[1]))
+        weights = self.edited
+        if weights is None:
+            weights = self.probabilities(range(self.query.shape[1]))
         if self.dropout:
             weights = F.dropout(weights, self.dropout)
-        return (weights @ self.value.float()).to(self.value.dtype)
+        shared = weights.shape[1] // self.value.shape[1]  # more than 1: grouped queries
+        value = self.value if shared == 1 else self.value.repeat_interleave(shared, 1)
+        return (weights @ value.float()).to(value.dtype)
 
     def _rows(self, head: int, query, queries, start: int, step: int) -> torch.Tensor:
         """(N, l, M) probabilities of one head for queries start … start + step."""

@@ -57,13 +57,9 @@ def unpooled(plan: Plan, block: BlockInfo, read: Any, size: Size, x_t: tuple = (
         return _map(plan, block, read, size)
     if block.is_text and block.tokens == "last":  # one sequence, whose text stands first
         read = read[:, : backbone.text_tokens(plan.text_length)]
-    if block.heads and (heads := block.kept_heads(plan.spec.heads)) is not None:
-        read = of_heads(read, block.heads, heads)
     if block.is_patches:
         return unpatchify(read, backbone.latent_shape(size)[1:], backbone.multiple)
-    if block.is_tokens:
-        if read.ndim == 4:  # a 1×1 convolution in place of a linear layer
-            return read
+    if block.is_tokens and read.ndim == 3:  # 4 of a 1×1 convolution in place of a linear layer
         grid = block.grid(size)
         read = read[:, _image_tokens(block, grid[0] * grid[1], read.shape[1])]
         read = read.transpose(1, 2).unflatten(2, grid)
@@ -71,6 +67,8 @@ def unpooled(plan: Plan, block: BlockInfo, read: Any, size: Size, x_t: tuple = (
         read = read.permute(0, 3, 1, 2)
     if block.span is not None:
         read = read[:, slice(*block.span)]
+    if block.heads and (heads := block.kept_heads(plan.spec.heads)) is not None:
+        read = of_heads(read, block.heads, heads)
     return read
 
 
