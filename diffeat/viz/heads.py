@@ -21,6 +21,8 @@ LETTER = 0.075
 """Inches that a letter of 8 pt takes."""
 WIDEST = 11.0
 """Inches that the cells of a row of panels may take with numbers in them."""
+TALL, LOW, TALLEST = 0.21, 0.06, 9.0
+"""Inches of a row that has room, and at least; what the rows of a panel take before they shrink."""
 
 
 def head_map(
@@ -45,11 +47,13 @@ def head_map(
     rows = list(dict.fromkeys(block for block, _ in heads.values()))
     steps = sorted({t for _, t in table.cells})
     across = 1 + max(head or 0 for _, head in heads.values())
-    numbers = len(steps) * across * 0.46 <= WIDEST
+    high = max(LOW, min(TALL, TALLEST / len(rows)))
+    numbers = len(steps) * across * 0.46 <= WIDEST and high > 0.15
+    every = max(1, round(0.13 / high))  # names of rows that are shown
     side = 0.46 if numbers else max(0.12, WIDEST / (len(steps) * across))
     names = LETTER * max(len(shorten(row, LONGEST)) for row in rows)
     wide = max(side * across, 0.9) * len(steps) + names + 1.6
-    tall = len(scores) * (max(0.21 * len(rows), 1.1) + 0.65) + 0.4
+    tall = len(scores) * (max(high * len(rows), 1.1) + 0.65) + 0.4
     figure = new_figure((wide, tall))
     axes = figure.subplots(len(scores), len(steps), squeeze=False)
     for score, line in zip(scores, axes, strict=True):
@@ -60,8 +64,8 @@ def head_map(
             values[place] = table.cells[cell][score] * measure.factor
         scale = Scale.of(values, measure.higher_is_better)
         for k, (axis, t) in enumerate(zip(line, steps, strict=True)):
-            _panel(axis, values[k], scale, [shorten(row, LONGEST) for row in rows] * (k == 0),
-                   numbers)  # fmt: skip
+            shown = {place: shorten(rows[place], LONGEST) for place in range(0, len(rows), every)}
+            _panel(axis, values[k], scale, shown if k == 0 else {}, numbers)
             axis.set_title(shown_t(t, "t = ") or TITLES[score], fontsize=9)
         label = TITLES[score] + (f", {measure.unit}" if measure.unit else "") + measure.direction
         colour_bar(figure, list(line), scale, label, _text, ranked=False)
@@ -80,12 +84,15 @@ def _apart(table: FreeTable, scores: tuple[str, ...]) -> tuple[tuple[str, ...], 
     ]
 
 
-def _panel(axis: Any, values: np.ndarray, scale: Scale, names: list[str], numbers: bool) -> None:
-    """One t: (tensors, heads) values."""
+def _panel(
+    axis: Any, values: np.ndarray, scale: Scale, names: dict[int, str], numbers: bool
+) -> None:
+    """One t: (tensors, heads) values; `names` of rows by their places."""
     colours = scale.colours(values)
     axis.imshow(colours, aspect="auto", interpolation="nearest")
-    axis.set_yticks(range(len(names)), names, fontsize=8)
-    axis.set_xticks(range(values.shape[1]), [f"h{k}" for k in range(values.shape[1])], fontsize=7)
+    axis.set_yticks(list(names), list(names.values()), fontsize=8)
+    heads = range(0, values.shape[1], 1 if numbers else max(1, values.shape[1] // 6))
+    axis.set_xticks(list(heads), [f"h{k}" for k in heads], fontsize=7)
     axis.tick_params(length=2, left=bool(names))
     for (row, column), value in np.ndenumerate(values) if numbers else ():
         if np.isfinite(value):

@@ -263,6 +263,9 @@ def free_scores(
         rows: which pictures may be looked at, such as `Task.seen`; None means all.
         progress: wraps the list of cells.
 
+    Returns:
+        A table of the cells, each with its scores and what stands beside them.
+
     Raises:
         SpecError: a score, block or t that is not there, or that needs something else; another
             extraction in `again`, or pictures that it lacks.
@@ -330,6 +333,10 @@ def live_free_scores(
         options: what they are computed with.
         rows: which pictures may be looked at; None means all.
         split: makes several cells of one.
+        batch_size, workers: as for `diffeat.extract_to_file`.
+
+    Returns:
+        A table of the cells, each with its scores and what stands beside them.
 
     Raises:
         SpecError: an unknown score, or one that the spec's noise cannot give.

@@ -93,6 +93,9 @@ def trust(
         shapes: cell → its shape, such as channels and sites.
         seed, draws: of the bootstrap.
 
+    Returns:
+        The correlations, and what is lost where the number chooses.
+
     Raises:
         SpecError: fewer than three cells that both have.
 
