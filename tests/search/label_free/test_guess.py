@@ -78,13 +78,13 @@ def test_alone_where_there_are_no_labels(diffeat, tmp_path):
     assert "several numbers choose several cells" in answer.err
 
 
-def test_straight_from_a_model(diffeat):
+def test_straight_from_a_model(diffeat, folder_of):
     """Its maps come from forwards of their own, under two noisings."""
-    run = ("search", "unet-cifar10", "digits", "-t", "20,300", "-b", "mid,up.1", "--limit", 40)
+    run = ("search", folder_of("pixel"), "digits", "-t", "20,90", "-b", "mid,up.0", "--limit", 40)
     answer = diffeat(*run, "--score", "knn", "-C", 1, "--free", "--json", "--threads", 1)
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)["free"]
     assert found["scores"] == ["frequency", "lds", "rank", "massive", "agreement"]
     assert found["pictures"] == sum(json.loads(answer.out)["surface"]["counts"][:2])
     same = {(row["block"], row["t"]): row["same"] for row in found["cells"]}
-    assert same["mid", 20] > same["mid", 300]
+    assert same["mid", 20] > same["mid", 90]

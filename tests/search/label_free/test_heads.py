@@ -83,11 +83,11 @@ class TestCommand:
     def test_bundled_model(self, diffeat, tmp_path):
         png, table = tmp_path / "h.png", tmp_path / "h.csv"
         run = ("heads", "unet-cifar10", "digits", "-b", "up.0.**", "--kinds", "q,z",
-               "--limit", 8, "--threads", 1)  # fmt: skip
+               "--limit", 4, "--threads", 1)  # fmt: skip
         answer = diffeat(*run, "-t", "20,100", "--png", png, "--csv", table, "--top", 3)
         assert answer.code == 0, answer.err
         first, head, *lines = answer.out.splitlines()
-        assert first == "unet-cifar10: 24 heads at 2 t, without labels, on 8 pictures"
+        assert first == "unet-cifar10: 24 heads at 2 t, without labels, on 4 pictures"
         assert head.split()[:3] == ["block", "head", "t"]
         assert lines[-1] == "… 45 more heads (--top, --csv); sorted by agreement"
         assert len(lines) == 4
