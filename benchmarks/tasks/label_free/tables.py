@@ -118,8 +118,9 @@ def _lost_table(rows: list[dict[str, Any]]) -> Table:
             found = row["trust"][k]
             block, t = found["cell"]
             where = f": {block}, t = {format_t(t)}"
-            same = found["rho"] is None  # then it is the first cell
-            line.append("chooses none" if same else _number(row, found["lost"]) + where)
+            alike = _alike(row, one["score"], found["cell"])
+            said = _number(row, found["lost"]) + where
+            line.append(f"chooses none: {alike} cells alike" if alike > 1 else said)
         body.append(line)
     best = [f"{_number(row, row['validation'])}: {row['best'][0]}, t = {format_t(row['best'][1])}"
             for row in rows]  # fmt: skip
@@ -128,6 +129,12 @@ def _lost_table(rows: list[dict[str, Any]]) -> Table:
     text = ("What is lost on validation where the number chooses the cell (its largest; of massive "
             "channels and the largest channel the smallest), against the best cell:")  # fmt: skip
     return Table(["number", *_heads(rows)], body, text, "Lost")
+
+
+def _alike(row: dict[str, Any], score: str, chosen: list[Any]) -> int:
+    """How many cells have the number of the one that it would choose."""
+    value = next(c[score] for c in row["cells"] if [c["block"], c["t"]] == chosen)
+    return sum(cell[score] == value for cell in row["cells"])
 
 
 def _mean_lost(row: dict[str, Any]) -> float:
