@@ -9,6 +9,7 @@ from benchmarks.tasks.classification import Classification
 from benchmarks.tasks.dense import Depth, Segmentation
 from benchmarks.tasks.detection import Detection
 from benchmarks.tasks.geometry import Geometry
+from benchmarks.tasks.label_free import LabelFree
 from benchmarks.tasks.matching import Matching
 from benchmarks.tasks.mixing import Mixing
 from benchmarks.tasks.regret import Regret
@@ -22,6 +23,7 @@ TASKS: dict[str, Task] = {
     "classification": Classification(), "matching": Matching(), "geometry": Geometry(),
     "mixing": Mixing(), "video": Video(), "segmentation": Segmentation(), "depth": Depth(),
     "regret": Regret(), "robustness": Robustness(), "detection": Detection(),
+    "label_free": LabelFree(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 
