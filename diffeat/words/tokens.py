@@ -95,8 +95,10 @@ class PromptTokens:
             return tuple(sorted(keys))
         if any(t.key is None and _meet(t.span, span) for one in self.readers for t in one
                for span in spans):  # fmt: skip
-            raise SpecError(f"{word!r} lies in what {self.model} does not read of the prompt, "
-                            f"{self.cut!r}; shorten the prompt, or put the word earlier")  # fmt: skip
+            raise SpecError(
+                f"{word!r} lies in what {self.model} does not read of the prompt, {self.cut!r}; "
+                "shorten the prompt, or put the word earlier"
+            )
         raise SpecError(f"no token of {self.model} has any of the word {word!r}; its tokenizer "
                         "knows no such characters")  # fmt: skip
 
@@ -211,7 +213,9 @@ def _spans(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[int, Span]]:
     if getattr(tokenizer, "is_fast", False):
         found = tokenizer(text, return_offsets_mapping=True, verbose=False).offset_mapping
         spans = [_trimmed(text, span) for span in found]
-        if all(_agree(text[slice(*span)], piece) for span, piece in zip(spans, pieces, strict=True)):
+        if all(
+            _agree(text[slice(*span)], piece) for span, piece in zip(spans, pieces, strict=True)
+        ):
             return [(k, span) for k, span in enumerate(spans)
                     if span[0] < span[1] and pieces[k] != ""]  # fmt: skip
     return _by_pieces(tokenizer, text, ids, pieces)

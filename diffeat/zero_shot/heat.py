@@ -9,8 +9,8 @@ cell to a token, up a bicubic resize to one common grid, and w the head's weight
 Maps are reduced inside the forward, layer by layer, and summed level by level: of the text only the
 words' tokens are kept, and memory knows neither the number of layers nor that of levels.
 
-Source: Tang et al. 2023 (DAAM), eq. 5 to 8, for cross-attention; Kim et al. 2025 (Seg4Diff) read the
-same of one joint block.
+Source: Tang et al. 2023 (DAAM), for cross-attention; Seg4Diff (NeurIPS 2025) reads the same of one
+joint block.
 """
 
 from __future__ import annotations

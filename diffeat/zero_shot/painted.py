@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,10 +21,9 @@ from diffeat.backbones.devices import visiting
 from diffeat.errors import SpecError
 from diffeat.extraction import Batch
 from diffeat.noise import plain_t
-from diffeat.specs import ExtractSpec
 from diffeat.words.vocabulary import ClassWords
 from diffeat.zero_shot.heat import WordHeat
-from diffeat.zero_shot.prompts import ONE_WORD, WordRun, runs_of
+from diffeat.zero_shot.prompts import WordRun, runs_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +79,15 @@ def check_guidance(backbone: Backbone, guidance: float) -> None:
 
 
 def runs_by_picture(
-    backbone: Backbone, classes: Sequence[ClassWords], prompt: str, count: int
+    backbone: Backbone, classes: Sequence[ClassWords], prompt: str, count: int, words: int
 ) -> list[WordRun]:
-    """The prompt of each of `count` pictures: with {word} one word after the other, in turn."""
+    """The prompt of each of `count` pictures: with {word} one word after the other, in turn.
+
+    Args:
+        words: of the classes these are painted; the others are of the background.
+    """
     runs = runs_of(backbone, classes, prompt)
+    runs = runs[:words]  # of {word} one each
     return [runs[k % len(runs)] for k in range(count)]
 
 
@@ -134,13 +138,3 @@ def _painted(heat: WordHeat, run: WordRun, names: list[str]) -> Iterator[Painted
     maps[:, lacking] = -np.inf
     for name, picture, one in zip(names, pixels, maps, strict=True):
         yield Painted(name, run.prompt, picture, one)
-
-
-def painting_spec(backbone: Backbone, spec: ExtractSpec, told: bool) -> ExtractSpec:
-    """A spec of a generation, at every step where no t was asked for (`told` is False)."""
-    return spec if told else replace(spec, timesteps=every_step(backbone, spec.steps))
-
-
-def one_word_each(prompt: str) -> bool:
-    """Whether a template gives every picture one word."""
-    return ONE_WORD in prompt

@@ -1,8 +1,8 @@
 """From words to prompts: under which text the network is run, and where its words stand in it.
 
-    {words}    all words, each with its article: "a photo of {words}" → "a photo of a cat and a dog"
-    {word}     one word at a time, and one run for each: "a photo of a {word}"
-    neither    the prompt as it is; it has the words
+{words}    all words, each with its article: "a photo of {words}" → "a photo of a cat and a dog"
+{word}     one word at a time, and one run for each: "a photo of a {word}"
+neither    the prompt as it is; it has the words
 """
 
 from __future__ import annotations

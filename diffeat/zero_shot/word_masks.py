@@ -101,8 +101,10 @@ class WordMasks:
         if self.normalise not in NORMALISE:
             raise SpecError(f"normalise={self.normalise!r}; expected {', '.join(NORMALISE)}")
         if self.normalise == "none" and self.background.threshold is not None:
-            raise SpecError("normalise=none leaves heat as it is, on no scale that a threshold is "
-                            "of; expected normalise=word or picture, or background=otsu")  # fmt: skip
+            raise SpecError(
+                "normalise=none leaves heat as it is, on no scale that a threshold is of; expected "
+                "normalise=word or picture, or background=otsu, none or words"
+            )
         words = self.vocabulary.names
         if self.background.there and BACKGROUND in (word.casefold() for word in words):
             raise SpecError(f"{BACKGROUND!r} is one of the words; leave it out, or say "
@@ -143,9 +145,10 @@ class WordMasks:
         """
         best, most, shown = None, None, None
         limits = self._limits(heat, size, placement)
-        for k, (values, shown) in enumerate(self._each(heat, size, placement)):
+        for k, (values, seen) in enumerate(self._each(heat, size, placement)):
             if values is None:
                 continue
+            shown = seen
             low, high = limits[k]
             values = (values - low) / (high - low) if high > low else np.zeros_like(values)
             if best is None:
