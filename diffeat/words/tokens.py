@@ -18,10 +18,12 @@ from diffeat.backbones import Backbone
 from diffeat.backbones.conditioning import TextReader
 from diffeat.errors import SpecError, nearest
 
-MARKS = "▁Ġ"
+MARKS = "[▁Ġ]"
 """What tokenizers write for the space before a word."""
 END = "</w>"
 """What CLIP's writes behind a word."""
+BYTE = "<0x([0-9A-F]{2})>"
+"""What Llama's writes for a byte of a character that it does not know."""
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 """What a piece is shown as that holds a part of a character's bytes."""
 Span = tuple[int, int]
@@ -226,8 +228,14 @@ def _piece(tokenizer: Any, number: int) -> str | None:
     (token,) = tokenizer.convert_ids_to_tokens([number])
     if number in tokenizer.all_special_ids:
         return None
-    shown = tokenizer.convert_tokens_to_string([token.removesuffix(END)]).strip().strip(MARKS)
-    return unicodedata.normalize("NFKC", shown).casefold()
+    if byte := re.fullmatch(BYTE, token):
+        return _folded(bytes.fromhex(byte[1]).decode("utf-8", "replace"))
+    return _folded(tokenizer.convert_tokens_to_string([token.removesuffix(END)]))
+
+
+def _folded(text: str) -> str:
+    """A text without capitals, with single spaces between its words and none around them."""
+    return " ".join(unicodedata.normalize("NFKC", re.sub(MARKS, " ", text)).casefold().split())
 
 
 def _trimmed(text: str, span: Span) -> Span:
@@ -244,7 +252,7 @@ def _agree(shown: str, piece: str | None) -> bool:
     """Whether a token's characters are its piece, as far as can be seen."""
     if not piece or BROKEN in piece:
         return True
-    return unicodedata.normalize("NFKC", shown).casefold() == piece
+    return _folded(shown) == piece
 
 
 def _by_pieces(
