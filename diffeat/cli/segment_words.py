@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from diffeat.cli.options import comma_list, model_fields, open_pictures, option, print_json
 
@@ -206,6 +205,7 @@ def _check(what: str, pictures: str | None, values: dict[str, Any], spec: Any) -
 
 def _of_pictures(asked: Asked) -> None:
     """Masks of the pictures of a source."""
+    from diffeat.cli.dense import loader
     from diffeat.cli.ending import warn
     from diffeat.conditioned import check_targets, conditioned, marked
     from diffeat.errors import PictureError
@@ -224,7 +224,7 @@ def _of_pictures(asked: Asked) -> None:
     tally = _tally(asked, source)
     folder = _folder(asked, values["output"], source.ids, asked.pictures, values["truth"])
     pieces = pieces_of_heat(heat, source, runs, values["workers"], values["on_error"])
-    load = lambda row: np.asarray(source.load(row))  # noqa: E731
+    load = loader(source, len(source), None)
     try:
         work = _work(asked, list(source.ids), folder, load, tally)
         work.run(len(source), _drawn(asked, pieces, folder, load), values["csv_path"], "segment")
@@ -317,6 +317,8 @@ def _painted(asked: Asked) -> None:
 def _paint(asked: Asked, count: int, kept: dict[int, Any]) -> Iterator[Any]:
     """Pieces of one painted picture each, which is written first; `kept` holds the last."""
     import csv
+
+    import numpy as np
 
     from diffeat.search.applied import Piece
     from diffeat.search.dense.written import write_picture

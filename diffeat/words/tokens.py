@@ -117,12 +117,17 @@ def word_tokens(
         nth: which of its occurrences, from 0; None: all of them.
 
     Returns:
-        Ascending indices among the model's text tokens, such as `tokens` of a spec takes.
+        Ascending indices among the model's text tokens, such as `tokens` of a spec takes. Of a
+        prompt that is too long it is said what is cut off.
 
     Raises:
         SpecError: see `prompt_tokens` and `PromptTokens.of`.
     """
-    return prompt_tokens(backbone, prompt).of(word, nth)
+    tokens = prompt_tokens(backbone, prompt)
+    if tokens.cut:
+        warnings.warn(f"{backbone.name} does not read all of the prompt; cut off: {tokens.cut!r}",
+                      stacklevel=2)  # fmt: skip
+    return tokens.of(word, nth)
 
 
 def prompt_tokens(backbone: Backbone, prompt: str) -> PromptTokens:
@@ -143,11 +148,7 @@ def prompt_tokens(backbone: Backbone, prompt: str) -> PromptTokens:
             f"{backbone.name} is here without its tokenizer, so nobody knows which tokens a word "
             "is; expected a folder or hub id of the whole pipeline"
         )
-    found = PromptTokens(prompt, tuple(tuple(_tokens(r, prompt)) for r in readers), backbone.name)
-    if found.cut:
-        warnings.warn(f"{backbone.name} does not read all of the prompt; cut off: {found.cut!r}",
-                      stacklevel=2)  # fmt: skip
-    return found
+    return PromptTokens(prompt, tuple(tuple(_tokens(r, prompt)) for r in readers), backbone.name)
 
 
 def find_word(text: str, word: str) -> list[Span]:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from diffeat.backbones import Backbone
-from diffeat.blocks import BlockInfo
+from diffeat.blocks import BlockInfo, resolve_blocks
 from diffeat.errors import NumericsError, SpecError
 from diffeat.extraction import PREDICTION, Batch, Conditions, Extractor, Plan
 from diffeat.extraction.reduce import feature
@@ -96,12 +96,8 @@ class WordForward(Extractor):
             spec, prompt=run.prompt, captions=None, embeddings=None, tokens=self.kept,
             pool="none", dtype="float32",
         )  # fmt: skip
-        _check(spec)
+        _check(backbone, spec)
         plan = Plan(backbone, spec)
-        for block in plan.blocks:
-            if not block.is_attention or block.keys != "text":
-                raise SpecError(f"block {block.name!r} is no map of attention to text; expected "
-                                "such as up.1.attn.0:cross.map, or all:cross.map")  # fmt: skip
         self.selves = self._self_plan(backbone, spec) if options.refine else None
         if batch_size is None and self.selves is not None:
             batch_size = min(plan.default_batch(), self.selves.row_limit)
@@ -296,11 +292,16 @@ def heads_of(backbone: Backbone, block: BlockInfo) -> int:
     return int(backbone.denoiser.get_submodule(block.path).heads)
 
 
-def _check(spec: ExtractSpec) -> None:
+def _check(backbone: Backbone, spec: ExtractSpec) -> None:
+    """SpecError for blocks and views that have no heat of words."""
     if spec.tile or spec.flip:
         raise SpecError("heat of words is of whole pictures; leave tile and flip out")
     if spec.fit == "native":
         raise SpecError("fit=native gives maps of different sizes; expected squash, crop or pad")
+    for block in resolve_blocks(spec.blocks, backbone.tensors, backbone.aliases):
+        if not block.is_attention or block.keys != "text":
+            raise SpecError(f"block {block.name!r} is no map of attention to text; expected such "
+                            "as up.1.attn.0:cross.map, or all:cross.map")  # fmt: skip
 
 
 class WordHeat:

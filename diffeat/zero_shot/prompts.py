@@ -67,6 +67,11 @@ def runs_of(
     found = []
     for text, those in prompts_for(prompt, classes):
         tokens = prompt_tokens(backbone, text)
+        if tokens.cut:
+            raise SpecError(
+                f"{backbone.name} does not read all of the prompt {text!r}: {tokens.cut!r} would "
+                f"be cut off; shorten it, or take one word at a time: a photo of a {ONE_WORD}"
+            )
         keys: list[tuple[int, ...]] = [()] * len(classes)
         for k in those:
             there = [word for word in classes[k].words if find_word(text, word)]

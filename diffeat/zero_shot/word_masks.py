@@ -55,13 +55,13 @@ class Background:
     @classmethod
     def of(cls, text: str) -> Background:
         """From what a user writes: "0.4", "otsu", "none", or words "sky,grass"."""
-        try:
-            return cls(threshold=float(text))
-        except ValueError:
-            pass
         if text in (OTSU, "none"):
             return cls(otsu=text == OTSU)
-        return cls(words=Vocabulary.of(text))
+        try:
+            number = float(text)
+        except ValueError:
+            return cls(words=Vocabulary.of(text))
+        return cls(threshold=number)
 
     @property
     def there(self) -> bool:

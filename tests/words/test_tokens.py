@@ -122,7 +122,8 @@ def test_words_are_their_tokens(tokenizer_of) -> None:
             unknown = shown(tokenizer, prompt, keys, 7).replace("c", "", 0)
             assert unknown == text * count, (name, word, keys)
         one, other = (word_tokens(model, prompt, "cat", nth) for nth in (0, 1))
-        assert word_tokens(model, prompt, "CAT") == one + other and one < other
+        assert word_tokens(model, prompt, "CAT") == one + other
+        assert one < other
         assert shown(tokenizer, prompt, one, 7) == "cat"
 
 
@@ -132,7 +133,8 @@ def test_a_word_of_several_tokens(tokenizer_of) -> None:
         tokenizer = tokenizer_of(name)
         model = model_of(TextReader(tokenizer, LENGTH))
         keys = word_tokens(model, "a photo of a dfog and", "dfog")
-        assert len(keys) > 1 and shown(tokenizer, "a photo of a dfog and", keys) == "dfog", name
+        assert len(keys) > 1, name
+        assert shown(tokenizer, "a photo of a dfog and", keys) == "dfog", name
 
 
 def test_characters_beyond_ascii(tokenizer_of) -> None:
@@ -143,7 +145,8 @@ def test_characters_beyond_ascii(tokenizer_of) -> None:
         cafe, mat = (word_tokens(model, prompt, word) for word in ("café", "mat"))
         ids = tokenizer(prompt, padding="max_length", max_length=LENGTH).input_ids
         before = word_tokens(model, prompt, "photo")
-        assert shown(tokenizer, prompt, mat) == "mat" and max(before) < min(cafe)
+        assert shown(tokenizer, prompt, mat) == "mat"
+        assert max(before) < min(cafe)
         between = tokenizer.convert_ids_to_tokens([ids[k] for k in range(max(cafe) + 1, min(mat))])
         spelled = "".join(one.removesuffix("</w>").replace("▁", "") for one in between)
         assert spelled == "ona", (name, between)
@@ -195,7 +198,8 @@ def test_two_tokenizers_one_of_which_reads_less(tokenizer_of) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cat, tree = (word_tokens(model, prompt, word) for word in ("cat", "tree"))
-    assert min(cat) < 6 <= max(cat) and min(tree) >= 6
+    assert min(cat) < 6 <= max(cat)
+    assert min(tree) >= 6
     assert shown(t5, prompt, tree, 6) == "tree"
     assert shown(clip, prompt, [k for k in cat if k < 6], length=6) == "cat"
 
@@ -213,7 +217,8 @@ def test_padding_on_the_left(tmp_path) -> None:
     tokenizer = parts.llama_tokenizer(tmp_path / "llama")
     model = model_of(TextReader(tokenizer, 16, 8))
     keys = word_tokens(model, "a Dog, a cat", "cat")
-    assert shown(tokenizer, "a Dog, a cat", keys, 8, 16) == "cat" and keys == (23,)
+    assert shown(tokenizer, "a Dog, a cat", keys, 8, 16) == "cat"
+    assert keys == (23,)
 
 
 def test_places_in_whole_models(backbone_of) -> None:
