@@ -119,6 +119,11 @@ class Backbone(ABC):
         return ()
 
     @property
+    def registers(self) -> int:
+        """Learned tokens that stand before the text's wherever text tokens are listed."""
+        return 0
+
+    @property
     def largest(self) -> int | None:
         """Most latent cells in a row or column, where positions come from a table."""
         return None
