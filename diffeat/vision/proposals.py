@@ -144,9 +144,7 @@ class Mask2Former:
         picture = picture.convert("RGB")
         made = self._processor(images=picture, return_tensors="pt")
         pixels, shown = made["pixel_values"], made["pixel_mask"]
-        found = self.module(
-            pixel_values=pixels.to(self.device), pixel_mask=shown.to(self.device)
-        )
+        found = self.module(pixel_values=pixels.to(self.device), pixel_mask=shown.to(self.device))
         masks = found.masks_queries_logits[0].float().cpu()
         if not bool(torch.isfinite(masks).all()):
             raise NumericsError(f"{self.name}: masks of inf or nan; restore the weights")
@@ -188,16 +186,17 @@ def _folder(base: str, seed: int | None) -> Path:
     from huggingface_hub import snapshot_download
 
     with fetching(base, "the path of its folder"):
-        return Path(snapshot_download(base, allow_patterns=list(FILES[: 1 if seed is not None else 2])))
+        return Path(
+            snapshot_download(base, allow_patterns=list(FILES[: 1 if seed is not None else 2]))
+        )
 
 
 def _described(folder: Path) -> dict[str, Any]:
     """Its configuration; ModelError unless it is that of a Mask2Former."""
-    for name, lack in (("config.json", "what it is"),
-                       ("preprocessor_config.json", "how pictures are resized and scaled")):  # fmt: skip
+    for name in ("config.json", "preprocessor_config.json"):
         if not (folder / name).is_file():
-            raise ModelError(f"{folder}: {name} is missing, so {lack} is not known; expected the "
-                             "folder of a Mask2Former of transformers: restore the file")  # fmt: skip
+            raise ModelError(f"{folder}: {name} is missing; expected the folder of a Mask2Former "
+                             "of transformers: restore the file")  # fmt: skip
     config = read_json(folder / "config.json")
     if config.get("model_type") != KIND:
         raise ModelError(
@@ -230,9 +229,9 @@ def _loaded(folder: Path, config: dict[str, Any], seed: int | None) -> tuple[Any
         raise ModelError(f"{folder}: cannot be loaded as a Mask2Former ({reason}); restore the "
                          "folder, or choose another model") from error  # fmt: skip
     # weights of the loss alone are of no use here
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("criterion.")):
-        raise ModelError(f"{folder}: the weights lack {missing[0]!r} and {len(missing) - 1} others, "
-                         "which would be random; restore the folder")  # fmt: skip
+    if missing := sorted(one for one in report["missing_keys"] if not one.startswith("criterion.")):
+        raise ModelError(f"{folder}: the weights lack {missing[0]!r} and {len(missing) - 1} "
+                         "others, which would be random; restore the folder")  # fmt: skip
     return processor, network
 
 

@@ -174,7 +174,7 @@ class PanopticQuality:
         each = zip(self.names, *(self.by_class(number) for number in NUMBERS), strict=True)
         for name, *values in each:
             if np.isfinite(values[0]):
-                found.append(f"{str(name):12} {'  '.join(map(_text, values))}")
+                found.append(f"{name!s:12} {'  '.join(map(_text, values))}")
         return found
 
     def _part(self, part: str) -> np.ndarray:

@@ -112,8 +112,13 @@ def moved(one, seed):
 
 def test_equal_to_torchmetrics_where_all_is_predicted():
     detection = pytest.importorskip("torchmetrics.detection")
-    theirs = detection.PanopticQuality(things={0, 1, 2}, stuffs={3}, return_sq_and_rq=True,
-                                       return_per_class=True, allow_unknown_preds_category=True)
+    theirs = detection.PanopticQuality(
+        things={0, 1, 2},
+        stuffs={3},
+        return_sq_and_rq=True,
+        return_per_class=True,
+        allow_unknown_preds_category=True,
+    )
     measure = PanopticQuality(4, things=(0, 1, 2))
     for seed in range(6):
         truth = drawn(seed)
@@ -130,8 +135,9 @@ def test_equal_to_torchmetrics_where_all_is_predicted():
 def test_torchmetrics_forgives_who_predicts_nothing():
     """Why counting is ours; where this fails, torchmetrics counts as COCO's code does by now."""
     detection = pytest.importorskip("torchmetrics.detection")
-    theirs = detection.PanopticQuality(things={0, 1, 2}, stuffs={3},
-                                       allow_unknown_preds_category=True)
+    theirs = detection.PanopticQuality(
+        things={0, 1, 2}, stuffs={3}, allow_unknown_preds_category=True
+    )
     truth = drawn(0)
     half = (np.where(np.arange(24) < 12, truth[0], 0).astype(np.int32), truth[1])
     half = half[0], [one for one in truth[1] if (half[0] == one["id"]).any()]

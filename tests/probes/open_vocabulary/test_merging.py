@@ -45,8 +45,8 @@ class TestInstances:
         assert found.labels.tolist() == [1, 0, 1, 0]  # the second mask is nowhere
         np.testing.assert_allclose(found.scores, [0.8 * 0.9, 0.5 * 0.8, 0.4 * 0.8, 0.1 * 0.9],
                                    rtol=1e-6)  # fmt: skip
-        assert found.masks[:, 0].tolist() == [[False, True, False], [True, True, False],
-                                              [True, True, False], [False, True, False]]  # fmt: skip
+        assert found.masks[:, 0].astype(int).tolist() == [[0, 1, 0], [1, 1, 0], [1, 1, 0],
+                                                          [0, 1, 0]]  # fmt: skip
 
     def test_top_counts_before_things(self):
         found = instances(SCORES, masks(), things={1}, top=3)
