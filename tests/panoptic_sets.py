@@ -63,6 +63,6 @@ def coco(folder: Path, split: str = "val2017", numbers=range(4)) -> Path:
     return _written(folder, Path(f"annotations/panoptic_{split}.json"), Path(split), numbers)
 
 
-def ade20k(folder: Path, numbers=range(4)) -> Path:
-    pictures = Path("images/validation")
-    return _written(folder, Path("ade20k_panoptic_val.json"), pictures, numbers)
+def ade20k(folder: Path, split: str = "val", numbers=range(4)) -> Path:
+    pictures = Path("images") / {"val": "validation", "train": "training"}[split]
+    return _written(folder, Path(f"ade20k_panoptic_{split}.json"), pictures, numbers)
