@@ -1,10 +1,12 @@
-"""A tiny Mask2Former on disk, as transformers saves it."""
+"""A tiny Mask2Former and a tiny CLIP on disk, as transformers saves them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+
+from tests import parts
 
 NAMES = ("cat", "dog", "sky")
 QUERIES, WIDTH = 6, 32
@@ -37,4 +39,24 @@ def save_mask2former(folder: Path, seed: int = 0) -> Path:
     mask2former(seed).save_pretrained(folder)
     size = {"shortest_edge": 64, "longest_edge": 128}
     Mask2FormerImageProcessor(size=size, size_divisor=32).save_pretrained(folder)
+    return folder
+
+
+def save_clip(folder: Path) -> Path:
+    """A tiny CLIP with its tokenizer and preprocessing."""
+    import transformers as hf
+
+    hf.utils.logging.disable_progress_bar()
+    tokenizer = parts.tokenizer(folder)
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 32}  # fmt: skip
+    text = {**small, "vocab_size": len(tokenizer), "max_position_embeddings": 20,
+            "bos_token_id": len(tokenizer) - 2, "eos_token_id": len(tokenizer) - 1}  # fmt: skip
+    vision = {**small, "image_size": 28, "patch_size": 14}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+        hf.CLIPModel(config).save_pretrained(folder)
+    hf.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+                          ).save_pretrained(folder)  # fmt: skip
     return folder

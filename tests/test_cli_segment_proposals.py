@@ -13,10 +13,12 @@ from PIL import Image
 
 from diffeat.targets.panoptic import open_panoptic
 from diffeat.targets.panoptic.coco import as_colours
+from diffeat.vision.clip import ClipNamer
 from diffeat.vision.proposals import Mask2Former
+from diffeat.words.vocabulary import Vocabulary
 from probes.metrics import PanopticQuality
 from tests.command import command
-from tests.mask2former import NAMES, save_mask2former
+from tests.mask2former import NAMES, save_clip, save_mask2former
 from tests.panoptic_sets import coco
 
 
@@ -26,6 +28,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("proposals")
     coco(folder / "coco", "val", range(3))
     save_mask2former(folder / "m2f")
+    save_clip(folder / "clip")
     return folder
 
 
@@ -95,6 +98,28 @@ def test_words_for_people(diffeat, place, tmp_path):
     assert "of 3 pictures" in lines[2]
 
 
+def test_words_of_ones_own(diffeat, place, tmp_path):
+    """Every mask gets the word that the CLIP likes best for its pixels."""
+    (tmp_path / "words.txt").write_text("grass, lawn\ncat\ndog\n")
+    out = tmp_path / "out"
+    found = diffeat(
+        "segment", place / "coco/val", "--proposals", place / "m2f", "--vocabulary",
+        tmp_path / "words.txt", "--clip", place / "clip", "--stuff", "grass", "--overlap-threshold",
+        0, "-o", out, "--json",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert set(json.loads(found.out)["segments"]) <= {"grass", "cat", "dog"}
+    written = open_panoptic(out / "panoptic.json", place / "coco/val")
+    assert (written.classes, written.things) == (("grass", "cat", "dog"), {1, 2})
+    words = Vocabulary.of({"grass": ["lawn"], "cat": [], "dog": []})
+    namer, model = ClipNamer(str(place / "clip"), words, device="cpu"), Mask2Former(place / "m2f")
+    picture = np.asarray(Image.open(place / "coco/val/000000000000.jpg"))
+    one = model.propose(picture)
+    best = namer.scores(picture, one.masks.numpy() > 0).argmax(1)
+    assert len(written[0].segments) > 0
+    assert {s["class"] for s in written[0].segments} <= set(best.tolist())
+
+
 def test_a_folder_in_use(diffeat, place, tmp_path):
     asked = ("segment", place / "coco/val", "--proposals", place / "m2f", "-o", tmp_path / "o")
     assert diffeat(*asked, *OPTIONS).code == 0
@@ -123,9 +148,10 @@ def test_broken_pictures_and_truth(diffeat, place, tmp_path):
 
 
 REFUSED = [
-    (("--stuff", "skyy"), "--stuff: 'skyy' is no class of", 2),
+    (("--stuff", "skyy"), "--stuff: 'skyy' is no class (did you mean 'sky'", 2),
     (("--words", "cat"), "--words and --proposals; expected one", 2),
     (("-t", "20"), "-t", 2),
+    (("--vocabulary", "cat,dog"), "--vocabulary and --clip go together", 2),
     (("--head", "h.safetensors"), "--head and --proposals; expected one", 2),
 ]
 

@@ -69,7 +69,8 @@ GROUPS = {
         "pictures lie, if not where they were extracted from.")  # fmt: skip
 @option("--overwrite", is_flag=True, help="Write into -o although it is in use.")
 @option("--truth", metavar="DIR|NAME", help="True masks: a folder, or a named set such as "
-        "camvid:val. Says how good the masks are.")  # fmt: skip
+        "camvid:val. --proposals: true segments, FOLDER:SPLIT in COCO's panoptic layout, or "
+        "masks:NAME, the pieces of masks. Says how good they are.")  # fmt: skip
 @option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only these).")
 @option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
 @recipe_option

@@ -10,7 +10,7 @@ import click
 
 from diffeat.cli.options import comma_list, option, print_json
 
-PROPOSALS = ("proposals", "stuff", "object_threshold", "overlap_threshold")
+PROPOSALS = ("proposals", "vocabulary", "clip", "stuff", "object_threshold", "overlap_threshold")
 """Options of this way alone."""
 
 
@@ -19,10 +19,14 @@ def proposals_options(command: Callable) -> Callable:
     for one in reversed((
         option("--proposals", metavar="FOLDER|HUB-ID", help="A Mask2Former of transformers, with "
                "weights: masks of its own classes, merged to segments (panoptic)."),
+        option("--vocabulary", metavar="WORDS|FILE", help="--proposals: classes of your own, such "
+               "as cat,dog,sky, or a file of words with synonyms; --clip names the masks."),
+        option("--clip", metavar="FOLDER|HUB-ID", help="--vocabulary: a CLIP of transformers, that "
+               "sees each mask's pixels alone."),
         option("--stuff", callback=comma_list, metavar="NAMES", help="--proposals: classes that "
                "cannot be counted, such as sky,grass: one segment each."),
         option("--object-threshold", type=click.FloatRange(0, 1), help="--proposals: a mask counts "
-               "if its class is likelier than this (0.8)."),
+               "if its class is likelier than this (0.8; 0 with --vocabulary)."),
         option("--overlap-threshold", type=click.FloatRange(0, 1), help="--proposals: a mask of "
                "which others hide more is dropped: the share that must stay (0.8)."),
     )):  # fmt: skip
@@ -40,6 +44,9 @@ def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
                                "out")  # fmt: skip
     refuse_nothing({"-o segments/": values["output"], "--csv P.csv": values["csv_path"],
                     "--truth": values["truth"], "--json": values["as_json"]})  # fmt: skip
+    if bool(values["vocabulary"]) != bool(values["clip"]):
+        raise click.UsageError("--vocabulary and --clip go together: the words, and what names by "
+                               "them")  # fmt: skip
     for name in ("overlay", "overwrite"):
         if values[name] and not values["output"]:
             raise click.UsageError(f"--{name} is for -o segments/")
@@ -65,10 +72,17 @@ class _Run:
     def __init__(self, what: str, source: Any, values: dict[str, Any]):
         import diffeat.companions  # noqa: F401 - before anything imports `probes`
         from diffeat.cli.applying import device_of
+        from diffeat.vision.clip import ClipNamer
         from diffeat.vision.proposals import Mask2Former
+        from diffeat.words.vocabulary import Vocabulary
 
         self.what, self.source, self.values = what, source, values
-        self.model = Mask2Former(values["proposals"], device_of(values["device"]))
+        device = device_of(values["device"])
+        self.model = Mask2Former(values["proposals"], device)
+        self.namer, self.classes = None, self.model.classes
+        if values["vocabulary"]:
+            words = Vocabulary.of(values["vocabulary"])
+            self.namer, self.classes = ClipNamer(values["clip"], words, device=device), words.names
         self.things = self._things(values["stuff"] or ())
         self.counts: dict[str, list[int]] = {}
         self.skipped: dict[str, str] = {}
@@ -107,15 +121,20 @@ class _Run:
     def _one(self, row: int) -> list[list[Any]]:
         import numpy as np
 
-        from probes.open_vocabulary.merging import panoptic, probabilities
+        from probes.open_vocabulary.merging import THRESHOLDS, panoptic, probabilities
 
         picture = np.asarray(self.source.load(row).convert("RGB"))
         found = self.model.propose(picture)
+        scores = found.class_scores
+        if self.namer is not None:  # what is nothing to the model is nothing of the words
+            named = self.namer.scores(picture, found.masks.numpy() > 0)
+            scores = named * found.scores.numpy()[:, None]
+        usual = THRESHOLDS["mask2former" if self.namer is None else "odise"]
         asked = {"object_mask_threshold": self.values["object_threshold"],
                  "overlap_threshold": self.values["overlap_threshold"]}  # fmt: skip
         merged = panoptic(
-            found.class_scores, probabilities(found.masks), self.things, void=1 - found.scores,
-            **{name: value for name, value in asked.items() if value is not None},
+            scores, probabilities(found.masks), self.things, void=1 - found.scores,
+            **usual | {name: value for name, value in asked.items() if value is not None},
         )  # fmt: skip
         file = ""
         if self.folder is not None:
@@ -126,7 +145,7 @@ class _Run:
         self.done += 1
         rows = []
         for one in merged.segments:
-            name = self.model.classes[one["class"]]
+            name = self.classes[one["class"]]
             count = self.counts.setdefault(name, [0, 0])
             count[0], count[1] = count[0] + one["area"], count[1] + 1
             rows.append([self.source.ids[row], file, one["id"], name, f"{one['score']:.6g}",
@@ -136,10 +155,10 @@ class _Run:
     def _things(self, stuff: Any) -> frozenset[int]:
         from diffeat.errors import SpecError, nearest
 
-        names = self.model.classes
+        names = self.classes
         if odd := [one for one in stuff if one not in names]:
-            raise SpecError(f"--stuff: {odd[0]!r} is no class of {self.model.name}"
-                            f"{nearest(odd[0], names)}; it knows {', '.join(names[:12])}"
+            raise SpecError(f"--stuff: {odd[0]!r} is no class"
+                            f"{nearest(odd[0], names)}; expected some of {', '.join(names[:12])}"
                             f"{', …' if len(names) > 12 else ''}")  # fmt: skip
         return frozenset(k for k, name in enumerate(names) if name not in stuff)
 
@@ -151,13 +170,14 @@ class _Run:
         from diffeat.viz.masks import class_colours
         from diffeat.viz.segments import segment_overlay
 
-        output, names = self.values["output"], self.model.classes
+        output, names = self.values["output"], self.classes
         for place in (self.what, self.values["proposals"]):
             if Path(place).exists() and Path(place).resolve() == output.resolve():
                 raise SpecError(f"-o {output} holds {place}, which could be written over; name "
                                 "another folder")  # fmt: skip
         draw = partial(segment_overlay, names=names, colours=class_colours(names))
         made_by = {"proposals": self.model.name, "weights": self.model.fingerprint,
+                   "classes": list(names), "clip": self.values["clip"],
                    "stuff": sorted(set(range(len(names))) - self.things)}  # fmt: skip
         found = SegmentFolder(
             output, self.source.ids, names, self.things,
@@ -169,16 +189,16 @@ class _Run:
     def _open_truth(self, name: str) -> None:
         """Truth, and which of its classes the model's are, by their names."""
         from diffeat.errors import SpecError
-        from diffeat.targets.panoptic import open_panoptic
+        from diffeat.targets.panoptic import open_segments
         from probes.metrics import PanopticQuality
 
-        self.truth = open_panoptic(name).of(self.source.ids)
+        self.truth = open_segments(name).of(self.source.ids)
         number = {one.casefold(): k for k, one in enumerate(self.truth.classes)}
-        self.known = [number.get(one.casefold(), -1) for one in self.model.classes]
+        self.known = [number.get(one.casefold(), -1) for one in self.classes]
         if max(self.known) < 0:
             raise SpecError(
                 f"--truth {name} has the classes {', '.join(self.truth.classes[:8])} …, and "
-                f"{self.model.name} {', '.join(self.model.classes[:8])} …: none is the same"
+                f"what names here {', '.join(self.classes[:8])} …: none is the same"
             )
         self.quality = PanopticQuality(self.truth.classes, self.truth.things)
 

@@ -6,44 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.catalogue import open_benchmark
 from benchmarks.page import page
 from benchmarks.report import markdown
 from benchmarks.run import run_benchmark
 from benchmarks.tasks import task_named
-from benchmarks.tasks.open_vocabulary.clip import ClipNamer, named_as
 from benchmarks.tasks.open_vocabulary.file import System
-from diffeat.errors import ModelError, SpecError
+from benchmarks.tasks.open_vocabulary.measure import vocabulary_of
+from diffeat.errors import SpecError
 from diffeat.targets.panoptic import open_panoptic
-from diffeat.words.vocabulary import Vocabulary
-from tests import parts
-from tests.mask2former import save_mask2former
+from tests.mask2former import save_clip, save_mask2former
 from tests.panoptic_sets import ade20k, coco
 
 RECIPES = ("odise-coco", "odise-ade")
-WORDS = ("cat", "dog", "sky", "grass")
-
-
-def save_clip(folder):
-    """A tiny CLIP with its tokenizer and preprocessing."""
-    import transformers as hf
-
-    hf.utils.logging.disable_progress_bar()
-    tokenizer = parts.tokenizer(folder)
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 32}  # fmt: skip
-    text = {**small, "vocab_size": len(tokenizer), "max_position_embeddings": 20,
-            "bos_token_id": len(tokenizer) - 2, "eos_token_id": len(tokenizer) - 1}  # fmt: skip
-    vision = {**small, "image_size": 28, "patch_size": 14}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-        hf.CLIPModel(config).save_pretrained(folder)
-    hf.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
-                          ).save_pretrained(folder)  # fmt: skip
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -142,47 +118,6 @@ def test_right_names_on_true_masks_are_perfect(data, tmp_path, monkeypatch):
     assert len(found) == 7
 
 
-class TestClip:
-    @torch.no_grad()
-    def test_the_models_own_similarity(self, data):
-        """Of a mask over all of a picture: transformers' forward; synonyms by the larger one."""
-        import transformers as hf
-
-        words = Vocabulary.of({"cat": ["kitten"], "dog": [], "sky": []})
-        namer = ClipNamer(str(data / "clip"), words, ["a photo of a {}."])
-        picture = np.random.default_rng(1).integers(0, 256, (28, 28, 3), np.uint8)
-        found = namer.scores(picture, np.ones((1, 28, 28), bool))
-        processor = hf.CLIPProcessor(
-            hf.AutoImageProcessor.from_pretrained(data / "clip"),
-            hf.CLIPTokenizer.from_pretrained(data / "clip"),
-        )  # fmt: skip
-        texts = [f"a photo of a {word}." for word in ("cat", "kitten", "dog", "sky")]
-        inputs = processor(text=texts, images=picture, return_tensors="pt", padding=True)
-        logits = hf.CLIPModel.from_pretrained(data / "clip").eval()(**inputs).logits_per_image[0]
-        wanted = torch.stack([logits[:2].max(), logits[2], logits[3]]).double().softmax(0)
-        np.testing.assert_allclose(found[0], wanted, rtol=1e-4)
-
-    def test_it_sees_nothing_outside_of_the_mask(self, data):
-        namer = ClipNamer(str(data / "clip"), Vocabulary.of("cat,dog"), ["{}"])
-        rng = np.random.default_rng(2)
-        picture = rng.integers(0, 256, (40, 40, 3), np.uint8)
-        mask = np.zeros((1, 40, 40), bool)
-        mask[0, 5:20, 8:30] = mask[0, 20:33, 15:20] = True
-        other = np.where(mask[0][..., None], picture, rng.integers(0, 256, picture.shape, np.uint8))
-        found = namer.scores(picture, mask)
-        np.testing.assert_array_equal(found, namer.scores(other.astype(np.uint8), mask))
-        assert np.abs(found - namer.scores(255 - picture, mask)).max() > 1e-6
-        assert namer.scores(picture, mask[:0]).shape == (0, 2)
-
-    def test_refusals(self, data):
-        with pytest.raises(ModelError, match="no such folder"):
-            ClipNamer("nowhere", Vocabulary.of("cat"), ["{}"])
-        with pytest.raises(ModelError, match="is a 'mask2former', no CLIP"):
-            ClipNamer(str(data / "m2f"), Vocabulary.of("cat"), ["{}"])
-        with pytest.raises(ModelError, match="2 classes, the set has 4"):
-            named_as("cat,dog", WORDS)
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_say_what_can_be_meant(name):
     benchmark = open_benchmark(name)
@@ -204,3 +139,10 @@ def test_recipes_say_what_can_be_meant(name):
 def test_files_that_cannot_be_meant(changes, said):
     with pytest.raises(SpecError, match=said):
         small(**changes)
+
+
+def test_a_vocabulary_has_the_classes_of_the_set():
+    assert vocabulary_of("", ["cat", "dog"]).names == ("cat", "dog")
+    assert vocabulary_of("kitten,puppy", ["cat", "dog"]).names == ("kitten", "puppy")
+    with pytest.raises(SpecError, match="2 classes, the set has 3"):
+        vocabulary_of("cat,dog", ["cat", "dog", "sky"])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffeat.errors import PictureError, SourceError, SpecError
 from diffeat.targets.dense import open_dense
-from diffeat.targets.panoptic import open_panoptic, panoptic_of_masks
+from diffeat.targets.panoptic import open_panoptic, open_segments, panoptic_of_masks
 from diffeat.targets.panoptic.coco import as_colours, read_ids
 from tests.panoptic_sets import ade20k, coco, scene
 
@@ -175,6 +175,13 @@ class TestOfMasks:
         assert found.fingerprint != panoptic_of_masks(masks, [1]).fingerprint
         assert (found.name, found.size(0), found.groups) == (
             f"segments of {masks.name}", (6, 9), ("a.png",))  # fmt: skip
+
+    def test_by_name(self, masks, tmp_path):
+        found = open_segments(f"masks:{tmp_path}", ["1"], smallest=2)
+        assert [(one["class"], one["area"]) for one in found[0].segments] == [
+            (0, 33), (1, 6), (1, 4), (2, 6)]  # fmt: skip
+        coco(tmp_path / "coco")
+        assert open_segments(f"{tmp_path}/coco:val2017").classes == ("cat", "dog", "sky", "grass")
 
     def test_refusals(self, masks):
         with pytest.raises(SpecError, match="thing 'cow' is no class; expected some of ground"):

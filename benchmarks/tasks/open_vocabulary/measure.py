@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,14 +12,15 @@ import torch
 
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.models import located
-from benchmarks.tasks.open_vocabulary.clip import ClipNamer, named_as
 from benchmarks.tasks.open_vocabulary.file import OpenVocabularyBenchmark, System
-from diffeat.errors import ModelError, SourceError
+from diffeat.errors import ModelError, SourceError, SpecError
 from diffeat.hashing import unit_interval
 from diffeat.progress import say, track
-from diffeat.targets.dense import open_dense
-from diffeat.targets.panoptic import PanopticTargets, open_panoptic, panoptic_of_masks
+from diffeat.targets.panoptic import PanopticTargets, open_segments
+from diffeat.targets.panoptic.opened import MASKS
+from diffeat.vision.clip import ClipNamer
 from diffeat.vision.proposals import Mask2Former, Proposals
+from diffeat.words.vocabulary import Vocabulary
 from probes.metrics import Confusion, MaskAveragePrecision, PanopticQuality
 from probes.open_vocabulary import merging
 
@@ -31,10 +32,23 @@ Namer = Callable[[int, np.ndarray, Proposals], np.ndarray]
 
 def opened(name: str, smallest: int = 1) -> PanopticTargets:
     """Segments of a file: of a panoptic layout, or pieces of a named set's masks."""
-    if name.startswith("masks:"):
-        return panoptic_of_masks(open_dense(name.removeprefix("masks:")), smallest=smallest)
     folder, _, split = name.rpartition(":")
-    return open_panoptic(f"{located(folder)}:{split}")
+    if not name.startswith(MASKS):
+        name = f"{located(folder)}:{split}"
+    return open_segments(name, smallest=smallest)
+
+
+def vocabulary_of(words: str, classes: Sequence[str]) -> Vocabulary:
+    """The words of a set's classes: their names, or a vocabulary in their order.
+
+    Raises:
+        SpecError: it has another number of classes.
+    """
+    found = Vocabulary.of(words or list(classes))
+    if len(found) != len(classes):
+        raise SpecError(f"{found.source}: {len(found)} classes, the set has {len(classes)}; "
+                        "expected the same, in its order")  # fmt: skip
+    return found
 
 
 def measure(benchmark: OpenVocabularyBenchmark, place: Place) -> dict[str, Any]:
@@ -146,7 +160,7 @@ class Run:
 
     @cached_property
     def _clip(self) -> ClipNamer:
-        words = named_as(self.benchmark.words, self.test.classes)
+        words = vocabulary_of(self.benchmark.words, self.test.classes)
         name = located(self.benchmark.clip)
         return ClipNamer(name, words, self.benchmark.templates, self.place.device)
 

@@ -2,5 +2,6 @@
 
 from diffeat.targets.panoptic.base import MaskSegments, PanopticTargets, panoptic_of_masks
 from diffeat.targets.panoptic.coco import open_panoptic
+from diffeat.targets.panoptic.opened import open_segments
 
-__all__ = ["MaskSegments", "PanopticTargets", "open_panoptic", "panoptic_of_masks"]
+__all__ = ["MaskSegments", "PanopticTargets", "open_panoptic", "open_segments", "panoptic_of_masks"]

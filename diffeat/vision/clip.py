@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from diffeat.backbones.devices import pick_device
 from diffeat.backbones.locate import read_json
 from diffeat.backbones.weights import _no_progress_bars
 from diffeat.errors import ModelError
@@ -17,6 +17,9 @@ from diffeat.vision.network import fetching
 from diffeat.words.vocabulary import Vocabulary
 
 FILES = ("*.json", "*.txt", "*.safetensors")
+"""What is fetched of a repository; nothing of it is executed, and no pickle is read."""
+TEMPLATES = ("a photo of a {}.",)
+"""Texts that a word is put into, unless others are told."""
 
 
 class ClipNamer:
@@ -28,15 +31,21 @@ class ClipNamer:
     is the mean, of unit length, of a word's templates.
 
     Args:
-        name: a folder with weights and tokenizer, or a hub id.
-        vocabulary: K classes. templates: texts with {} where the word goes.
+        name: a folder with weights, preprocessing and tokenizer, or a hub id.
+        vocabulary: K classes.
+        templates: texts with {} where the word goes.
+        device: "auto", "cpu", "cuda", …
 
     Raises:
         ModelError: it is not there, or no CLIP.
     """
 
     def __init__(
-        self, name: str, vocabulary: Vocabulary, templates: Sequence[str], device: str = "cpu"
+        self,
+        name: str,
+        vocabulary: Vocabulary,
+        templates: Sequence[str] = TEMPLATES,
+        device: str = "auto",
     ):
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
@@ -54,6 +63,7 @@ class ClipNamer:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"{folder}: cannot be loaded as a CLIP of transformers ({reason}); "
                              "restore the folder, or choose another") from error  # fmt: skip
+        device = pick_device(device)
         self._model.eval().to(device)
         self._device, self._vocabulary = device, vocabulary
         self._texts = self._embedded(templates)  # (W, D)
@@ -112,12 +122,3 @@ def _folder(name: str) -> Path:
 
     with fetching(name, "the path of its folder"):
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
-
-
-def named_as(vocabulary: Any, classes: Sequence[str]) -> Vocabulary:
-    """A vocabulary that has as many classes as a set; names of the set where none is given."""
-    found = Vocabulary.of(vocabulary or list(classes))
-    if len(found) != len(classes):
-        raise ModelError(f"{found.source}: {len(found)} classes, the set has {len(classes)}; "
-                         "expected the same, in its order")  # fmt: skip
-    return found
