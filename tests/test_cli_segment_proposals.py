@@ -152,6 +152,7 @@ REFUSED = [
     (("--words", "cat"), "--words and --proposals; expected one", 2),
     (("-t", "20"), "-t", 2),
     (("--vocabulary", "cat,dog"), "--vocabulary and --clip go together", 2),
+    (("--batch-size", "4"), "--batch-size says nothing of --proposals", 2),
     (("--head", "h.safetensors"), "--head and --proposals; expected one", 2),
 ]
 

@@ -47,6 +47,10 @@ def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
     if bool(values["vocabulary"]) != bool(values["clip"]):
         raise click.UsageError("--vocabulary and --clip go together: the words, and what names by "
                                "them")  # fmt: skip
+    for name in ("pictures_at", "batch_size", "lora", "denoiser"):
+        if values[name] is not None:
+            said = name.removesuffix("_at").replace("_", "-")
+            raise click.UsageError(f"--{said} says nothing of --proposals; leave it out")
     for name in ("overlay", "overwrite"):
         if values[name] and not values["output"]:
             raise click.UsageError(f"--{name} is for -o segments/")
