@@ -51,7 +51,7 @@ class AuraFlow(TextTransformer):
     @property
     def text_readers(self):
         length = self.embedding_shapes["encoder_hidden_states"][0]
-        return TextReader.among(self.extras, "tokenizer", length, self.text_tokens() - length)
+        return TextReader.among(self.extras, "tokenizer", length, self.registers)
 
     @property
     def largest(self):

@@ -4,7 +4,8 @@
 
 over layers, heads, noise levels and ensemble members, where A is a head's attention of every
 cell to a token, up a bicubic resize to one common grid, and w the head's weight (1, or by
-`diffeat.zero_shot.weighing`). In joint attention A are the text's columns of the one softmax.
+`diffeat.zero_shot.weighing`). In joint attention A are the text's columns of the one softmax
+(`cross.map`), or what its tokens attend to of the image (`t2i.map`).
 
 Maps are reduced inside the forward, layer by layer, and summed level by level: of the text only the
 words' tokens are kept, and memory knows neither the number of layers nor that of levels.
@@ -149,10 +150,12 @@ class WordForward(Extractor):
         """
         found = {}
         for block in self.plan.blocks:
-            count = heads_of(self.backbone, block)
+            count = block.heads if block.head is None else 1
             plan, stands = self.plan, count
             if self.plan.spec.heads is not None:
                 stands = 1
+            elif count == 1:
+                pass
             elif self.options.weights != "even" or self.options.rescale:
                 spec = replace(self.plan.spec, blocks=(block.name,), heads=tuple(range(count)))
                 plan, stands = Plan(self.backbone, spec), 1
@@ -287,11 +290,6 @@ def resized(maps: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(maps, tuple(grid), mode="bicubic", align_corners=False)
 
 
-def heads_of(backbone: Backbone, block: BlockInfo) -> int:
-    """Heads of an attention."""
-    return int(backbone.denoiser.get_submodule(block.path).heads)
-
-
 def _check(backbone: Backbone, spec: ExtractSpec) -> None:
     """SpecError for blocks and views that have no heat of words."""
     if spec.tile or spec.flip:
@@ -299,7 +297,7 @@ def _check(backbone: Backbone, spec: ExtractSpec) -> None:
     if spec.fit == "native":
         raise SpecError("fit=native gives maps of different sizes; expected squash, crop or pad")
     for block in resolve_blocks(spec.blocks, backbone.tensors, backbone.aliases):
-        if not block.is_attention or block.keys != "text":
+        if not block.is_attention or "text" not in (block.keys, block.queries):
             raise SpecError(f"block {block.name!r} is no map of attention to text; expected such "
                             "as up.1.attn.0:cross.map, or all:cross.map")  # fmt: skip
 

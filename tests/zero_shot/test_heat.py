@@ -249,6 +249,23 @@ def test_chosen_heads_alone(backbone_of, plain_of) -> None:
     torch.testing.assert_close(found, torch.stack(each).mean(0), **CLOSE)
 
 
+def test_one_head_by_its_name_and_what_words_attend_to(backbone_of, plain_of) -> None:
+    backbone, plain = backbone_of("sd3"), plain_of("sd3")
+    batch, clean, noise = batch_of(plain)
+    maps = every_head(plain, backbone, clean, noise)
+    spec = replace(spec_of(("block.1:cross.map.h2",)), timesteps=(600,))
+    for weights in ("even", "coherence"):  # of one head they change nothing
+        options = HeatOptions(weights=weights)
+        found = WordHeat(backbone, spec, options)(batch, [runs(backbone)] * COUNT)
+        torch.testing.assert_close(found, maps["block.1:cross.map", 600][:, 2], **CLOSE)
+    spec = replace(spec, blocks=("block.1:t2i.map",))
+    found = WordHeat(backbone, spec)(batch, [runs(backbone)] * COUNT)
+    x_t, condition = plain.noisy(clean, noise, 600), plain.condition(COUNT, PROMPT)
+    (asked,) = references(plain, ["block.1:t2i.map"], clean, x_t, 600, condition).values()
+    words = torch.stack([asked[:, keys].mean(1) for keys in keys_of(backbone)], 1)
+    torch.testing.assert_close(found, words, **CLOSE)
+
+
 def test_batches_members_and_rows_change_nothing(backbone_of) -> None:
     """A picture's heat is its own; members are averaged; a forward of two rows gives the same."""
     backbone, x = backbone_of("sd1"), pictures(3)
