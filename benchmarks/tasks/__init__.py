@@ -15,6 +15,7 @@ from benchmarks.tasks.open_vocabulary import OpenVocabularyTask
 from benchmarks.tasks.regret import Regret
 from benchmarks.tasks.robustness import Robustness
 from benchmarks.tasks.video import Video
+from benchmarks.tasks.words import Words
 from diffeat.errors import SpecError, nearest
 
 __all__ = ["TASKS", "Place", "Task", "task_named"]
@@ -23,7 +24,7 @@ TASKS: dict[str, Task] = {
     "classification": Classification(), "matching": Matching(), "geometry": Geometry(),
     "mixing": Mixing(), "video": Video(), "segmentation": Segmentation(), "depth": Depth(),
     "regret": Regret(), "robustness": Robustness(), "detection": Detection(),
-    "open-vocabulary": OpenVocabularyTask(),
+    "open-vocabulary": OpenVocabularyTask(), "words": Words(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 

@@ -92,7 +92,7 @@ class WordForward(Extractor):
     ):
         self.run_, self.options = run, options
         keys = {key for word in run.keys for key in word}
-        self.kept = tuple(sorted(keys | set(run.content if options.rescale else ())))
+        self.kept = tuple(sorted(keys | set(run.content if options.rescale else ()))) or (0,)
         spec = replace(
             spec, prompt=run.prompt, captions=None, embeddings=None, tokens=self.kept,
             pool="none", dtype="float32",
@@ -354,8 +354,9 @@ class WordHeat:
                 found = torch.full((len(batch), *heat.shape[1:]), -torch.inf)
             for row, place in enumerate(places):
                 found[place, there] = heat[row, there]
-        if found is None:
-            raise SpecError("no prompt of these pictures has any of the words")
+        if found is None:  # no prompt of these pictures has any of the words
+            words = max(len(run.keys) for each in runs for run in each)
+            found = torch.full((len(batch), words, 1, 1), -torch.inf)
         return found
 
 
