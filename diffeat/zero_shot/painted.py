@@ -103,6 +103,9 @@ def paint(
         rows: pictures that are painted together.
         first: number of the first picture.
 
+    Returns:
+        The pictures, one after another, in the order of their runs.
+
     Raises:
         SpecError: a spec that does not generate, or with several members.
     """

@@ -76,6 +76,10 @@ def pieces_of_heat(
         runs: of each picture.
         workers: decoding threads.
         on_error: "skip" notes pictures that cannot be read; "fail" ends there.
+
+    Returns:
+        Pieces whose `arrays["heat"]` is (n, K, h, w) float32, -inf of words that a picture's
+        prompts do not have; with sizes and placements.
     """
     spec, forward = heat.spec, heat.forward(runs(0)[0])
     digests = source.digests() if seeded_by_content(spec) else None

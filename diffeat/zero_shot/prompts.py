@@ -59,7 +59,13 @@ def runs_of(
     A class is there with any of its words: name or synonyms.
 
     Args:
+        backbone: a model that reads text.
+        classes: K of them, by their words.
+        prompt: a text, or a template with {words} or {word}.
         missing: "refuse" a class none of whose words is in the prompt, or "leave-out".
+
+    Returns:
+        One run, or K of a template with {word}.
 
     Raises:
         SpecError: see `diffeat.words.tokens`.

@@ -9,7 +9,7 @@ of all words together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,10 +219,16 @@ def otsu(values: np.ndarray) -> float:
 def heat_on(
     heat: np.ndarray, size: tuple[int, int], input_size: tuple[int, int], placement: Any = None
 ) -> np.ndarray:
-    """(K, H, W) heat between 0 and 1 at every pixel of a picture, each word by itself.
+    """Heat between 0 and 1 at every pixel of a picture, each word by itself.
 
     Args:
-        heat: (K, h, w) on the input's grid; a word that is not finite gives nan.
+        heat: (K, h, w) on the input's grid.
+        size: (H, W) of the upright picture in pixels.
+        input_size: (H, W) of the input in pixels.
+        placement: (4,) of the input in the picture; None: it was squashed.
+
+    Returns:
+        (K, H, W) float32; nan of a word whose heat is not finite.
     """
     found: list[np.ndarray] = []
     for one in heat:
@@ -234,8 +240,3 @@ def heat_on(
         low, high = (inside.min(), inside.max()) if inside.size else (0.0, 0.0)
         found.append((values[0] - low) / (high - low or 1.0))
     return np.stack(found)
-
-
-def unseen(pieces: Sequence[np.ndarray]) -> int:
-    """How many of some pictures' (K, h, w) heat have none of the words."""
-    return sum(not np.isfinite(one).any() for one in pieces)
