@@ -72,16 +72,20 @@ def every_head(plain, backbone, clean, noise) -> dict[tuple[str, float], torch.T
     keys, found = keys_of(backbone), KNOWN.setdefault((plain.name, len(clean)), {})
     kept = [key for word in keys for key in word]
     places = np.split(np.arange(len(kept)), [len(keys[0])])
-    blocks = [block for block in backbone.tensors if block.tensor == "cross.map"]
+    by_heads: dict[int, list[str]] = {}
+    for block in backbone.tensors:
+        if block.tensor == "cross.map":
+            heads = backbone.denoiser.get_submodule(block.path).heads
+            by_heads.setdefault(heads, []).append(block.name)
     for t in T:
         x_t, condition = plain.noisy(clean, noise, t), plain.condition(len(clean), PROMPT)
-        for block in blocks:
-            heads = range(backbone.denoiser.get_submodule(block.path).heads)
-            (maps,) = references(
-                plain, [block.name], clean, x_t, t, condition, heads=heads, tokens=kept
-            ).values()
-            maps = maps.unflatten(1, (len(heads), len(kept)))
-            found[block.name, t] = torch.stack([maps[:, :, list(p)].mean(2) for p in places], 2)
+        for heads, names in by_heads.items():
+            each = references(
+                plain, names, clean, x_t, t, condition, heads=range(heads), tokens=kept
+            )
+            for name, maps in each.items():
+                apart = maps.unflatten(1, (heads, len(kept)))
+                found[name, t] = torch.stack([apart[:, :, list(p)].mean(2) for p in places], 2)
     return found
 
 
