@@ -35,6 +35,8 @@ from probes.metrics.label_free import (
     massive_share,
     noise_agreement,
 )
+from probes.metrics.mask_precision import MaskAveragePrecision
+from probes.metrics.panoptic import PanopticQuality
 from probes.metrics.pck import PCK, pck
 from probes.metrics.ranking import (
     MeanAveragePrecision,
@@ -85,6 +87,7 @@ __all__ = [
     "FlowSmoothness",
     "Interval",
     "JointPCK",
+    "MaskAveragePrecision",
     "MassiveEnergy",
     "MassiveShare",
     "MeanAbsoluteError",
@@ -92,6 +95,7 @@ __all__ = [
     "MeanIoU",
     "MeanSquaredError",
     "NoiseAgreement",
+    "PanopticQuality",
     "R2Score",
     "Recall",
     "RiskCoverage",
