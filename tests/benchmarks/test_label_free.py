@@ -55,7 +55,7 @@ def small(data, model, **fields) -> FreeBenchmark:
                  extract={"size": [16, 16]}),
         FreeTask("nothing", "segmentation", "./zoo/none", "horses:train"),
     )  # fmt: skip
-    plain = {"name": "free", "title": "Free", "task": "label_free", "tasks": tasks,
+    plain = {"name": "free", "title": "Free", "task": "label-free", "tasks": tasks,
              "extract": CELLS, "pictures": 6, "ratio": 3.0}  # fmt: skip
     return FreeBenchmark(**{**plain, **fields})
 
@@ -161,5 +161,5 @@ def test_what_cannot_be_meant(data, model, tmp_path):
 
 def test_the_file():
     one = open_benchmark("free-scores")
-    task_named("label_free").check(one)
+    task_named("label-free").check(one)
     assert {task.kind for task in one.tasks} == {"classification", "segmentation", "matching"}
