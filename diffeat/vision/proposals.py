@@ -150,8 +150,10 @@ class Mask2Former:
             raise NumericsError(f"{self.name}: masks of inf or nan; restore the weights")
         shares = found.class_queries_logits[0].float().softmax(-1).cpu()
         size = (picture.height, picture.width)
+        # (1, Q, D), or (Q, 1, D) of older versions
+        queries = found.transformer_decoder_last_hidden_state.flatten(0, 1)
         one = Proposals(
-            masks, 1 - shares[:, -1], found.transformer_decoder_last_hidden_state[0].float().cpu(),
+            masks, 1 - shares[:, -1], queries.float().cpu(),
             shares[:, :-1], self.classes, _placement(shown[0], size),
         )  # fmt: skip
         return one if grid else one.on_picture()

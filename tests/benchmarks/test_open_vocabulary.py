@@ -21,7 +21,7 @@ from diffeat.targets.panoptic import open_panoptic
 from tests.mask2former import save_clip, save_mask2former
 from tests.panoptic_sets import ade20k, coco
 
-RECIPES = ("odise-coco", "odise-ade", "panoptic-horses", "panoptic-clothing")
+RECIPES = ("odise-coco", "odise-ade", "panoptic-horses")
 
 
 @pytest.fixture(scope="module")
