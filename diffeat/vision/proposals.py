@@ -30,6 +30,8 @@ from diffeat.vision.network import build_random, fetching, weights_hash
 
 KIND = "mask2former"
 """What the configuration of such a model calls it."""
+AT_ONCE = 16
+"""Masks that are resized at a time."""
 FILES = ("*.json", "*.safetensors")
 """What is fetched of a repository; nothing of it is executed, and no pickle is read."""
 
@@ -79,9 +81,14 @@ class Proposals:
             return replace(self, masks=masks)
         place = self.placement
         inside = (round(place.picture_size[0] * place.sy), round(place.picture_size[1] * place.sx))
-        masks = interpolate(self.masks[None], place.input_size, mode="bilinear")
-        masks = masks[:, :, : inside[0], : inside[1]]
-        masks = interpolate(masks, place.picture_size, mode="bilinear")[0]
+        masks = self.masks.new_empty((len(self), *place.picture_size))
+        for start in range(0, len(self), AT_ONCE):
+            some = self.masks[None, start : start + AT_ONCE]
+            some = interpolate(some, place.input_size, mode="bilinear")
+            some = some[:, :, : inside[0], : inside[1]]
+            masks[start : start + AT_ONCE] = interpolate(some, place.picture_size, mode="bilinear")[
+                0
+            ]
         return replace(self, masks=masks, placement=None)
 
 
