@@ -6,6 +6,7 @@ A name is PLACE or PLACE:KIND. Without a colon it means the place's output.
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +26,8 @@ class BlockInfo:
             "network" or "vae".
         part: "encoder", "mid" or "decoder" of a U-Net; "blocks" of a transformer; "network";
             "vae".
-        channels: C of it; 0 for attention maps, whose channels are their keys.
+        channels: C of it; of a head, its own; 0 for attention maps whose channels go by the
+            picture or the text; the registers of a map onto them.
         stride: picture pixels per cell, in each direction; 0 for text tokens.
         layout: "NCHW"; "NHWC"; "NLD", image tokens in row-major order; "text", text tokens (L, D);
             "map", attention probabilities; "patches", tokens that hold p×p cells each.
@@ -33,8 +35,13 @@ class BlockInfo:
         tensor: the kind of tensor, such as "cross.q"; "" is the place's output.
         tap: where it is read.
         tokens: which of the tokens are the image's: "all", "first" or "last".
-        keys: of a map: "image" or "text" keys.
+        keys: of a map: "image", "text" or "register" keys.
+        queries: of a map: whose queries. "image": a channel per key, a cell per query; "text":
+            a channel per query, a cell per key.
         span: of the channels of what is read, those from … to (None is the end).
+        heads: heads of attention in what is read, side by side in its channels (of maps: apart);
+            0 where there are none. Keys and values may have fewer than queries.
+        head: the one of them that is meant, from 0; None: all of them.
     """
 
     name: str
@@ -49,7 +56,10 @@ class BlockInfo:
     tap: Tap | None = None
     tokens: str = "all"
     keys: str = ""
+    queries: str = "image"
     span: tuple[int, int | None] | None = None
+    heads: int = 0
+    head: int | None = None
 
     @property
     def where(self) -> Tap:
@@ -66,6 +76,20 @@ class BlockInfo:
             self.stride if stride is None else stride, layout or self.layout, self.order,
             tensor=tensor, tap=tap, **how,
         )  # fmt: skip
+
+    def of_head(self, head: int) -> BlockInfo:
+        """One head of it, as a tensor of its own: NAME.hN, with D = C / heads channels."""
+        return replace(
+            self, name=f"{self.name}.h{head}", tensor=f"{self.tensor}.h{head}", head=head,
+            channels=self.channels if self.is_attention else self.channels // self.heads,
+        )  # fmt: skip
+
+    def kept_heads(self, wanted: Sequence[int] | None) -> Sequence[int] | None:
+        """Which heads are kept, in this order, where `wanted` are asked for; None: all of them
+        (of maps their mean). A tensor that is one head keeps that one."""
+        if self.head is not None:
+            return (self.head,)
+        return wanted if self.heads else None
 
     # --- what it is, so that nobody else compares words ----------------------------------------
 
@@ -116,13 +140,18 @@ class BlockInfo:
 
     @property
     def attends_to_image(self) -> bool:
-        """Attention whose keys are the picture's own cells, and so grow with it."""
-        return self.is_attention and self.keys == "image"
+        """Attention of the picture's cells to its cells: a channel per cell."""
+        return self.is_attention and self.keys == self.queries == "image"
+
+    @property
+    def asked_by_text(self) -> bool:
+        """Attention of text tokens to the picture's cells: a channel per text token."""
+        return self.is_attention and self.queries == "text"
 
     @property
     def counts_text(self) -> bool:
         """Whether its shape goes by the number of text tokens."""
-        return self.is_text or (self.is_attention and self.keys == "text")
+        return self.is_text or (self.is_attention and "text" in (self.keys, self.queries))
 
     @property
     def is_clean(self) -> bool:
@@ -150,22 +179,25 @@ class BlockInfo:
         Args:
             size: (H, W) of the picture in pixels.
             text: number of text tokens, where it `counts_text`.
-            heads: heads of attention that are kept apart.
-            tokens: keys of attention that are kept.
+            heads: heads of attention that are kept; of a tensor that is one head, no others.
+            tokens: channels of attention maps that are kept.
 
         Raises:
             SpecError: a key that the attention does not have.
         """
+        many = len(heads) if heads is not None and self.heads and self.head is None else None
+        width = self.channels if many is None else self.channels // self.heads * many
         if self.is_text:
-            return text, self.channels
+            return text, width
         rows, columns = self.grid(size)
         if not self.is_attention:
-            return self.channels, rows, columns
-        keys = rows * columns if self.attends_to_image else text
+            return width, rows, columns
+        keys = rows * columns if self.attends_to_image else self.channels or text
         if tokens is not None and max(tokens) >= keys:
-            raise SpecError(f"tokens={max(tokens)}: the map {self.name!r} has {keys} keys")
+            of = "text tokens that ask" if self.asked_by_text else "keys"
+            raise SpecError(f"tokens={max(tokens)}: the map {self.name!r} has {keys} {of}")
         kept = keys if tokens is None else len(tokens)
-        return kept * (1 if heads is None else len(heads)), rows, columns
+        return kept * (many or 1), rows, columns
 
     def stored_layout(self, pooled: bool) -> str:
         """What a file calls the form of its features: "NC", "NLD" (text) or "NCHW"."""
@@ -205,7 +237,8 @@ def resolve_blocks(
     "up.*.res.*" their resnets. "up.**" selects all that begins with "up.". A pattern without a
     colon selects outputs only; "up.*.attn.*:cross.q" and "block.*:self.*" select kinds of
     tensor. Groups: all, encoder, decoder, stages (stage outputs, or all transformer blocks);
-    "decoder:increment" is a kind throughout a group.
+    "decoder:increment" is a kind throughout a group. With ".h3" behind a kind it is that head
+    of it, a tensor of its own; ".h*" is every head.
 
     Args:
         patterns: what the user wrote.
@@ -213,26 +246,65 @@ def resolve_blocks(
         aliases: other name → canonical name, such as "dift:1" → "up.1".
 
     Raises:
-        SpecError: a pattern selects nothing (names the nearest blocks), or none is given.
+        SpecError: a pattern selects nothing (names the nearest blocks, or how many heads there
+            are), or none is given.
     """
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not patterns:
         raise SpecError("no block given; expected at least one, such as 'up.1', or 'all'")
-    aliases = aliases or {}
-    chosen: set[str] = set()
+    aliases, named = aliases or {}, {block.name: block for block in blocks}
+    chosen: set[tuple[str, int | None]] = set()
     for pattern in patterns:
-        hits = _select(pattern, blocks) or [
-            name for alias, name in aliases.items() if fnmatch.fnmatchcase(alias, pattern)
+        whole, heads = split_head(pattern)
+        hits = _select(whole, blocks) or [
+            name for alias, name in aliases.items() if fnmatch.fnmatchcase(alias, whole)
         ]
         if not hits:
             raise SpecError(_nothing(pattern, blocks, aliases))
-        chosen.update(hits)
-    return tuple(block for block in blocks if block.name in chosen)
+        if heads is None:
+            chosen.update((name, None) for name in hits)
+        else:
+            chosen.update(_heads(pattern, heads, [named[name] for name in hits]))
+    return tuple(
+        block if head is None else block.of_head(head)
+        for block in blocks
+        for head in (None, *range(block.heads))
+        if (block.name, head) in chosen
+    )
+
+
+HEAD = re.compile(r"(?P<whole>.+:.+)\.h(?P<heads>\d+|\*)")
+"""A pattern of heads: NAME.h3, or NAME.h* for every one."""
+OTHER_NAMES = {"i2t.map": "cross.map"}
+"""Kind by another name → as it is called here."""
+
+
+def split_head(name: str) -> tuple[str, str | None]:
+    """ "block.9:self.q.h3" → ("block.9:self.q", "3"); without a head (name, None)."""
+    found = HEAD.fullmatch(name)
+    return (found["whole"], found["heads"]) if found else (name, None)
+
+
+def _heads(pattern: str, heads: str, blocks: Sequence[BlockInfo]) -> list[tuple[str, int]]:
+    """(name, head) that a pattern asks of some tensors; those without that head are left out."""
+    found = [
+        (block.name, head)
+        for block in blocks
+        for head in (range(block.heads) if heads == "*" else [int(heads)])
+        if head < block.heads
+    ]
+    if not found:
+        counts = {block.name: block.heads for block in blocks}
+        most = max(counts, key=counts.get)
+        have = f"has {counts[most]} (h0 … h{counts[most] - 1})" if counts[most] else "has none"
+        raise SpecError(f"block {pattern!r}: no such head; {most} {have}")
+    return found
 
 
 def _select(pattern: str, blocks: Sequence[BlockInfo]) -> list[str]:
     """Names that a pattern of canonical form selects."""
     place, colon, tensor = pattern.partition(":")
+    tensor = OTHER_NAMES.get(tensor, tensor)
     group = GROUPS.get(place)
     return [
         block.name
@@ -255,6 +327,9 @@ def select_names(pattern: str, names: Sequence[str]) -> list[str]:
     if pattern in names or pattern == "all":
         return [name for name in names if pattern in (name, "all")]
     place, colon, tensor = pattern.partition(":")
+    for other, own in OTHER_NAMES.items():
+        if tensor == other or tensor.startswith(f"{other}.h"):
+            tensor = own + tensor[len(other) :]
     apart = ((name, *name.partition(":")) for name in names)
     return [
         name

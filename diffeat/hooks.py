@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from diffeat.attention import AttentionWatch
+from diffeat.attention import AttentionInputs, AttentionWatch
 from diffeat.compiled import CompiledForward, compiled_forward
 from diffeat.errors import HookError, nearest
 
@@ -90,12 +90,16 @@ class HookManager:
         transform: called as transform(tap name, what was tapped) inside the hook; what it
             returns is kept. By default a detached copy is kept, because later layers may work
             in place. Modules that it runs fire no hook of this manager.
-        edits: path or `Tap` (output or input) → function that gets the activation and returns
-            the tensor to go on with (or None to leave it): adding to it, replacing it,
-            feedback, injection, ablation. A tap on the same place sees the edited tensor.
+        edits: path or `Tap` (output, input or attention) → function that gets the activation and
+            returns the tensor to go on with (or None to leave it): adding to it, replacing it,
+            feedback, injection, ablation. A tap on the same place sees the edited tensor. Of
+            "attention" it gets the probabilities (N, heads, L, M) in fp32, and the module goes
+            on with probabilities · v: they are held whole, 4·N·heads·L·M bytes, and about three
+            times that while they are made, where fused attention holds none.
 
     Raises:
-        HookError: a path that names no submodule.
+        HookError: a path that names no submodule; in the forward, edited probabilities of
+            another shape, or of a module that runs without torch's scaled dot product.
     """
 
     def __init__(
@@ -113,16 +117,25 @@ class HookManager:
         self.edits = [(_as_tap(place), edit) for place, edit in (edits or {}).items()]
         self._captured: dict[str, Any] = {}
         self._handles: list[Any] = []
-        self._watches: list[AttentionWatch] = []
+        self._watching: list[str] = []
+        self._watch: AttentionWatch | None = None
+        self._attending: set[str] = set()
         self._paused: list[CompiledForward] = []
         self._busy = False
-        for tap in (*self.taps.values(), *(place for place, _ in self.edits)):
+        for tap in self._places:
             if _submodule(module, tap.path) is None:
                 known = dict(module.named_modules(remove_duplicate=False))
                 raise HookError(f"no submodule {tap.path!r}{nearest(tap.path, known)}")
         for place, _ in self.edits:
-            if place.side not in ("output", "input"):
-                raise HookError(f"{place} cannot be edited; expected an output or an input")
+            if place.side == "call":
+                raise HookError(
+                    f"{place} cannot be edited; expected an output, an input or attention"
+                )
+
+    @property
+    def _places(self) -> tuple[Tap, ...]:
+        """Wherever something is read or edited."""
+        return (*self.taps.values(), *(place for place, _ in self.edits))
 
     def __enter__(self) -> HookManager:
         self._captured.clear()
@@ -130,9 +143,15 @@ class HookManager:
             self._pause()
             self._handles.append(self.module.register_forward_pre_hook(self._begin))
             for place, edit in self.edits:
-                self._handles.append(self._attach_edit(place, edit))
+                if place.side != "attention":
+                    self._handles.append(self._attach_edit(place, edit))
+            # one watch for all that is wanted of a module, such as each of its heads
+            watched = [tap.path for tap in self._places if tap.side == "attention"]
+            for path in dict.fromkeys(watched):
+                self._handles += self._attach_watch(path)
             for name, tap in self.taps.items():
-                self._handles += self._attach_tap(name, tap)
+                if tap.side != "attention":
+                    self._handles.append(self._attach_tap(name, tap))
         except BaseException:
             self._detach()
             raise
@@ -184,7 +203,7 @@ class HookManager:
 
     def _pause(self) -> None:
         """Run as it was written what holds a tap or an edit: compiled code fires no hooks."""
-        for place in (*self.taps.values(), *(place for place, _ in self.edits)):
+        for place in self._places:
             for path in _around(place):
                 module = _submodule(self.module, path)
                 if module is not None and (forward := compiled_forward(module)) is not None:
@@ -192,32 +211,47 @@ class HookManager:
                     self._paused.append(forward)
 
     def _leave_watches(self) -> None:
-        while self._watches:
-            self._watches.pop().__exit__(None, None, None)
+        self._watching.clear()
+        if self._watch is not None:
+            watch, self._watch = self._watch, None
+            watch.__exit__(None, None, None)
 
     def _begin(self, *_: Any) -> None:
         if not self._busy:
             self._captured.clear()
 
-    def _attach_tap(self, name: str, tap: Tap) -> list[Any]:
-        """Hooks of one tap; the handles that remove them."""
+    def _attach_tap(self, name: str, tap: Tap) -> Any:
+        """The hook of one tap; the handle that removes it."""
         module = self.module.get_submodule(tap.path)
         if tap.side == "output":
             read = lambda _m, _i, output: self._keep(name, nth_tensor(output, tap.item))  # noqa: E731
-            return [module.register_forward_hook(read)]
-        if tap.side == "attention":
-            enter = module.register_forward_pre_hook(lambda *_: self._watch(name))
-            # leaves the watch before any other hook of the module may stop the forward
-            leave = module.register_forward_hook(
-                lambda *_: self._unwatch(), prepend=True, always_call=True
-            )
-            return [enter, leave]
+            return module.register_forward_hook(read)
 
         def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             call = Call(module, args, kwargs)
             self._keep(name, call if tap.side == "call" else call.tensor)
 
-        return [module.register_forward_pre_hook(before, with_kwargs=True)]
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def _attach_watch(self, path: str) -> list[Any]:
+        """Hooks around a module whose attention is tapped or edited."""
+        module = self.module.get_submodule(path)
+        enter = module.register_forward_pre_hook(lambda *_: self._begin_watch(path))
+        # leaves the watch before any other hook of the module may stop the forward
+        leave = module.register_forward_hook(
+            lambda *_: self._end_watch(), prepend=True, always_call=True
+        )
+        if not any(place == Tap(path, "attention") for place, _ in self.edits):
+            return [enter, leave]
+
+        def check(*_: Any) -> None:
+            if path not in self._attending and not self._busy:
+                raise HookError(
+                    f"{path!r} ran without torch's scaled_dot_product_attention, so its attention "
+                    "was not edited; expected an attention module that runs with it"
+                )
+
+        return [enter, leave, module.register_forward_hook(check)]
 
     def _attach_edit(self, place: Tap, edit: Edit) -> Any:
         module, ours = self.module.get_submodule(place.path), edit
@@ -229,16 +263,34 @@ class HookManager:
             return module.register_forward_hook(_output_editor(edit, place.item))
         return module.register_forward_pre_hook(_input_editor(edit), with_kwargs=True)
 
-    def _watch(self, name: str) -> None:
-        if not self._busy:
-            watch = AttentionWatch(lambda inputs: self._keep(name, inputs))
-            watch.__enter__()
-            self._watches.append(watch)
+    def _begin_watch(self, path: str) -> None:
+        if self._busy:
+            return
+        self._watching.append(path)
+        self._attending.discard(path)
+        if self._watch is None:
+            self._watch = AttentionWatch(self._attended)
+            self._watch.__enter__()
 
-    def _unwatch(self) -> None:
-        """Leave the innermost watch: modules end in the reverse order of their beginning."""
-        if self._watches and not self._busy:
-            self._watches.pop().__exit__(None, None, None)
+    def _end_watch(self) -> None:
+        """A watched module has run: modules end in the reverse order of their beginning."""
+        if self._watching and not self._busy:
+            self._watching.pop()
+            if not self._watching:
+                self._leave_watches()
+
+    def _attended(self, inputs: AttentionInputs) -> torch.Tensor | None:
+        """A scaled dot product within watched modules: its result, where that was edited."""
+        if self._busy:
+            return None
+        self._attending.update(self._watching)
+        for place, edit in self.edits:
+            if place.side == "attention" and place.path in self._watching:
+                inputs = _edited(place, edit, inputs)
+        for name, tap in self.taps.items():
+            if tap.side == "attention" and tap.path in self._watching:
+                self._keep(name, inputs)
+        return None if inputs.edited is None else inputs.output()
 
     def _keep(self, name: str, value: Any) -> None:
         if self._busy:  # a forward that `transform` runs is none of ours
@@ -250,6 +302,21 @@ class HookManager:
             self._busy = False
         if self.stop_after_last and len(self._captured) == len(self.taps):
             raise _StopForward(self)
+
+
+def _edited(place: Tap, edit: Edit, inputs: AttentionInputs) -> AttentionInputs:
+    """The same attention with edited probabilities."""
+    found = inputs.probabilities(range(inputs.query.shape[1]))
+    replacement = edit(found)
+    if replacement is None:
+        return inputs
+    if replacement.shape != found.shape:
+        raise HookError(
+            f"the edit of {place.path!r} returned probabilities of shape "
+            f"{tuple(replacement.shape)}; expected {tuple(found.shape)}, (rows, heads, queries, "
+            "keys)"
+        )
+    return replace(inputs, edited=replacement.float())
 
 
 def _as_tap(tap: str | Tap) -> Tap:

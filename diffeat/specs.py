@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ CLASS_LABEL = "class"
 """A label that stands for each picture's own class."""
 PLACEHOLDERS = ("{class}", "{category}")
 """What a prompt has in place of the name of a picture's class."""
-LATER = ("mirror", "label_map", "tile_noise", "tile_layout", "corrupt")
+LATER = ("mirror", "label_map", "tile_noise", "tile_layout", "corrupt", "low_pass")
 """Fields that came after 0.6. At its default such a field is not written down, so that specs,
 fingerprints and journals stay those of 0.6, and 0.6 reads files that do without it."""
 
@@ -67,8 +68,11 @@ HELP = {
     "them: gaussian_noise, shot_noise, impulse_noise, speckle_noise, gaussian_blur, defocus_blur, "
     "brightness, contrast, saturate, jpeg_compression or pixelate; cifar:NAME:SEVERITY: as "
     "strongly as CIFAR-10-C.",
-    "heads": "Heads of attention maps to keep apart.",
-    "tokens": "Keys of attention maps to keep.",
+    "heads": "Heads of attention to keep: of q, k, v and z their channels (default all), of maps "
+    "each apart (default their mean). One head by name: up.1.attn.0:self.q.h3.",
+    "tokens": "Keys of attention maps to keep (of t2i.map: text tokens).",
+    "low_pass": "Keep of every map its frequencies up to this radius, in Nyquist frequencies "
+    "(0 to 1.41; 0.5 is a half), before it is pooled.",
     "discard": "Channels set to 0 before …:adaln (see `diffeat channels`).",
     "dtype": "Stored precision: {default} (default), float32, or int8 with scales.",
 }
@@ -132,9 +136,13 @@ class ExtractSpec:
         corrupt: "NAME:SEVERITY" makes every picture worse before anything else, as decoded and
             upright (see `diffeat.images.corrupt`); what is random is seeded by `seed` and the
             picture's id.
-        heads: heads of attention maps that are kept apart; None is the mean over heads.
-        tokens: keys of attention maps that are kept: text tokens, or cells in row-major order;
-            None keeps all.
+        heads: heads of attention that are kept, in this order: of q, k, v and z their channels
+            side by side, of maps each apart; None keeps all channels, and of maps the mean over
+            heads. A block that is one head (…:self.q.h3) keeps that one.
+        tokens: channels of attention maps that are kept: text tokens, or cells in row-major
+            order; None keeps all.
+        low_pass: maps lose their spatial frequencies above this radius, in Nyquist frequencies
+            (see `low_passed`), before they are pooled; None keeps all.
         discard: channels set to 0 before the adaptive norm of "…:adaln" (see
             `massive_channels`).
         dtype: of the stored features: "float16", "float32", "bfloat16" (not in files) or
@@ -169,6 +177,7 @@ class ExtractSpec:
     corrupt: str | None = None
     heads: tuple[int, ...] | None = None
     tokens: tuple[int, ...] | None = None
+    low_pass: float | None = None
     discard: tuple[int, ...] = ()
     dtype: str = "float16"
 
@@ -186,6 +195,7 @@ class ExtractSpec:
         for name in ("heads", "tokens", "discard"):
             if getattr(self, name) is not None:
                 set_field(name, _indices(name, getattr(self, name)))
+        set_field("low_pass", _cutoff("low_pass", self.low_pass))
         if self.discard is None:
             set_field("discard", ())
         for name in ("size", "tile"):
@@ -380,6 +390,15 @@ def _indices(name: str, value: Any) -> tuple[int, ...]:
     if not items and name != "discard":
         raise SpecError(f"{name} is empty; expected at least one index, or null for all")
     return items
+
+
+def _cutoff(name: str, value: Any) -> float | None:
+    """A radius in Nyquist frequencies, below √2, the highest that a picture has; or None."""
+    value = _plain(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value < math.sqrt(2)):
+        raise SpecError(f"{name}={brief(value)}; expected Nyquist frequencies above 0, below √2")
+    return None if value is None else float(value)
 
 
 def _size(name: str, value: Any) -> tuple[int, int] | None:

@@ -9,21 +9,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers.models.attention_processor import Attention
 
 from tests.plain import TEXT_FIRST, Plain, Run, as_map
 
-SELF = ("self.q", "self.k", "self.v", "self.map")
-CROSS = ("cross.q", "cross.k", "cross.v", "cross.out", "cross.map")
+SELF = ("self.q", "self.k", "self.v", "self.z", "self.map")
+CROSS = ("cross.q", "cross.k", "cross.v", "cross.z", "cross.out", "cross.map")
 TEXT_BLOCK = (*SELF, "self.out", *CROSS, "ff.inner")  # of SD, SDXL
 BLOCK = ("in", "adaln", *SELF, "self.out", "ff.inner")  # of all transformers
-JOINT = (*BLOCK, "text", "cross.k", "cross.v", "cross.map")  # where text and image attend as one
+# where text and image attend as one
+JOINT = (*BLOCK, "text", "cross.k", "cross.v", "cross.map", "text.q", "t2i.map")
 # of blocks that read text and image as one sequence; their projections are not the text's own
 SINGLE = tuple(kind for kind in JOINT if kind not in ("cross.k", "cross.v"))
-DUAL = ("dual.q", "dual.k", "dual.v", "dual.out", "dual.map")  # SD 3.5's attention of the image
+DUAL = ("dual.q", "dual.k", "dual.v", "dual.z", "dual.out", "dual.map")  # SD 3.5's second
 WORDS = {
     "down": "down_blocks",
     "up": "up_blocks",
@@ -87,6 +88,7 @@ def _block_names(plain: Plain) -> list[str]:
             last = getattr(module, "context_pre_only", False)
             kinds = SINGLE if place.startswith("single") else JOINT
             kinds = [kind for kind in kinds if not (last and kind == "text")]
+            kinds += ["register.map"] if hasattr(plain.denoiser, "register_tokens") else []
             kinds += DUAL if getattr(module, "attn2", None) is not None else ()
         else:
             kinds = [*BLOCK, *(CROSS if getattr(module, "attn2", None) is not None else ())]
@@ -137,7 +139,7 @@ def references(
         x_t: noisy latents in fp32, `Plain.noisy`.
         t: native t.
         condition: `Plain.condition`; by default its defaults, for the pictures' size.
-        heads: heads that maps keep; None averages over all.
+        heads: heads that are kept, side by side; None is all of them, of maps their mean.
         tokens: keys that maps keep; None keeps all.
         pixels: the pictures in [0, 1], for the names that begin with "vae.".
 
@@ -197,12 +199,35 @@ class _Forward:
     tokens: Sequence[int] | None
 
     def tensor(self, name: str) -> torch.Tensor:
+        """What a name means; with .hN behind it, of that head alone."""
+        whole, _, head = name.partition(".h")
+        if head.isdigit():
+            return replace(self, heads=(int(head),)).tensor(whole)
+        found, kind = self.whole(name), name.partition(":")[2]
+        if self.heads is None or not re.fullmatch(r"(self|cross|dual|text)\.[qkvz]", kind):
+            return found
+        axis = 1 if found.ndim == 4 else 2  # channels of a map, or of the text's tokens
+        parts = found.split(self.width_of_heads(name), axis)
+        return torch.cat([parts[head] for head in self.heads], axis)
+
+    def width_of_heads(self, name: str) -> int:
+        """Channels of one head of the place's attentions, all of which are alike."""
+        path = self.path_of(name.partition(":")[0])
+        inner = self.plain.denoiser.get_submodule(path).modules()
+        module = next(each for each in inner if hasattr(each, "to_q"))
+        return module.to_q.out_features // module.heads
+
+    def path_of(self, place: str) -> str:
+        path = _path(place)
+        if self.plain.kind == "AuraFlowPipeline" and place.startswith("block"):
+            return f"joint_{path}"
+        return path
+
+    def whole(self, name: str) -> torch.Tensor:
         place, _, kind = name.partition(":")
         if place == "net":
             return {"in": self.network_input, "out": self.output, "x0": self.clean}[kind]()
-        path = _path(place)
-        if self.plain.kind == "AuraFlowPipeline" and place.startswith("block"):
-            path = f"joint_{path}"
+        path = self.path_of(place)
         if not kind:
             return self.map_of(self.plain.image(path, self.run.outs[path], self.x))
         if self.plain.component == "transformer":
@@ -308,12 +333,14 @@ class _Forward:
         outs, module = self.run.outs, self.plain.denoiser.get_submodule(path)
         if part == "out":
             return self.map_of(outs[path])
-        if part != "map":
+        if part not in ("map", "z"):
             return self.map_of(outs[f"{path}.to_{part}"])
-        q, k = (_heads(outs[f"{path}.to_{part}"], module.heads) for part in "qk")
+        q, k, v = (_heads(outs[f"{path}.to_{part}"], module.heads) for part in "qkv")
+        q, k = _normed(q, module.norm_q), _normed(k, module.norm_k)  # of SD 3.5's second one
         # only cross-attention has a mask, over the text's tokens
         mask = self.condition.get("encoder_attention_mask") if path.endswith("attn2") else None
-        return self.shown(_softmax(q, k, mask))
+        weights = _softmax(q, k, mask)
+        return self.shown(weights) if part == "map" else self.map_of(_attended(weights, v))
 
     def shown(self, weights: torch.Tensor) -> torch.Tensor:
         """Attention (N, heads, queries, keys) as a map of its queries, keys as channels."""
@@ -343,10 +370,12 @@ class _Forward:
                 return self.text(self.run.outs[f"{block}.attn.to_{part}"])
             return self.run.outs[f"{block}.attn.add_{part}_proj"]
         if kind.startswith("dual."):
-            return self.in_dual_attention(f"{block}.attn2", kind.removeprefix("dual."))
-        if kind.endswith(".map"):
-            text, image = self.joint_attention(f"{block}.attn", single)
-            return self.shown(image if kind == "self.map" else text)
+            return self.in_attention(f"{block}.attn2", kind.removeprefix("dual."))
+        if kind == "text.q":
+            outs, path = self.run.outs, f"{block}.attn"
+            return self.text(outs[f"{path}.to_q"]) if single else outs[f"{path}.add_q_proj"]
+        if kind.endswith((".map", ".z")):
+            return self.in_joint_attention(f"{block}.attn", kind, single)
         if kind == "in":
             found = self.run.entering(block)
         elif kind == "adaln":
@@ -359,16 +388,31 @@ class _Forward:
             found = self.run.outs[f"{block}.attn.to_{kind[-1]}"]
         return self.map_of(self.plain.image(f"{block}.part", found, self.x))
 
-    def in_dual_attention(self, path: str, part: str) -> torch.Tensor:
-        """The second attention, among the image's tokens, with norms of its own."""
-        if part != "map":
-            return self.in_attention(path, part)
-        outs, module = self.run.outs, self.plain.denoiser.get_submodule(path)
-        q, k = (
-            _normed(_heads(outs[f"{path}.to_{p}"], module.heads), getattr(module, f"norm_{p}"))
-            for p in "qk"
-        )
-        return self.shown(_softmax(q, k))
+    def in_joint_attention(self, path: str, kind: str, single: bool) -> torch.Tensor:
+        """A quarter of the softmax over image and text, or what its heads give the image."""
+        weights, v = self.joint_attention(path, single)
+        if kind == "self.z":
+            return self.map_of(_attended(self.image_of(weights, 2), v))
+        if kind == "t2i.map":  # keys and queries change places: a cell is a key
+            asked = self.text_of(self.image_of(weights, 3), 2).transpose(2, 3)
+            return self.shown(asked)
+        weights = self.image_of(weights, 2)
+        if kind == "self.map":
+            return self.shown(self.image_of(weights, 3))
+        text = self.text_of(weights, 3)
+        if kind == "register.map":
+            text = text[..., : self.plain.denoiser.register_tokens.shape[1]]
+        return self.shown(text)
+
+    def image_of(self, weights: torch.Tensor, axis: int) -> torch.Tensor:
+        """The image's part of an axis of the joint sequence."""
+        cells, count = self.plain.cells(self.x), weights.shape[axis]
+        start = count - cells if TEXT_FIRST[self.plain.kind] else 0
+        return weights.narrow(axis, start, cells)
+
+    def text_of(self, weights: torch.Tensor, axis: int) -> torch.Tensor:
+        cells, count = self.plain.cells(self.x), weights.shape[axis]
+        return weights.narrow(axis, 0 if TEXT_FIRST[self.plain.kind] else cells, count - cells)
 
     def text(self, tokens: torch.Tensor) -> torch.Tensor:
         """The text's part of tokens that are the text's and then the image's."""
@@ -381,15 +425,18 @@ class _Forward:
         return self.run.entering(f"{block}.ff.{last}")
 
     def joint_attention(self, path: str, single: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the image's queries give to the text's keys, and to the image's."""
+        """The softmax over image and text (N, heads, L, L), and the values (N, heads, L, d)."""
         outs, module = self.run.outs, self.plain.denoiser.get_submodule(path)
-        cells, first = self.plain.cells(self.x), TEXT_FIRST[self.plain.kind]
+        first = TEXT_FIRST[self.plain.kind]
 
         def projected(layer, norm):
             return _normed(_heads(outs[f"{path}.{layer}"], module.heads), getattr(module, norm))
 
         q, k = projected("to_q", "norm_q"), projected("to_k", "norm_k")
+        v = _heads(outs[f"{path}.to_v"], module.heads)
         if not single:
+            more_v = _heads(outs[f"{path}.add_v_proj"], module.heads)
+            v = torch.cat([more_v, v] if first else [v, more_v], dim=2)
             more_q = projected("add_q_proj", "norm_added_q")
             more_k = projected("add_k_proj", "norm_added_k")
             q = torch.cat([more_q, q] if first else [q, more_q], dim=2)
@@ -398,11 +445,7 @@ class _Forward:
             places = torch.cat([self.condition["txt_ids"], self.condition["img_ids"]])
             turns = _turns(places, self.plain.denoiser.config.axes_dims_rope)
             q, k = _turned(q, turns), _turned(k, turns)
-        q = q[:, :, -cells:] if first else q[:, :, :cells]
-        weights = _softmax(q, k)
-        if first:
-            return weights[..., :-cells], weights[..., -cells:]
-        return weights[..., cells:], weights[..., :cells]
+        return _softmax(q, k), v
 
 
 # --- attention by hand ------------------------------------------------------------------------
@@ -423,6 +466,12 @@ def _softmax(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None = None)
     if mask is not None:  # (N, keys), 1 for a word and 0 for padding
         scores = scores - 10000 * (1 - mask.float())[:, None, None, :]
     return scores.softmax(-1)
+
+
+def _attended(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """softmax · v of every head, side by side: (N, L, heads · d)."""
+    each = torch.einsum("nhlm,nhmd->nlhd", weights, v)
+    return each.flatten(2)
 
 
 def _normed(x: torch.Tensor, norm: torch.nn.Module | None) -> torch.Tensor:

@@ -101,7 +101,9 @@ def test_heads_come_in_the_order_asked_for(heads, chunk):
 
 
 @pytest.mark.parametrize("mask", ["none", "bool (N, heads, L, M)", "float (L, M)"])
-@pytest.mark.parametrize("queries", [slice(2, 6), slice(-3, None), slice(0, 1)])
+@pytest.mark.parametrize(
+    "queries", [slice(2, 6), slice(-3, None), slice(0, 1), torch.tensor([5, 0, 3])]
+)
 @pytest.mark.parametrize("heads", [None, (1, 2)])
 def test_queries_can_be_chosen(heads, queries, mask, chunk):
     q, k, v = inputs()

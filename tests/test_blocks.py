@@ -67,7 +67,7 @@ def test_a_tensor_knows_its_form_and_its_shape(block, true, shape):
 
 
 def test_heads_and_keys_that_are_kept():
-    image = one("map", channels=0, keys="image")
+    image = one("map", channels=0, keys="image", heads=4)
     assert image.shape((32, 48), heads=(0, 3)) == (192, 8, 12)
     assert image.shape((32, 48), heads=(0, 3), tokens=(5, 95, 0)) == (6, 8, 12)
     with pytest.raises(SpecError, match=r"tokens=96: the map 'block\.0' has 96 keys"):

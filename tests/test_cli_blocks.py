@@ -18,7 +18,7 @@ from diffeat.vision.backbone import Vision
 from tests.pipelines import EACH_PATH, TALL, levels, pictures, prompt_and_label, save_pixel
 
 MODEL = "unet-cifar10"
-COLUMNS = ["order", "block", "kind", "channels", "stride", "shape"]
+COLUMNS = ["order", "block", "kind", "channels", "stride", "heads", "shape"]
 
 
 def table(text: str) -> list[dict[str, str]]:
@@ -91,7 +91,7 @@ def test_a_table_of_blocks(diffeat):
     assert list(found) == [block.name for block in package.load(MODEL, "meta").blocks]
     assert found["mid"] == {
         "order": found["mid"]["order"], "block": "mid", "kind": "stage",
-        "channels": "192", "stride": "4", "shape": "192×8×8",
+        "channels": "192", "stride": "4", "heads": "-", "shape": "192×8×8",
     }  # fmt: skip
 
 
@@ -118,6 +118,7 @@ def test_table_and_json_agree(diffeat, folder_of):
             "kind": block["kind"],
             "channels": str(block["channels"]),
             "stride": str(block["stride"]),
+            "heads": str(block["heads"] or "-"),
             "shape": "×".join(map(str, block["shape"])),
         }
 
@@ -174,7 +175,11 @@ def test_a_model_without_a_size_of_its_own(diffeat, tmp_path):
     [
         ("mid,up.0", ["mid", "up.0"]),
         ("up.1, mid", ["mid", "up.1"]),
-        ("up.1.attn.0:cross.*", [f"up.1.attn.0:cross.{k}" for k in ("q", "k", "v", "out", "map")]),
+        (
+            "up.1.attn.0:cross.*",
+            [f"up.1.attn.0:cross.{k}" for k in ("q", "k", "v", "z", "out", "map")],
+        ),
+        ("up.1.attn.0:cross.q.h*", [f"up.1.attn.0:cross.q.h{head}" for head in (0, 1)]),
         ("dift:1,uscsd:0", ["up.1.attn.0:cross.map", "up.1"]),
         ("decoder:skip", [f"up.{i}.res.{j}:skip" for i in (0, 1) for j in (0, 1, 2)]),
         ("net:*,vae", ["vae", "net:in", "net:out", "net:x0"]),

@@ -200,7 +200,7 @@ def test_discarded_channels(run, in_memory):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--heads", "0"), "heads=(0,) is for attention maps; none is asked for"),
+        (("--heads", "0"), "heads=(0,) is for attention (…:self.q, k, v, z or map, all heads"),
         (("--tokens", "0"), "tokens=(0,) is for attention maps; none is asked for"),
         (("--discard", "0"), "is for the adaptive norm's output (…:adaln); none is asked for"),
     ],

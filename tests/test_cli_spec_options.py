@@ -41,6 +41,7 @@ VALUES = {  # what is typed, and what the spec has then
     "tile_layout": (["--tile", "16", "--tile-layout", "shifted"], "shifted"),
     "heads": (["--heads", "0,2"], (0, 2)),
     "tokens": (["--tokens", "5"], (5,)),
+    "low_pass": (["--low-pass", "0.5"], 0.5),
     "discard": (["--discard", "1,8"], (1, 8)),
     "dtype": (["--dtype", "int8"], "int8"),
 }

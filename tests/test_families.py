@@ -11,6 +11,7 @@ import torch
 import diffeat
 from diffeat.backbones import FAMILIES
 from diffeat.errors import SpecError
+from diffeat.hooks import HookManager, Tap
 from tests.pipelines import levels, pictures
 
 DOCS = Path(__file__).parent.parent / "docs" / "families.md"
@@ -73,6 +74,16 @@ def rectangles(backbone, name):
     assert diffeat.extract(backbone, pictures(1, (32, 48)), wide)
 
 
+def edited(backbone, name):
+    """All weight on one key, in the first attention that has a map: the prediction moves."""
+    path = next(b.path for b in backbone.tensors if b.is_attention)
+    plain = run(backbone, name, "net:x0")
+    edit = {Tap(path, "attention"): lambda p: torch.eye(p.shape[-1])[0].expand_as(p)}
+    with HookManager(backbone.denoiser, {}, edits=edit):
+        moved = run(backbone, name, "net:x0")
+    assert any(not torch.equal(plain[key], moved[key]) for key in plain)
+
+
 CAPABILITIES = {
     "block outputs": kind("all"),
     "resnet in, increment": kind(("*.*.res.*:in", "*.*.res.*:increment")),
@@ -80,10 +91,16 @@ CAPABILITIES = {
     "before resampling": kind("*.*:pre"),
     "block in": kind("block.*:in"),
     "self q, k, v": kind(("**:self.q", "**:self.k", "**:self.v")),
+    "self z": kind("**:self.z"),
     "self map": kind("**:self.map"),
+    "single heads": kind(("**:self.q.h*", "**:self.z.h0", "**:self.map.h1")),
+    "edited attention": edited,
     "cross q": kind("**:cross.q"),
     "cross k, v": kind(("**:cross.k", "**:cross.v")),
+    "cross z": kind("**:cross.z"),
     "cross map": kind("**:cross.map"),
+    "text q, t2i map": kind(("**:text.q", "**:t2i.map")),
+    "registers": kind("**:register.map"),
     "ff inner": kind("**:ff.inner"),
     "adaln": kind("**:adaln"),
     "text stream": kind("**:text"),

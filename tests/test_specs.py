@@ -32,6 +32,7 @@ FULL = {
     "tile_layout": "shifted",
     "heads": (0, 2),
     "tokens": (5, 1),
+    "low_pass": 0.25,
     "discard": (7,),
     "dtype": "float32",
 }

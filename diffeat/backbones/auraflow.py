@@ -31,7 +31,7 @@ class AuraFlow(TextTransformer):
         at = yield from transformer(*place, "attn", tap, joined=tokens)
         yield at.also("text", Tap(path), self.width, "text", 0, tokens=tokens)
         attend = single_attention if tokens == "last" else joint_attention
-        yield from attend(at, block.attn, f"{path}.attn", "last")
+        yield from attend(at, block.attn, f"{path}.attn", "last", self.registers)
         inner = Tap(f"{path}.ff.out_projection", "input")
         width = block.ff.out_projection.in_features
         yield at.also("ff.inner", inner, width, "NLD", tokens=tokens)
@@ -42,7 +42,11 @@ class AuraFlow(TextTransformer):
         return {"encoder_hidden_states": (length, self.config["joint_attention_dim"])}
 
     def text_tokens(self, length=None):
-        return super().text_tokens(length) + self.denoiser.register_tokens.shape[1]
+        return super().text_tokens(length) + self.registers
+
+    @property
+    def registers(self):
+        return self.denoiser.register_tokens.shape[1]
 
     @property
     def largest(self):

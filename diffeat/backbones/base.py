@@ -114,6 +114,11 @@ class Backbone(ABC):
         return length or self.embedding_shapes["encoder_hidden_states"][0]
 
     @property
+    def registers(self) -> int:
+        """Learned tokens that stand before the text's wherever text tokens are listed."""
+        return 0
+
+    @property
     def largest(self) -> int | None:
         """Most latent cells in a row or column, where positions come from a table."""
         return None

@@ -22,62 +22,108 @@ def attention(
     at: BlockInfo, attn: nn.Module, path: str, prefix: str, tokens: str = "all",
     keys: str = "image", out: bool = True,
 ) -> Tensors:  # fmt: skip
-    """Queries, keys, values, output and map of one attention module.
+    """Queries, keys, values, what heads give, output and map of one attention module.
 
     Args:
         at: the place that it belongs to.
-        attn: with to_q, to_k and to_v.
+        attn: with to_q, to_k, to_v and to_out.
         path: its path.
-        prefix: "self" or "cross".
+        prefix: "self", "cross" or "dual".
         tokens: which of its tokens are the image's.
         keys: what it attends to, "image" or "text".
         out: whether its output is the attention alone (and not already added to its input).
     """
     text = keys == "text"
-    yield at.also(f"{prefix}.q", Tap(f"{path}.to_q"), attn.to_q.out_features, "NLD", tokens=tokens)
+    yield projection(at, attn, path, "to_q", f"{prefix}.q", tokens)
     for letter in "kv":
-        width = getattr(attn, f"to_{letter}").out_features
-        yield at.also(
-            f"{prefix}.{letter}", Tap(f"{path}.to_{letter}"), width, "text" if text else "NLD",
-            0 if text else None, tokens=tokens,
-        )  # fmt: skip
+        yield projection(at, attn, path, f"to_{letter}", f"{prefix}.{letter}", tokens, text)
+    yield of_heads(at, attn, path, f"{prefix}.z", tokens)
     if out:
         yield at.also(f"{prefix}.out", Tap(path), attn.to_q.in_features, "NLD", tokens=tokens)
-    yield at.also(f"{prefix}.map", Tap(path, "attention"), 0, "map", tokens=tokens, keys=keys)
+    yield at.also(
+        f"{prefix}.map", Tap(path, "attention"), 0, "map", tokens=tokens, keys=keys,
+        heads=attn.heads,
+    )  # fmt: skip
 
 
-def joint_attention(at: BlockInfo, attn: nn.Module, path: str, tokens: str) -> Tensors:
+def projection(
+    at: BlockInfo, attn: nn.Module, path: str, layer: str, name: str, tokens: str = "all",
+    text: bool = False,
+) -> BlockInfo:  # fmt: skip
+    """What one of an attention's projections gives, its heads side by side.
+
+    Every head is as wide as one of the queries, so keys and values of grouped-query attention
+    count fewer heads: their width by that.
+
+    Args:
+        layer: the projection, such as "to_k".
+        name: of the kind.
+        text: whether the tokens are the text's.
+    """
+    width = getattr(attn, layer).out_features
+    each = attn.to_q.out_features // attn.heads
+    return at.also(
+        name, Tap(f"{path}.{layer}"), width, "text" if text else "NLD", 0 if text else None,
+        tokens=tokens, heads=width // each,
+    )  # fmt: skip
+
+
+def of_heads(at: BlockInfo, attn: nn.Module, path: str, name: str, tokens: str) -> BlockInfo:
+    """softmax(q·kᵀ)·v of every head, side by side: what enters the output's projection.
+
+    Where an attention has no such projection (single blocks of FLUX), what it returns.
+    """
+    out = getattr(attn, "to_out", None)
+    tap = Tap(path) if out is None else Tap(f"{path}.to_out.0", "input")
+    width = attn.to_q.out_features
+    return at.also(name, tap, width, "NLD", tokens=tokens, heads=attn.heads)
+
+
+def joint_attention(
+    at: BlockInfo, attn: nn.Module, path: str, tokens: str, registers: int = 0
+) -> Tensors:
     """One attention over image and text tokens; the text's projections are its own.
 
     Args:
         at: the place that it belongs to.
-        attn: with to_q, … for the image and add_k_proj, add_v_proj for the text.
+        attn: with to_q, … for the image and add_q_proj, add_k_proj, add_v_proj for the text.
         path: its path.
         tokens: where the image's tokens stand in the joint sequence, "first" or "last".
+        registers: learned tokens before the text's.
     """
     for letter in "qkv":
-        width = getattr(attn, f"to_{letter}").out_features
-        yield at.also(f"self.{letter}", Tap(f"{path}.to_{letter}"), width, "NLD")
+        yield projection(at, attn, path, f"to_{letter}", f"self.{letter}")
+    yield of_heads(at, attn, path, "self.z", "all")  # the text's part goes another way
     yield at.also("self.out", Tap(path), attn.to_q.in_features, "NLD")
     for letter in "kv":
-        width = getattr(attn, f"add_{letter}_proj").out_features
-        yield at.also(f"cross.{letter}", Tap(f"{path}.add_{letter}_proj"), width, "text", 0)
-    yield from joint_maps(at, path, tokens)
+        yield projection(at, attn, path, f"add_{letter}_proj", f"cross.{letter}", text=True)
+    yield projection(at, attn, path, "add_q_proj", "text.q", text=True)
+    yield from joint_maps(at, attn, path, tokens, registers)
 
 
-def single_attention(at: BlockInfo, attn: nn.Module, path: str, tokens: str) -> Tensors:
+def single_attention(
+    at: BlockInfo, attn: nn.Module, path: str, tokens: str, registers: int = 0
+) -> Tensors:
     """One attention over one sequence of text and image tokens, with the same weights."""
     for letter in "qkv":
-        width = getattr(attn, f"to_{letter}").out_features
-        yield at.also(f"self.{letter}", Tap(f"{path}.to_{letter}"), width, "NLD", tokens=tokens)
+        yield projection(at, attn, path, f"to_{letter}", f"self.{letter}", tokens)
+    yield of_heads(at, attn, path, "self.z", tokens)
     yield at.also("self.out", Tap(path), attn.to_q.in_features, "NLD", tokens=tokens)
-    yield from joint_maps(at, path, tokens)
+    yield projection(at, attn, path, "to_q", "text.q", tokens, text=True)
+    yield from joint_maps(at, attn, path, tokens, registers)
 
 
-def joint_maps(at: BlockInfo, path: str, tokens: str) -> Tensors:
-    """The image's and the text's columns of a joint softmax, for the image's queries."""
-    for prefix, keys in (("self", "image"), ("cross", "text")):
-        yield at.also(f"{prefix}.map", Tap(path, "attention"), 0, "map", tokens=tokens, keys=keys)
+def joint_maps(
+    at: BlockInfo, attn: nn.Module, path: str, tokens: str, registers: int = 0
+) -> Tensors:
+    """Parts of a joint softmax: the image's queries by the image's, the text's and the
+    registers' columns, and the text's queries by the image's columns."""
+    how = {"tap": Tap(path, "attention"), "layout": "map", "tokens": tokens, "heads": attn.heads}
+    yield at.also("self.map", channels=0, keys="image", **how)
+    yield at.also("cross.map", channels=0, keys="text", **how)
+    if registers:
+        yield at.also("register.map", channels=registers, keys="register", **how)
+    yield at.also("t2i.map", channels=0, keys="image", queries="text", **how)
 
 
 def transformer(

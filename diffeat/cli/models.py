@@ -100,7 +100,8 @@ def _count_weights(path: Path) -> int:
 def blocks(model: str, tensors: bool, patterns, aliases: bool, size, as_json: bool) -> None:
     """List the blocks of MODEL in the order of execution, without loading its weights.
 
-    Shapes are those of one picture's feature: C×H×W, or tokens × D for text.
+    Shapes are those of one picture's feature: C×H×W, or tokens × D for text. Where there are
+    heads, NAME.h3 is one of them, and NAME.h* every one.
     """
     from diffeat.blocks import resolve_blocks
     from diffeat.loading import load
@@ -125,18 +126,20 @@ def blocks(model: str, tensors: bool, patterns, aliases: bool, size, as_json: bo
     click.echo(f"weights {weights:,.2f} GB in bfloat16; the tensors below {kept:,.2f} MB per "
                "picture and t in float16")  # fmt: skip
     width = max(len(row["name"]) for row in rows)
-    click.echo(f"{'order':>5}  {'block':<{width}}  {'kind':<11}  channels  stride  shape")
+    click.echo(f"{'order':>5}  {'block':<{width}}  {'kind':<11}  channels  stride  heads  shape")
     for row in rows:
         shape = "×".join(map(str, row["shape"]))
-        click.echo(f"{row['order']:>5}  {row['name']:<{width}}  {row['kind']:<11}  "
-                   f"{row['channels']:>8}  {row['stride']:>6}  {shape}")  # fmt: skip
+        click.echo(
+            f"{row['order']:>5}  {row['name']:<{width}}  {row['kind']:<11}  "
+            f"{row['channels']:>8}  {row['stride']:>6}  {row['heads'] or '-':>5}  {shape}"
+        )
 
 
 def _facts(backbone, block, size: tuple[int, int]) -> dict:
     """What one line of the list says; a text tensor has no stride."""
     from diffeat.extraction.plan import tensor_shape
 
-    names = ("name", "path", "kind", "part", "stride", "layout", "order", "tensor")
+    names = ("name", "path", "kind", "part", "stride", "layout", "order", "tensor", "heads")
     shape = tensor_shape(backbone, block, size)
     channels = shape[-1] if block.is_text else shape[0]
     return {name: getattr(block, name) for name in names} | {

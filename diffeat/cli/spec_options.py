@@ -24,6 +24,7 @@ READ: dict[str, dict[str, Any]] = {
     "str": {},
     "str | None": {},
     "int": {"type": int},
+    "float | None": {"type": float},
     "bool": {"default": None},
     "int | str | None": {"callback": class_label},
     "tuple[Level, ...]": {"callback": comma_list},

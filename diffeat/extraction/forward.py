@@ -18,7 +18,7 @@ from diffeat.blocks import VAE_DECODER
 from diffeat.extraction.noising import add_noise, clean_latents
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.reduce import Size, feature
-from diffeat.hooks import Edit, HookManager
+from diffeat.hooks import Edit, HookManager, Tap
 
 PREDICTION = "\0prediction"
 """Name of what the network itself predicts, among what is kept; see `Forward.x0_eps`."""
@@ -35,10 +35,10 @@ class Forward:
 
     Args:
         plan: which tensors are kept, and how they are reduced.
-        edits: of activations, as `HookManager` takes them.
+        edits: of activations and of attention, as `HookManager` takes them.
     """
 
-    def __init__(self, plan: Plan, edits: Mapping[str, Edit] | None = None):
+    def __init__(self, plan: Plan, edits: Mapping[str | Tap, Edit] | None = None):
         self.plan, self.backbone, self.edits = plan, plan.backbone, edits
 
     def run(

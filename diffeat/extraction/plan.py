@@ -129,8 +129,14 @@ class Plan:
         return {b: 4 * math.prod(self.map_shape(b, size)) for b in self.blocks if b.is_attention}
 
     def _check_members(self) -> None:
-        """Members that are all the same cost time and change nothing."""
+        """What costs time and changes nothing."""
         spec = self.spec
+        if spec.low_pass is not None and self.pool == (1, 1):
+            warnings.warn(
+                f"low_pass={spec.low_pass}: the mean over a map (pool=1x1) has no frequencies; it "
+                "is the same without",
+                stacklevel=3,
+            )
         noisy = spec.noise in ("per-image", "per-content", "shared", "uniform", "generation")
         sampled = spec.latent == "sample" and self.backbone.vae is not None
         if spec.ensemble > 1 and not noisy and not sampled:
@@ -143,10 +149,25 @@ class Plan:
     def _check_choices(self) -> None:
         """Choices that only some tensors can answer."""
         spec, maps = self.spec, [block for block in self.blocks if block.is_attention]
-        for name in ("heads", "tokens"):
-            if getattr(spec, name) is not None and not maps:
+        headed = [block for block in self.blocks if block.heads and block.head is None]
+        if spec.heads is not None and not headed:
+            raise SpecError(
+                f"heads={spec.heads} is for attention (…:self.q, k, v, z or map, all heads of "
+                "it); none is asked for"
+            )
+        if spec.tokens is not None and not maps:
+            raise SpecError(f"tokens={spec.tokens} is for attention maps; none is asked for")
+        for block in headed if spec.heads else ():
+            if max(spec.heads) >= block.heads:
                 raise SpecError(
-                    f"{name}={getattr(spec, name)} is for attention maps; none is asked for"
+                    f"heads={max(spec.heads)}: {block.name} has {block.heads} heads, 0 … "
+                    f"{block.heads - 1}"
+                )
+        for block in self.blocks if spec.low_pass is not None else ():
+            if not block.has_grid:
+                raise SpecError(
+                    f"low_pass={spec.low_pass} is for maps; block {block.name!r} holds text "
+                    "tokens, which have no grid"
                 )
         if spec.discard and not any(block.is_adaptive for block in self.blocks):
             raise SpecError(
@@ -170,7 +191,9 @@ class Plan:
                             f"{name} out")  # fmt: skip
         if spec.tile or spec.flip:
             for block in self.blocks:
-                if block.is_text or block.attends_to_image:
+                # a softmax over the cells of a tile is not one over the picture's
+                parted = block.attends_to_image or (block.asked_by_text and spec.tile)
+                if block.is_text or parted:
                     raise SpecError(
                         f"block {block.name!r} cannot be put together from tiles or mirrored "
                         "pictures; leave tile and flip out"
@@ -179,10 +202,7 @@ class Plan:
                 raise SpecError("noise=generation paints whole pictures; leave tile and flip out")
 
     def _check_map(self, block: BlockInfo) -> None:
-        """Heads that the model has, and keys whose number does not change by picture."""
-        heads = self.backbone.denoiser.get_submodule(block.path).heads
-        if self.spec.heads is not None and max(self.spec.heads) >= heads:
-            raise SpecError(f"heads={max(self.spec.heads)}: {block.name} has {heads} heads")
+        """Channels whose number does not change by picture."""
         if self.spec.fit == "native" and block.attends_to_image and self.spec.tokens is None:
             raise SpecError(
                 f"block {block.name!r} has a channel per cell, so pictures of different sizes have "

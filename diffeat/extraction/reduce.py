@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,9 +34,9 @@ def feature(plan: Plan, block: BlockInfo, read: Any, size: Size, x_t: tuple = ()
     """
     tensor = unpooled(plan, block, read, size, x_t)
     if block.is_text:
-        if block.tokens == "last":  # one sequence, whose text stands first
-            tensor = tensor[:, : plan.backbone.text_tokens(plan.text_length)]
         return tensor.mean(1) if plan.pool else tensor.clone()
+    if plan.spec.low_pass is not None:
+        tensor = low_passed(tensor, plan.spec.low_pass)
     if plan.pool is None:
         return tensor.clone(memory_format=torch.contiguous_format)
     if plan.pool == (1, 1):
@@ -54,11 +55,11 @@ def unpooled(plan: Plan, block: BlockInfo, read: Any, size: Size, x_t: tuple = (
         return backbone.schedule.predict_x0_eps(x, output, t, alpha, sigma)[0]
     if isinstance(read, AttentionInputs):
         return _map(plan, block, read, size)
+    if block.is_text and block.tokens == "last":  # one sequence, whose text stands first
+        read = read[:, : backbone.text_tokens(plan.text_length)]
     if block.is_patches:
         return unpatchify(read, backbone.latent_shape(size)[1:], backbone.multiple)
-    if block.is_tokens:
-        if read.ndim == 4:  # a 1×1 convolution in place of a linear layer
-            return read
+    if block.is_tokens and read.ndim == 3:  # 4 of a 1×1 convolution in place of a linear layer
         grid = block.grid(size)
         read = read[:, _image_tokens(block, grid[0] * grid[1], read.shape[1])]
         read = read.transpose(1, 2).unflatten(2, grid)
@@ -66,25 +67,56 @@ def unpooled(plan: Plan, block: BlockInfo, read: Any, size: Size, x_t: tuple = (
         read = read.permute(0, 3, 1, 2)
     if block.span is not None:
         read = read[:, slice(*block.span)]
+    if block.heads and (heads := block.kept_heads(plan.spec.heads)) is not None:
+        read = of_heads(read, block.heads, heads)
     return read
 
 
+def of_heads(tensor: torch.Tensor, count: int, heads: Sequence[int]) -> torch.Tensor:
+    """Some of the `count` heads that lie side by side in the last axis of tokens (n, L, C), or
+    in the channels of maps (n, C, h, w); in the order given."""
+    axis = 1 if tensor.ndim == 4 else 2
+    apart = tensor.unflatten(axis, (count, -1))
+    if len(heads) == 1:
+        return apart.select(axis, heads[0])
+    chosen = apart.index_select(axis, constant(heads, torch.long, tensor.device))
+    return chosen.flatten(axis, axis + 1)
+
+
+def low_passed(maps: torch.Tensor, cutoff: float) -> torch.Tensor:
+    """Maps (n, C, h, w) without their frequencies above a radius: an ideal low-pass.
+
+    Kept are the terms of the 2-D discrete Fourier transform with 2·|(f_y, f_x)| ≤ cutoff, f in
+    cycles per site, so that 1 is the Nyquist frequency of a row or column. Worked out in fp32;
+    maps go on periodically. Source: HeFT (2025), the idea; its cut-off is not verified.
+    """
+    rows, columns = maps.shape[2:]
+    how = {"dtype": torch.float64, "device": maps.device}
+    fy, fx = torch.fft.fftfreq(rows, **how), torch.fft.rfftfreq(columns, **how)
+    kept = 2 * torch.hypot(fy[:, None], fx[None]) <= cutoff
+    spectrum = torch.fft.rfft2(maps.float()) * kept
+    return torch.fft.irfft2(spectrum, s=(rows, columns)).to(maps.dtype)
+
+
 def _map(plan: Plan, block: BlockInfo, inputs: AttentionInputs, size: Size) -> torch.Tensor:
-    """(n, heads' · keys', h, w) probabilities of the image's queries."""
-    grid, spec = block.grid(size), plan.spec
+    """(n, heads' · channels', h, w) probabilities: a cell per query and a channel per key, or
+    the other way round where text tokens ask the image's cells."""
+    grid, heads = block.grid(size), block.kept_heads(plan.spec.heads)
     queries, total = inputs.query.shape[2], inputs.key.shape[2]
     image = _image_tokens(block, grid[0] * grid[1], queries)
     keys = torch.arange(total, device=inputs.key.device)
-    if block.tokens == "all":  # it attends to nothing but the one or the other
-        kept = keys
-    elif block.attends_to_image:
-        kept = keys[image]
+    others = torch.cat([keys[: image.start], keys[image.stop :]])  # text tokens, of a joint one
+    if block.tokens == "all" or block.attends_to_image:  # nothing but the one or the other
+        channels = keys if block.tokens == "all" else keys[image]
     else:
-        kept = torch.cat([keys[: image.start], keys[image.stop :]])
-    if spec.tokens is not None:
-        kept = kept[constant(spec.tokens, torch.long, kept.device)]
-    maps = inputs.probabilities(spec.heads, image, kept)
-    if spec.heads is not None:  # (n, heads, cells, keys) → heads · keys channels
+        channels = others[: block.channels] if block.keys == "register" else others
+    if plan.spec.tokens is not None:
+        channels = channels[constant(plan.spec.tokens, torch.long, channels.device)]
+    if block.asked_by_text:
+        maps = inputs.probabilities(heads, channels, keys[image])  # (n, heads?, channels, cells)
+        return (maps if heads is None else maps.flatten(1, 2)).unflatten(2, grid)
+    maps = inputs.probabilities(heads, image, channels)  # (n, heads?, cells, channels)
+    if heads is not None:
         maps = maps.permute(0, 2, 1, 3).flatten(2)
     return maps.transpose(1, 2).unflatten(2, grid)
 

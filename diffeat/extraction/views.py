@@ -16,6 +16,7 @@ from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.features import Key
 from diffeat.extraction.pending import Pending, check_finite, peaks
 from diffeat.extraction.plan import Plan
+from diffeat.extraction.reduce import low_passed
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class ViewExtractor:
         """The extractor of whole maps for one size of tile."""
         if tile not in self._inner:
             spec = replace(self.plan.spec, size=tile, tile=None, flip=False, pool="none",
-                           dtype="float32", fit="squash", tile_noise="picture",
+                           low_pass=None, dtype="float32", fit="squash", tile_noise="picture",
                            tile_layout="even")  # fmt: skip
             plan = Plan(self.plan.backbone, spec, self.plan.text_length)
             self._inner[tile] = Extractor(plan, batch_size, self.conditions, sharing=self._sharing)
@@ -186,7 +187,8 @@ class _Canvas(Pending):
         return {key: value.to(plan.dtype) for key, value in found.items()}
 
     def _pooled(self, maps: torch.Tensor) -> torch.Tensor:
-        pool = self.plan.pool
+        pool, cutoff = self.plan.pool, self.plan.spec.low_pass
+        maps = maps if cutoff is None else low_passed(maps, cutoff)
         return maps if pool is None else F.adaptive_avg_pool2d(maps, pool).flatten(1)
 
 

@@ -23,6 +23,8 @@ from diffeat.vision.network import Network, Place
 Shape = tuple[int, ...]
 MOST_PREFIX = 32
 """Most tokens before the picture's: class, distillation and registers."""
+HEADS = ("num_heads", "num_attention_heads")
+"""What libraries call the number of queries' heads."""
 PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"))
 """What queries, keys and values are called where each has a layer of its own."""
 
@@ -147,8 +149,20 @@ def _declared(network, places, taps, spans, size: Shape, shapes) -> tuple[BlockI
             width = read[1] if span is None else span[1] - span[0]
             found.append(replace(block, name=inner, path=taps[inner].path, channels=width,
                                  layout="NLD", tensor=f"self.{letter}", tap=taps[inner],
-                                 tokens=read[3], span=span))  # fmt: skip
+                                 tokens=read[3], span=span,
+                                 heads=_heads(network.module, taps, name, width)))  # fmt: skip
     return tuple(found)
+
+
+def _heads(module: nn.Module, taps: Mapping[str, Tap], name: str, width: int) -> int:
+    """Heads in queries, keys or values of a width; 0 where the attention does not say how many."""
+    path = taps[f"{name}:self.q"].path
+    attention = module.get_submodule(path.rpartition(".")[0])
+    said = (getattr(attention, word, None) for word in HEADS)
+    heads = next((number for number in said if isinstance(number, int)), 0)
+    layer = module.get_submodule(path)
+    queries = layer.in_features if path.endswith(".qkv") else layer.out_features
+    return width // (queries // heads) if heads else 0
 
 
 def _form(network: Network, shape: Shape, size: Shape) -> tuple[str, int, int, str] | None:

@@ -281,9 +281,10 @@ def test_batches_shrink_until_their_maps_fit(blocks, fitting, rows, backbone_of,
 @pytest.mark.parametrize(
     ("model", "blocks", "options", "message"),
     [
-        ("sd1", "up.1", {"heads": (0,)}, r"heads=\(0,\) is for attention maps; none is asked for"),
+        ("sd1", "up.1", {"heads": (0,)}, r"heads=\(0,\) is for attention .*; none is asked for"),
         ("sd1", "up.1", {"tokens": (0,)}, r"tokens=\(0,\) is for attention maps; none is asked"),
-        ("pixel", "mid.attn.0:self.q", {"heads": (0,)}, "none is asked for"),
+        ("sd1", "up.1.attn.0:self.out", {"heads": (0,)}, "none is asked for"),
+        ("sd1", f"{CROSS}.h1", {"heads": (0,)}, "none is asked for"),  # is one head already
         ("sd1", CROSS, {"tokens": (3, 12)}, rf"tokens=12: the map '{CROSS}' has 12 keys"),
         ("dit", "block.0:self.map", {"tokens": (64,)}, "tokens=64: the map 'block.0:self.map' has"),
         ("flux", "single.0:cross.map", {"tokens": (16,)}, "tokens=16: .* has 16 keys"),

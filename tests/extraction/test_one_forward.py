@@ -56,6 +56,7 @@ SHARED = {
     "mirror": Shared((True,)),
     "heads": Shared(((0,),), extra=lambda model: {"blocks": MAPS[model]}),
     "tokens": Shared(((0, 2),), extra=lambda model: {"blocks": MAPS[model]}, changes=False),
+    "low_pass": Shared((0.4,)),
     "discard": Shared(((1, 3),), ("dit",), extra=lambda model: {"blocks": "block.1:adaln"}),
 }
 REFUSED = {  # by the layer, by name
