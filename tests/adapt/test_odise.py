@@ -209,7 +209,7 @@ class TestNames:
         with pytest.raises(SpecError, match="the word 'dog' is there twice"):
             trained.name(picture, masks, vocabulary=["dog", "cat", "dog"])
         with pytest.raises(SpecError, match="tokens"):
-            trained.name(picture, masks, vocabulary=["a cat in a box of wood"])
+            trained.name(picture, masks, vocabulary=["a cat in a box of wood on a table"])
 
     def test_fused_by_hand(self, trained, held):
         """w .3 of "dog", which was trained with, and .7 of "cow", which was not."""
