@@ -40,8 +40,10 @@ def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
     from diffeat.cli.options import open_pictures
 
     if bool(pictures) != bool(values["head"]):
-        raise click.UsageError("--proposals takes PICTURES alone, or, to name masks by a kept "
-                               "ODISE, MODEL PICTURES --head ODISE.safetensors --clip CLIP")  # fmt: skip
+        raise click.UsageError(
+            "--proposals takes PICTURES alone, or, to name masks by a kept ODISE, MODEL PICTURES "
+            "--head ODISE.safetensors --clip CLIP"
+        )
     model, what = (what, pictures) if pictures else (None, what)
     values = {**values, "model": model}
     refuse_nothing({"-o segments/": values["output"], "--csv P.csv": values["csv_path"],
