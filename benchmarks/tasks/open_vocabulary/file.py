@@ -50,7 +50,8 @@ class OpenVocabularyBenchmark(Benchmark):
             ADE20K's panoptic layout, a folder below those of the data sets; or "masks:NAME", the
             connected pieces of a named set's masks.
         test: the same, of what is measured.
-        proposals: a Mask2Former of transformers, a folder or hub id.
+        proposals: a Mask2Former of transformers, a folder or hub id; "" where no system asks.
+        model: the diffusion model of ODISE's heads.
         clip: a CLIP of transformers, likewise.
         words: a vocabulary (see `diffeat.words.vocabulary`) whose classes are the set's, in its
             order; "" takes the names of the set.
@@ -63,9 +64,10 @@ class OpenVocabularyBenchmark(Benchmark):
 
     train: str
     test: str
-    proposals: str
-    clip: str
     systems: tuple[System, ...]
+    proposals: str = ""
+    model: str = ""
+    clip: str = ""
     words: str = ""
     templates: tuple[str, ...] = ("a photo of a {}.",)
     test_limit: int | None = None
@@ -82,6 +84,12 @@ class OpenVocabularyBenchmark(Benchmark):
                                     f"expected {', '.join(known)}")  # fmt: skip
             if one.names == "own" and one.masks not in ("proposals", "random"):
                 raise SpecError(f"{where}, {one.name}: names = 'own' are those of proposals")
+            if one.masks in ("proposals", "random") and not self.proposals:
+                raise SpecError(f"{where}, {one.name}: expected proposals, a Mask2Former")
+            if one.names == "odise" and not (self.model and self.clip):
+                raise SpecError(f"{where}, {one.name}: expected model and clip, of the head")
+            if one.names == "clip" and not self.clip:
+                raise SpecError(f"{where}, {one.name}: expected clip, a CLIP")
             if (one.names == "odise") != bool(one.head):
                 raise SpecError(f"{where}, {one.name}: head goes with names = 'odise', and that "
                                 "with a head")  # fmt: skip
