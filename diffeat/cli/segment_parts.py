@@ -77,7 +77,7 @@ def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
 def _check(what: str, pictures: str | None, values: dict[str, Any]) -> None:
     """UsageError for options that do not go together."""
     from diffeat.cli.applying import is_file
-    from diffeat.cli.segment import MADE
+    from diffeat.cli.spec_options import MADE
 
     if pictures is None and not is_file(what):
         raise click.UsageError(f"{what} is no feature file (.h5); expected one, or MODEL PICTURES "
@@ -110,7 +110,8 @@ def _of_file(stack: ExitStack, what: str, _: None, values: dict[str, Any]) -> Gi
     from diffeat.store import FeatureStore
 
     store = stack.enter_context(FeatureStore(what))
-    cells = cells_of_files((store,), values["blocks"], values["timesteps"])
+    levels = store.native(values["timesteps"])
+    cells = cells_of_files((store,), values["blocks"], levels)
     if values["parts"] == "diffseg" and not values["blocks"]:
         cells = [one for one in cells if one[0].endswith(":self.map")] or cells
     count = min(len(store), values["limit"] or len(store))

@@ -17,6 +17,9 @@ from probes.dense.column import Column
 from probes.maps import Maps
 from probes.parts.base import PictureParts, largest
 
+FLAT = 1e-6
+"""Deviation, beside the largest number, below which a channel is constant."""
+
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class KMeansParts(DenseHead):
@@ -111,6 +114,9 @@ class PictureKMeans(PictureParts):
     def _parts(self, maps: Maps) -> np.ndarray:
         rng = np.random.default_rng(self.seed)
         features, _ = pixels_of(maps, self.cells_, self.pixels, 1, rng)
+        spread, level = features.std(0), np.abs(features).max(0)
+        if (spread <= FLAT * level).all():  # k-means would cluster rounding errors
+            return np.zeros(maps.size, np.int64)
         kinds = len(np.unique(features, axis=0))  # k-means warns of more clusters than these
         found = clustered(features, min(self.clusters, kinds), self.standardise, self.seed)
         return largest(maps, self.cells_, *found[:2])
