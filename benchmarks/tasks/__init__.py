@@ -13,6 +13,7 @@ from benchmarks.tasks.label_free import LabelFree
 from benchmarks.tasks.matching import Matching
 from benchmarks.tasks.mixing import Mixing
 from benchmarks.tasks.open_vocabulary import OpenVocabularyTask
+from benchmarks.tasks.parts import Parts
 from benchmarks.tasks.regret import Regret
 from benchmarks.tasks.robustness import Robustness
 from benchmarks.tasks.video import Video
@@ -27,6 +28,7 @@ TASKS: dict[str, Task] = {
     "regret": Regret(), "robustness": Robustness(), "detection": Detection(),
     "label-free": LabelFree(),
     "open-vocabulary": OpenVocabularyTask(), "words": Words(),
+    "parts": Parts(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 

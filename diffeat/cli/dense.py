@@ -170,16 +170,25 @@ def begun_folder(
     from diffeat.viz.masks import class_colours
 
     output = values["output"]
-    for name, place in inputs.items():
-        if place and Path(place).exists() and Path(place).resolve() == output.resolve():
-            raise SpecError(f"-o {output} holds {name}, which could be written over; name another "
-                            "folder")  # fmt: skip
+    refuse_inputs(output, inputs)
     make_ready(output, folder=True)
     colours = class_colours(applied.names, applied.palette)
     draw = Looks(applied.names, colours) if overlay else None
     found = DenseFolder(output, applied, ids, colours, draw, made_by=made_by, of=what, **more)
     found.begin(values["overwrite"])
     return found
+
+
+def refuse_inputs(output: Path, inputs: dict[str, Any]) -> None:
+    """SpecError where a folder that is written holds what is read.
+
+    Args:
+        inputs: what is read → where it lies, as it was named, or None.
+    """
+    for name, place in inputs.items():
+        if place and Path(place).exists() and Path(place).resolve() == output.resolve():
+            raise SpecError(f"-o {output} holds {name}, which could be written over; name another "
+                            "folder")  # fmt: skip
 
 
 def loader(opened: Any, count: int, where: str | None) -> Callable[[int], np.ndarray]:

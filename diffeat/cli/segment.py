@@ -25,11 +25,8 @@ from diffeat.cli.outputs import OutputPath, command
 from diffeat.cli.segment_parts import PARTS, parts_options
 from diffeat.cli.segment_proposals import PROPOSALS, proposals_options
 from diffeat.cli.segment_words import WORDS, words_options
-from diffeat.cli.spec_options import recipe_option, spec_file_option, spec_options
-from diffeat.specs import HELP
+from diffeat.cli.spec_options import MADE, recipe_option, spec_file_option, spec_options
 
-MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool", "dtype"))
-"""Fields of a spec that say how the features of a MODEL are made."""
 WAYS = {
     "head": ("uncertainty",),
     "words": WORDS,

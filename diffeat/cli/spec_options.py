@@ -39,6 +39,9 @@ SHORT = {"timesteps": "-t", "blocks": "-b"}
 OPPOSITE = {"scale_latent": "raw-latent", "flip": "no-flip", "mirror": "no-mirror"}
 """What the flag that says no is called."""
 
+MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool", "dtype"))
+"""Fields of a spec that say how the features of a MODEL are made."""
+
 
 def spec_options(*names: str, before: str = "", **otherwise: dict[str, Any]) -> Callable:
     """A decorator that adds options for fields of a spec.

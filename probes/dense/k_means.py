@@ -11,12 +11,11 @@ import torch
 
 from probes.checks import check_choice, check_counts
 from probes.dense.base import Segmenter, Strips
+from probes.dense.centres import clustered, pixels_of
 from probes.dense.column import Column
 from probes.maps import Maps
 
 NAMINGS = ("majority", "one-to-one")
-NUMBERS = 1 << 26
-"""At most, that sampled features hold: 256 MiB."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -79,8 +78,6 @@ class KMeansSegmenter(Segmenter):
                 clusters; "one-to-one" with another number of clusters than of classes; no sampled
                 pixel has a label.
         """
-        from sklearn.cluster import MiniBatchKMeans
-
         check_choice("naming", self.naming, NAMINGS)
         check_counts(self, "pixels", *(() if self.clusters is None else ("clusters",)))
         cells, truth = self._opened(cells, masks, classes, ignore)
@@ -91,21 +88,8 @@ class KMeansSegmenter(Segmenter):
                 "naming='one-to-one'"
             )
         features, labels, counts = self._sampled(cells, truth)
-        if len(features) < count:
-            raise ValueError(f"{len(features)} pixels for {count} clusters; expected more")
-        mean, deviation = np.zeros(1, np.float32), np.ones(1, np.float32)
-        if self.standardise:
-            mean, deviation = features.mean(0), features.std(0)
-            deviation[deviation < 1e-6 * np.abs(mean) + 1e-12] = 1
-        features -= mean
-        features /= deviation
-        found = MiniBatchKMeans(count, n_init=3, random_state=self.seed, batch_size=4096)
-        places = found.fit_predict(features)
-        centres = found.cluster_centers_.astype(np.float64)
-        self.weight_ = (centres / deviation).astype(np.float32)
-        self.bias_ = (-(centres**2).sum(1) / 2 - (centres * mean / deviation).sum(1)).astype(
-            np.float32
-        )
+        found = clustered(features, count, self.standardise, self.seed)
+        self.weight_, self.bias_, places = found
         self._name(places, labels, count, counts)
         return self
 
@@ -113,14 +97,10 @@ class KMeansSegmenter(Segmenter):
         """(n, C) float32 features and (n,) labels of pixels that the inputs show, and (K,) pixels
         of each class in all."""
         rng, parts, labels = np.random.default_rng(self.seed), [], []
-        most, counts = self.pixels, np.zeros(truth.classes, np.int64)
+        counts = np.zeros(truth.classes, np.int64)
         for row in range(len(cells)):
-            column = Column(cells.maps(row), self.cells_)
-            most = min(most, max(1, NUMBERS // column.channels))
-            pixels = np.argwhere(column.shown())
-            share = -(-most // len(cells))
-            kept = pixels[np.sort(rng.permutation(len(pixels))[:share])]
-            parts.append(column.at(kept).numpy())
+            found, kept = pixels_of(cells.maps(row), self.cells_, self.pixels, len(cells), rng)
+            parts.append(found)
             mask = truth[row]
             labels.append(mask[kept[:, 0], kept[:, 1]])
             counts += np.bincount(mask[mask != truth.ignore], minlength=truth.classes)
