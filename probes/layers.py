@@ -24,11 +24,11 @@ def resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
     if tuple(x.shape[2:]) == tuple(size):
         return x
-    rows, columns = (_between(*sides, x) for sides in zip(x.shape[2:], size, strict=True))
+    rows, columns = (between(*sides, x) for sides in zip(x.shape[2:], size, strict=True))
     return rows @ F.linear(x, columns)
 
 
-def _between(before: int, after: int, like: torch.Tensor) -> torch.Tensor:
-    """(after, before): the weight of every site of one side in every new one."""
+def between(before: int, after: int, like: torch.Tensor) -> torch.Tensor:
+    """(after, before): the weight of every site of one side in every new one, bilinear."""
     every = torch.eye(before, dtype=like.dtype, device=like.device)
     return F.interpolate(every[None], size=after, mode="linear", align_corners=False)[0].T

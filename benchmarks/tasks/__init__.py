@@ -11,6 +11,7 @@ from benchmarks.tasks.detection import Detection
 from benchmarks.tasks.geometry import Geometry
 from benchmarks.tasks.matching import Matching
 from benchmarks.tasks.mixing import Mixing
+from benchmarks.tasks.open_vocabulary import OpenVocabularyTask
 from benchmarks.tasks.regret import Regret
 from benchmarks.tasks.robustness import Robustness
 from benchmarks.tasks.video import Video
@@ -22,6 +23,7 @@ TASKS: dict[str, Task] = {
     "classification": Classification(), "matching": Matching(), "geometry": Geometry(),
     "mixing": Mixing(), "video": Video(), "segmentation": Segmentation(), "depth": Depth(),
     "regret": Regret(), "robustness": Robustness(), "detection": Detection(),
+    "open-vocabulary": OpenVocabularyTask(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 

@@ -23,6 +23,7 @@ from diffeat.cli.options import (
 )
 from diffeat.cli.outputs import OutputPath, command
 from diffeat.cli.segment_parts import PARTS, parts_options
+from diffeat.cli.segment_proposals import PROPOSALS, proposals_options
 from diffeat.cli.segment_words import WORDS, words_options
 from diffeat.cli.spec_options import recipe_option, spec_file_option, spec_options
 from diffeat.specs import HELP
@@ -33,12 +34,13 @@ WAYS = {
     "head": ("uncertainty",),
     "words": WORDS,
     "parts": PARTS,
+    "proposals": PROPOSALS,
 }
 """What says it → options that are for it alone."""
 OF_MODEL = ("timesteps", "blocks", "recipe", "spec_file", *MADE)
 """Options that a head does not need: it knows its features."""
 GROUPS = {
-    "What says it": ("head", *WORDS, *PARTS),
+    "What says it": ("head", *WORDS, *PARTS, *PROPOSALS),
     "What is written": ("output", "overlay", "uncertainty", "csv_path", "pictures_at", "overwrite",
                         "as_json"),
     "What it is compared with": ("truth",),
@@ -55,6 +57,7 @@ GROUPS = {
         help="A segmentation head that was kept, by diffeat probe --masks … --save.")  # fmt: skip
 @words_options
 @parts_options
+@proposals_options
 @option("-o", "--output", type=OutputPath(folder=True), metavar="FOLDER", help="A mask per "
         "picture, at its own size (PNG with a palette), and classes.json.")  # fmt: skip
 @option("--overlay", is_flag=True, help="-o: also the pictures under their classes (overlays/).")
@@ -66,7 +69,8 @@ GROUPS = {
         "pictures lie, if not where they were extracted from.")  # fmt: skip
 @option("--overwrite", is_flag=True, help="Write into -o although it is in use.")
 @option("--truth", metavar="DIR|NAME", help="True masks: a folder, or a named set such as "
-        "camvid:val. Says how good the masks are.")  # fmt: skip
+        "camvid:val. --proposals: true segments, FOLDER:SPLIT in COCO's panoptic layout, or "
+        "masks:NAME, the pieces of masks. Says how good they are.")  # fmt: skip
 @option("-t", "--timesteps", callback=comma_list, help="Noise levels (of a file: only these).")
 @option("-b", "--blocks", callback=comma_list, help="Blocks (of a file: only these).")
 @recipe_option
@@ -88,6 +92,7 @@ def segment(what, pictures, **values) -> None:
     diffeat segment FEATURES.h5 --head H.safetensors -o masks/     features that are stored
     diffeat segment PICTURES --head H.safetensors -o masks/        straight from the pictures
     diffeat segment MODEL PICTURES --head H.safetensors -o masks/  by a model of another name
+    diffeat segment PICTURES --proposals MASK2FORMER -o segments/  things and stuff (panoptic)
 
     A file must hold the head's features: the same model, every field of the spec, its blocks and
     t; else it is refused, field by field. Of PICTURES the head's model extracts them now, batch by
@@ -95,10 +100,11 @@ def segment(what, pictures, **values) -> None:
     pictures' ids; FOLDER/classes.json names them. With --on-error skip a picture that cannot be
     read has a row without a prediction in the CSV, and why.
     """
-    from diffeat.cli import segment_head, segment_parts, segment_words
+    from diffeat.cli import segment_head, segment_parts, segment_proposals, segment_words
 
     way = _way(values)
-    runs = {"head": segment_head.run, "words": segment_words.run, "parts": segment_parts.run}
+    runs = {"head": segment_head.run, "words": segment_words.run, "parts": segment_parts.run,
+            "proposals": segment_proposals.run}  # fmt: skip
     runs[way](what, pictures, values)
 
 
@@ -112,7 +118,8 @@ def _way(values: dict[str, Any]) -> str:
     if len(asked) != 1:
         said = " and ".join(f"--{way}" for way in asked) or "none of them"
         raise click.UsageError(
-            f"{said}; expected one: --head H.safetensors, --words cat,dog, or --parts diffcut"
+            f"{said}; expected one: --head H.safetensors, --words cat,dog, --parts diffcut, or "
+            "--proposals MASK2FORMER"
         )
     (way,) = asked
     for other, names in WAYS.items():
@@ -120,8 +127,9 @@ def _way(values: dict[str, Any]) -> str:
             if values[name]:
                 raise click.UsageError(f"--{name.replace('_', '-')} is for --{other}, not for "
                                        f"--{way}")  # fmt: skip
-    for name in OF_MODEL if way == "head" else ():
+    for name in OF_MODEL if way in ("head", "proposals") else ():
         if values[name] is not None:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for --words and --parts; a head "
-                                   "knows its features")  # fmt: skip
+            knows = "a head knows its features" if way == "head" else "proposals need none"
+            raise click.UsageError(f"--{name.replace('_', '-')} is for --words and --parts; "
+                                   f"{knows}")  # fmt: skip
     return way

@@ -24,6 +24,8 @@ from probes.metrics.intervals import (
     pair_interval,
     pair_weights,
 )
+from probes.metrics.mask_precision import MaskAveragePrecision
+from probes.metrics.panoptic import PanopticQuality
 from probes.metrics.pck import PCK, pck
 from probes.metrics.ranking import (
     MeanAveragePrecision,
@@ -72,10 +74,12 @@ __all__ = [
     "FlowSmoothness",
     "Interval",
     "JointPCK",
+    "MaskAveragePrecision",
     "MeanAbsoluteError",
     "MeanAveragePrecision",
     "MeanIoU",
     "MeanSquaredError",
+    "PanopticQuality",
     "R2Score",
     "Recall",
     "RiskCoverage",

@@ -33,9 +33,13 @@ class AveragePrecision:
     Source: Lin et al. 2014, "Microsoft COCO", and its evaluation code.
     """
 
+    KIND = "bbox"
+    """What pycocotools compares: boxes, or masks ("segm")."""
+
     def __init__(self, classes: int):
         _pycocotools()
         self.classes, self.groups = classes, []
+        self._images: list[dict[str, Any]] = []
         self._known: list[dict[str, Any]] = []
         self._found: list[dict[str, Any]] = []
 
@@ -59,8 +63,7 @@ class AveragePrecision:
             odd = boxes.labels[(boxes.labels < 0) | (boxes.labels >= self.classes)]
             if len(odd):
                 raise ValueError(f"{name} has the label {odd[0]}; expected 0 … {self.classes - 1}")
-        picture = len(self.groups) + 1
-        self.groups.append(f"picture {picture}" if group is None else group)
+        picture = self._another(group)
         crowd = np.zeros(len(known), bool) if known.crowd is None else known.crowd
         for box, label, many in zip(known.boxes, known.labels, crowd, strict=True):
             x1, y1, x2, y2 = map(float, box)
@@ -76,6 +79,13 @@ class AveragePrecision:
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
             })  # fmt: skip
         return self
+
+    def _another(self, group: Any, **facts: Any) -> int:
+        """The number of one more picture, from 1."""
+        picture = len(self.groups) + 1
+        self.groups.append(f"picture {picture}" if group is None else group)
+        self._images.append({"id": picture, **facts})
+        return picture
 
     def compute(self) -> dict[str, float]:
         """AP, AP50 and AP75 in [0, 1].
@@ -109,10 +119,11 @@ class AveragePrecision:
         """COCO's evaluation of all pictures, before numbers are made of it."""
         COCO, COCOeval = _pycocotools()
         if not self._known:
-            raise ValueError("no box of any picture is known; expected at least one")
+            what = {"bbox": "box", "segm": "mask"}[self.KIND]
+            raise ValueError(f"no {what} of any picture is known; expected at least one")
         truth = COCO()
         truth.dataset = {
-            "images": [{"id": k + 1} for k in range(len(self.groups))],
+            "images": [dict(one) for one in self._images],
             "annotations": [dict(one) for one in self._known],
             "categories": [{"id": k + 1} for k in range(self.classes)],
         }
@@ -122,7 +133,7 @@ class AveragePrecision:
             if not self._found:
                 found.dataset = {**truth.dataset, "annotations": []}
                 found.createIndex()
-            run = COCOeval(truth, found, "bbox")
+            run = COCOeval(truth, found, self.KIND)
             run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
             run.params.maxDets = [100]
             run.evaluate()
