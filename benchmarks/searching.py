@@ -41,7 +41,9 @@ from diffeat.search.dense.heads import fitted as fitted_dense
 from diffeat.search.dense.heads import setting_of, with_setting
 from diffeat.search.dense.judge import DenseJudge
 from diffeat.search.dense.labels import draw_order, inner_split
+from diffeat.search.grid import write_rows as write_table
 from diffeat.search.judge import Judge, Mix, cells_in
+from diffeat.search.label_free import FreeOptions, live_free_scores, trust
 from diffeat.search.matching import (
     BoundPairs,
     DenseRecall,
@@ -86,6 +88,7 @@ __all__ = [
     "Classification",
     "DenseJudge",
     "DenseRecall",
+    "FreeOptions",
     "HomographyAccuracy",
     "Journal",
     "Judge",
@@ -114,8 +117,10 @@ __all__ = [
     "score_pairs",
     "setting_of",
     "split_pairs",
+    "trust",
     "unmoved",
     "with_setting",
+    "write_table",
 ]
 
 
@@ -221,6 +226,13 @@ def tested(
     """What a cell has on test, with its setting, and the 95 % interval where it is known."""
     with few_classes():
         return ask_test(judge, cell, setting, memory, journal)
+
+
+def free_numbers(
+    backbone: Any, source: Any, spec: Any, options: FreeOptions, pictures: int
+) -> dict[CellKey, dict[str, float]]:
+    """Label-free numbers of every cell of a spec, from about so many pictures."""
+    return live_free_scores(backbone, source, spec, None, options, pictures).cells
 
 
 def surface_text(stored: dict[str, Any]) -> str:

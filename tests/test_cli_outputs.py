@@ -24,7 +24,7 @@ WRITERS = {
     "align": {"csv_path", "png_path", "keep"},
     "search": {"csv_path", "png_path", "html_path", "spec_path", "out", "save_path", "policy_png"},
     "aggregate": {"output", "save_path", "weights_png", "history_png", "checkpoint", "cache"},
-    "compare": {"csv_path", "png_path", "out"},
+    "compare": {"csv_path", "png_path", "out"}, "heads": {"csv_path", "png_path"},
 }  # fmt: skip
 
 

@@ -153,7 +153,7 @@ REFUSED = [
     (("-t", "20"), "-t", 2),
     (("--vocabulary", "cat,dog"), "--vocabulary and --clip go together", 2),
     (("--batch-size", "4"), "--batch-size says nothing of --proposals", 2),
-    (("--head", "h.safetensors"), "--head and --proposals; expected one", 2),
+    (("--head", "h.safetensors"), "to name masks by a kept ODISE, MODEL PICTURES", 2),
 ]
 
 

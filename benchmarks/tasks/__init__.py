@@ -9,12 +9,14 @@ from benchmarks.tasks.classification import Classification
 from benchmarks.tasks.dense import Depth, Segmentation
 from benchmarks.tasks.detection import Detection
 from benchmarks.tasks.geometry import Geometry
+from benchmarks.tasks.label_free import LabelFree
 from benchmarks.tasks.matching import Matching
 from benchmarks.tasks.mixing import Mixing
 from benchmarks.tasks.open_vocabulary import OpenVocabularyTask
 from benchmarks.tasks.regret import Regret
 from benchmarks.tasks.robustness import Robustness
 from benchmarks.tasks.video import Video
+from benchmarks.tasks.words import Words
 from diffeat.errors import SpecError, nearest
 
 __all__ = ["TASKS", "Place", "Task", "task_named"]
@@ -23,7 +25,8 @@ TASKS: dict[str, Task] = {
     "classification": Classification(), "matching": Matching(), "geometry": Geometry(),
     "mixing": Mixing(), "video": Video(), "segmentation": Segmentation(), "depth": Depth(),
     "regret": Regret(), "robustness": Robustness(), "detection": Detection(),
-    "open-vocabulary": OpenVocabularyTask(),
+    "label-free": LabelFree(),
+    "open-vocabulary": OpenVocabularyTask(), "words": Words(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 

@@ -1,15 +1,17 @@
 """Training through the backbone: fine-tuning it, feeding its decoder back to its encoder, learning
-prompts for it, and a copy of it that needs no noise."""
+prompts for it, a copy of it that needs no noise, and names of masks."""
 
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
 from diffeat.adapt.classifier import BackboneClassifier
 from diffeat.adapt.clean import CleanDIFT
 from diffeat.adapt.feedback import DifFeed, Feedback, feedback_links
 from diffeat.adapt.finetune import FineTuning, parameter_groups
+from diffeat.adapt.odise import ODISE
 from diffeat.adapt.point_prompts import PointPrompts
 from diffeat.adapt.prompts import PromptTuning
 
 __all__ = [
+    "ODISE",
     "BackboneClassifier",
     "CleanDIFT",
     "DifFeed",

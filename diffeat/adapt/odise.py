@@ -13,7 +13,7 @@ import torch
 
 from diffeat.adapt.captioner import captioner_for
 from diffeat.adapt.learning import learn
-from diffeat.adapt.odise_data import NamedPictures, Proposing, masks_of
+from diffeat.adapt.odise_data import NamedPictures, Proposing, classes_in, masks_of
 from diffeat.adapt.odise_named import NamedMasks, picture_of
 from diffeat.adapt.odise_network import ODISENetwork, Pyramid
 from diffeat.adapt.odise_saved import read_odise, write_odise
@@ -171,6 +171,8 @@ class ODISE:
         """
         self._check(validation, propose)
         self.vocabulary_ = Vocabulary.of(self.vocabulary)
+        for one in [one for one in (targets, validation) if one is not None]:
+            classes_in(one, self.vocabulary_)
         seed, device = self.random_state, self.backbone.device
         with Randomness(seed, seed, device) as randomness:
             module = self._built(self.vocabulary_)

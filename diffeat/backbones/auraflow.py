@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffeat.backbones.conditioning import t5_states, text_length
+from diffeat.backbones.conditioning import TextReader, t5_states, text_length
 from diffeat.backbones.pipeline import VAE
 from diffeat.backbones.tensors import joint_attention, single_attention, transformer
 from diffeat.backbones.text_transformers import TextTransformer
@@ -47,6 +47,11 @@ class AuraFlow(TextTransformer):
     @property
     def registers(self):
         return self.denoiser.register_tokens.shape[1]
+
+    @property
+    def text_readers(self):
+        length = self.embedding_shapes["encoder_hidden_states"][0]
+        return TextReader.among(self.extras, "tokenizer", length, self.registers)
 
     @property
     def largest(self):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from diffeat.backbones.classes import class_names_of
-from diffeat.backbones.conditioning import stand_in
+from diffeat.backbones.conditioning import TextReader, stand_in
 from diffeat.backbones.devices import upload, visiting
 from diffeat.backbones.learned_t import with_learned_t
 from diffeat.backbones.pipeline import Pipeline
@@ -112,6 +112,11 @@ class Backbone(ABC):
     def text_tokens(self, length: int | None = None) -> int:
         """Text tokens that the denoiser attends to, for prompts or embeddings of a length."""
         return length or self.embedding_shapes["encoder_hidden_states"][0]
+
+    @property
+    def text_readers(self) -> tuple[TextReader, ...]:
+        """The tokenizers whose tokens these are; () where they are not here."""
+        return ()
 
     @property
     def registers(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,29 @@ from torch import nn
 from diffeat.backbones.devices import visiting
 from diffeat.errors import SpecError
 from diffeat.noise import picture_noise
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """A tokenizer whose tokens are among the text tokens that a denoiser attends to.
+
+    Attributes:
+        tokenizer: of transformers.
+        length: tokens of a prompt.
+        first: where they begin among the denoiser's text tokens.
+        lower: whether prompts are stripped and brought to lower case first.
+    """
+
+    tokenizer: Any
+    length: int
+    first: int = 0
+    lower: bool = False
+
+    @classmethod
+    def among(cls, extras: Mapping[str, Any], name: str, *more: Any, **how: Any) -> tuple:
+        """One of a pipeline's tokenizers; () where that is not here."""
+        found = extras.get(name)
+        return () if found is None else (cls(found, *more, **how),)
 
 
 def tokenise(
@@ -31,10 +55,12 @@ def tokenise(
         SpecError: a prompt is longer than `length` tokens and may not be cut.
     """
     for prompt in prompts:
-        asked = len(tokenizer(prompt, verbose=False).input_ids)
+        ids = tokenizer(prompt, verbose=False).input_ids
+        asked = len(ids)
         if asked > length and not cut:
+            lost = tokenizer.decode(ids[length - 1 :], skip_special_tokens=True).strip()
             raise SpecError(f"the prompt has {asked} tokens, {model} takes {length}; shorten it: "
-                            f"{prompt[:60]!r}")  # fmt: skip
+                            f"{prompt[:60]!r} (too much: {lost[:60]!r})")  # fmt: skip
         if asked > length:
             warnings.warn(
                 f"{model}: one of its text encoders reads only the first {length} of {asked} "

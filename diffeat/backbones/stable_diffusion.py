@@ -7,7 +7,7 @@ import torch
 
 from diffeat.backbones.aliases import latent_unet_aliases, unet_aliases
 from diffeat.backbones.base import Backbone
-from diffeat.backbones.conditioning import clip_states, text_length
+from diffeat.backbones.conditioning import TextReader, clip_states, text_length
 from diffeat.backbones.devices import constant
 from diffeat.backbones.pipeline import CLIP, CLIP_PROJECTED, CLIP_TOKENIZER, VAE
 from diffeat.backbones.unet_blocks import list_unet_tensors, unet_multiple
@@ -47,6 +47,11 @@ class StableDiffusion(Backbone):
     def embedding_shapes(self):
         length = text_length(self.extras.get("tokenizer"), CLIP_LENGTH)
         return {"encoder_hidden_states": (length, self.config["cross_attention_dim"])}
+
+    @property
+    def text_readers(self):
+        length = self.embedding_shapes["encoder_hidden_states"][0]
+        return TextReader.among(self.extras, "tokenizer", length)
 
     def encode_prompts(self, prompts):
         """The text encoder's last hidden state."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from diffeat.backbones.aliases import transformer_aliases
 from diffeat.backbones.base import Backbone
-from diffeat.backbones.conditioning import clip_states, t5_states, text_length
+from diffeat.backbones.conditioning import TextReader, clip_states, t5_states, text_length
 from diffeat.backbones.devices import constant
 from diffeat.backbones.pipeline import CLIP, CLIP_PROJECTED, CLIP_TOKENIZER, T5, T5_TOKENIZER, VAE
 from diffeat.backbones.tensors import (
@@ -83,6 +83,11 @@ class PixArt(TextTransformer):
         width = self.config["caption_channels"] or self.config["cross_attention_dim"]
         return {"encoder_hidden_states": (length, width), "encoder_attention_mask": (length,)}
 
+    @property
+    def text_readers(self):
+        length = self.embedding_shapes["encoder_attention_mask"][0]
+        return TextReader.among(self.extras, "tokenizer", length, lower=True)
+
     def encode_prompts(self, prompts):
         """The T5's last state and the mask of real tokens; it was trained on lower case."""
         length = self.embedding_shapes["encoder_attention_mask"][0]
@@ -147,6 +152,13 @@ class StableDiffusion3(TextTransformer):
             "encoder_hidden_states": (length, self.config["joint_attention_dim"]),
             "pooled_projections": (self.config["pooled_projection_dim"],),
         }
+
+    @property
+    def text_readers(self):
+        clip = text_length(self.extras.get("tokenizer"), 77)
+        rest = self.embedding_shapes["encoder_hidden_states"][0] - clip
+        of_t5 = TextReader.among(self.extras, "tokenizer_3", rest, clip)
+        return TextReader.among(self.extras, "tokenizer", clip) + of_t5
 
     def encode_prompts(self, prompts):
         """CLIP states side by side, padded to the T5's width, then the T5's tokens."""
@@ -227,6 +239,11 @@ class Flux(TextTransformer):
             "encoder_hidden_states": (length, self.config["joint_attention_dim"]),
             "pooled_projections": (self.config["pooled_projection_dim"],),
         }
+
+    @property
+    def text_readers(self):
+        length = self.embedding_shapes["encoder_hidden_states"][0]
+        return TextReader.among(self.extras, "tokenizer_2", length)
 
     def encode_prompts(self, prompts):
         """The T5's tokens; CLIP gives the pooled vector."""

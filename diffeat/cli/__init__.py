@@ -11,6 +11,7 @@ from diffeat.cli.compare import compare
 from diffeat.cli.ending import run
 from diffeat.cli.export import export
 from diffeat.cli.extract import extract
+from diffeat.cli.heads import heads
 from diffeat.cli.info import info
 from diffeat.cli.match import match
 from diffeat.cli.merge import merge
@@ -34,6 +35,7 @@ def cli() -> None:
     diffeat extract unet-cifar10 digits -o features.h5 -t 20,60 -b up.0,up.1 --pool 2x2
     diffeat probe features.h5 --save head.safetensors
     diffeat search unet-cifar10 digits -t 20,60 -b decoder
+    diffeat heads unet-cifar10 digits -t 20,100 --png heads.png
     diffeat predict head.safetensors pictures/ -o predictions.csv
     diffeat segment pictures/ --head head.safetensors -o masks/
     diffeat aggregate maps.h5 -o one.h5 --pca 64
@@ -63,6 +65,7 @@ for command in (
     aggregate,
     probe,
     search,
+    heads,
     predict,
     segment,
     align,

@@ -153,11 +153,21 @@ def dense_folder(
     Raises:
         SpecError: it is in use, or holds what is read.
     """
+    from probes.saved import digest
+
+    made_by = {"head": type(applied.head).__name__, "digest": digest(applied.head)}
+    return begun_folder(applied, ids, values, what, inputs, made_by, overlay, **more)
+
+
+def begun_folder(
+    applied: Any, ids: Sequence[str], values: dict[str, Any], what: str, inputs: dict[str, Any],
+    made_by: dict[str, Any], overlay: bool, **more: Any,
+) -> Any:  # fmt: skip
+    """As `dense_folder`, of what is no head: `made_by` says what makes the files."""
     from diffeat.cli.outputs import make_ready
     from diffeat.search.dense.written import DenseFolder
     from diffeat.viz.looks import Looks
     from diffeat.viz.masks import class_colours
-    from probes.saved import digest
 
     output = values["output"]
     for name, place in inputs.items():
@@ -165,7 +175,6 @@ def dense_folder(
             raise SpecError(f"-o {output} holds {name}, which could be written over; name another "
                             "folder")  # fmt: skip
     make_ready(output, folder=True)
-    made_by = {"head": type(applied.head).__name__, "digest": digest(applied.head)}
     colours = class_colours(applied.names, applied.palette)
     draw = Looks(applied.names, colours) if overlay else None
     found = DenseFolder(output, applied, ids, colours, draw, made_by=made_by, of=what, **more)

@@ -47,8 +47,9 @@ KINDS = {
     "a clip": (*WARPED, *SCORED),
 }
 """What is matched → options that are for something else."""
-MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool"))
-"""Fields of a spec that say how the features of a model are made."""
+MADE = tuple(name for name in HELP if name not in ("timesteps", "blocks", "pool", "low_pass"))
+"""Fields of a spec that say how the features of a model are made; `--low-pass` is of tracked points
+here."""
 
 
 @command()

@@ -34,7 +34,7 @@ from diffeat.cli.options import (
     workers_option,
 )
 from diffeat.cli.outputs import PICTURES, OutputPath, command
-from diffeat.cli.search_guess import check_guess, print_guess
+from diffeat.cli.search_guess import check_guess, live_guesses, print_guess, stored_guesses
 from diffeat.cli.search_pairs import (
     check_pairs_options,
     maps_of_model,
@@ -100,6 +100,9 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
               "labels; alone where there are none (of a file: maps).")  # fmt: skip
 @option("--cutoff", type=float, default=0.5, show_default=True, help="--frequency: its cut-off "
               "radius in Nyquist frequencies (not A-SelecT's verified value).")  # fmt: skip
+@option("--free", is_flag=True, help="Also label-free numbers of every cell: high frequencies, "
+        "LDS, effective rank, massive channels, from a model also the agreement of two noisings; "
+        "alone where there are no labels.")  # fmt: skip
 @option("--bandit", type=click.IntRange(1), help="Also an agent over t, with so many pulls.")
 @option("--agent", type=click.Choice(("ucb1", "thompson")), default="ucb1",
               show_default=True, help="--bandit: which agent.")  # fmt: skip
@@ -136,7 +139,7 @@ UNITS = {"sets": "sizes", "pairs": "pairs", "halving": "rounds", "bandit": "pull
 @threads_option
 def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **values) -> None:
     """Find the best (block, t) of a labelled task, and say what it is worth. Of pictures without
-    labels: --frequency, a guess.
+    labels: --frequency, --free, guesses.
 
     \b
     diffeat search FEATURES.h5 [TEST.h5]              features that are stored
@@ -153,6 +156,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
     from diffeat.search.beside import beside, beside_lines
     from diffeat.search.finding import cell_text
     from diffeat.search.judges import task_kind
+    from diffeat.search.label_free import FreeOptions
     from diffeat.search.run import SearchOptions, run_search
 
     values["task"] = task_of({**values, "second": second})
@@ -166,11 +170,13 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         name = "--png" if png_path else "--html"
         raise click.UsageError(f"{name} shows the whole grid, which --halving does not fit")
     from_file = Path(what).suffix in FEATURES or Path(what).is_file()
+    stored = from_file or kind.maps  # else the maps come from a forward of their own
     asked = {name: values[name] or 0 for name in ("repeats", "sets", "bandit")}
     options = SearchOptions(
         **asked,
         memory=values["memory"] if from_file else values["memory"] // 2,
-        frequency=values["cutoff"] if values["frequency"] and (from_file or kind.maps) else None,
+        frequency=values["cutoff"] if values["frequency"] and stored else None,
+        free=FreeOptions(values["cutoff"]) if values["free"] and stored else None,
         **{
             name: values[name]
             for name in ("pairs", "halving", "agent", "selectors", "mixer", "policy", "seed", "out")
@@ -181,7 +187,7 @@ def search(what, second, csv_path, png_path, html_path, spec_path, as_json, **va
         parts = _from_file if from_file else _from_model
         judge, spec, ready = parts(stack, what, second, values, kind)
         if judge is None:  # without labels the guess is all there is
-            return print_guess(ready[0], what, spec, as_json, spec_path)
+            return print_guess(ready[-1], what, spec, as_json, spec_path)
         if values["save_path"]:
             _check_kept(judge, kind, values)
         options = with_seen(options, judge, [what, second], values)
@@ -245,6 +251,11 @@ def _choices(values: dict, device: str, timesteps=None):
     )  # fmt: skip
 
 
+def _guesses(values: dict) -> bool:
+    """Whether a guess is all that is asked for of pictures without labels."""
+    return (values["frequency"] or values["free"]) and not _asks_labels(values)
+
+
 def _asks_labels(values: dict) -> bool:
     """Whether labels are given that the pictures do not have by themselves."""
     return bool(values["targets"].labels or values["targets"].columns)
@@ -264,11 +275,7 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
 
     Without labels there is no judge, and the finding is a guess by frequency of all pictures.
     """
-    from diffeat.progress import track
-    from diffeat.search.frequency import frequency_guess
     from diffeat.search.judges import PIXELS
-    from diffeat.search.stored import cells_of
-    from diffeat.search.tasks import choose_cells
     from diffeat.store import FeatureStore
 
     given = [f"--{name.replace('_', '-')}" for name in LIVE if values[name] is not None]
@@ -283,13 +290,11 @@ def _from_file(stack: ExitStack, what: str, second: str | None, values: dict, ki
         second = None if named else second
     elif kind.takes in PIXELS:
         values["dense"] = dense_choice(values, kind.takes)
-    elif store.labels is None and values["frequency"] and not _asks_labels(values):
+    elif store.labels is None and _guesses(values):
         check_guess(what)
         if second:
             raise click.UsageError(f"{second}: {what} has no labels, so there is nothing to test")
-        cells = choose_cells(what, cells_of(store), values["blocks"] or None, timesteps)
-        cells = track(cells, desc="frequency", unit="cells")
-        return None, store.spec, [frequency_guess(store, cells, values["cutoff"])]
+        return None, store.spec, stored_guesses(values, store, timesteps)
     test = stack.enter_context(FeatureStore(second)) if second else None
     device = "cpu" if values["device"] == "auto" else values["device"]
     return kind.from_files(store, test, _choices(values, device, timesteps)), store.spec, []
@@ -303,7 +308,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     from diffeat.conditioned import EMBEDDING_ROWS, check_targets, conditioned
     from diffeat.extraction import Plan, load_for
     from diffeat.extraction.learned_prompts import embedding_rows
-    from diffeat.search.live import LiveFeatures, live_frequency
+    from diffeat.search.live import LiveFeatures
     from diffeat.search.splits import TRAIN, VALIDATION
     from diffeat.search.targeted import sources_with_targets
     from diffeat.vision.names import defaults_for
@@ -331,7 +336,7 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
         for name in (second, values["test"])
         if name
     ]
-    alone = values["frequency"] and sources[0].labels is None and not _asks_labels(values)
+    alone = sources[0].labels is None and _guesses(values)
     labels = None
     if not alone:  # of pictures without a label no features are computed
         sources, labels = sources_with_targets(
@@ -347,17 +352,18 @@ def _from_model(stack: ExitStack, what: str, second: str | None, values: dict, k
     backbone = load_for(ModelRequest(what, **model_fields(values)), spec)
     run = {"batch_size": values["batch_size"], "workers": values["workers"]}
     if alone:
-        guess = live_frequency(backbone, sources[0], spec, values["cutoff"], **run)
-        return None, Plan(backbone, spec).spec, [guess]
+        return (
+            None,
+            Plan(backbone, spec).spec,
+            live_guesses(values, backbone, sources[0], spec, run),
+        )
     features = LiveFeatures(backbone, sources, spec, values["memory"] // 2, **run)
     if features.class_map:
         note(f"classes of {what} {features.class_map.text}")
     values["sources"] = features.sources
-    judge, ready = kind.from_model(features, _choices(values, values["device"]), labels), []
-    if values["frequency"]:
-        seen = np.flatnonzero(np.isin(judge.part, (TRAIN, VALIDATION)))
-        ready = [live_frequency(backbone, sources[0], spec, values["cutoff"], rows=seen, **run)]
-    return judge, features.plan.spec, ready
+    judge = kind.from_model(features, _choices(values, values["device"]), labels)
+    run["rows"] = np.flatnonzero(np.isin(judge.part, (TRAIN, VALIDATION)))
+    return judge, features.plan.spec, live_guesses(values, backbone, sources[0], spec, run)
 
 
 def _from_maps(stack: ExitStack, what: str, second: str | None, values: dict, kind, spec):

@@ -93,6 +93,7 @@ def segment(what, pictures, **values) -> None:
     diffeat segment PICTURES --head H.safetensors -o masks/        straight from the pictures
     diffeat segment MODEL PICTURES --head H.safetensors -o masks/  by a model of another name
     diffeat segment PICTURES --proposals MASK2FORMER -o segments/  things and stuff (panoptic)
+    diffeat segment MODEL PICTURES --head ODISE.safetensors --proposals MASK2FORMER --clip CLIP …
 
     A file must hold the head's features: the same model, every field of the spec, its blocks and
     t; else it is refused, field by field. Of PICTURES the head's model extracts them now, batch by
@@ -115,6 +116,8 @@ def _way(values: dict[str, Any]) -> str:
         click.UsageError: none or several of them; options of another one.
     """
     asked = [way for way in WAYS if values[way]]
+    if asked == ["head", "proposals"]:  # ODISE: the head names what is proposed
+        asked = ["proposals"]
     if len(asked) != 1:
         said = " and ".join(f"--{way}" for way in asked) or "none of them"
         raise click.UsageError(

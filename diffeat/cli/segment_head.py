@@ -61,7 +61,7 @@ def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
     if as_json:
         print_json(facts)
     else:
-        _print(facts, tally)
+        print_masks(facts, tally)
 
 
 def _check(what: str, pictures: str | None, values: dict[str, Any]) -> None:
@@ -89,8 +89,8 @@ def _tally(applied: Any, opened: Any, ids: list[str], truth: str | None) -> Any:
     return MaskTally(applied, truth_of(truth, applied, None if of_file else opened, ids, sizes))
 
 
-def _print(facts: dict[str, Any], tally: Any) -> None:
-    """For people."""
+def print_masks(facts: dict[str, Any], tally: Any) -> None:
+    """Say for people what masks were made, and how good they are."""
     where = f"{facts['output']}: " if facts["output"] else ""
     click.echo(f"{where}{facts['predicted']:,} masks of {facts['pictures']:,} pictures")
     shares = sorted(facts.get("shares", {}).items(), key=lambda item: -item[1])

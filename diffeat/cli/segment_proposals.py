@@ -39,15 +39,19 @@ def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
     from diffeat.cli.dense import refuse_nothing
     from diffeat.cli.options import open_pictures
 
-    if pictures:
-        raise click.UsageError(f"--proposals names the model, so {what} has no place; leave one "
-                               "out")  # fmt: skip
+    if bool(pictures) != bool(values["head"]):
+        raise click.UsageError(
+            "--proposals takes PICTURES alone, or, to name masks by a kept ODISE, MODEL PICTURES "
+            "--head ODISE.safetensors --clip CLIP"
+        )
+    model, what = (what, pictures) if pictures else (None, what)
+    values = {**values, "model": model}
     refuse_nothing({"-o segments/": values["output"], "--csv P.csv": values["csv_path"],
                     "--truth": values["truth"], "--json": values["as_json"]})  # fmt: skip
-    if bool(values["vocabulary"]) != bool(values["clip"]):
-        raise click.UsageError("--vocabulary and --clip go together: the words, and what names by "
-                               "them")  # fmt: skip
-    for name in ("pictures_at", "batch_size", "lora", "denoiser"):
+    if bool(values["vocabulary"] or values["head"]) != bool(values["clip"]):
+        raise click.UsageError("--vocabulary and --clip go together (the words, and what names by "
+                               "them), and so do --head and --clip")  # fmt: skip
+    for name in ("pictures_at", "batch_size", *(() if values["head"] else ("lora", "denoiser"))):
         if values[name] is not None:
             said = name.removesuffix("_at").replace("_", "-")
             raise click.UsageError(f"--{said} says nothing of --proposals; leave it out")
@@ -83,10 +87,13 @@ class _Run:
         self.what, self.source, self.values = what, source, values
         device = device_of(values["device"])
         self.model = Mask2Former(values["proposals"], device)
-        self.namer, self.classes = None, self.model.classes
-        if values["vocabulary"]:
-            words = Vocabulary.of(values["vocabulary"])
-            self.namer, self.classes = ClipNamer(values["clip"], words, device=device), words.names
+        self.names, self.classes = self._own, self.model.classes
+        words = Vocabulary.of(values["vocabulary"]) if values["vocabulary"] else None
+        if values["head"]:
+            self.names, self.classes = self._by_odise(words, device)
+        elif words is not None:
+            clip = ClipNamer(values["clip"], words, device=device)
+            self.names, self.classes = self._by_clip(clip), words.names
         self.things = self._things(values["stuff"] or ())
         self.counts: dict[str, list[int]] = {}
         self.skipped: dict[str, str] = {}
@@ -129,15 +136,12 @@ class _Run:
 
         picture = np.asarray(self.source.load(row).convert("RGB"))
         found = self.model.propose(picture)
-        scores = found.class_scores
-        if self.namer is not None:  # what is nothing to the model is nothing of the words
-            named = self.namer.scores(picture, found.masks.numpy() > 0)
-            scores = named * found.scores.numpy()[:, None]
-        usual = THRESHOLDS["mask2former" if self.namer is None else "odise"]
+        scores, nothing = self.names(picture, found)
+        usual = THRESHOLDS["odise" if self.values["clip"] else "mask2former"]
         asked = {"object_mask_threshold": self.values["object_threshold"],
                  "overlap_threshold": self.values["overlap_threshold"]}  # fmt: skip
         merged = panoptic(
-            scores, probabilities(found.masks), self.things, void=1 - found.scores,
+            scores, probabilities(found.masks), self.things, void=nothing,
             **usual | {name: value for name, value in asked.items() if value is not None},
         )  # fmt: skip
         file = ""
@@ -155,6 +159,36 @@ class _Run:
             rows.append([self.source.ids[row], file, one["id"], name, f"{one['score']:.6g}",
                          one["area"]])  # fmt: skip
         return rows or [[self.source.ids[row], file, "", "", "", ""]]
+
+    @staticmethod
+    def _own(picture: Any, found: Any) -> tuple[Any, Any]:
+        """(Q, K) scores and (Q,) chances of nothing, by the Mask2Former's own classes."""
+        return found.class_scores, 1 - found.scores
+
+    @staticmethod
+    def _by_clip(namer: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
+        """The same by a CLIP; what is nothing to the model is nothing of the words."""
+
+        def named(picture: Any, found: Any) -> tuple[Any, Any]:
+            scores = namer.scores(picture, found.masks.numpy() > 0)
+            return scores * found.scores.numpy()[:, None], 1 - found.scores
+
+        return named
+
+    def _by_odise(self, words: Any, device: str) -> tuple[Callable, tuple[str, ...]]:
+        """The same by a kept ODISE, and the names of the classes."""
+        from functools import partial
+
+        from diffeat.adapt.odise_proposals import load_odise, named_proposals
+        from diffeat.backbones import ModelRequest
+        from diffeat.cli.options import model_fields
+        from diffeat.loading import load_model
+
+        values = self.values
+        backbone = load_model(ModelRequest(values["model"], **model_fields(values)))
+        odise = load_odise(values["head"], backbone, values["clip"], device)
+        names = (odise.vocabulary_ if words is None else words).names
+        return partial(named_proposals, odise, vocabulary=words), names
 
     def _things(self, stuff: Any) -> frozenset[int]:
         from diffeat.errors import SpecError, nearest
@@ -182,6 +216,7 @@ class _Run:
         draw = partial(segment_overlay, names=names, colours=class_colours(names))
         made_by = {"proposals": self.model.name, "weights": self.model.fingerprint,
                    "classes": list(names), "clip": self.values["clip"],
+                   "head": self.values["head"] and str(self.values["head"]),
                    "stuff": sorted(set(range(len(names))) - self.things)}  # fmt: skip
         found = SegmentFolder(
             output, self.source.ids, names, self.things,

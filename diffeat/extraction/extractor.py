@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
 
@@ -19,6 +20,16 @@ from diffeat.extraction.trajectory import walk
 
 Kept = Iterator[tuple[tuple[str, int], torch.Tensor]]
 """((block, row of the buffers from which on), feature (pictures · members, …))."""
+
+
+class Taker(Protocol):
+    """What features are handed to, as `Buffers` takes them."""
+
+    def put(self, name: str, rows: slice, values: torch.Tensor) -> None:
+        """Rows (t-major: level · P + picture) of a block: features (n, …)."""
+
+    def put_every_level(self, name: str, values: torch.Tensor) -> None:
+        """Features (P, …) of a block that are the same at every level."""
 
 
 class Extractor(Forward):
@@ -86,15 +97,25 @@ class Extractor(Forward):
             SpecError: shapes or conditions that do not fit.
             NumericsError: as `Pending.result`, where the work is done at once.
         """
-        self._check(batch)
         out = Buffers(self.plan, batch.size, len(batch))
+        self.fill(batch, out)
+        return out.queued()
+
+    @torch.no_grad()
+    def fill(self, batch: Batch, out: Taker) -> None:
+        """Hand the features of one batch to whoever takes them, forward by forward.
+
+        Args:
+            batch: see `start`.
+            out: takes them as they come, so that they need not be held all at once.
+        """
+        self._check(batch)
         batch = batch.drawn(self.plan)
         z = self._clean(batch, out)
         if self.taps:
             self._denoise(batch, z, out)
-        return out.queued()
 
-    def _clean(self, batch: Batch, out: Buffers) -> torch.Tensor:
+    def _clean(self, batch: Batch, out: Taker) -> torch.Tensor:
         """z, (P, E, C, h, w); what is kept of the VAE fills every level."""
         z, kept = self.encode(batch.x0(self.backbone.device), batch.sample)
         if "vae" in self.plan.spec.blocks:
@@ -114,7 +135,7 @@ class Extractor(Forward):
         for level in self.plan.levels if self.plan.clean else ():
             self.backbone.schedule.at(level.t)  # now it says how much noise there is
 
-    def _denoise(self, batch: Batch, z: torch.Tensor, out: Buffers) -> None:
+    def _denoise(self, batch: Batch, z: torch.Tensor, out: Taker) -> None:
         """Fill what the denoiser gives, as many rows at a time as a forward takes.
 
         A row is a (t, picture), t-major, or on a trajectory a picture; each with its members.
@@ -128,7 +149,7 @@ class Extractor(Forward):
         for first in range(0, many, step):
             self._run_rows(z, eps, condition, range(first, min(first + step, many)), limit, out)
 
-    def _run_rows(self, z, eps, condition, span: range, limit: int, out: Buffers) -> None:
+    def _run_rows(self, z, eps, condition, span: range, limit: int, out: Taker) -> None:
         """Fill rows `span`; members are averaged in fp32."""
         members, run = z.shape[1], self._along if self.plan.grid else self._at_levels
         sums: dict[tuple[str, int], torch.Tensor] = {}
@@ -158,8 +179,12 @@ class Extractor(Forward):
         start = eps if self.plan.generates else z
         x = start[picture, member].flatten(0, 1)  # (n, C, h, w)
         condition = _repeated(condition, picture, member.stop - member.start)
-        for (name, place), value in walk(self, x, condition):
+        for (name, place), value in self._walk(x, condition):
             yield (name, place * len(z) + span.start), value
+
+    def _walk(self, x: torch.Tensor, condition: Mapping[str, torch.Tensor]) -> Kept:
+        """Of (n, C, h, w): ((block, place of the level in the plan), feature (n, …))."""
+        yield from walk(self, x, condition)
 
 
 def _repeated(

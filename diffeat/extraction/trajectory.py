@@ -19,7 +19,12 @@ from diffeat.noise import NoiseLevel
 
 
 def walk(
-    forward: Forward, x: torch.Tensor, condition: Mapping[str, torch.Tensor]
+    forward: Forward,
+    x: torch.Tensor,
+    condition: Mapping[str, torch.Tensor],
+    null: Mapping[str, torch.Tensor] | None = None,
+    guidance: float = 1.0,
+    whole: bool = False,
 ) -> Iterator[tuple[tuple[str, int], torch.Tensor]]:
     """Step from level to level, and give the features of those that are asked for.
 
@@ -27,24 +32,40 @@ def walk(
         forward: of a plan with a grid of levels.
         x: (n, C, h, w) clean latents; standard Gaussian noise where the plan generates.
         condition: name → (n, …).
+        null: the empty condition, for guidance: every step goes by null + guidance · (output -
+            null), with null for its own output; features stay those under the condition.
+        guidance: see `null`.
+        whole: go on to the end of the levels, and then give the clean latents.
 
     Yields:
-        ((block, place of the level in the plan), feature (n, …)).
+        ((block, place of the level in the plan), feature (n, …)); at last, where it is whole,
+        ((PREDICTION, -1), (n, C, h, w)).
+
+    Source: Ho and Salimans 2022 (guidance), eq. 6.
     """
     plan, schedule = forward.plan, forward.backbone.schedule
     wanted = {level.t: place for place, level in enumerate(plan.levels)}
     grid = plan.grid[::-1] if plan.generates else plan.grid
-    final = max(i for i, level in enumerate(grid) if level.t in wanted)
+    final = len(grid) - 1 if whole else max(i for i, one in enumerate(grid) if one.t in wanted)
     if plan.generates:
         x = schedule.start(x, grid[0])
     for i, level in enumerate(grid[: final + 1]):
-        asked, steps, row = level.t in wanted, i < final, _row(level, x)  # (n, 3)
+        asked, row = level.t in wanted, _row(level, x)  # (n, 3)
+        steps = i < final or (whole and level.sigma > 0)
+        if not asked and not steps:  # the end, where x is clean
+            continue
         kept = forward.network(x, row, condition, features=asked, prediction=steps)
         output = kept.pop(PREDICTION, None)
         yield from (((name, wanted[level.t]), value) for name, value in kept.items())
-        if steps:
-            x0, eps = forward.x0_eps(x, output, row)  # (n, C, h, w) each
-            x = grid[i + 1].alpha * x0 + grid[i + 1].sigma * eps
+        if not steps:
+            continue
+        if null is not None:
+            free = forward.network(x, row, null, features=False, prediction=True)[PREDICTION]
+            output = free + guidance * (output - free)
+        x0, eps = forward.x0_eps(x, output, row)  # (n, C, h, w) each
+        x = x0 if i == final else grid[i + 1].alpha * x0 + grid[i + 1].sigma * eps
+    if whole:
+        yield (PREDICTION, -1), x
 
 
 def _row(level: NoiseLevel, x: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,8 @@ from diffeat.search.frequency import check_maps, guess_frequency
 from diffeat.search.halving import successive_halving
 from diffeat.search.journal import Journal
 from diffeat.search.judge import Judge
+from diffeat.search.label_free.guess import guess_free
+from diffeat.search.label_free.scores import FreeOptions
 from diffeat.search.mixing import train_mixer
 from diffeat.search.policy import Seen, check_policy, run_policy
 from diffeat.search.repeats import repeat_surface
@@ -54,6 +56,7 @@ class SearchOptions:
         pairs: whether all pairs are tried.
         halving: successive halving in place of the whole grid.
         frequency: cut-off of a guess by high frequencies, from maps; None makes none.
+        free: label-free numbers of all cells, with these options; None computes none.
         bandit: pulls of an agent over t; 0 runs none.
         agent: "ucb1" or "thompson".
         selectors: also a mixer, of a judge that `mixes`, and a settled agent, beside the grid
@@ -71,6 +74,7 @@ class SearchOptions:
     pairs: bool = False
     halving: bool = False
     frequency: float | None = None
+    free: FreeOptions | None = None
     bandit: int = 0
     agent: str = "ucb1"
     selectors: bool = False
@@ -103,6 +107,9 @@ class SearchOptions:
         if self.frequency is not None:
             guess = partial(guess_frequency, cutoff=self.frequency)
             chosen.append(Strategy("frequency", guess, check_maps, returns=False))
+        if self.free is not None:
+            numbers = partial(guess_free, options=self.free)
+            chosen.append(Strategy("free", numbers, returns=False))
         if self.sets:
             check = partial(check_sets, most=self.sets)
             chosen.append(Strategy("sets", partial(greedy_sets, most=self.sets), check))

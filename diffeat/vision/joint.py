@@ -51,12 +51,7 @@ class JointModel:
         self, model: nn.Module, tokenizer: Any, mean: Sequence[float], std: Sequence[float],
         name: str = "the CLIP", device: str | torch.device = "auto", files: Sequence[Path] = (),
     ):  # fmt: skip
-        if lacking := [part for part in PARTS if getattr(model, part, None) is None]:
-            raise ModelError(
-                f"{name} is a {type(model).__name__} without {', '.join(lacking)}, so its pictures "
-                "and texts do not lie in one space; expected a CLIP with both projections "
-                "(CLIPModel of transformers)"
-            )
+        _check_parts(model, name)
         self.name, self.tokenizer, self.files = name, tokenizer, tuple(files)
         self.device = pick_device(str(device)) if isinstance(device, str) else device
         self.model = model.eval().requires_grad_(False).to(self.device)
@@ -181,16 +176,18 @@ def _loaded(folder: Path, seed: int | None) -> tuple[Any, Any, Any]:
         )
     try:
         with _no_progress_bars():
-            further = (
-                AutoTokenizer.from_pretrained(folder),
-                AutoImageProcessor.from_pretrained(folder),
-            )
-            if seed is not None:
-                config = AutoConfig.from_pretrained(folder)
-                return build_random(lambda: AutoModel.from_config(config), seed), *further
-            model, report = AutoModel.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True
-            )
+            if seed is None:
+                model, report = AutoModel.from_pretrained(
+                    folder, use_safetensors=True, output_loading_info=True
+                )
+            else:
+                config, report = AutoConfig.from_pretrained(folder), {"missing_keys": ()}
+                model = build_random(lambda: AutoModel.from_config(config), seed)
+            _check_parts(model, str(folder))
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            processor = AutoImageProcessor.from_pretrained(folder)
+    except ModelError:
+        raise
     except Exception as error:  # damaged files raise whatever their parser raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{folder}: cannot be loaded as a CLIP of transformers ({reason}); "
@@ -198,4 +195,14 @@ def _loaded(folder: Path, seed: int | None) -> tuple[Any, Any, Any]:
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{folder}: the weights lack {missing[0]!r} and {len(missing) - 1} "
                          "others, which would be random; restore the folder")  # fmt: skip
-    return model, *further
+    return model, tokenizer, processor
+
+
+def _check_parts(model: nn.Module, name: str) -> None:
+    """ModelError for a model without one of the parts."""
+    if lacking := [part for part in PARTS if getattr(model, part, None) is None]:
+        raise ModelError(
+            f"{name} is a {type(model).__name__} without {', '.join(lacking)}, so its pictures and "
+            "texts do not lie in one space; expected a CLIP with both projections (CLIPModel of "
+            "transformers)"
+        )

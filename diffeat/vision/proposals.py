@@ -30,6 +30,8 @@ from diffeat.vision.network import build_random, fetching, weights_hash
 
 KIND = "mask2former"
 """What the configuration of such a model calls it."""
+AT_ONCE = 16
+"""Masks that are resized at a time."""
 FILES = ("*.json", "*.safetensors")
 """What is fetched of a repository; nothing of it is executed, and no pickle is read."""
 
@@ -79,9 +81,14 @@ class Proposals:
             return replace(self, masks=masks)
         place = self.placement
         inside = (round(place.picture_size[0] * place.sy), round(place.picture_size[1] * place.sx))
-        masks = interpolate(self.masks[None], place.input_size, mode="bilinear")
-        masks = masks[:, :, : inside[0], : inside[1]]
-        masks = interpolate(masks, place.picture_size, mode="bilinear")[0]
+        masks = self.masks.new_empty((len(self), *place.picture_size))
+        for start in range(0, len(self), AT_ONCE):
+            some = self.masks[None, start : start + AT_ONCE]
+            some = interpolate(some, place.input_size, mode="bilinear")
+            some = some[:, :, : inside[0], : inside[1]]
+            masks[start : start + AT_ONCE] = interpolate(some, place.picture_size, mode="bilinear")[
+                0
+            ]
         return replace(self, masks=masks, placement=None)
 
 
@@ -150,8 +157,10 @@ class Mask2Former:
             raise NumericsError(f"{self.name}: masks of inf or nan; restore the weights")
         shares = found.class_queries_logits[0].float().softmax(-1).cpu()
         size = (picture.height, picture.width)
+        # (1, Q, D), or (Q, 1, D) of older versions
+        queries = found.transformer_decoder_last_hidden_state.flatten(0, 1)
         one = Proposals(
-            masks, 1 - shares[:, -1], found.transformer_decoder_last_hidden_state[0].float().cpu(),
+            masks, 1 - shares[:, -1], queries.float().cpu(),
             shares[:, :-1], self.classes, _placement(shown[0], size),
         )  # fmt: skip
         return one if grid else one.on_picture()

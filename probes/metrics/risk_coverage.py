@@ -258,8 +258,6 @@ def rank_correlation(
         ValueError: different lengths, numbers that are not finite, a side that is constant, fewer
             than two groups.
     """
-    from scipy.stats import rankdata
-
     first, second = (np.asarray(as_numpy(one), np.float64) for one in (first, second))
     groups = np.arange(len(first)) if groups is None else np.asarray(groups)
     if first.ndim != 1 or not first.shape == second.shape == groups.shape:
@@ -272,17 +270,26 @@ def rank_correlation(
                          "ranks; expected different ones")  # fmt: skip
     names, codes = np.unique(groups, return_inverse=True)
 
-    def one(counts: np.ndarray) -> float:
-        rows = np.repeat(np.arange(len(first)), counts.astype(np.int64)[codes])
-        ranks = np.stack([rankdata(first[rows]), rankdata(second[rows])])
-        ranks -= ranks.mean(1, keepdims=True)
-        spread = np.sqrt((ranks**2).sum(1).prod())
-        return float(ranks[0] @ ranks[1] / spread) if spread > 0 else np.nan
-
     def drawn(weights: np.ndarray) -> np.ndarray:
-        return np.array([one(counts) for counts in weights])
+        times = weights[:, codes]  # (B, P): how often each stands in a draw
+        ranks = [_mean_ranks(one, times) for one in (first, second)]
+        total = times.sum(1)
+        x, y = (one - ((one * times).sum(1) / total)[:, None] for one in ranks)
+        spread = np.sqrt((times * x**2).sum(1) * (times * y**2).sum(1))
+        shared = (times * x * y).sum(1)
+        return np.divide(shared, spread, out=np.full(len(times), np.nan), where=spread > 1e-9)
 
     return group_interval(drawn, len(names), seed, draws, len(first))
+
+
+def _mean_ranks(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """(B, P) ranks of P numbers in draws in which each stands (B, P) times; equal ones share the
+    mean of theirs."""
+    _, inverse = np.unique(values, return_inverse=True)
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(values[order]) > 0]))
+    count = np.add.reduceat(times[:, order], starts, axis=1)  # of each different number
+    return (np.cumsum(count, 1) - (count - 1) / 2)[:, inverse]
 
 
 def _checked(uncertainty: Any, wrong: Any, known: Any = None) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ from diffeat.targets.panoptic import open_panoptic
 from tests.mask2former import save_clip, save_mask2former
 from tests.panoptic_sets import ade20k, coco
 
-RECIPES = ("odise-coco", "odise-ade", "panoptic-horses", "panoptic-clothing")
+RECIPES = ("odise-coco", "odise-ade", "panoptic-horses")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,8 @@ def test_recipes_say_what_can_be_meant(name):
         ({"systems": (System("a", "truth", "own"),)}, "names = 'own' are those of proposals"),
         ({"systems": (System("a", "truth", "odise"),)}, "head goes with names = 'odise'"),
         ({"systems": ()}, "no systems"),
-        ({"clip": ""}, "Mask2Former's masks, CLIP: expected clip, a CLIP"),
+        ({"clip": ""}, "expected model and clip, of the head"),
+        ({"clip": "", "systems": (System("a", "truth", "clip"),)}, "a: expected clip, a CLIP"),
         ({"proposals": ""}, "expected proposals, a Mask2Former"),
         ({"templates": ("a photo",)}, "where the word goes"),
     ],

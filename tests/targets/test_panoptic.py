@@ -44,6 +44,17 @@ class TestCoco:
         assert (classes.tolist(), crowd.tolist()) == ([0, 1], [False, False])
         assert np.array_equal(masks[1], ids == 4 * 70_002)
 
+    def test_pixels_of_classes(self, tmp_path):
+        """By the JSON's areas, and without them by the PNGs."""
+        path = coco(tmp_path)
+        wanted = np.zeros(4, int)
+        for row in range(4):
+            labels = open_panoptic(path).labels(row)
+            wanted += np.bincount(labels[labels < 255], minlength=4)
+        assert open_panoptic(path).pixels().tolist() == wanted.tolist()
+        changed(path, lambda d: d["annotations"][2]["segments_info"][0].pop("area"))
+        assert open_panoptic(path).pixels().tolist() == wanted.tolist()
+
     def test_ade20k(self, tmp_path):
         ade20k(tmp_path)
         found = open_panoptic(f"{tmp_path}:val")

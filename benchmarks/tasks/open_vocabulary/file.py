@@ -51,6 +51,7 @@ class OpenVocabularyBenchmark(Benchmark):
             connected pieces of a named set's masks.
         test: the same, of what is measured.
         proposals: a Mask2Former of transformers, a folder or hub id; "" where no system asks.
+        model: the diffusion model of ODISE's heads.
         clip: a CLIP of transformers, likewise.
         words: a vocabulary (see `diffeat.words.vocabulary`) whose classes are the set's, in its
             order; "" takes the names of the set.
@@ -65,6 +66,7 @@ class OpenVocabularyBenchmark(Benchmark):
     test: str
     systems: tuple[System, ...]
     proposals: str = ""
+    model: str = ""
     clip: str = ""
     words: str = ""
     templates: tuple[str, ...] = ("a photo of a {}.",)
@@ -84,6 +86,8 @@ class OpenVocabularyBenchmark(Benchmark):
                 raise SpecError(f"{where}, {one.name}: names = 'own' are those of proposals")
             if one.masks in ("proposals", "random") and not self.proposals:
                 raise SpecError(f"{where}, {one.name}: expected proposals, a Mask2Former")
+            if one.names == "odise" and not (self.model and self.clip):
+                raise SpecError(f"{where}, {one.name}: expected model and clip, of the head")
             if one.names == "clip" and not self.clip:
                 raise SpecError(f"{where}, {one.name}: expected clip, a CLIP")
             if (one.names == "odise") != bool(one.head):

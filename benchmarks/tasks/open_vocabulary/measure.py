@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+import diffeat
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.models import located
 from benchmarks.tasks.open_vocabulary.file import OpenVocabularyBenchmark, System
@@ -27,7 +29,7 @@ from probes.open_vocabulary import merging
 SURE = 20.0
 """Logit of a mask that is known."""
 Namer = Callable[[int, np.ndarray, Proposals], np.ndarray]
-"""Row, picture, masks → (Q, K) probabilities of the classes."""
+"""Row, picture, masks → (Q, K) probabilities of the classes, given that a mask is something."""
 
 
 def opened(name: str, smallest: int = 1) -> PanopticTargets:
@@ -115,10 +117,8 @@ class Run:
             picture = np.asarray(source.load(row).convert("RGB"))
             group, truth = self.test.groups[row], self.test.segmented(row)
             found = masks(row, picture)
-            scores, shares = name(row, picture, found), merging.probabilities(found.masks)
-            # what the model takes for nothing is nothing of the words either
-            scores = scores * np.asarray(found.scores)[:, None]
-            merged = merging.panoptic(scores, shares, things, void=1 - found.scores,
+            (scores, nothing), shares = name(row, picture, found), _shares(found)
+            merged = merging.panoptic(scores, shares, things, void=nothing,
                                       **merging.THRESHOLDS[system.thresholds])  # fmt: skip
             quality.update(merged, truth, group)
             labels = merging.semantic(scores, shares).argmax(0)
@@ -148,11 +148,21 @@ class Run:
 
     # names
 
-    def _namer(self, system: System) -> Namer:
-        return {
-            "clip": self._by_clip, "own": self._by_own, "odise": self._by_odise,
-            "chance": self._by_chance, "frequent": self._by_frequency,
+    def _namer(self, system: System) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+        """Row, picture, masks → (Q, K) scores and (Q,) chances of nothing."""
+        if system.names == "odise":
+            return self._by_odise(system)
+        name = {
+            "clip": self._by_clip, "own": self._by_own, "chance": self._by_chance,
+            "frequent": self._by_frequency,
         }[system.names](system)  # fmt: skip
+
+        def named(row: int, picture: np.ndarray, found: Proposals) -> tuple:
+            # what the model takes for nothing is nothing of the words either
+            something = found.scores.double().numpy()
+            return name(row, picture, found) * something[:, None], 1 - something
+
+        return named
 
     def _by_clip(self, system: System) -> Namer:
         one = self._clip
@@ -179,8 +189,16 @@ class Run:
 
         return named
 
-    def _by_odise(self, system: System) -> Namer:
-        raise ModelError("ODISE's head is not read here yet")
+    def _by_odise(self, system: System) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+        from diffeat.adapt.odise_proposals import load_odise, named_proposals
+
+        head, benchmark = located(system.head), self.benchmark
+        if not Path(head).is_file():
+            raise ModelError(f"{system.head}: no such head; train one (diffeat.adapt.ODISE)")
+        backbone = diffeat.load(located(benchmark.model), self.place.device)
+        odise = load_odise(head, backbone, located(benchmark.clip), self.place.device)
+        words = vocabulary_of(benchmark.words, self.test.classes)
+        return lambda row, picture, found: named_proposals(odise, picture, found, words)
 
     def _by_chance(self, system: System) -> Namer:
         def named(row: int, picture: np.ndarray, found: Proposals) -> np.ndarray:
@@ -197,11 +215,11 @@ class Run:
     @cached_property
     def _commonest(self) -> int:
         """The class of most training pixels."""
-        count = np.zeros(len(self.train.classes), np.int64)
-        for row in range(len(self.train)):
-            for one in self.train.segmented(row).segments:
-                count[one["class"]] += one["area"]
-        return int(count.argmax())
+        return int(self.train.pixels().argmax())
+
+
+def _shares(found: Proposals) -> np.ndarray:
+    return merging.probabilities(found.masks)
 
 
 def _whole(row: int, picture: np.ndarray) -> Proposals:

@@ -156,7 +156,7 @@ def check_request(
     _check_metrics(metrics, other, again is not None)
     _check_sizes(metrics, count, k)
     if "alignment" in metrics:
-        _check_again(store, again)
+        check_again(store, again)
     cells = cells_of(store)
     return tuple(metrics), list(choose_cells(str(store.path), cells, blocks, timesteps))
 
@@ -212,7 +212,7 @@ def _checked_other(other: Any, count: int, name: str) -> np.ndarray:
     return values
 
 
-def _check_again(store: FeatureStore, again: FeatureStore) -> None:
+def check_again(store: FeatureStore, again: FeatureStore) -> None:
     """SpecError unless it is the same extraction of the same pictures with other noise."""
     if store.model["fingerprint"] != again.model["fingerprint"]:
         raise SpecError(f"{again.path} and {store.path} come from different models")

@@ -3,6 +3,7 @@
     FOLDER/ID.png                   class indices with a palette; 16-bit grey of more than 256
     FOLDER/classes.json             what indices and colours mean, and what the files were made by
     FOLDER/overlays/ID.jpg          the picture under its classes, with a legend
+    FOLDER/heat/ID.jpg              of words, the heat of each over the picture
     FOLDER/uncertainty/ID.png       8-bit grey; classes.json says what 255 stands for
     FOLDER/uncertainty/ID.jpg       the same over the picture
     FOLDER/ID.png or ID.npz         of depth: 16-bit millimetres, or float32 metres ("depth")
@@ -32,7 +33,7 @@ from diffeat._version import __version__
 from diffeat.errors import SpecError, StoreError
 from diffeat.search.dense.applied import AppliedDense, Seen
 
-OVERLAYS, UNCERTAINTY, COLOURS = "overlays", "uncertainty", "colours"
+OVERLAYS, UNCERTAINTY, COLOURS, HEATS = "overlays", "uncertainty", "colours", "heat"
 """Folders beside the masks."""
 NOTES = {"masks": "classes.json", "depth": "depth.json"}
 """What says of the files what they mean."""
@@ -82,7 +83,7 @@ def _safe(name: str) -> str:
         if part:
             parts.append(part[-200:])
     for k, part in enumerate(parts[:-1]):  # a folder that is called like a file, or one of ours
-        ours = k == 0 and part.casefold() in (OVERLAYS, UNCERTAINTY, COLOURS)
+        ours = k == 0 and part.casefold() in (OVERLAYS, UNCERTAINTY, COLOURS, HEATS)
         if ours or PurePosixPath(part).suffix.lower() in (".png", ".jpg", ".npz", ".json"):
             parts[k] += "_"
     return "/".join(parts) or "_"
@@ -216,6 +217,10 @@ class DenseFolder:
         if self.draw is not None:
             self._show(self.draw.depth(depth), COLOURS, name)
 
+    def show(self, pixels: np.ndarray, folder: str, row: int) -> None:
+        """Write something to look at, (h, w, 3) uint8, into a folder beside the masks."""
+        self._show(pixels, folder, self.names[row])
+
     def _show(self, pixels: np.ndarray, folder: str, name: str) -> None:
         path = self.folder / folder / f"{name}.jpg"
         _put(path, lambda beside: Image.fromarray(pixels).save(beside, "JPEG", **QUALITY))
@@ -257,6 +262,11 @@ def save_mask(labels: np.ndarray, path: Path, colours: np.ndarray) -> None:
         rest = np.full((256 - len(colours), 3), 255, np.uint8)
         image.putpalette(np.concatenate([colours, rest]).tobytes())
     _put(path, lambda beside: image.save(beside, "PNG"))
+
+
+def write_picture(pixels: np.ndarray, path: Path) -> None:
+    """(H, W, 3) uint8 as a PNG; its folder is made."""
+    _put(path, lambda beside: Image.fromarray(pixels).save(beside, "PNG"))
 
 
 def class_shares(labels: np.ndarray, count: int) -> np.ndarray:

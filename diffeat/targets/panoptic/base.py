@@ -101,6 +101,14 @@ class PanopticTargets(ABC):
         """Label of `labels` where nothing is known."""
         return IGNORE if len(self.classes) <= IGNORE else -1
 
+    def pixels(self) -> np.ndarray:
+        """(K,) int64 pixels of each class, over all pictures."""
+        found = np.zeros(len(self.classes), np.int64)
+        for row in range(len(self)):
+            for one in self.segmented(row).segments:
+                found[one["class"]] += one["area"]
+        return found
+
     def labels(self, row: int) -> np.ndarray:
         """(H, W) int16 class of every pixel, and `ignore`: what mean IoU is counted by."""
         return labels_of(self.segmented(row), self.ignore)

@@ -46,7 +46,7 @@ class CocoPanoptic(PanopticTargets):
     Attributes:
         below: the folder of the pictures. colours: that of the PNGs.
         files: N names of PNGs.
-        listed: of each picture, its segments without areas.
+        listed: of each picture, its segments, with areas as the JSON has them, or 0.
     """
 
     name: str
@@ -88,6 +88,15 @@ class CocoPanoptic(PanopticTargets):
                                "PNG and JSON are of different versions: fetch both "
                                "again")  # fmt: skip
         return Segmented(ids, [{**one, "area": area[one["id"]]} for one in self.listed[row]])
+
+    def pixels(self) -> np.ndarray:
+        areas = [(one["class"], one["area"]) for row in self.listed for one in row]
+        if not all(area > 0 for _, area in areas):
+            return super().pixels()
+        classes, counts = np.array(areas, np.int64).reshape(-1, 2).T
+        found = np.zeros(len(self.classes), np.int64)
+        np.add.at(found, classes, counts)
+        return found
 
     @cached_property
     def fingerprint(self) -> str:
@@ -228,7 +237,8 @@ def _segments(one: Mapping[str, Any], index: Mapping, where: str) -> tuple[dict[
             raise SourceError(f"{where}: category {segment['category_id']} is not listed; fetch "
                               "the file again")  # fmt: skip
         found.append({"id": int(segment["id"]), "class": index[segment["category_id"]],
-                      "crowd": bool(segment.get("iscrowd", 0))})  # fmt: skip
+                      "crowd": bool(segment.get("iscrowd", 0)),
+                      "area": int(segment.get("area", 0))})  # fmt: skip
     names = [segment["id"] for segment in found]
     if len(set(names)) < len(names) or any(not 0 < name < 1 << 24 for name in names):
         raise SourceError(f"{where}: ids of segments {sorted(names)[:5]} …; expected different "

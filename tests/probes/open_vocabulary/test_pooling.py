@@ -101,4 +101,5 @@ def test_refusals(maps, masks, message):
 
 def test_no_masks_have_no_features():
     features, valid = pool_masks(np.zeros((2, 3, 3), np.float32), np.zeros((0, 5, 5), bool))
-    assert features.shape == (0, 2) and valid.shape == (0,)
+    assert features.shape == (0, 2)
+    assert valid.shape == (0,)
