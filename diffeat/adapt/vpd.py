@@ -35,6 +35,7 @@ from probes.metrics import Confusion, DepthErrors
 from probes.objectives import Objective
 from probes.pixel_objectives import of_classes, silog
 from probes.randomness import Randomness
+from probes.saved import digest_of
 from probes.training import validate
 
 BLOCKS = ("vpd:1", "vpd:4", "vpd:7", "vpd:11")
@@ -218,6 +219,11 @@ class VPD:
             models_of(self.backbone), _names(self.backbone), words, settings, {}
         )  # fmt: skip
         return write_network(path, FORMAT, said, module.state_dict())
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what was trained."""
+        return digest_of({}, self._trained().state_dict())
 
     @classmethod
     def load(cls, path: str | Path, backbone: Backbone) -> VPD:
