@@ -89,6 +89,7 @@ def segment(what, pictures, **values) -> None:
     diffeat segment FEATURES.h5 --head H.safetensors -o masks/     features that are stored
     diffeat segment PICTURES --head H.safetensors -o masks/        straight from the pictures
     diffeat segment MODEL PICTURES --head H.safetensors -o masks/  by a model of another name
+    diffeat segment MODEL PICTURES --head VPD.safetensors -o …     a trained VPD
     diffeat segment PICTURES --proposals MASK2FORMER -o segments/  things and stuff (panoptic)
     diffeat segment MODEL PICTURES --head ODISE.safetensors --proposals MASK2FORMER --clip CLIP …
 
@@ -98,10 +99,19 @@ def segment(what, pictures, **values) -> None:
     pictures' ids; FOLDER/classes.json names them. With --on-error skip a picture that cannot be
     read has a row without a prediction in the CSV, and why.
     """
-    from diffeat.cli import segment_head, segment_parts, segment_proposals, segment_words
+    from diffeat.cli import (
+        segment_head,
+        segment_parts,
+        segment_proposals,
+        segment_vpd,
+        segment_words,
+    )
 
     way = _way(values)
-    runs = {"head": segment_head.run, "words": segment_words.run, "parts": segment_parts.run,
+    of_head = segment_vpd.run if way == "head" and segment_vpd.is_vpd(values["head"]) else (
+        segment_head.run
+    )  # fmt: skip
+    runs = {"head": of_head, "words": segment_words.run, "parts": segment_parts.run,
             "proposals": segment_proposals.run}  # fmt: skip
     runs[way](what, pictures, values)
 

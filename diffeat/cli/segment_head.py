@@ -39,7 +39,7 @@ def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
             made, opened, count, pieces = take(stack, given, note, values)
             applied.input_size = made.spec.size
             ids = list(opened.ids[:count])
-            tally = _tally(applied, opened, ids, values["truth"])
+            tally = tally_of(applied, opened, ids, values["truth"])
             load = loader(opened, count, values["pictures_at"]) if values["overlay"] else None
             folder = values["output"] and dense_folder(
                 applied, ids, values, given, {"the pictures": given, "true masks": values["truth"]},
@@ -77,7 +77,7 @@ def _check(what: str, pictures: str | None, values: dict[str, Any]) -> None:
         raise click.UsageError("--pictures is for --overlay of a feature file")
 
 
-def _tally(applied: Any, opened: Any, ids: list[str], truth: str | None) -> Any:
+def tally_of(applied: Any, opened: Any, ids: list[str], truth: str | None) -> Any:
     """What compares masks with true ones; None where none are named."""
     if truth is None:
         return None

@@ -43,6 +43,7 @@ PUBLISHED = {
     "ddpm-seg-cat15": "adm-256", "ddpm-seg-celeba19": "adm-256", "ddpm-seg-ffhq34": "adm-256",
     "ddpm-seg-horse21": "adm-256", "ade20k-gdf-sd15": "sd15", "cityscapes-gdf-sd15": "sd15",
     "voc2012-gdf-sd15": "sd15", "nyuv2-vpd": "sd15",
+    "vpd-ade20k": "sd15", "vpd-nyu": "sd15",
 }  # fmt: skip
 """Set-ups of papers → the model whose shrunk twin stands for theirs."""
 QUICK = ("ddpm-seg-bedroom28",)
@@ -52,7 +53,9 @@ DENSE = [name for name in benchmark_names()
 FEW = {"ensemble": {"members": 2, "steps": 10, "epochs": 1},
        "fpn": {"width": 16, "steps": 2, "epochs": 1}, "ridge": {"alphas": [1.0]},
        "logistic": {"alphas": [0.1], "pixels": 500},
-       "depth": {"width": 16, "filters": [16], "last": 16, "steps": 2, "epochs": 1}}  # fmt: skip
+       "depth": {"width": 16, "filters": [16], "last": 16, "steps": 2, "epochs": 1},
+       "vpd": {"width": 16, "filters": [16], "last": 16, "epochs": 1,
+               "templates": "plain"}}  # fmt: skip
 PERSONS = ("clothing", "faces", "ffhq", "celeba")
 
 
@@ -359,6 +362,10 @@ def write_set(name: str, root) -> None:
         getattr(dense_sets, kind)(root / kind)
 
 
+def _words_of(system) -> dict:
+    return {name: value for name, value in system.arguments.items() if name == "words"}
+
+
 @pytest.mark.parametrize("name", RUN)
 def test_published_set_ups_run_on_shrunk_twins(name, model_of, tmp_path, monkeypatch):
     one, known = open_benchmark(name), PUBLISHED[name]
@@ -371,7 +378,7 @@ def test_published_set_ups_run_on_shrunk_twins(name, model_of, tmp_path, monkeyp
         Measured(model_of(known), label="again", extract={"seed": 7}, twin=False),
     )
     systems = tuple(
-        replace(system, arguments=FEW.get(system.head, {}),
+        replace(system, arguments=FEW.get(system.head, {}) | _words_of(system),
                 of=tuple("again" if label in vision else label for label in system.of))
         for system in one.systems
     )  # fmt: skip

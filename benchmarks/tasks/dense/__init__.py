@@ -18,10 +18,14 @@ class Segmentation(Task):
 
     def check(self, benchmark: DenseBenchmark) -> None:
         from benchmarks.tasks.dense.systems import check_system
+        from benchmarks.tasks.dense.through import HEAD, check_through
 
         benchmark.check_specs()
         for system in benchmark.systems:
-            check_system(system, self.kind)
+            if system.head == HEAD:
+                check_through(benchmark, system)
+            else:
+                check_system(system, self.kind)
 
     def measure(self, benchmark: DenseBenchmark, place: Place) -> dict[str, Any]:
         from benchmarks.tasks.dense.measure import measure

@@ -23,7 +23,9 @@ class System:
 
     Attributes:
         name: for the table.
-        head: a name of `benchmarks.tasks.dense.systems.HEADS`.
+        head: a name of `benchmarks.tasks.dense.systems`' tables; or "vpd", which is trained through
+            the model (`arguments` of `diffeat.adapt.VPD`, and `words` of depth), and for which
+            `cells` mean nothing.
         of: labels of models, random twins or vision models, "pixels" (which have their position
             too), or "position", where nothing is looked at; () is the first model. Of several, the
             maps stand side by side, each on its own grid.

@@ -27,7 +27,8 @@ from benchmarks.tasks.dense.scored import ERRORS, counted, uncertainty_of
 from benchmarks.tasks.dense.sets import Draws, Sets
 from benchmarks.tasks.dense.shown import places_shown, write_sheet
 from benchmarks.tasks.dense.systems import Given, head_of, learnt
-from benchmarks.tasks.matching.models import models_of, stores_of
+from benchmarks.tasks.dense.through import HEAD, predictions, trained
+from benchmarks.tasks.matching.models import Row, models_of, stores_of
 from benchmarks.tasks.mixing.systems import chosen_cells
 from diffeat.conditioned import conditioned
 from diffeat.errors import SpecError
@@ -76,6 +77,7 @@ class Run:
         stack: closes feature files.
         bounds: label → pictures in its feature files.
         kinds: label → "model", "twin" or "vision".
+        models: label → what loads it.
         about: label → model, spec and what it was told, for the JSON.
         surfaces: of rows with several cells, on the pictures that choose.
         rows: the table, as the JSON has it.
@@ -91,6 +93,7 @@ class Run:
     stack: ExitStack
     bounds: dict[str, BoundDense] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
+    models: dict[str, Row] = field(default_factory=dict)
     about: dict[str, dict[str, Any]] = field(default_factory=dict)
     surfaces: list[Surface] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +108,7 @@ class Run:
         for row, backbone in models_of(self.benchmark, self.place, self.missing):
             stores = self.stack.enter_context(stores_of(row, backbone, pictures, self.place))
             self.bounds[row.label], self.kinds[row.label] = self.sets.bound(stores), row.kind
+            self.models[row.label] = row
             self.about[row.label] = {
                 "model": {**stores[0].model, "name": row.label}, "spec": stores[0].spec.to_dict(),
                 "told": conditioned(stores[0].spec),
@@ -265,11 +269,16 @@ class Run:
         shows: bool,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
         began, tested = time.monotonic(), self.sets.tested
-        head, chosen = learnt(system, given, rows, draw, self.place.device)
+        if system.head == HEAD:
+            row = self.models[self._of(system)[0]]
+            head = trained(system, row, self.sets, rows, draw, self.place.device)
+            chosen, found = {"epoch": head.best_epoch_}, predictions(head, self.sets)
+        else:
+            head, chosen = learnt(system, given, rows, draw, self.place.device)
+            found = head.predict(given.cells[tested])
         fitting = time.monotonic() - began
         shown = self._places if shows else self._places[:0]
-        said = counted(self.benchmark, given, head.predict(given.cells[tested]), tested, shown,
-                       asks["boundary"])  # fmt: skip
+        said = counted(self.benchmark, given, found, tested, shown, asks["boundary"])
         maps = {f"prediction {k}": one for k, one in enumerate(said.pop("shown"))}
         told: dict[str, Any] = {}
         if asks["uncertainty"]:

@@ -1,0 +1,116 @@
+"""Networks that were trained through a backbone, as one .safetensors file each: weights, and JSON
+as metadata. Reading runs no code.
+
+metadata["format"]   what wrote it
+metadata["said"]     JSON: models (hashes by what they are of), names, words, settings
+NAME                 weights
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffeat.errors import SpecError
+from diffeat.extraction.learned_prompts import SHOWN
+from probes.tensor_files import Tensors, parse_json, read_tensors, read_texts, write_tensors
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """What a file says of itself.
+
+    Attributes:
+        models: what a model is for → its hash ("denoiser", "text encoder").
+        names: what a model is for → what the user called it.
+        words: of each class of the training.
+        settings: plain values of the estimator.
+        about: further plain values.
+    """
+
+    models: Mapping[str, str | None]
+    names: Mapping[str, str]
+    words: Sequence[Sequence[str]]
+    settings: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+    def check(self, path: Path, models: Mapping[str, str | None], names: Mapping[str, str]) -> None:
+        """SpecError that names every model that is another one.
+
+        Args:
+            models, names: those that are here.
+        """
+        wrong = [
+            f"the {what} of {self.names.get(what)!r} ({str(self.models.get(what))[:SHOWN]}), which "
+            f"{names[what]!r} ({str(value)[:SHOWN]}) does not have"
+            for what, value in models.items() if self.models.get(what) != value
+        ]  # fmt: skip
+        if wrong:
+            raise SpecError(f"{path}: it was trained with {'; with '.join(wrong)}; load the models "
+                            "that it is for, or train it again")  # fmt: skip
+
+
+def write_network(
+    path: str | Path, kind: str, said: SavedNetwork, tensors: Mapping[str, torch.Tensor]
+) -> Path:
+    """Write it whole, or not at all.
+
+    Args:
+        kind: what such files call themselves.
+
+    Raises:
+        SpecError: the path does not end in .safetensors.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise SpecError(f"{path}: expected a path that ends in .safetensors")
+    text = json.dumps(asdict(said), sort_keys=True)
+    write_tensors(path, tensors, {"format": kind, "said": text})
+    return path
+
+
+def kind_of(path: str | Path) -> str | None:
+    """What a file calls itself; None of files that are not there, or no tensors."""
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        return read_texts(path).get("format")
+    except (ValueError, OSError):
+        return None
+
+
+def read_said(path: str | Path, kind: str, what: str) -> SavedNetwork:
+    """What a file says, without its weights.
+
+    Args:
+        what: it should be, for messages: "a trained VPD".
+
+    Raises:
+        SpecError: no such file, of another kind, or damaged.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise SpecError(f"{path}: no such file; expected {what} (.safetensors)")
+    try:
+        texts = read_texts(path)
+        if texts.get("format") != kind:
+            raise SpecError(f"{path}: format {texts.get('format')!r:.40}; expected {kind}")
+        return SavedNetwork(**parse_json(texts["said"]))
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(f"{path}: damaged ({error}); train it again") from error
+
+
+def read_weights(path: str | Path) -> Tensors:
+    """Its weights; SpecError where they are damaged."""
+    try:
+        return read_tensors(Path(path))
+    except (ValueError, OSError) as error:
+        raise SpecError(f"{path}: damaged ({error}); train it again") from error
