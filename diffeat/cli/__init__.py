@@ -9,6 +9,7 @@ from diffeat.cli.aggregate import aggregate
 from diffeat.cli.align import align
 from diffeat.cli.compare import compare
 from diffeat.cli.ending import run
+from diffeat.cli.explain import explain
 from diffeat.cli.export import export
 from diffeat.cli.extract import extract
 from diffeat.cli.heads import heads
@@ -68,6 +69,7 @@ for command in (
     heads,
     predict,
     segment,
+    explain,
     align,
     compare,
     match,
