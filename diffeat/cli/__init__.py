@@ -7,6 +7,7 @@ import click
 from diffeat._version import __version__
 from diffeat.cli.aggregate import aggregate
 from diffeat.cli.align import align
+from diffeat.cli.cluster import cluster
 from diffeat.cli.compare import compare
 from diffeat.cli.ending import run
 from diffeat.cli.explain import explain
@@ -70,6 +71,7 @@ for command in (
     predict,
     segment,
     explain,
+    cluster,
     align,
     compare,
     match,
