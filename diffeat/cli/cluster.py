@@ -30,8 +30,6 @@ from diffeat.cli.outputs import HTML, PICTURES, OutputPath, command
         show_default=True, help="What is done to features first.")  # fmt: skip
 @option("--seeds", type=click.IntRange(1), default=1, show_default=True,
         help="Runs of k-means, over which numbers are averaged.")  # fmt: skip
-@option("--groups", metavar="COLUMN", help="--labels: a column with what a picture belongs to, "
-        "which intervals draw.")  # fmt: skip
 @option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
 @option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write heat maps.")
 @option("--save", "save_path", type=OutputPath((".csv",)), help="Write the cluster of each "
@@ -73,7 +71,7 @@ def cluster(file, clusters, csv_path, png_path, save_path, page_path, as_json, *
             check_targets(str(file), told, values["allow_conditioned"])
         table = cluster_store(
             store, cells, clusters, None if known is None else known.labels,
-            None if known is None else known.groups, seeds=values["seeds"], scale=values["scale"],
+            seeds=values["seeds"], scale=values["scale"],
             progress=lambda each: track(each, desc="cluster", unit="cells"),
         )  # fmt: skip
         ids, names = list(store.ids), _names(known)
@@ -84,7 +82,7 @@ def cluster(file, clusters, csv_path, png_path, save_path, page_path, as_json, *
     if csv_path:
         write_csv(table, csv_path)
     if png_path:
-        grids = [table.grid(name) for name in table.numbers if name not in ("within", "between")]
+        grids = [table.grid(name) for name in table.numbers if name not in ("between/within",)]
         heat_map(grids, png_path, title=table.lines()[0], shared=False)
     if told and known is not None:
         warn(marked(told))
@@ -132,7 +130,7 @@ def _page(path: Path, table: Any, store: Any, names: Any, values: dict[str, Any]
         "pictures": f"{table.pictures:,}",
     }
     facts |= {name: f"{cell.values[name]:.3f}" for name in table.numbers}
-    write_cluster_page(path, cell.clusters.found, cell.clusters.apart, list(store.ids),
+    write_cluster_page(path, cell.clusters.labels_, cell.clusters.distances_, list(store.ids),
                        f"{table.name}: {table.count} clusters", facts, picture, names,
                        ["the cell with the largest silhouette; pictures nearest to the centre "
                         "of their cluster first"])  # fmt: skip

@@ -16,22 +16,20 @@ from diffeat.noise import format_t
 from diffeat.search.grid import Grid
 from diffeat.search.measure import Measure
 from diffeat.search.tasks import CellKey, cell_name
-from probes.clusters import Clusters, cluster_rows
-from probes.metrics.clusters import against_labels, distances, silhouette
+from probes.clusters import KMeansClusters
+from probes.metrics.clusters import Clustered, group_distances, sampled_silhouette
 
 MEASURES = {
     "ari": Measure("adjusted Rand index", ""), "nmi": Measure("normalised mutual information", ""),
     "accuracy": Measure("accuracy of the best names", "%"),
     "silhouette": Measure("silhouette", ""),
-    "within": Measure("distance within", "", False), "between": Measure("distance between", ""),
+    "between/within": Measure("distance between clusters over that within", ""),
 }  # fmt: skip
 """Number → what it is."""
-WITHOUT = ("silhouette", "within", "between")
-"""Numbers that need no label."""
 TRIED = (2, 5, 10, 20)
 """Numbers of clusters that the silhouette chooses from, where nothing says one."""
-DRAWS = 200
-"""Bootstrap draws of pictures, or of their groups."""
+SAMPLED = 2000
+"""Pictures that a silhouette compares with each other."""
 
 
 @dataclass
@@ -40,15 +38,17 @@ class ClusteredCell:
 
     Attributes:
         key: (block, t).
-        clusters: of the first seed.
+        clusters: fitted, of the first seed.
         values: number → mean over seeds.
         ends: "ari" → (low, high) of its 95 % interval, pictures drawn anew; {} without labels.
+        chance: number → of the same clusters dealt out at random; {} without labels.
     """
 
     key: CellKey
-    clusters: Clusters
+    clusters: KMeansClusters
     values: dict[str, float]
     ends: dict[str, tuple[float, float]] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -127,7 +127,8 @@ class ClusterTable:
         if best is not None and best is not chosen:
             found.append(f"the largest ARI, which these labels chose: {_said(best)}")
         if best is not None:
-            found.append("ARI of clusters at random: 0")
+            found.append("the same clusters dealt out at random: " + ", ".join(
+                f"{name} {value:.3f}" for name, value in best.chance.items()))  # fmt: skip
         return found
 
 
@@ -145,7 +146,6 @@ def cluster_store(
     cells: Sequence[CellKey],
     count: int | None = None,
     labels: np.ndarray | None = None,
-    groups: Sequence[str] | None = None,
     *,
     seeds: int = 1,
     scale: str = "standardise",
@@ -159,7 +159,6 @@ def cluster_store(
         count: K; None: as many as there are classes, or what of `TRIED` has the largest mean
             silhouette over the cells.
         labels: (N,) class indices, −1 where there is none; what is clustered does not go by them.
-        groups: (N,) what pictures belong to, which intervals draw.
         seeds: of k-means, 0, 1, …
         scale: see `probes.clusters.SCALES`.
 
@@ -178,7 +177,7 @@ def cluster_store(
         count, chosen = _by_silhouette(tables, scale), "by silhouette"
     found = []
     for cell in progress(list(cells)):
-        found.append(_clustered(cell, tables[cell], count, labels, known, groups, seeds, scale))
+        found.append(_clustered(cell, tables[cell], count, labels, known, seeds, scale))
     name = str(getattr(store, "model", {}).get("name", "features"))
     pictures = len(next(iter(tables.values())))
     return ClusterTable(name, pictures, count, chosen, found,
@@ -204,57 +203,40 @@ def _by_silhouette(tables: dict[CellKey, np.ndarray], scale: str) -> int:
         raise SpecError(f"{rows} pictures; expected more than {TRIED[0]} to cluster")
     means = []
     for k in tried:
-        each = [_clusters(X, k, 0, scale) for X in tables.values()]
-        means.append(np.nanmean([silhouette(one.scaled, one.found) for one in each]))
+        means.append(np.nanmean([_silhouette(_clusters(X, k, 0, scale), X)
+                                 for X in tables.values()]))  # fmt: skip
     return tried[int(np.nanargmax(means))]
 
 
-def _clusters(X: np.ndarray, count: int, seed: int, scale: str) -> Clusters:
+def _clusters(X: np.ndarray, count: int, seed: int, scale: str) -> KMeansClusters:
     try:
-        return cluster_rows(X, count, seed, scale=scale)
+        return KMeansClusters(clusters=count, seed=seed, scale=scale).fit(X)
     except ValueError as error:
-        raise SpecError(f"{error}; choose fewer clusters, or more pictures") from error
+        raise SpecError(f"{error}") from error
 
 
-def _clustered(cell, X, count, labels, known, groups, seeds, scale) -> ClusteredCell:
+def _silhouette(found: KMeansClusters, X: np.ndarray) -> float:
+    return sampled_silhouette(found.scaled(X), found.labels_, SAMPLED)
+
+
+def _clustered(cell, X, count, labels, known, seeds, scale) -> ClusteredCell:
     runs = [_clusters(X, count, seed, scale) for seed in range(seeds)]
-    each = []
+    each, beside = [], None
     for one in runs:
         numbers = {}
         if labels is not None:
-            numbers |= against_labels(one.found[known], np.asarray(labels)[known])
-        numbers["silhouette"] = silhouette(one.scaled, one.found)
-        each.append(numbers | distances(one.scaled, one.found))
+            told = Clustered(np.asarray(labels)[known], one.labels_[known])
+            beside = beside or told
+            numbers |= told.numbers()
+        apart = group_distances(one.scaled(X), one.labels_)
+        numbers |= {"silhouette": _silhouette(one, X), "between/within": apart.ratio}
+        each.append(numbers)
     values = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
-    ends = {}
-    if labels is not None:
-        names = None if groups is None else [groups[row] for row in known]
-        ends = {"ari": ari_interval(runs[0].found[known], np.asarray(labels)[known], names)}
-    return ClusteredCell(cell, runs[0], values, ends)
-
-
-def ari_interval(
-    found: np.ndarray, labels: np.ndarray, groups: Sequence[str] | None = None,
-    draws: int = DRAWS, seed: int = 0,
-) -> tuple[float, float]:  # fmt: skip
-    """The middle 95 % of the ARI of the same clusters, pictures (or groups of them) drawn anew.
-
-    Clusters are not found anew, so it says nothing of other starts.
-    """
-    from sklearn.metrics import adjusted_rand_score
-
-    rng, names = np.random.default_rng(seed), np.arange(len(found))
-    if groups is not None:
-        names = np.unique(np.asarray(groups), return_inverse=True)[1]
-    order = np.argsort(names, kind="stable")
-    starts = np.searchsorted(names[order], np.arange(names.max() + 2))
-    values = []
-    for _ in range(draws):
-        drawn = rng.integers(0, len(starts) - 1, len(starts) - 1)
-        rows = np.concatenate([order[starts[g] : starts[g + 1]] for g in drawn])
-        values.append(adjusted_rand_score(labels[rows], found[rows]))
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    ends, chance = {}, {}
+    if beside is not None:
+        interval, chance = beside.interval("ari"), beside.by_chance()
+        ends = {"ari": (interval.low, interval.high)}
+    return ClusteredCell(cell, runs[0], values, ends, chance)
 
 
 def write_csv(table: ClusterTable, path: Path) -> None:
@@ -274,6 +256,5 @@ def write_assignments(
         writer = csv.writer(file)
         writer.writerow(["id", "cluster", "distance", *(["class"] if labels else [])])
         for row, name in enumerate(ids):
-            more = [labels[row]] if labels else []
-            one = cell.clusters
-            writer.writerow([name, int(one.found[row]), f"{one.apart[row]:.6g}", *more])
+            more, one = ([labels[row]] if labels else []), cell.clusters
+            writer.writerow([name, int(one.labels_[row]), f"{one.distances_[row]:.6g}", *more])
