@@ -107,7 +107,7 @@ def test_a_head_of_another_kind(diffeat, place):
     about = load("one.safetensors").about_
     save(KNNProbe().fit(X, y), "knn.safetensors", about)
     answer = diffeat("explain", "knn.safetensors", "f.h5")
-    assert answer.code == 1
+    assert answer.code == 2
     assert "not linear" in answer.err
 
 

@@ -54,7 +54,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
 def _table(rows: list[dict[str, Any]], way: str, text: str, notes: Notes) -> Table:
     free = way == "silhouette"
     heading = ["features", "block", "t", "ARI (95 % interval)", "NMI", "accuracy", "at random",
-               "silhouette", "first row less this one" if free else "best of all cells"]  # fmt: skip
+               "silhouette", "first row less this" if free else "best of all cells"]  # fmt: skip
     body = []
     for row in rows:
         one = row["chosen"][way]
