@@ -201,7 +201,7 @@ def _print(facts: dict[str, Any], rows: list[dict[str, Any]], left: int) -> None
     """For people."""
     by = facts["by"]
     said = {"predicted": "the predicted class", "true": "the true class"}.get(facts["class"])
-    click.echo(f"{facts['head']}: Shapley values of {said or facts['class']!r} on "
+    click.echo(f"{facts['head']}: Shapley values of {said or repr(facts['class'])} on "
                f"{facts['pictures']:,} pictures, by {by}")  # fmt: skip
     wide = max(len(by), *(len(row[by]) for row in rows))
     most = max(8, *(len(row["most for"]) for row in rows))
