@@ -7,8 +7,10 @@ import click
 from diffeat._version import __version__
 from diffeat.cli.aggregate import aggregate
 from diffeat.cli.align import align
+from diffeat.cli.cluster import cluster
 from diffeat.cli.compare import compare
 from diffeat.cli.ending import run
+from diffeat.cli.explain import explain
 from diffeat.cli.export import export
 from diffeat.cli.extract import extract
 from diffeat.cli.heads import heads
@@ -70,6 +72,8 @@ for command in (
     heads,
     predict,
     segment,
+    explain,
+    cluster,
     align,
     compare,
     match,
