@@ -40,6 +40,8 @@ def cli() -> None:
     diffeat heads unet-cifar10 digits -t 20,100 --png heads.png
     diffeat predict head.safetensors pictures/ -o predictions.csv
     diffeat segment pictures/ --head head.safetensors -o masks/
+    diffeat segment sd21 pictures/ --words cat,dog -t 301 -o masks/
+    diffeat segment unet-cifar10 pictures/ --parts diffcut -o parts/
     diffeat aggregate maps.h5 -o one.h5 --pca 64
     diffeat align features.h5 digits --with facebook/dinov2-base
     diffeat match unet-cifar10 A.jpg B.jpg -t 20 -b up.1 --png lines.png
