@@ -32,6 +32,8 @@ from diffeat.search import (
     task_from_store,
 )
 from diffeat.search import Task as CellTask
+from diffeat.search.analysis.clusters import MEASURES as CLUSTER_MEASURES
+from diffeat.search.analysis.clusters import ClusteredCell, cluster_store
 from diffeat.search.asking import ask, ask_test
 from diffeat.search.classification import chance
 from diffeat.search.clips import clip_cells, frame_rows
@@ -74,6 +76,7 @@ DRAWN = 6
 """Heat maps side by side."""
 
 __all__ = [
+    "CLUSTER_MEASURES",
     "DENSE_JUDGES",
     "LEFT_OUT",
     "MEMORY",
@@ -86,6 +89,7 @@ __all__ = [
     "CellKey",
     "CellTask",
     "Classification",
+    "ClusteredCell",
     "DenseJudge",
     "DenseRecall",
     "FreeOptions",
@@ -103,11 +107,13 @@ __all__ = [
     "cells_in",
     "chance",
     "clip_cells",
+    "cluster_store",
     "described",
     "draw_order",
     "few_classes",
     "fitted_dense",
     "frame_rows",
+    "heat_map",
     "inner_split",
     "match_planes",
     "plane_of",

@@ -429,7 +429,7 @@ class TestMain:
         assert set(cli.commands) == {
             "models", "blocks", "recipes", "channels", "extract", "info", "verify", "merge",
             "plan", "export", "view", "probe", "align", "search", "predict", "match", "compare",
-            "aggregate", "segment", "heads",
+            "aggregate", "segment", "explain", "cluster", "heads",
         }  # fmt: skip
 
     def test_every_command_has_help(self, diffeat):

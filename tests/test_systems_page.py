@@ -136,7 +136,8 @@ class TestCommands:
         words = shlex.split(command)
         if words[0] == "diffeat":
             verb, values = parsed(cli, words[1:])
-            assert verb in ("extract", "probe", "search", "align", "channels", "match")
+            assert verb in ("extract", "probe", "search", "align", "channels", "match", "segment",
+                            "heads", "cluster", "explain")  # fmt: skip
             if verb in ("extract", "channels"):
                 self.check_extraction(values, full_of)
         elif words[:3] == ["python", "-m", "benchmarks"]:

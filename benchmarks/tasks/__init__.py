@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.tasks.base import Place, Task
 from benchmarks.tasks.classification import Classification
+from benchmarks.tasks.clusters import Clusters
 from benchmarks.tasks.dense import Depth, Segmentation
 from benchmarks.tasks.detection import Detection
 from benchmarks.tasks.geometry import Geometry
@@ -28,7 +29,7 @@ TASKS: dict[str, Task] = {
     "regret": Regret(), "robustness": Robustness(), "detection": Detection(),
     "label-free": LabelFree(),
     "open-vocabulary": OpenVocabularyTask(), "words": Words(),
-    "parts": Parts(),
+    "parts": Parts(), "clusters": Clusters(),
 }  # fmt: skip
 """Name in a benchmark file → what measures it and makes its tables."""
 

@@ -7,8 +7,10 @@ import click
 from diffeat._version import __version__
 from diffeat.cli.aggregate import aggregate
 from diffeat.cli.align import align
+from diffeat.cli.cluster import cluster
 from diffeat.cli.compare import compare
 from diffeat.cli.ending import run
+from diffeat.cli.explain import explain
 from diffeat.cli.export import export
 from diffeat.cli.extract import extract
 from diffeat.cli.heads import heads
@@ -38,6 +40,8 @@ def cli() -> None:
     diffeat heads unet-cifar10 digits -t 20,100 --png heads.png
     diffeat predict head.safetensors pictures/ -o predictions.csv
     diffeat segment pictures/ --head head.safetensors -o masks/
+    diffeat segment sd21 pictures/ --words cat,dog -t 301 -o masks/
+    diffeat segment unet-cifar10 pictures/ --parts diffcut -o parts/
     diffeat aggregate maps.h5 -o one.h5 --pca 64
     diffeat align features.h5 digits --with facebook/dinov2-base
     diffeat match unet-cifar10 A.jpg B.jpg -t 20 -b up.1 --png lines.png
@@ -68,6 +72,8 @@ for command in (
     heads,
     predict,
     segment,
+    explain,
+    cluster,
     align,
     compare,
     match,

@@ -73,8 +73,8 @@ def heads(model, pictures, csv_path, png_path, as_json, **values) -> None:
     For each head, block and t: the high-frequency ratio, how much more alike near sites are than
     far ones (lds), the effective rank, the share of the energy in massive channels, and how well
     two noisings of a picture agree above two pictures (agreement). Which of these numbers goes
-    with which task is another question (docs/words.md); none of them needs a label, and none is a
-    score of a task.
+    with which task is another question (docs/label-free.md); none of them needs a label, and none
+    is a score of a task.
     """
     from diffeat.backbones import ModelRequest
     from diffeat.extraction import load_for
