@@ -38,6 +38,9 @@ def linear_weights(head: Any) -> tuple[np.ndarray, np.ndarray]:
             "RidgeProbe, RidgeRegressionProbe, RidgeMultilabelProbe or their kin"
         )
     weights = np.atleast_2d(np.asarray(weights, np.float64))
+    if weights.ndim > 2:
+        raise ValueError(f"{type(head).__name__} holds {len(weights)} heads; expected one of them, "
+                         "such as head.probe(0)")  # fmt: skip
     return weights, np.atleast_1d(np.asarray(offsets, np.float64))
 
 

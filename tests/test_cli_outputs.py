@@ -21,7 +21,7 @@ WRITERS = {
     "probe": {"csv_path", "png_path", "html_path", "save_path", "confusion"},
     "predict": {"output", "page", "confusion"},
     "cluster": {"csv_path", "png_path", "save_path", "page_path"},
-    "explain": {"output", "csv_path"},
+    "explain": {"output", "csv_path", "png_path"},
     "segment": {"output", "csv_path"},
     "align": {"csv_path", "png_path", "keep"},
     "search": {"csv_path", "png_path", "html_path", "spec_path", "out", "save_path", "policy_png"},

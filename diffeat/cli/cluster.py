@@ -36,8 +36,10 @@ from diffeat.cli.outputs import HTML, PICTURES, OutputPath, command
         "picture, of the cell with the largest silhouette.")  # fmt: skip
 @option("--page", "page_path", type=OutputPath(HTML, strict=True), help="Write a page of the "
         "pictures, cluster by cluster, of the same cell.")  # fmt: skip
-@option("--pictures", "pictures_at", metavar="PICTURES", help="--page: where the pictures lie, if "
-        "not where they were extracted from.")  # fmt: skip
+@option("--pictures", "pictures_at", metavar="PICTURES", help="Where the pictures lie, if not "
+        "where they were extracted from; for --page and raw pixels.")  # fmt: skip
+@option("--pixels/--no-pixels", default=True, help="Also cluster the pictures' raw pixels, where "
+        "pictures and labels are found (default): what needs no model.")  # fmt: skip
 @labels_options
 @allow_conditioned_option
 @json_option
@@ -52,13 +54,21 @@ def cluster(file, clusters, csv_path, png_path, save_path, page_path, as_json, *
 
     K-means on features of mean 0 and deviation 1; maps are averaged over their sites. Where labels
     are known: adjusted Rand index (0 is chance), normalised mutual information, and the accuracy of
-    the best names of clusters. The starred cell has the largest silhouette, which no label chose.
+    the best names of clusters; by classes also how far apart they lie (classes apart). The starred
+    cell has the largest silhouette, which no label chose; the cell with the largest ARI was chosen
+    by the labels that it is scored on.
     """
-    from diffeat.cli.ending import warn
+    from diffeat.cli.ending import note, warn
     from diffeat.conditioned import check_targets, conditioned, marked
     from diffeat.progress import track
-    from diffeat.search.analysis.clusters import cluster_store, write_assignments, write_csv
-    from diffeat.search.stored import wanted
+    from diffeat.search.analysis.clusters import (
+        cluster_store,
+        raw_pixels,
+        with_pixels,
+        write_assignments,
+        write_csv,
+    )
+    from diffeat.search.stored import targets_seen, wanted
     from diffeat.store import FeatureStore
     from diffeat.viz import heat_map
 
@@ -69,16 +79,27 @@ def cluster(file, clusters, csv_path, png_path, save_path, page_path, as_json, *
         told = conditioned(store.spec, store.pictures)
         if known is not None:
             check_targets(str(file), told, values["allow_conditioned"])
+            if (seen := targets_seen(store)).any():
+                warn(f"{file}: its maps were trained on targets of {seen.sum():,} of these "
+                     "pictures, so clusters are not without labels")  # fmt: skip
         table = cluster_store(
             store, cells, clusters, None if known is None else known.labels,
             seeds=values["seeds"], scale=values["scale"],
             progress=lambda each: track(each, desc="cluster", unit="cells"),
         )  # fmt: skip
         ids, names = list(store.ids), _names(known)
+        wants = bool(page_path) or (known is not None and values["pixels"])
+        found, why = _originals(store, values["pictures_at"]) if wants else (None, "")
+        if found and table.labelled and values["pixels"]:
+            pixels = raw_pixels(store, *found)
+            table = with_pixels(table, pixels, known.labels, values["scale"])
+        if why:
+            note(f"{why}; so without raw pixels, and pages without pictures (--pictures says where "
+                 "these lie)")  # fmt: skip
         if save_path:
             write_assignments(table.by_silhouette, ids, save_path, names)
         if page_path:
-            _page(page_path, table, store, names, values, file)
+            _page(page_path, table, store, names, found, file)
     if csv_path:
         write_csv(table, csv_path)
     if png_path:
@@ -107,20 +128,31 @@ def _names(known: Any) -> list[str] | None:
     return [known.class_names[label] if label >= 0 else "" for label in known.labels.tolist()]
 
 
-def _page(path: Path, table: Any, store: Any, names: Any, values: dict[str, Any], file: Path):
-    from diffeat.cli.ending import warn
+def _originals(store: Any, where: str | None) -> tuple[tuple[Any, Any] | None, str]:
+    """The source with the file's pictures and their places in it; or why there is none."""
     from diffeat.errors import SourceError, StoreError
-    from diffeat.noise import format_t
     from diffeat.store import find_originals
+
+    try:
+        return find_originals(store, store.ids, where), ""
+    except (SourceError, StoreError) as error:
+        if where:
+            raise
+        return None, str(error)
+
+
+def _page(path: Path, table: Any, store: Any, names: Any, found: Any, file: Path) -> None:
+    """Pictures by cluster; `found` is where they lie, None where that is not known."""
+    from diffeat.noise import format_t
     from diffeat.viz.cluster_page import write_cluster_page
 
     cell, picture = table.by_silhouette, None
-    try:
-        source, places = find_originals(store, store.ids, values["pictures_at"])
-        rows = dict(zip(store.ids, places, strict=True))
-        picture = lambda name: source.load(rows[name])  # noqa: E731
-    except (SourceError, StoreError) as error:
-        warn(f"{error}; the page names pictures and shows none (--pictures says where they lie)")
+    if found:
+        source, rows = found[0], dict(zip(store.ids, found[1], strict=True))
+
+        def picture(name: str) -> Any:
+            return source.load(rows[name])
+
     block, t = cell.key
     facts = {
         "model": table.name,
@@ -143,4 +175,6 @@ def _facts(table: Any, file: Path) -> dict[str, Any]:
         "clusters": table.count, "chosen": table.chosen, "labelled": table.labelled,
         "seeds": table.seeds, "cells": table.rows(),
         "by_silhouette": list(table.by_silhouette.key), "best": best and list(best.key),
+        "dealt at random": best and best.chance,
+        "raw pixels": table.pixels and table.pixels.to_dict(),
     }  # fmt: skip

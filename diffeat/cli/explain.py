@@ -17,10 +17,12 @@ from diffeat.cli.options import (
     target_choice,
     threads_option,
 )
-from diffeat.cli.outputs import OutputPath, command
+from diffeat.cli.outputs import PICTURES, OutputPath, command
 
 DRAWN = 24
 """Pictures that are drawn where --limit says nothing."""
+SPELT = 20
+"""Scores up to which the mean of each stands in CSV and JSON."""
 OF_FILE = ("model", "batch_size", "lora", "denoiser")
 """Options of pictures that are computed now, which this command does not have."""
 
@@ -47,12 +49,17 @@ OF_FILE = ("model", "batch_size", "lora", "denoiser")
 @option("--pictures", "pictures_at", metavar="PICTURES", help="-o: where the pictures lie, if not "
         "where they were extracted from.")  # fmt: skip
 @option("--limit", type=click.IntRange(1), help=f"-o: only so many pictures (default {DRAWN}).")
-@option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV.")
+@option("--csv", "csv_path", type=OutputPath((".csv",)), help="Write the table as CSV, of up to 20 "
+        "scores with the mean of each.")  # fmt: skip
+@option("--png", "png_path", type=OutputPath(PICTURES, strict=True), help="Write a heat map of the "
+        "shares of every (block, t) of HEAD.")  # fmt: skip
 @labels_options
 @allow_conditioned_option
 @json_option
 @threads_option
-def explain(head, file, which, by, background, top, output, csv_path, as_json, **values) -> None:
+def explain(
+    head, file, which, by, background, top, output, csv_path, png_path, as_json, **values
+) -> None:
     """What a linear HEAD goes by, on the features of FILE: exact Shapley values.
 
     \b
@@ -96,7 +103,10 @@ def explain(head, file, which, by, background, top, output, csv_path, as_json, *
         drawn = 0
         if output is not None:
             drawn = _draw(found, store, note, output, values)
-    rows = shares.rows()
+        if png_path is not None:
+            cells = found.summary(pieces_of_file(store, note.cells, count), "cell")
+            _heat(cells, note.cells, png_path, f"{head.name}: what each cell adds to {which!r}")
+    rows = shares.rows(each=len(found.names) <= SPELT)
     if csv_path is not None:
         _write(csv_path, rows)
     facts = {
@@ -169,6 +179,15 @@ def _draw(found: Any, store: Any, note: Any, output: Path, values: dict[str, Any
     return len(made)
 
 
+def _heat(shares: Any, cells: Any, path: Path, title: str) -> None:
+    """Shares of cells, which lie in the head's order."""
+    from diffeat.search import Grid, Measure
+    from diffeat.viz import heat_map
+
+    values = dict(zip(cells, shares.share.tolist(), strict=True))
+    heat_map([Grid("share", values, Measure("share of mean |phi|", "%"))], path, title=title)
+
+
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     import csv
 
@@ -182,7 +201,7 @@ def _print(facts: dict[str, Any], rows: list[dict[str, Any]], left: int) -> None
     """For people."""
     by = facts["by"]
     said = {"predicted": "the predicted class", "true": "the true class"}.get(facts["class"])
-    click.echo(f"{facts['head']}: Shapley values of {said or facts['class']!r} on "
+    click.echo(f"{facts['head']}: Shapley values of {said or repr(facts['class'])} on "
                f"{facts['pictures']:,} pictures, by {by}")  # fmt: skip
     wide = max(len(by), *(len(row[by]) for row in rows))
     most = max(8, *(len(row["most for"]) for row in rows))

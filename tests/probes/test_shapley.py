@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from probes import KNNProbe, LinearProbe, RidgeProbe, RidgeRegressionProbe
+from probes import KNNProbe, LinearProbe, ManyRidge, RidgeProbe, RidgeRegressionProbe
 from probes.shapley import grouped, linear_shapley, linear_weights
 
 
@@ -77,6 +77,10 @@ def test_what_cannot_be_meant(data):
     X, y = data
     with pytest.raises(ValueError, match="KNNProbe is not linear"):
         linear_weights(KNNProbe().fit(X, y))
+    many = ManyRidge().fit(X[None], y, X[None], y)
+    with pytest.raises(ValueError, match="ManyRidge holds 1 heads"):
+        linear_weights(many)
+    assert linear_weights(many.probe(0))[0].shape == (2, 5)
     with pytest.raises(ValueError, match=r"expected\s"):
         linear_shapley(np.ones(4), X, X.mean(0))
     with pytest.raises(ValueError, match="one of 0"):

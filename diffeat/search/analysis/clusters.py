@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
-from diffeat.errors import NumericsError, SpecError
+from diffeat.errors import NumericsError, SpecError, nearest
+from diffeat.images import Source, fit_picture
 from diffeat.noise import format_t
 from diffeat.search.grid import Grid
 from diffeat.search.measure import Measure
 from diffeat.search.tasks import CellKey, cell_name
-from probes.clusters import KMeansClusters
+from probes.clusters import SCALES, KMeansClusters
+from probes.lazy import CHUNK_BYTES, Deferred, Rows
 from probes.metrics.clusters import Clustered, group_distances, sampled_silhouette
 
 MEASURES = {
@@ -24,12 +26,21 @@ MEASURES = {
     "accuracy": Measure("accuracy of the best names", "%"),
     "silhouette": Measure("silhouette", ""),
     "between/within": Measure("distance between clusters over that within", ""),
+    "classes apart": Measure("distance between classes over that within", ""),
 }  # fmt: skip
 """Number → what it is."""
 TRIED = (2, 5, 10, 20)
 """Numbers of clusters that the silhouette chooses from, where nothing says one."""
 SAMPLED = 2000
 """Pictures that a silhouette compares with each other."""
+HELD = 1 << 30
+"""Bytes of a cell's vectors up to which they are held; larger cells are read in pieces."""
+MOST_PIXELS = 32
+"""Side of the pictures whose raw pixels are clustered."""
+AXES = {2: (), 3: (1,), 4: (2, 3)}
+"""Axes of an array that are averaged, by how many it has: vectors, tokens, maps."""
+PIXELS = ("raw pixels", 0)
+"""The cell of pixels."""
 
 
 @dataclass
@@ -42,6 +53,7 @@ class ClusteredCell:
         values: number → mean over seeds.
         ends: "ari" → (low, high) of its 95 % interval, pictures drawn anew; {} without labels.
         chance: number → of the same clusters dealt out at random; {} without labels.
+        ari_seeds: ARI of every seed; () without labels.
     """
 
     key: CellKey
@@ -49,6 +61,21 @@ class ClusteredCell:
     values: dict[str, float]
     ends: dict[str, tuple[float, float]] = field(default_factory=dict)
     chance: dict[str, float] = field(default_factory=dict)
+    ari_seeds: tuple[float, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; None where a number is not defined."""
+        numbers = {name: value if np.isfinite(value) else None
+                   for name, value in self.values.items()}  # fmt: skip
+        ends = {f"{name}_{end}": value for name, both in self.ends.items()
+                for end, value in zip(("low", "high"), both, strict=True)}  # fmt: skip
+        return {
+            "block": self.key[0],
+            "t": self.key[1],
+            **numbers,
+            **ends,
+            **({"ari_by_seed": list(self.ari_seeds)} if len(self.ari_seeds) > 1 else {}),
+        }
 
 
 @dataclass
@@ -62,6 +89,7 @@ class ClusterTable:
         cells: in the file's order.
         labelled: pictures with labels.
         seeds: of k-means, over which numbers are means.
+        pixels: the same pictures' raw pixels, clustered alike; None where they are not looked at.
     """
 
     name: str
@@ -71,6 +99,7 @@ class ClusterTable:
     cells: list[ClusteredCell]
     labelled: int = 0
     seeds: int = 1
+    pixels: ClusteredCell | None = None
 
     @property
     def numbers(self) -> list[str]:
@@ -96,12 +125,7 @@ class ClusterTable:
 
     def rows(self) -> list[dict[str, Any]]:
         """Plain values, a row a cell."""
-        return [
-            {"block": one.key[0], "t": one.key[1], **one.values,
-             **{f"{name}_{end}": value for name, ends in one.ends.items()
-                for end, value in zip(("low", "high"), ends, strict=True)}}
-            for one in self.cells
-        ]  # fmt: skip
+        return [one.to_dict() for one in self.cells]
 
     def lines(self) -> list[str]:
         """For people."""
@@ -109,14 +133,18 @@ class ClusterTable:
         first = (f"{self.name}: {self.count} clusters ({self.chosen}) of {self.pictures:,} "
                  f"pictures, {said}")  # fmt: skip
         if self.seeds > 1:
-            first += f"; means of {self.seeds} seeds"
+            first += f"; means of {self.seeds} seeds, intervals of the first"
         names = self.numbers
         wide = max(5, *(len(one.key[0]) for one in self.cells))
-        found = [first, f"{'block':<{wide}}  {'t':>6}  " + "  ".join(f"{n:>10}" for n in names)]
+        widths = [max(10, len(name)) for name in names]
+        heads = "  ".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))
+        found = [first, f"{'block':<{wide}}  {'t':>6}  {heads}"]
         found.append("-" * len(found[1]))
         for one in self.cells:
             marks = "*" * (one is self.by_silhouette)
-            numbers = "  ".join(f"{one.values[n]:10.3f}" for n in names)
+            numbers = "  ".join(
+                f"{one.values[n]:{w}.3f}" for n, w in zip(names, widths, strict=True)
+            )
             found.append(f"{one.key[0]:<{wide}}  {format_t(one.key[1]):>6}  {numbers}{marks}")
         return [*found, *self._told()]
 
@@ -129,11 +157,13 @@ class ClusterTable:
         if best is not None:
             found.append("the same clusters dealt out at random: " + ", ".join(
                 f"{name} {value:.3f}" for name, value in best.chance.items()))  # fmt: skip
+        if self.pixels is not None:
+            found.append(f"without a model: {_said(self.pixels)}")
         return found
 
 
 def _said(one: ClusteredCell) -> str:
-    text = f"{one.key[0]} t={format_t(one.key[1])}"
+    text = one.key[0] if one.key == PIXELS else f"{one.key[0]} t={format_t(one.key[1])}"
     if "ari" not in one.ends:
         return f"{text}, silhouette {one.values['silhouette']:.3f}"
     low, high = one.ends["ari"]
@@ -153,6 +183,8 @@ def cluster_store(
 ) -> ClusterTable:
     """Cluster the pictures of a feature file by each of its cells. Maps are averaged over sites.
 
+    One cell is held at a time; one of more than 1 GiB of vectors is read in pieces.
+
     Args:
         store: `store[block, t]` is an array (N, …), or what reads like one.
         cells: which.
@@ -163,85 +195,181 @@ def cluster_store(
         scale: see `probes.clusters.SCALES`.
 
     Raises:
-        SpecError: fewer pictures than clusters.
+        SpecError: fewer pictures than clusters, an unknown scale, labels of one class alone.
         NumericsError: nan or inf.
     """
-    known = None if labels is None else np.flatnonzero(np.asarray(labels) >= 0)
-    if known is not None and not len(known):
-        known = labels = None
-    tables = {cell: vectors(store[cell], cell) for cell in cells}
+    rows = int(store[cells[0]].shape[0])
+    known, labels = _known(labels)
+    _check(count, scale, rows)
     chosen = "told"
     if count is None and labels is not None:
-        count, chosen = len(np.unique(np.asarray(labels)[known])), "as many as classes"
+        count, chosen = len(np.unique(labels[known])), "as many as classes"
     if count is None:
-        count, chosen = _by_silhouette(tables, scale), "by silhouette"
+        count, chosen = _by_silhouette(store, cells, rows, scale), "by silhouette"
     found = []
     for cell in progress(list(cells)):
-        found.append(_clustered(cell, tables[cell], count, labels, known, seeds, scale))
+        X = vectors(store[cell], cell)
+        found.append(_clustered(cell, X, count, labels, known, seeds, scale))
     name = str(getattr(store, "model", {}).get("name", "features"))
-    pictures = len(next(iter(tables.values())))
-    return ClusterTable(name, pictures, count, chosen, found,
-                        0 if known is None else len(known), seeds)  # fmt: skip
+    return ClusterTable(name, rows, count, chosen, found, len(known), seeds)
 
 
-def vectors(data: Any, cell: CellKey) -> np.ndarray:
-    """(N, D) float32 of a cell; maps (N, C, h, w) as means over their sites."""
-    values = np.asarray(data[:], np.float32)
-    if values.ndim > 2:
-        axes = (2, 3) if values.ndim == 4 else (1,)
-        values = values.mean(axes)
-    if not np.isfinite(values).all():
-        raise NumericsError(f"the features of {cell_name(cell)} contain nan or inf; extract them "
-                            "again")  # fmt: skip
-    return values
+def with_pixels(
+    table: ClusterTable, pixels: np.ndarray, labels: np.ndarray | None = None,
+    scale: str = "standardise",
+) -> ClusterTable:  # fmt: skip
+    """A table with what the pictures' pixels give under the same K and seeds: what needs no model.
+
+    Args:
+        table: of `cluster_store`.
+        pixels: (N, D), see `raw_pixels`.
+        labels, scale: as there.
+    """
+    known, labels = _known(labels)
+    one = _clustered(PIXELS, pixels, table.count, labels, known, table.seeds, scale)
+    return replace(table, pixels=one)
 
 
-def _by_silhouette(tables: dict[CellKey, np.ndarray], scale: str) -> int:
-    rows = len(next(iter(tables.values())))
+def raw_pixels(store: Any, source: Source, places: Sequence[int]) -> np.ndarray:
+    """(N, 3·h·w) float32 pixels in 0 … 255 of a file's pictures, fitted as the model saw them, at
+    32×32 at most.
+
+    Args:
+        store: the file.
+        source, places: where its pictures lie (`diffeat.store.find_originals`).
+    """
+    spec = store.spec
+    sides = spec.size or (MOST_PIXELS, MOST_PIXELS)
+    size = tuple(min(side, MOST_PIXELS) for side in sides)
+    pixels = np.empty((len(places), 3, *size), np.uint8)
+    for row, place in enumerate(places):
+        pixels[row] = fit_picture(source.load(place), size, spec.fit, spec.resample)
+    return pixels.reshape(len(pixels), -1).astype(np.float32)
+
+
+def _known(labels: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows with a label, and the labels; (none, None) where there is none.
+
+    Raises:
+        SpecError: all are of one class.
+    """
+    if labels is None:
+        return np.empty(0, np.int64), None
+    labels = np.asarray(labels)
+    known = np.flatnonzero(labels >= 0)
+    if not len(known):
+        return known, None
+    if len(np.unique(labels[known])) < 2:
+        raise SpecError(f"{len(known)} of {len(labels)} pictures have labels, all of one class; "
+                        "expected two classes at least to compare clusters with")  # fmt: skip
+    return known, labels
+
+
+def _check(count: int | None, scale: str, rows: int) -> None:
+    if scale not in SCALES:
+        raise SpecError(f"scale {scale!r}{nearest(scale, SCALES)}; expected one of "
+                        f"{', '.join(SCALES)}")  # fmt: skip
+    if count is not None and not 1 < count <= rows:
+        raise SpecError(f"{rows} pictures for {count} clusters; expected 2 clusters at least, and "
+                        "as many pictures, or fewer clusters")  # fmt: skip
+
+
+def vectors(data: Any, cell: CellKey, held: int = HELD) -> Any:
+    """(N, D) float32 of a cell; maps and tokens as means over their sites.
+
+    Maps are read in pieces. Vectors of more than `held` bytes are not held, but read anew
+    whenever they are asked for.
+
+    Raises:
+        SpecError: neither vectors nor tokens nor maps.
+        NumericsError: nan or inf.
+    """
+    shape = tuple(data.shape)
+    if len(shape) not in AXES:
+        raise SpecError(f"{cell_name(cell)} has shape {shape}; expected vectors, tokens or maps: "
+                        "choose other blocks")  # fmt: skip
+    axes, rows = AXES[len(shape)], Rows(data, f"the features of {cell_name(cell)}")
+    step = max(1, CHUNK_BYTES // (4 * int(np.prod(shape[1:]))))
+
+    def read(key: Any) -> np.ndarray:
+        places = np.arange(shape[0])[key]
+        parts = [rows[places[k : k + step]] for k in range(0, len(places), step)]
+        return np.concatenate([part.mean(axes) if axes else part for part in parts])
+
+    width = shape[2] if len(shape) == 3 else shape[1]
+    lazy = Deferred((shape[0], width), read, np.float32)
+    if 4 * shape[0] * width > held:
+        return lazy
+    try:
+        return lazy[:]
+    except ValueError as error:
+        raise NumericsError(f"{error}; leave the cell out (-b, -t), or extract it again") from error
+
+
+def _by_silhouette(store: Any, cells: Sequence[CellKey], rows: int, scale: str) -> int:
     tried = [k for k in TRIED if k < rows]
     if not tried:
         raise SpecError(f"{rows} pictures; expected more than {TRIED[0]} to cluster")
-    means = []
-    for k in tried:
-        means.append(np.nanmean([_silhouette(_clusters(X, k, 0, scale), X)
-                                 for X in tables.values()]))  # fmt: skip
-    return tried[int(np.nanargmax(means))]
+    found = []
+    for cell in cells:
+        X = vectors(store[cell], cell)
+        found.append([_silhouette(_clusters(X, k, 0, scale), X) for k in tried])
+    means = np.nan_to_num(found, nan=-1.0).mean(0)
+    return tried[int(means.argmax())]
 
 
-def _clusters(X: np.ndarray, count: int, seed: int, scale: str) -> KMeansClusters:
+def _clusters(X: Any, count: int, seed: int, scale: str) -> KMeansClusters:
     try:
-        return KMeansClusters(clusters=count, seed=seed, scale=scale).fit(X)
-    except ValueError as error:
-        raise SpecError(f"{error}") from error
+        return KMeansClusters(clusters=count, seed=seed, scale=scale, memory=HELD).fit(X)
+    except ValueError as error:  # of what is read in pieces, nan is met here
+        raise NumericsError(f"{error}; leave the cell out (-b, -t)") from error
 
 
-def _silhouette(found: KMeansClusters, X: np.ndarray) -> float:
-    return sampled_silhouette(found.scaled(X), found.labels_, SAMPLED)
+def _scaled(found: KMeansClusters, X: Any) -> Any:
+    """X in the space of the clusters, held or read as X is."""
+    if isinstance(X, np.ndarray):
+        return found.scaled(X)
+    return Deferred(X.shape, lambda key: found.scaled(X[key]), np.float32)
+
+
+def _silhouette(found: KMeansClusters, X: Any) -> float:
+    return sampled_silhouette(_scaled(found, X), found.labels_, SAMPLED)
 
 
 def _clustered(cell, X, count, labels, known, seeds, scale) -> ClusteredCell:
     runs = [_clusters(X, count, seed, scale) for seed in range(seeds)]
     each, beside = [], None
     for one in runs:
-        numbers = {}
+        numbers, z = {}, _scaled(one, X)
         if labels is not None:
-            told = Clustered(np.asarray(labels)[known], one.labels_[known])
+            told = Clustered(labels[known], one.labels_[known])
             beside = beside or told
             numbers |= told.numbers()
-        apart = group_distances(one.scaled(X), one.labels_)
-        numbers |= {"silhouette": _silhouette(one, X), "between/within": apart.ratio}
+        numbers |= {"silhouette": sampled_silhouette(z, one.labels_, SAMPLED),
+                    "between/within": group_distances(z, one.labels_).ratio}  # fmt: skip
         each.append(numbers)
     values = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
     ends, chance = {}, {}
     if beside is not None:
         interval, chance = beside.interval("ari"), beside.by_chance()
         ends = {"ari": (interval.low, interval.high)}
-    return ClusteredCell(cell, runs[0], values, ends, chance)
+        values["classes apart"] = _apart(_scaled(runs[0], X), labels, known)
+    seen = tuple(one["ari"] for one in each) if beside is not None else ()
+    return ClusteredCell(cell, runs[0], values, ends, chance, seen)
+
+
+def _apart(z: Any, labels: np.ndarray, known: np.ndarray) -> float:
+    """Distance between classes over that within them, of pictures with labels."""
+    if len(known) == len(labels):
+        return group_distances(z, labels).ratio
+    part = Deferred((len(known), z.shape[1]), lambda key: z[known[key]], np.float32)
+    return group_distances(part, labels[known]).ratio
 
 
 def write_csv(table: ClusterTable, path: Path) -> None:
     """A row a cell."""
-    rows = table.rows()
+    rows = [{name: value for name, value in row.items() if not isinstance(value, list)}
+            for row in table.rows()]  # fmt: skip
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -107,6 +107,9 @@ class Explanation:
                 f"class {self.which!r}{nearest(self.which, self.names)}; expected one of "
                 f"{', '.join(self.names[:20])}, {PREDICTED} or {TRUE}"
             )
+        if self.which == PREDICTED and self.applied.kind == "numbers" and len(self.weights) > 1:
+            raise SpecError("this head gives several numbers, of which none is the predicted one; "
+                            f"name one: {', '.join(self.names[:20])}")  # fmt: skip
         if self.which == TRUE and (self.truth is None or (self.truth < 0).all()):
             raise SpecError("no picture has a label of a class that the head knows, so none is "
                             f"explained by it; name a class, or say {PREDICTED}")  # fmt: skip
@@ -226,12 +229,22 @@ class Shares:
             each = np.where(self.seen > 0, self.signed[:, group] / self.seen, -np.inf)
         return self.names[int(each.argmax())]
 
-    def rows(self, top: int | None = None) -> list[dict[str, Any]]:
-        """Groups by falling share."""
+    def _each(self, group: int) -> dict[str, float]:
+        """By score the mean of phi over the pictures that it was explained for."""
+        return {f"mean phi of {self.names[m]}": float(self.signed[m, group] / self.seen[m])
+                for m in np.flatnonzero(self.seen).tolist()}  # fmt: skip
+
+    def rows(self, top: int | None = None, each: bool = False) -> list[dict[str, Any]]:
+        """Groups by falling share.
+
+        Args:
+            top: only so many.
+            each: whether the mean of phi stands there for every score, too.
+        """
         order = np.argsort(-self.share, kind="stable")[:top]
         return [
             {self.by: self.groups[g], "share": float(self.share[g]),
              "mean |phi|": float(self.magnitude[g]), "mean phi": float(self.mean[g]),
-             "most for": self.strongest(g)}
+             "most for": self.strongest(g), **(self._each(g) if each else {})}
             for g in order.tolist()
         ]  # fmt: skip
