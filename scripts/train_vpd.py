@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--validation", help="other pictures, on which the epoch is chosen")
     add("--words", help="cat,dog or a file with synonyms (default: the classes' names)")
     add("-b", "--blocks", type=_names, help="maps (default: the published)")
-    add("--attention", type=_names, help="cross-attention (default: the published)")
+    add("--attention", type=_names, help="cross-attention (default: as published, of depth none)")
     add("-t", type=int, help="what the model is told (default 1)")
     add("--size", type=int, help="of the input, in pixels (default: the model's)")
     add("--templates", help="imagenet-80 (default), photo, plain, or a .txt file")

@@ -42,8 +42,10 @@ BLOCKS = ("vpd:1", "vpd:4", "vpd:7", "vpd:11")
 """The published maps."""
 ATTENTION = ("down.1.attn.*:cross.map", "down.2.attn.*:cross.map", "up.1.attn.*:cross.map",
              "up.2.attn.*:cross.map")  # fmt: skip
-"""Cross-attention of the two coarser grids, as published."""
+"""Cross-attention of the two coarser grids, as published for masks."""
 TASKS = ("segmentation", "depth")
+PUBLISHED_ATTENTION = {"segmentation": ATTENTION, "depth": ()}
+"""What stands beside the maps, task by task: VPD's code for depth leaves cross-attention out."""
 FORMAT = "diffeat-vpd-1"
 """What files of trained models call themselves."""
 IGNORE = 255
@@ -70,7 +72,7 @@ class VPD:
             invariant logarithmic error).
         blocks: maps that the head takes.
         attention: cross-attention that is averaged over heads and over layers of one grid, and
-            stands beside the maps of that grid.
+            stands beside the maps of that grid; None: as published, `PUBLISHED_ATTENTION`.
         t: what the network is told.
         size: (H, W) in pixels; None: the model's own.
         fit: how pictures are brought to it; see `ExtractSpec`.
@@ -98,7 +100,9 @@ class VPD:
         best_epoch_: the epoch, from 1, whose weights were kept.
 
     Source: Zhao et al. 2023, "Unleashing Text-to-Image Diffusion Models for Visual Perception"
-    (VPD). Adam at one rate in place of AdamW with warm-up, pictures without crops or mirroring.
+    (VPD), and its code. Adam at one rate in place of AdamW with warm-up, pictures without crops or
+    mirroring; of depth, all pictures are told all words, where the code tells each picture the one
+    kind of room that it is of.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class VPD:
         *,
         task: str = "segmentation",
         blocks: tuple[str, ...] = BLOCKS,
-        attention: tuple[str, ...] = ATTENTION,
+        attention: tuple[str, ...] | None = None,
         t: int | float | str = 1,
         size: tuple[int, int] | int | None = None,
         fit: str = "squash",
@@ -212,11 +216,9 @@ class VPD:
     def save(self, path: str | Path) -> Path:
         """Write what was trained, for `load`: adapter, head, and a denoiser that was fine-tuned."""
         module = self._trained()
-        settings = {name: getattr(self, name) for name in SETTINGS if name != "fit"}
-        settings |= {"fit": self.fit_by, "templates": list(templates_of(self.templates))}
         words = [one.words for one in self.vocabulary_.classes]
         said = SavedNetwork(
-            models_of(self.backbone), _names(self.backbone), words, settings, {}
+            models_of(self.backbone), _names(self.backbone), words, self._settings(), {}
         )  # fmt: skip
         return write_network(path, FORMAT, said, module.state_dict())
 
@@ -250,12 +252,22 @@ class VPD:
 
     # --- the network ----------------------------------------------------------------------
 
+    @property
+    def _attention(self) -> tuple[str, ...]:
+        return PUBLISHED_ATTENTION[self.task] if self.attention is None else tuple(self.attention)
+
+    def _settings(self) -> dict[str, Any]:
+        """What a trained model is, in plain values; what was left open, worked out."""
+        said = {name: getattr(self, name) for name in SETTINGS}
+        return said | {"fit": self.fit_by, "attention": list(self._attention),
+                       "templates": list(templates_of(self.templates))}  # fmt: skip
+
     def _built(self) -> VPDNetwork:
         """The network at its start."""
         backbone = trainable_copy(self.backbone) if self.finetune else self.backbone
         classes = class_embeddings(self.backbone, self.vocabulary_, self.templates)
         spec = ExtractSpec(
-            (self.t,), (*self.blocks, *self.attention), size=self.size, fit=self.fit_by,
+            (self.t,), (*self.blocks, *self._attention), size=self.size, fit=self.fit_by,
             noise="none", latent="mean", scale_latent=False, dtype="float32",
         )  # fmt: skip
         forward = ClassForward(Plan(backbone, spec, len(self.vocabulary_)))
@@ -336,9 +348,8 @@ class VPD:
 
     def _about(self, targets: DenseTargets, validation: DenseTargets | None) -> dict[str, Any]:
         """What a checkpoint has to agree with, beside weights and rates."""
-        settings = {name: getattr(self, name) for name in SETTINGS if name != "fit"}
         return {
-            **settings, "fit": self.fit_by, "templates": list(templates_of(self.templates)),
+            **self._settings(),
             "words": [list(one.words) for one in self.vocabulary_.classes],
             "backbone_learning_rate": self.backbone_learning_rate,
             "models": models_of(self.backbone), "data": targets.fingerprint,

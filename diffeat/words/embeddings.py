@@ -43,8 +43,8 @@ def class_embeddings(
         SpecError: a model that reads no text, or by several encoders; a text that is longer than
             it reads; equal words.
 
-    Source: Zhao et al. 2023 (VPD), section 3.2: class names in 80 templates, averaged. That the
-    pooled state is meant is our reading.
+    Source: Zhao et al. 2023 (VPD), section 3.2: class names in 80 templates, averaged; its code
+    takes the encoder's pooled output. Means over synonyms are ours: VPD has one word a class.
     """
     words = Vocabulary.of(vocabulary)
     templates = templates_of(templates)

@@ -187,6 +187,19 @@ class TestKept:
         )  # fmt: skip
         assert again.score(targets.take([0, 1])) == trained.score(targets.take([0, 1]))
 
+    def test_a_tuned_denoiser_comes_back(self, backbone_of, targets, root):
+        backbone, few = backbone_of("sd1"), targets.take([0, 1])
+        tuned = model(backbone, epochs=1, finetune=True, backbone_learning_rate=1e-3).fit(few)
+        again = VPD.load(tuned.save(root / "tuned.safetensors"), backbone)
+        picture = targets.pictures().load(2)
+        said = again.predict_proba(picture)
+        np.testing.assert_array_equal(said, tuned.predict_proba(picture))
+        weights = again.module_.denoiser.state_dict()
+        for name, value in tuned.module_.denoiser.state_dict().items():
+            assert torch.equal(value, weights[name]), name
+        again.module_.denoiser.load_state_dict(backbone.denoiser.state_dict())
+        assert np.abs(again.predict_proba(picture) - said).max() > 1e-4  # it is what is looked at
+
     def test_another_model_is_refused_by_name(self, trained, backbone_of, root):
         path = trained.save(root / "w.safetensors")
         with pytest.raises(SpecError, match="trained with the denoiser of"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 
@@ -23,6 +25,8 @@ def test_eighty_different_templates_with_one_hole_each():
     assert len(set(IMAGENET)) == len(IMAGENET) == 80
     assert all(text.count("{}") == 1 for text in IMAGENET)
     assert {"itap of a {}.", "a photo of the hard to see {}.", "the origami {}."} <= set(IMAGENET)
+    lines = "\n".join(sorted(IMAGENET)).encode()  # of the list in VPD's public code
+    assert hashlib.sha256(lines).hexdigest().startswith("a8a4822f2921936e")
 
 
 def test_templates_of_names_files_and_lists(tmp_path):
