@@ -44,6 +44,8 @@ def cli() -> None:
     diffeat segment unet-cifar10 pictures/ --parts diffcut -o parts/
     diffeat aggregate maps.h5 -o one.h5 --pca 64
     diffeat align features.h5 digits --with facebook/dinov2-base
+    diffeat cluster features.h5 --page clusters.html
+    diffeat explain head.safetensors features.h5 --by channel
     diffeat match unet-cifar10 A.jpg B.jpg -t 20 -b up.1 --png lines.png
 
     PICTURES is a folder (class subfolders become labels), a glob, a list file, WebDataset
