@@ -86,6 +86,8 @@ def heads(model, pictures, csv_path, png_path, as_json, **values) -> None:
     wanted, sort = chosen_scores(values["scores"] or None), values["sort"]
     if sort and sort not in wanted:
         raise click.UsageError(f"--sort {sort}; expected one of {', '.join(wanted)}")
+    if not values["timesteps"] and ":" not in model:  # a vision model has one level
+        raise click.UsageError("no timesteps given; expected -t 20,100")
     spec = spec_of(None, None, {**values, "blocks": values["blocks"] or ("all",)})
     options = FreeOptions(values["cutoff"], values["near"], values["far"], ratio=values["ratio"])
     source = open_pictures(pictures)

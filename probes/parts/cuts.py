@@ -58,7 +58,8 @@ class DiffCut(PictureParts):
     def _parts(self, maps: Maps) -> np.ndarray:
         grids = {maps.grid(key) for key in self.cells_}
         if len(grids) > 1:
-            raise ValueError(f"maps of the grids {sorted(grids)}; expected cells of one grid")
+            raise ValueError(f"maps of the grids {sorted(grids)}; expected cells of one grid: "
+                             "choose some (-b, -t)")  # fmt: skip
         values = np.concatenate([as_float(maps[key]).numpy() for key in self.cells_])
         unit = normalised(values)
         labels = recursive_cut(affinities(unit, self.alpha), self.threshold, self.parts)

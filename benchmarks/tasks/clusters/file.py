@@ -18,7 +18,8 @@ class ClusterBenchmark(MeasuredBenchmark):
         pictures: a set whose pictures have classes, such as "cifar10:test".
         limit: at most so many, class-balanced; None is all.
         clusters: K; 0 is as many as classes.
-        seeds: runs of k-means, over which numbers are averaged; intervals are of the first.
+        seeds: runs of k-means, over which numbers and ends of intervals are averaged;
+            differences are of the first.
         scale: of `probes.clusters.SCALES`.
         pixels: (H, W) that raw pixels are brought to; () measures none.
         held: share of the pictures that choose the cell; the others are reported.

@@ -34,8 +34,9 @@ def set_up(result: dict[str, Any]) -> str:
     return (
         f"{one['pictures']}: {choosing:,} pictures choose the cell, {reported:,} others are "
         f"clustered apart and reported; {count} clusters by k-means, means of {one['seeds']} "
-        "seeds. ARI: 0 is chance. Its interval draws pictures, clusters as they are (of the first "
-        "seed). Accuracy is under the best names, which look at the labels that are scored. "
+        "seeds. ARI: 0 is chance. Its interval draws pictures, clusters as they are; differences "
+        "are of the first seed. Accuracy is under the best names, which look at the labels that "
+        "are scored. "
         f"{result['seconds']:.0f} s on {machine['cores']} cores ({machine['processor']})."
     )
 

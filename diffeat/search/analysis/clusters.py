@@ -51,7 +51,8 @@ class ClusteredCell:
         key: (block, t).
         clusters: fitted, of the first seed.
         values: number → mean over seeds.
-        ends: "ari" → (low, high) of its 95 % interval, pictures drawn anew; {} without labels.
+        ends: "ari" → (low, high) of its 95 % interval, pictures drawn anew, means over seeds; {}
+            without labels.
         chance: number → of the same clusters dealt out at random; {} without labels.
         ari_seeds: ARI of every seed; () without labels.
     """
@@ -133,7 +134,7 @@ class ClusterTable:
         first = (f"{self.name}: {self.count} clusters ({self.chosen}) of {self.pictures:,} "
                  f"pictures, {said}")  # fmt: skip
         if self.seeds > 1:
-            first += f"; means of {self.seeds} seeds, intervals of the first"
+            first += f"; means of {self.seeds} seeds, as are the ends of intervals"
         names = self.numbers
         wide = max(5, *(len(one.key[0]) for one in self.cells))
         widths = [max(10, len(name)) for name in names]
@@ -338,23 +339,24 @@ def _silhouette(found: KMeansClusters, X: Any) -> float:
 
 def _clustered(cell, X, count, labels, known, seeds, scale) -> ClusteredCell:
     runs = [_clusters(X, count, seed, scale) for seed in range(seeds)]
-    each, beside = [], None
+    each, beside = [], []
     for one in runs:
         numbers, z = {}, _scaled(one, X)
         if labels is not None:
-            told = Clustered(labels[known], one.labels_[known])
-            beside = beside or told
-            numbers |= told.numbers()
+            beside.append(Clustered(labels[known], one.labels_[known]))
+            numbers |= beside[-1].numbers()
         numbers |= {"silhouette": sampled_silhouette(z, one.labels_, SAMPLED),
                     "between/within": group_distances(z, one.labels_).ratio}  # fmt: skip
         each.append(numbers)
     values = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
     ends, chance = {}, {}
-    if beside is not None:
-        interval, chance = beside.interval("ari"), beside.by_chance()
-        ends = {"ari": (interval.low, interval.high)}
+    if beside:
+        drawn = [one.interval("ari") for one in beside]  # the same pictures for every seed
+        ends = {"ari": tuple(float(np.mean([getattr(one, end) for one in drawn]))
+                             for end in ("low", "high"))}  # fmt: skip
+        chance = beside[0].by_chance()
         values["classes apart"] = _apart(_scaled(runs[0], X), labels, known)
-    seen = tuple(one["ari"] for one in each) if beside is not None else ()
+    seen = tuple(one["ari"] for one in each) if beside else ()
     return ClusteredCell(cell, runs[0], values, ends, chance, seen)
 
 
