@@ -15,13 +15,18 @@ from diffeat.adapt.forward import frozen, trainable_copy
 from diffeat.adapt.learning import learn
 from diffeat.adapt.odise_data import classes_in
 from diffeat.adapt.odise_named import picture_of
-from diffeat.adapt.saved_networks import SavedNetwork, read_said, read_weights, write_network
+from diffeat.adapt.saved_networks import (
+    SavedNetwork,
+    models_of,
+    read_said,
+    read_weights,
+    write_network,
+)
 from diffeat.adapt.vpd_data import PixelTargets, fitted
 from diffeat.adapt.vpd_network import ClassForward, VPDNetwork
 from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
-from diffeat.extraction.learned_prompts import Identity
 from diffeat.specs import ExtractSpec
 from diffeat.targets.dense import DenseTargets
 from diffeat.words.embeddings import class_embeddings
@@ -217,9 +222,7 @@ class VPD:
         """Write what was trained, for `load`: adapter, head, and a denoiser that was fine-tuned."""
         module = self._trained()
         words = [one.words for one in self.vocabulary_.classes]
-        said = SavedNetwork(
-            models_of(self.backbone), _names(self.backbone), words, self._settings(), {}
-        )  # fmt: skip
+        said = SavedNetwork(*models_of(self.backbone), words, self._settings())
         return write_network(path, FORMAT, said, module.state_dict())
 
     @property
@@ -236,15 +239,14 @@ class VPD:
         """
         path = Path(path)
         said = read_said(path, FORMAT, "a trained VPD")
-        said.check(path, models_of(backbone), _names(backbone))
+        said.check(path, *models_of(backbone))
+        tensors = read_weights(path)
         try:
-            lists = {k: tuple(v) for k, v in said.settings.items() if isinstance(v, list)}
-            vocabulary = Vocabulary.of({one[0]: list(one[1:]) for one in said.words})
-            found = cls(backbone, vocabulary, **{**said.settings, **lists})
+            found = cls(backbone, said.vocabulary, **said.arguments)
             found._check(None)
-            found.vocabulary_ = vocabulary
+            found.vocabulary_ = said.vocabulary
             found.module_ = found._built()
-            found.module_.load_state_dict(read_weights(path))
+            found.module_.load_state_dict(tensors)
         except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
             raise SpecError(f"{path}: damaged ({error}); train it again") from error
         found.module_.eval()
@@ -352,16 +354,6 @@ class VPD:
             **self._settings(),
             "words": [list(one.words) for one in self.vocabulary_.classes],
             "backbone_learning_rate": self.backbone_learning_rate,
-            "models": models_of(self.backbone), "data": targets.fingerprint,
+            "models": models_of(self.backbone)[0], "data": targets.fingerprint,
             "validation": None if validation is None else validation.fingerprint,
         }  # fmt: skip
-
-
-def models_of(backbone: Backbone) -> dict[str, str | None]:
-    """What a trained VPD goes with: hashes by what they are of."""
-    here = Identity.of(backbone)
-    return {"denoiser": here.denoiser, "text encoder": here.text_encoder}
-
-
-def _names(backbone: Backbone) -> dict[str, str]:
-    return {"denoiser": backbone.name, "text encoder": backbone.name}
