@@ -14,8 +14,9 @@ import torch
 from diffeat.adapt import saved_networks as saved
 from diffeat.adapt.captioner import captioner_for
 from diffeat.adapt.learning import learn
-from diffeat.adapt.odise_data import NamedPictures, Proposing, classes_in, masks_of
-from diffeat.adapt.odise_named import NamedMasks, picture_of
+from diffeat.adapt.named_classes import classes_in, picture_of
+from diffeat.adapt.odise_data import NamedPictures, Proposing, masks_of
+from diffeat.adapt.odise_named import NamedMasks
 from diffeat.adapt.odise_network import ODISENetwork, Pyramid
 from diffeat.adapt.odise_tiles import DIVISOR, LONGEST, SEED, SHORT, Frame
 from diffeat.backbones.base import Backbone
