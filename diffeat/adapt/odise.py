@@ -14,11 +14,18 @@ import torch
 from diffeat.adapt.captioner import captioner_for
 from diffeat.adapt.learning import learn
 from diffeat.adapt.named_classes import classes_in, picture_of
-from diffeat.adapt.odise_data import NamedPictures, Proposing, masks_of
-from diffeat.adapt.odise_named import NamedMasks
+from diffeat.adapt.odise_data import NamedPictures, Proposing, masks_of, shares_of
+from diffeat.adapt.odise_named import NamedMasks, merged, nothing_of
 from diffeat.adapt.odise_network import ODISENetwork, Pyramid
-from diffeat.adapt.odise_saved import read_odise, write_odise
 from diffeat.adapt.odise_tiles import DIVISOR, LONGEST, SEED, SHORT, Frame
+from diffeat.adapt.saved_networks import (
+    SavedNetwork,
+    models_of,
+    names_of,
+    read_said,
+    read_weights,
+    write_network,
+)
 from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
@@ -34,7 +41,7 @@ from probes.open_vocabulary.fusion import (
     geometric_mean,
     seen_classes,
 )
-from probes.open_vocabulary.merging import Panoptic, panoptic, semantic
+from probes.open_vocabulary.merging import Panoptic
 from probes.open_vocabulary.naming import OpenVocabulary, plain_logits
 from probes.open_vocabulary.pooling import pool_masks
 from probes.randomness import Randomness
@@ -50,6 +57,8 @@ TEMPLATES = ("a photo of a {}.",)
 POOLING = ("pixels", "sites")
 OBJECTIVE = replace(CROSS_ENTROPY, name="mask classification")
 """Cross-entropy of the classes of masks; an epoch is judged by their accuracy."""
+FORMAT = "diffeat-odise-1"
+"""What files of trained models call themselves."""
 SETTINGS = (
     "blocks", "t", "short", "longest", "divisor", "tile", "strides", "channels", "width",
     "pooling", "time_offset", "void", "query_width", "templates", "random_state",
@@ -225,8 +234,8 @@ class ODISE:
             SpecError: masks of another size, a word that is too long, queries that are missing.
         """
         self._check_trained()
-        picture = picture_of(picture)
-        masks, own = masks_of(masks, (picture.height, picture.width))
+        picture, given = picture_of(picture), masks
+        masks, own = masks_of(given, (picture.height, picture.width))
         words = self.vocabulary_ if vocabulary is None else Vocabulary.of(vocabulary)
         queries = self._queries(own if queries is None else queries, len(masks))
         if not len(masks):
@@ -236,7 +245,7 @@ class ODISE:
         pooled, valid = module.pooled(module.frame.picture(picture), module.frame.masks(masks))
         logits = module.naming(pooled, module.texts, module.owners, queries)
         scores = logits[:, : len(words)].double().softmax(1).cpu().numpy()
-        nothing = np.zeros(len(masks))
+        nothing = nothing_of(given)
         if self.void:
             nothing = logits.double().softmax(1)[:, -1].cpu().numpy()
         if clip_weights is not None:
@@ -279,34 +288,24 @@ class ODISE:
             vocabulary, clip_weights: see `name`.
 
         Returns:
-            (H, W) int64 class indices, -1 where no mask lies; or `Panoptic` segments, merged with
-            ODISE's thresholds.
+            (H, W) int64 class indices, -1 where no mask lies; or `Panoptic` segments; see `merged`.
         """
         picture = picture_of(picture)
-        masks, queries = masks_of(proposals, (picture.height, picture.width))
-        found = self.name(
-            picture, masks, queries=queries, vocabulary=vocabulary, clip_weights=clip_weights
-        )
-        shown, scores = masks.cpu().numpy().astype(np.float32), found.class_scores
-        if things is not None:
-            return panoptic(scores, shown, things, object_mask_threshold=0.0,
-                            void=np.where(found.valid, found.nothing, 1.0))  # fmt: skip
-        votes = semantic(scores, shown)
-        return np.where(votes.max(0) > 0, votes.argmax(0), -1)
+        found = self.name(picture, proposals, vocabulary=vocabulary, clip_weights=clip_weights)
+        return merged(found, *shares_of(proposals, (picture.height, picture.width)), things)
 
     def save(self, path: str | Path) -> Path:
         """Write what was trained, for `load`.
 
         Args:
-            path: ends in .safetensors.
-
-        Source of the format: `diffeat.adapt.odise_saved`.
+            path: ends in .safetensors; see `diffeat.adapt.saved_networks`.
         """
         self._check_trained()
         settings = {name: getattr(self, name) for name in SETTINGS}
         words = [one.words for one in self.vocabulary_.classes]
-        tensors = self.module_.state_dict()
-        return write_odise(path, self.backbone, self.clip, words, settings, tensors)
+        of = self.backbone, self.clip
+        said = SavedNetwork(models_of(*of), names_of(*of), words, settings, {})
+        return write_network(path, FORMAT, said, self.module_.state_dict())
 
     @classmethod
     def load(cls, path: str | Path, backbone: Backbone, clip: JointModel) -> ODISE:
@@ -315,14 +314,15 @@ class ODISE:
         Raises:
             SpecError: no such file, damaged, or of another denoiser, text encoder or CLIP.
         """
-        words, settings, tensors = read_odise(path, backbone, clip)
+        path = Path(path)
+        said = read_said(path, FORMAT, "a trained ODISE")
+        said.check(path, models_of(backbone, clip), names_of(backbone, clip))
         try:
-            lists = {k: tuple(v) for k, v in settings.items() if isinstance(v, list)}
-            vocabulary = Vocabulary.of({one[0]: list(one[1:]) for one in words})
-            found = cls(backbone, clip, vocabulary, **{**settings, **lists})
+            found = cls(backbone, clip, said.vocabulary(), **said.arguments())
             found._check(None, None)
-            found.vocabulary_, found.module_ = vocabulary, found._built(vocabulary)
-            found.module_.load_state_dict(tensors)
+            found.vocabulary_ = found.vocabulary
+            found.module_ = found._built(found.vocabulary_)
+            found.module_.load_state_dict(read_weights(path))
         except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
             raise SpecError(f"{path}: damaged ({error}); train it again") from error
         found.module_.eval()

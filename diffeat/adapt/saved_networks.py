@@ -16,8 +16,11 @@ from typing import Any
 
 import torch
 
+from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError
-from diffeat.extraction.learned_prompts import SHOWN
+from diffeat.extraction.learned_prompts import SHOWN, Identity
+from diffeat.vision.joint import JointModel
+from diffeat.words.vocabulary import Vocabulary
 from probes.tensor_files import Tensors, parse_json, read_tensors, read_texts, write_tensors
 
 
@@ -39,6 +42,15 @@ class SavedNetwork:
     settings: Mapping[str, Any]
     about: Mapping[str, Any]
 
+    def vocabulary(self) -> Vocabulary:
+        """The classes of the training, with their words."""
+        return Vocabulary.of({one[0]: list(one[1:]) for one in self.words})
+
+    def arguments(self) -> dict[str, Any]:
+        """The settings as an estimator takes them: lists are tuples."""
+        return {name: tuple(value) if isinstance(value, list) else value
+                for name, value in self.settings.items()}  # fmt: skip
+
     def check(self, path: Path, models: Mapping[str, str | None], names: Mapping[str, str]) -> None:
         """SpecError that names every model that is another one.
 
@@ -53,6 +65,23 @@ class SavedNetwork:
         if wrong:
             raise SpecError(f"{path}: it was trained with {'; with '.join(wrong)}; load the models "
                             "that it is for, or train it again")  # fmt: skip
+
+
+def models_of(backbone: Backbone, clip: JointModel | None = None) -> dict[str, str | None]:
+    """What a network goes with: hashes by what they are of."""
+    here = Identity.of(backbone)
+    found = {"denoiser": here.denoiser, "text encoder": here.text_encoder}
+    if clip is not None:
+        found |= {"CLIP": clip.weights, "CLIP's tokenizer and preprocessing": clip.text_files}
+    return found
+
+
+def names_of(backbone: Backbone, clip: JointModel | None = None) -> dict[str, str]:
+    """The same models, as the user called them."""
+    found = {"denoiser": backbone.name, "text encoder": backbone.name}
+    if clip is not None:
+        found |= {"CLIP": clip.name, "CLIP's tokenizer and preprocessing": clip.name}
+    return found
 
 
 def write_network(
@@ -101,7 +130,12 @@ def read_said(path: str | Path, kind: str, what: str) -> SavedNetwork:
         texts = read_texts(path)
         if texts.get("format") != kind:
             raise SpecError(f"{path}: format {texts.get('format')!r:.40}; expected {kind}")
-        return SavedNetwork(**parse_json(texts["said"]))
+        said = parse_json(texts["said"])
+        models, names, settings, about = (
+            dict(said[one]) for one in ("models", "names", "settings", "about")
+        )
+        words = [[str(word) for word in one] for one in said["words"]]
+        return SavedNetwork(models, names, words, settings, about)
     except (KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, SpecError):
             raise

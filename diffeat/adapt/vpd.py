@@ -14,13 +14,19 @@ from torch import nn
 from diffeat.adapt.forward import frozen, trainable_copy
 from diffeat.adapt.learning import learn
 from diffeat.adapt.named_classes import classes_in, picture_of
-from diffeat.adapt.saved_networks import SavedNetwork, read_said, read_weights, write_network
+from diffeat.adapt.saved_networks import (
+    SavedNetwork,
+    models_of,
+    names_of,
+    read_said,
+    read_weights,
+    write_network,
+)
 from diffeat.adapt.vpd_data import PixelTargets, fitted, shown_of
 from diffeat.adapt.vpd_network import ClassForward, VPDNetwork
 from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
-from diffeat.extraction.learned_prompts import Identity
 from diffeat.specs import ExtractSpec
 from diffeat.targets.dense import DenseTargets
 from diffeat.words.embeddings import class_embeddings
@@ -231,7 +237,7 @@ class VPD:
         module = self._trained()
         words = [one.words for one in self.vocabulary_.classes]
         said = SavedNetwork(
-            models_of(self.backbone), _names(self.backbone), words, self._settings(), {}
+            models_of(self.backbone), names_of(self.backbone), words, self._settings(), {}
         )  # fmt: skip
         return write_network(path, FORMAT, said, module.state_dict())
 
@@ -249,13 +255,11 @@ class VPD:
         """
         path = Path(path)
         said = read_said(path, FORMAT, "a trained VPD")
-        said.check(path, models_of(backbone), _names(backbone))
+        said.check(path, models_of(backbone), names_of(backbone))
         try:
-            lists = {k: tuple(v) for k, v in said.settings.items() if isinstance(v, list)}
-            vocabulary = Vocabulary.of({one[0]: list(one[1:]) for one in said.words})
-            found = cls(backbone, vocabulary, **{**said.settings, **lists})
+            found = cls(backbone, said.vocabulary(), **said.arguments())
             found._check(None)
-            found.vocabulary_ = vocabulary
+            found.vocabulary_ = found.vocabulary
             weights = read_weights(path)
             found.module_ = found._built(weights["classes"])
             found.module_.load_state_dict(weights)
@@ -384,13 +388,3 @@ class VPD:
             "models": models_of(self.backbone), "data": [one.fingerprint for one in sets],
             "pictures": [one.pictures().content() for one in sets],
         }  # fmt: skip
-
-
-def models_of(backbone: Backbone) -> dict[str, str | None]:
-    """What a trained VPD goes with: hashes by what they are of."""
-    here = Identity.of(backbone)
-    return {"denoiser": here.denoiser, "text encoder": here.text_encoder}
-
-
-def _names(backbone: Backbone) -> dict[str, str]:
-    return {"denoiser": backbone.name, "text encoder": backbone.name}
