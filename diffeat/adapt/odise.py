@@ -15,8 +15,8 @@ from diffeat.adapt import saved_networks as saved
 from diffeat.adapt.captioner import captioner_for
 from diffeat.adapt.learning import learn
 from diffeat.adapt.named_classes import classes_in, picture_of
-from diffeat.adapt.odise_data import NamedPictures, Proposing, masks_of
-from diffeat.adapt.odise_named import NamedMasks
+from diffeat.adapt.odise_data import NamedPictures, Proposing, masks_of, shares_of
+from diffeat.adapt.odise_named import NamedMasks, merged, nothing_of
 from diffeat.adapt.odise_network import ODISENetwork, Pyramid
 from diffeat.adapt.odise_tiles import DIVISOR, LONGEST, SEED, SHORT, Frame
 from diffeat.backbones.base import Backbone
@@ -34,7 +34,7 @@ from probes.open_vocabulary.fusion import (
     geometric_mean,
     seen_classes,
 )
-from probes.open_vocabulary.merging import Panoptic, panoptic, semantic
+from probes.open_vocabulary.merging import Panoptic
 from probes.open_vocabulary.naming import OpenVocabulary, plain_logits
 from probes.open_vocabulary.pooling import pool_masks
 from probes.randomness import Randomness
@@ -227,8 +227,8 @@ class ODISE:
             SpecError: masks of another size, a word that is too long, queries that are missing.
         """
         self._check_trained()
-        picture = picture_of(picture)
-        masks, own = masks_of(masks, (picture.height, picture.width))
+        picture, given = picture_of(picture), masks
+        masks, own = masks_of(given, (picture.height, picture.width))
         words = self.vocabulary_ if vocabulary is None else Vocabulary.of(vocabulary)
         queries = self._queries(own if queries is None else queries, len(masks))
         if not len(masks):
@@ -238,7 +238,7 @@ class ODISE:
         pooled, valid = module.pooled(module.frame.picture(picture), module.frame.masks(masks))
         logits = module.naming(pooled, module.texts, module.owners, queries)
         scores = logits[:, : len(words)].double().softmax(1).cpu().numpy()
-        nothing = np.zeros(len(masks))
+        nothing = nothing_of(given)
         if self.void:
             nothing = logits.double().softmax(1)[:, -1].cpu().numpy()
         if clip_weights is not None:
@@ -281,20 +281,11 @@ class ODISE:
             vocabulary, clip_weights: see `name`.
 
         Returns:
-            (H, W) int64 class indices, -1 where no mask lies; or `Panoptic` segments, merged with
-            ODISE's thresholds.
+            (H, W) int64 class indices, -1 where no mask lies; or `Panoptic` segments; see `merged`.
         """
         picture = picture_of(picture)
-        masks, queries = masks_of(proposals, (picture.height, picture.width))
-        found = self.name(
-            picture, masks, queries=queries, vocabulary=vocabulary, clip_weights=clip_weights
-        )
-        shown, scores = masks.cpu().numpy().astype(np.float32), found.class_scores
-        if things is not None:
-            return panoptic(scores, shown, things, object_mask_threshold=0.0,
-                            void=np.where(found.valid, found.nothing, 1.0))  # fmt: skip
-        votes = semantic(scores, shown)
-        return np.where(votes.max(0) > 0, votes.argmax(0), -1)
+        found = self.name(picture, proposals, vocabulary=vocabulary, clip_weights=clip_weights)
+        return merged(found, *shares_of(proposals, (picture.height, picture.width)), things)
 
     def save(self, path: str | Path) -> Path:
         """Write what was trained, for `load`.
@@ -322,12 +313,10 @@ class ODISE:
         said.check(path, *saved.models_of(backbone, clip))
         tensors = saved.read_weights(path)
         try:
-            found, vocabulary = (
-                cls(backbone, clip, said.vocabulary, **said.arguments),
-                said.vocabulary,
-            )
+            found = cls(backbone, clip, said.vocabulary, **said.arguments)
             found._check(None, None)
-            found.vocabulary_, found.module_ = vocabulary, found._built(vocabulary)
+            found.vocabulary_ = said.vocabulary
+            found.module_ = found._built(said.vocabulary)
             found.module_.load_state_dict(tensors)
         except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
             raise SpecError(f"{path}: damaged ({error}); train it again") from error

@@ -16,6 +16,7 @@ from diffeat.errors import SourceError, SpecError
 from diffeat.targets.dense import DenseTargets
 from diffeat.words.vocabulary import Vocabulary
 from probes.batches import Batch
+from probes.open_vocabulary.merging import probabilities
 from probes.open_vocabulary.pooling import hard_masks
 
 Proposing = Callable[[Image.Image], Any]
@@ -160,9 +161,26 @@ def masks_of(proposals: Any, size: Size) -> tuple[torch.Tensor, torch.Tensor | N
     Raises:
         SpecError: masks of another size, or none.
     """
+    masks = _given(proposals, size)
+    return masks if masks.dtype == torch.bool else masks > 0, getattr(proposals, "features", None)
+
+
+def shares_of(proposals: Any, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, H, W) bool masks of a picture, and as float32 in [0, 1], as merging takes them.
+
+    Args:
+        proposals, size: as of `masks_of`.
+    """
+    masks = _given(proposals, size).cpu().numpy()
+    if masks.dtype == bool:
+        return masks, masks.astype(np.float32)
+    return masks > 0, probabilities(masks)
+
+
+def _given(proposals: Any, size: Size) -> torch.Tensor:
+    """(Q, H, W) masks, bool or logits."""
     if hasattr(proposals, "on_picture"):
         proposals = proposals.on_picture(size)
-    queries = getattr(proposals, "features", None)
     masks = getattr(proposals, "masks", proposals)
     masks = torch.as_tensor(np.asarray(masks) if not torch.is_tensor(masks) else masks)
     if masks.ndim != 3 or tuple(masks.shape[1:]) != tuple(size):
@@ -172,7 +190,7 @@ def masks_of(proposals: Any, size: Size) -> tuple[torch.Tensor, torch.Tensor | N
         )
     if masks.dtype != torch.bool and not masks.is_floating_point():
         raise SpecError(f"masks are {masks.dtype}; expected bool, or logits above 0 inside")
-    return masks if masks.dtype == torch.bool else masks > 0, queries
+    return masks
 
 
 def sites_of(masks: torch.Tensor, stride: int) -> Size:

@@ -41,8 +41,4 @@ def named_proposals(
         (Q, K) and (Q,) float64, which sum to 1 for each mask; masks without a pixel are nothing.
     """
     named = odise.name(picture, found, vocabulary=vocabulary)
-    nothing = named.nothing
-    if not odise.void and found.scores is not None:
-        nothing = 1 - found.scores.double().numpy()
-    nothing = np.where(named.valid, nothing, 1.0)
-    return named.scores * (1 - nothing)[:, None], nothing
+    return named.class_scores, np.where(named.valid, named.nothing, 1.0)

@@ -132,7 +132,7 @@ def read_said(path: str | Path, kind: str, what: str) -> SavedNetwork:
             raise SpecError(f"{path}: format {texts.get('format')!r:.40}; expected {kind}")
         said = SavedNetwork(**parse_json(texts["said"]))
         return replace(said, models=dict(said.models), names=dict(said.names),
-                       words=[list(one) for one in said.words],
+                       words=[[str(word) for word in one] for one in said.words],
                        settings=dict(said.settings))  # fmt: skip
     except (KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, SpecError):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import diffeat as package
@@ -19,6 +20,7 @@ from diffeat.targets.dense import open_dense
 from diffeat.targets.panoptic import open_panoptic
 from diffeat.vision.joint import JointModel
 from diffeat.vision.proposals import Mask2Former
+from probes.open_vocabulary.merging import panoptic
 from tests.command import command
 from tests.mask2former import save_clip, save_mask2former
 from tests.panoptic_sets import coco
@@ -79,6 +81,28 @@ def test_names_and_nothing_share_one(place, odise):
     wanted = odise.name(picture, found).scores[there].argmax(1)
     assert scores[there].argmax(1).tolist() == wanted.tolist()
     assert named_proposals(odise, picture, found, "kit,lawn,sea")[0].shape == (6, 3)
+
+
+def test_segments_are_those_of_the_command_line(place, odise):
+    """Merged by the masks' probabilities, with the proposals' own chances of nothing."""
+    picture = np.asarray(Image.open(place / "coco/val/000000000000.jpg"))
+    found = replace(Mask2Former(place / "m2f", "cpu").propose(picture),
+                    scores=torch.tensor([0.9, 0.8, 0.7, 0.95, 0.6, 0.85]))  # fmt: skip
+    scores, nothing = named_proposals(odise, picture, found)
+    shares = 1 / (1 + np.exp(-found.masks.double().numpy()))
+    segmented = odise.segment(picture, found, things={0, 1})
+    wanted = panoptic(scores, shares, {0, 1}, void=nothing, object_mask_threshold=0.0)
+    np.testing.assert_array_equal(segmented.ids, wanted.ids)
+    assert segmented.segments == wanted.segments != []
+    labels = odise.segment(picture, found)
+    votes = np.einsum("qk,qhw->khw", scores, shares)
+    there = (found.masks.numpy() > 0)[nothing < 1].any(0)
+    clear = np.diff(np.sort(votes, 0)[-2:], axis=0)[0] > 1e-5
+    np.testing.assert_array_equal(labels[there & clear], votes.argmax(0)[there & clear])
+    assert (labels[~there] == -1).all()
+    none = np.zeros((0, *picture.shape[:2]), bool)
+    assert (odise.segment(picture, none) == -1).all()
+    assert odise.segment(picture, none, things={0}).segments == []
 
 
 def test_on_the_command_line(place, odise, diffeat, tmp_path):
