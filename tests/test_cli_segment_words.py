@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,42 @@ def test_captions_are_told_answers(place, diffeat, tmp_path) -> None:
     assert "not a measure of recognition" in answer.err
     sets = [set(np.unique(labels(out / f"{k}.png"))) for k in range(3)]
     assert sets == [{0, 1}, {0, 2}, {0}]
+
+
+def test_captions_are_read_before_anything_runs(place, diffeat, tmp_path) -> None:
+    captions, out = tmp_path / "captions.csv", tmp_path / "masks"
+
+    def asked(third: str, words: str = "cat,mat", *more: object):
+        captions.write_text(f"id,caption\n0.png,a cat\n1.png,a cat\n2.png,{third}\n", "utf-8")
+        return diffeat("segment", place / "sd1", place / "p", "--words", words, "--captions",
+                       captions, *MODEL_OPTIONS, "-o", out, *more)  # fmt: skip
+
+    answer = asked("a mat and a long tail of words")
+    assert (answer.code, "would be cut off" in answer.err) == (2, True), answer.err
+    answer = asked("a dot", "mat,owl")
+    assert (answer.code, "has any of the words mat, owl" in answer.err) == (2, True), answer.err
+    answer = asked("a dot", "cat", "--background", "none")
+    assert (answer.code, "2.png has none of the words" in answer.err) == (2, True), answer.err
+    assert not out.exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        answer = asked("a mat", "cat,mat,owl")
+    assert (answer.code, "has the words owl" in answer.err) == (0, True), answer.err
+
+
+def test_painted_pictures_go_over_no_others(place, diffeat, tmp_path) -> None:
+    out = tmp_path / "made"
+    (out / "images").mkdir(parents=True)
+    (out / "images" / "00000.png").write_bytes(b"mine")
+    ask = ("segment", place / "sd1", "--words", "cat", "--noise", "generation", "--steps", 2,
+           "--size", 32, "--device", "cpu", "--limit", 1, "-o", out)  # fmt: skip
+    refused = diffeat(*ask)
+    assert (refused.code, "images is in use" in refused.err) == (2, True), refused.err
+    assert (out / "images" / "00000.png").read_bytes() == b"mine"
+    for more in (("--overwrite",), ()):  # then it is its own
+        assert diffeat(*ask, *more).code == 0
+        assert labels(out / "images" / "00000.png").shape == (32, 32, 3)
+    assert sorted(one.name for one in out.iterdir()) == ["images", "masks", "prompts.csv"]
 
 
 REFUSED = [

@@ -90,6 +90,8 @@ def segment(what, pictures, **values) -> None:
     diffeat segment PICTURES --head H.safetensors -o masks/        straight from the pictures
     diffeat segment MODEL PICTURES --head H.safetensors -o masks/  by a model of another name
     diffeat segment MODEL PICTURES --head VPD.safetensors -o …     a trained VPD
+    diffeat segment sd21 PICTURES --words cat,dog -t 301 -o masks/ words, by a text-to-image model
+    diffeat segment unet-cifar10 PICTURES --parts diffcut -o parts/
     diffeat segment PICTURES --proposals MASK2FORMER -o segments/  things and stuff (panoptic)
     diffeat segment MODEL PICTURES --head ODISE.safetensors --proposals MASK2FORMER --clip CLIP …
 
@@ -117,12 +119,12 @@ def segment(what, pictures, **values) -> None:
 
 
 def _way(values: dict[str, Any]) -> str:
-    """What says the masks: "head", "words" or "parts".
+    """What says the masks: a key of `WAYS`.
 
     Raises:
         click.UsageError: none or several of them; options of another one.
     """
-    asked = [way for way in WAYS if values[way]]
+    asked = [way for way in WAYS if _given(values[way])]
     if asked == ["head", "proposals"]:  # ODISE: the head names what is proposed
         asked = ["proposals"]
     if len(asked) != 1:
@@ -134,7 +136,7 @@ def _way(values: dict[str, Any]) -> str:
     (way,) = asked
     for other, names in WAYS.items():
         for name in names if other != way else ():
-            if values[name]:
+            if _given(values[name]):
                 raise click.UsageError(f"--{name.replace('_', '-')} is for --{other}, not for "
                                        f"--{way}")  # fmt: skip
     for name in OF_MODEL if way in ("head", "proposals") else ():
@@ -143,3 +145,8 @@ def _way(values: dict[str, Any]) -> str:
             raise click.UsageError(f"--{name.replace('_', '-')} is for --words and --parts; "
                                    f"{knows}")  # fmt: skip
     return way
+
+
+def _given(value: Any) -> bool:
+    """Whether an option was said; 0 and "" are."""
+    return value is not None and value is not False

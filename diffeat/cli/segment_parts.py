@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import click
@@ -35,8 +33,11 @@ def parts_options(command: Callable) -> Callable:
 
 def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
     """Parts of the pictures of a feature file, or of a MODEL and PICTURES."""
-    from diffeat.cli.dense import loader, refuse_nothing
+    from diffeat.cli.dense import begun_folder, loader, refuse_nothing
+    from diffeat.cli.ending import warn
     from diffeat.cli.options import print_json
+    from diffeat.cli.parts_run import PartsRun
+    from diffeat.conditioned import check_targets, marked
     from diffeat.errors import PictureError
     from diffeat.zero_shot.parts import AppliedParts, PartsTally, made_way, true_masks
 
@@ -48,26 +49,34 @@ def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
     try:
         with ExitStack() as stack:
             given = _of_pictures if pictures else _of_file
-            opened, count, spec, made, pieces = given(stack, what, pictures, values)
+            opened, count, spec, made, told, pieces = given(stack, what, pictures, values)
             applied, ids = AppliedParts(head, spec.size), list(opened.ids[:count])
             tally = None
             if values["truth"]:
+                check_targets(what, told, values["allow_conditioned"])
                 sizes = None if pictures else opened.sizes[:count]
                 found = true_masks(values["truth"], opened if pictures else None, ids, sizes)
                 tally = PartsTally(applied, *found)
             load = loader(opened, count, values["pictures_at"]) if values["overlay"] else None
             applied.learn(pieces(), count)
-            folder = values["output"] and _folder(applied, ids, values, pictures or what, made)
-            work = Work(applied, ids, folder, load, tally)
-            work.run(count, pieces(), values["csv_path"])
+            of, inputs = pictures or what, {"the pictures": pictures, "true masks": values["truth"]}
+            made_by = {name: values[name] for name in PARTS if values[name]}
+            made_by |= {**made, "spec": spec.to_dict()}
+            folder = values["output"] and begun_folder(
+                applied, ids, values, of, inputs, made_by, values["overlay"]
+            )
+            work = PartsRun(applied, ids, folder, load, tally)
+            work.run(count, pieces(), values["csv_path"], "segment")
             if folder:
                 _name_parts(folder, applied)
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
-    facts = {"parts": values["parts"], "of": pictures or what, **made,
+    if told and tally is not None:
+        warn(marked(told))
+    facts = {"parts": values["parts"], "of": of, **made,
              **{name: values[name] and str(values[name]) for name in ("output", "csv_path")},
              **work.facts(count)}  # fmt: skip
-    work.warn_of_skipped(pictures or what, count)
+    work.warn_of_skipped(of, count)
     if values["as_json"]:
         print_json(facts)
     else:
@@ -99,12 +108,14 @@ def _check(what: str, pictures: str | None, values: dict[str, Any]) -> None:
                                    f"features of {what} are made already")  # fmt: skip
 
 
-Given = tuple[Any, int, Any, dict[str, Any], Callable[[], Iterator[Any]]]
-"""What has ids, how many pictures, the spec, what is said of the features, makes pieces."""
+Given = tuple[Any, int, Any, dict[str, Any], str, Callable[[], Iterator[Any]]]
+"""What has ids, how many pictures, the spec, what is said of the features, what they were told of
+their pictures, makes pieces."""
 
 
 def _of_file(stack: ExitStack, what: str, _: None, values: dict[str, Any]) -> Given:
     """Features that are stored."""
+    from diffeat.conditioned import conditioned
     from diffeat.search.applied import pieces_of_file
     from diffeat.search.matching.bound import cells_of_files
     from diffeat.store import FeatureStore
@@ -116,7 +127,8 @@ def _of_file(stack: ExitStack, what: str, _: None, values: dict[str, Any]) -> Gi
         cells = [one for one in cells if one[0].endswith(":self.map")] or cells
     count = min(len(store), values["limit"] or len(store))
     made = {"model": store.model["name"], "cells": [[*cell] for cell in cells]}
-    return store, count, store.spec, made, lambda: pieces_of_file(store, cells, count)
+    told = conditioned(store.spec, store.pictures)
+    return store, count, store.spec, made, told, lambda: pieces_of_file(store, cells, count)
 
 
 def _of_pictures(stack: ExitStack, what: str, pictures: str, values: dict[str, Any]) -> Given:
@@ -124,7 +136,9 @@ def _of_pictures(stack: ExitStack, what: str, pictures: str, values: dict[str, A
     from diffeat.backbones import ModelRequest
     from diffeat.cli.options import model_fields, open_pictures
     from diffeat.cli.spec_options import check_recipe_option, spec_of
+    from diffeat.conditioned import EMBEDDING_ROWS, conditioned
     from diffeat.extraction import load_for
+    from diffeat.extraction.learned_prompts import embedding_rows
     from diffeat.loading import load
     from diffeat.search.applied import pieces_of_pictures
     from diffeat.search.kept import HeadNote
@@ -148,32 +162,8 @@ def _of_pictures(stack: ExitStack, what: str, pictures: str, values: dict[str, A
 
     made = {"model": backbone.name, "blocks": list(spec.blocks),
             "timesteps": [str(one) for one in spec.timesteps]}  # fmt: skip
-    return source, len(source), spec, made, pieces
-
-
-def _folder(
-    applied: Any, ids: list[str], values: dict[str, Any], what: str, made: dict[str, Any]
-) -> Any:
-    """The folder of -o, ready and begun.
-
-    Raises:
-        SpecError: it is in use, or holds what is read.
-    """
-    from diffeat.cli.dense import refuse_inputs
-    from diffeat.cli.outputs import make_ready
-    from diffeat.search.dense.written import DenseFolder
-    from diffeat.viz.looks import Looks
-    from diffeat.viz.masks import class_colours
-
-    refuse_inputs(values["output"], {"the pictures": what, "true masks": values["truth"]})
-    make_ready(values["output"], folder=True)
-    said = {name: values[name] for name in PARTS if values[name]}
-    colours = class_colours(applied.names)
-    draw = Looks(applied.names, colours) if values["overlay"] else None
-    found = DenseFolder(values["output"], applied, ids, colours, draw, made_by={**said, **made},
-                        of=what)  # fmt: skip
-    found.begin(values["overwrite"])
-    return found
+    rows = spec.embeddings and {EMBEDDING_ROWS: embedding_rows(spec.embeddings)}
+    return source, len(source), spec, made, conditioned(spec, rows), pieces
 
 
 def _name_parts(folder: Any, applied: Any) -> None:
@@ -182,88 +172,6 @@ def _name_parts(folder: Any, applied: Any) -> None:
 
     folder.colours = class_colours(applied.names)
     folder.begin(overwrite=True)
-
-
-@dataclass
-class Work:
-    """Parts found in pictures, one after another: files, a table, scores.
-
-    Attributes:
-        applied: an `AppliedParts`. ids: of the pictures.
-        folder: a `DenseFolder`, or None. load: row → its picture, for overlays.
-        tally: that compares parts with what is known; None where nothing is.
-        skipped: id → why it has no parts.
-        done: pictures that have some.
-    """
-
-    applied: Any
-    ids: list[str]
-    folder: Any = None
-    load: Callable[[int], Any] | None = None
-    tally: Any = None
-    skipped: dict[str, str] = field(init=False, default_factory=dict)
-    done: int = field(init=False, default=0)
-
-    @property
-    def columns(self) -> list[str]:
-        """Of the table."""
-        return ["id", "file", "parts", "largest", *["mIoU"][: self.tally is not None], "error"]
-
-    def run(self, count: int, pieces: Any, csv_path: Path | None) -> None:
-        """Find, write and compare, a picture at a time."""
-        from diffeat.cli.applying import written_table
-        from diffeat.progress import counted
-
-        with (
-            written_table(csv_path, self.columns) as add,
-            counted(count, desc="segment", unit="pictures") as bar,
-        ):
-            for piece in pieces:
-                rows = {row: self._fault(row, why) for row, why in piece.errors.items()}
-                for seen in self.applied.predict(piece):
-                    rows[seen.row] = self._one(seen)
-                    bar.update(1)
-                add([rows[row] for row in sorted(rows)])
-                bar.update(len(piece.errors))
-
-    def _one(self, seen: Any) -> list[Any]:
-        """The table's row of a picture, after its files are written."""
-        import numpy as np
-
-        row, file = seen.row, ""
-        if self.folder is not None:
-            self.folder.add(seen, self.load and (lambda: self.load(row)))
-            file = self.folder.file(row)
-        self.done += 1
-        pixels = np.bincount(seen.values.ravel())
-        found = [self.ids[row], file, int((pixels > 0).sum()), f"{pixels.max() / pixels.sum():.7g}"]
-        if self.tally is not None:
-            score = self.tally.update(seen)
-            found.append("" if score is None else f"{score:.7g}")
-        return [*found, ""]
-
-    def _fault(self, row: int, why: str) -> list[str]:
-        self.skipped[self.ids[row]] = why
-        return [self.ids[row], *[""] * (len(self.columns) - 2), why]
-
-    def facts(self, count: int) -> dict[str, Any]:
-        """Plain values of all that was done."""
-        found = {"pictures": count, "predicted": self.done, "skipped": self.skipped}
-        if many := self.applied.parts:
-            found["parts a picture"] = sum(many) / len(many)
-        if self.tally is not None:
-            found["scores"] = self.tally.scores()
-        return found
-
-    def warn_of_skipped(self, what: str, count: int) -> None:
-        """Say which pictures could not be read."""
-        from diffeat.cli.dense import SHOWN
-        from diffeat.cli.ending import warn
-
-        for name, reason in list(self.skipped.items())[:SHOWN]:
-            warn(f"{name}: {reason}")
-        if left := len(self.skipped):
-            warn(f"{what}: {left:,} of {count:,} pictures could not be read and have no parts")
 
 
 def _print(facts: dict[str, Any], tally: Any) -> None:

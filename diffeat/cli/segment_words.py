@@ -219,6 +219,7 @@ def _of_pictures(asked: Asked) -> None:
     if values["truth"]:
         check_targets(asked.model, told, values["allow_conditioned"])
     runs = runs_for(asked.backbone, asked.masks.classes, spec, source)
+    _check_words(asked, source, runs)
     heat = asked.heat()
     asked.masks.input_size = heat.forward(runs(0)[0]).plan.size
     tally = _tally(asked, source)
@@ -234,6 +235,16 @@ def _of_pictures(asked: Asked) -> None:
         warn(marked(told))
     work.warn_of_skipped(asked.pictures, len(source))
     _tell(asked, work, len(source), tally)
+
+
+def _check_words(asked: Asked, source: Any, runs: Callable) -> None:
+    """SpecError for pictures of whose pixels nothing could be said."""
+    from diffeat.errors import SpecError
+
+    for row in range(0 if asked.masks.background.there else len(source)):
+        if not any(key for run in runs(row) for key in run.keys):
+            raise SpecError(f"the prompt of {source.ids[row]} has none of the words, and there is "
+                            "no background that it could be; say --background")  # fmt: skip
 
 
 def _tally(asked: Asked, source: Any) -> Any:
@@ -305,6 +316,7 @@ def _painted(asked: Asked) -> None:
     from diffeat.zero_shot.painted import name_of
 
     output, count = asked.values["output"], asked.values["limit"]
+    _check_images(output, asked.values["overwrite"])
     ids, kept = [name_of(k) for k in range(count)], {}
     folder = _folder(asked, output / MASKS, ids, asked.model)
     load = lambda row: kept[row].pixels  # noqa: E731
@@ -314,12 +326,22 @@ def _painted(asked: Asked) -> None:
     _tell(asked, work, count, None)
 
 
+def _check_images(output: Path, overwrite: bool) -> None:
+    """SpecError where pictures lie that this command did not paint."""
+    from diffeat.errors import SpecError
+    from diffeat.search.dense.written import NOTES
+
+    images, note = output / IMAGES, output / MASKS / NOTES["masks"]
+    if not overwrite and not note.exists() and images.is_dir() and any(images.iterdir()):
+        raise SpecError(f"{images} is in use, and {note} does not say that its pictures were "
+                        "painted; name another folder, or say --overwrite")  # fmt: skip
+
+
 def _paint(asked: Asked, count: int, kept: dict[int, Any]) -> Iterator[Any]:
     """Pieces of one painted picture each, which is written first; `kept` holds the last."""
-    import csv
-
     import numpy as np
 
+    from diffeat.cli.applying import written_table
     from diffeat.search.applied import Piece
     from diffeat.search.dense.written import write_picture
     from diffeat.zero_shot.painted import paint, runs_by_picture
@@ -329,12 +351,10 @@ def _paint(asked: Asked, count: int, kept: dict[int, Any]) -> Iterator[Any]:
     words = len(asked.masks.vocabulary)
     runs = runs_by_picture(asked.backbone, asked.masks.classes, asked.spec.prompt, count, words)
     asked.masks.input_size = heat.forward(runs[0]).plan.size
-    with open(output / PROMPTS, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["id", "prompt"])
+    with written_table(output / PROMPTS, ["id", "prompt"]) as add:
         for row, one in enumerate(paint(heat, runs)):
             write_picture(one.pixels, output / IMAGES / f"{one.id}.png")
-            table.writerow([one.id, one.prompt])
+            add([[one.id, one.prompt]])
             kept.clear()
             kept[row] = one
             size = np.array([one.pixels.shape[:2]], np.int64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,18 +70,24 @@ class PromptTokens:
                   for one in self.readers]  # fmt: skip
         return self.prompt[max(starts, default=len(self.prompt)) :]
 
-    def of(self, word: str, nth: int | None = None) -> tuple[int, ...]:
+    def of(self, word: str, nth: int | None = None, longer: Iterable[Span] = ()) -> tuple[int, ...]:
         """Keys of a word's tokens, ascending.
 
         Args:
             word: a word or phrase of the prompt.
             nth: which of its occurrences, from 0; None: all of them.
+            longer: places of other words; what lies within a longer one is no occurrence, as
+                "dog" in "hot dog".
 
         Raises:
             SpecError: the prompt does not have it, or not so often; it lies in what is cut off;
                 no token has it.
         """
-        spans = find_word(self.prompt, word)
+        every = find_word(self.prompt, word)
+        spans = outside(every, longer)
+        if every and not spans:
+            raise SpecError(f"{word!r} stands in {self.prompt!r} only as a part of longer words; "
+                            "give it a place of its own, or leave it out")  # fmt: skip
         if not spans:
             words = re.findall(r"\w+", self.prompt)
             raise SpecError(
@@ -170,6 +176,15 @@ def find_word(text: str, word: str) -> list[Span]:
         if found:
             return found
     return []
+
+
+def outside(spans: Sequence[Span], longer: Iterable[Span]) -> list[Span]:
+    """Those places that do not lie within a longer one."""
+    longer = list(longer)
+    return [
+        one for one in spans
+        if not any(a <= one[0] and one[1] <= b and (a, b) != one for a, b in longer)
+    ]  # fmt: skip
 
 
 def _matches(pattern: str, text: str) -> list[Span]:

@@ -9,6 +9,7 @@ words.json                      {"sofa": ["couch", "settee"], "cat": []}, or a l
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,12 @@ class Vocabulary:
             for word in one.words:
                 if not word.strip():
                     raise SpecError(f"{self.source} has an empty word; {HOW}")
-                if (first := owner.setdefault(word.casefold(), k)) != k:
+                if (first := owner.setdefault(_plain(word), k)) != k:
                     raise SpecError(
                         f"{self.source}: the word {word!r} is there twice, of "
                         f"{self.classes[first].name!r} and of {one.name!r}; expected each once"
                     )
-            if len({word.casefold() for word in one.words}) < len(one.words):
+            if len({_plain(word) for word in one.words}) < len(one.words):
                 raise SpecError(f"{self.source}: {one.name!r} names a word twice: "
                                 f"{', '.join(one.words)}; expected each once")  # fmt: skip
 
@@ -106,24 +107,38 @@ class Vocabulary:
         return cls(_classes(said, "the words"), "the words")
 
 
+def _plain(word: str) -> str:
+    """What a word has in common with those that differ in capitals, spaces or composed letters."""
+    return " ".join(unicodedata.normalize("NFKC", word).casefold().split())
+
+
 def _classes(said: Any, source: str) -> tuple[ClassWords, ...]:
     if isinstance(said, Mapping):
         pairs = [(name, words) for name, words in said.items()]
     else:
         pairs = [(name, ()) for name in said]
     for name, words in pairs:
-        if not isinstance(name, str) or isinstance(words, str) or not all(
-            isinstance(word, str) for word in words
-        ):  # fmt: skip
+        listed = isinstance(words, Iterable) and not isinstance(words, str)
+        if not isinstance(name, str) or not listed or not all(isinstance(w, str) for w in words):
             raise SpecError(f"{source}: {name!r}: {words!r}; {HOW}")
     return tuple(ClassWords(name.strip(), tuple(map(str.strip, words))) for name, words in pairs)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file, which keeps the last of equal names unless it is asked."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the word {name!r} is there twice; expected each once")
+        found[name] = value
+    return found
 
 
 def _of_file(path: Path) -> Vocabulary:
     text = text_of(path, "a vocabulary")
     if path.suffix.lower() == ".json":
         try:
-            said = json.loads(text)
+            said = json.loads(text, object_pairs_hook=_each_once)
         except (ValueError, RecursionError) as error:
             raise SpecError(f"{path}: {error}; {HOW}") from error
         if not isinstance(said, (list, dict)):

@@ -16,6 +16,7 @@ joint block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -63,6 +64,8 @@ class HeatOptions:
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise SpecError(f"weights={self.weights!r}; expected one of {', '.join(WEIGHTS)}")
+        if not math.isfinite(self.guidance):
+            raise SpecError(f"guidance={self.guidance}; expected a number, such as 7.5")
         if self.power < 1 or (self.grid is not None and min(self.grid) < 1):
             raise SpecError(f"power={self.power}, grid={self.grid}; expected at least 1")
 
@@ -327,7 +330,8 @@ class WordHeat:
         self._ready: dict[WordRun, WordForward] = {}
 
     def forward(self, run: WordRun) -> WordForward:
-        """The forward under a prompt; the text is encoded once."""
+        """The forward under a prompt; of more than `KEPT` that take turns, the text is encoded
+        anew."""
         if run not in self._ready:
             while len(self._ready) >= self.KEPT:
                 self._ready.pop(next(iter(self._ready)))

@@ -229,15 +229,10 @@ class PartsTally:
         Raises:
             SpecError: a true mask of another size.
         """
-        true = self.truth.mask(seen.row)
+        true = self.truth.beside(seen)
         if true is None:
             self.without += 1
             return None
-        if true.shape != seen.values.shape:
-            sizes = ("×".join(map(str, one.shape[::-1])) for one in (true, seen.values))
-            raise SpecError("a true mask is {}, its picture {}; expected one label a pixel"
-                            .format(*sizes))  # fmt: skip
-        true = np.where(seen.shown, true, self.truth.ignore)
         group = self.truth.group(seen.row)
         score = self.single.update(seen.values, true, group)
         if self.shared is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from diffeat.extraction.conditions import fill_template, prompts_of
 from diffeat.extraction.given import Given
 from diffeat.extraction.noising import seeded_by_content
 from diffeat.images import Source, corruption_of, load_batches
+from diffeat.progress import track
 from diffeat.search.applied import Piece
 from diffeat.specs import PLACEHOLDERS, ExtractSpec
 from diffeat.words.vocabulary import ClassWords, Vocabulary
@@ -23,6 +26,8 @@ from diffeat.zero_shot.heat import HeatOptions, WordHeat
 from diffeat.zero_shot.prompts import DEFAULT_PROMPT, WordRun, runs_of
 from diffeat.zero_shot.word_masks import HEAT
 
+KEPT = 1024
+"""Prompts of which it is kept where their words stand."""
 Runs = Callable[[int], Sequence[WordRun]]
 """Row of a picture → the prompts that the network is run under for it."""
 
@@ -102,10 +107,12 @@ def runs_for(
 ) -> Runs:
     """The prompts of each picture: one for all, or its own caption or class filled in.
 
-    Of prompts that differ, those may lack words, which are then not looked for in that picture.
+    Of prompts that differ, those may lack words, which are then not looked for in that picture; of
+    words that none of them has there is a warning. All are read before anything runs.
 
     Raises:
-        SpecError: see `runs_of`; classes in the prompt of pictures without.
+        SpecError: see `runs_of`; classes in the prompt of pictures without; no prompt has any of
+            the words.
     """
     own = prompts_of(spec, source)
     if own is None and any(word in spec.prompt for word in PLACEHOLDERS):
@@ -116,11 +123,20 @@ def runs_for(
     if own is None:
         runs = runs_of(backbone, classes, spec.prompt)
         return lambda row: runs
-    known: dict[str, tuple[WordRun, ...]] = {}
 
-    def of(row: int) -> Sequence[WordRun]:
-        if own[row] not in known:
-            known[own[row]] = runs_of(backbone, classes, own[row], "leave-out")
-        return known[own[row]]
+    @lru_cache(KEPT)
+    def under(prompt: str) -> tuple[WordRun, ...]:
+        return runs_of(backbone, classes, prompt, "leave-out")
 
-    return of
+    found: set[int] = set()
+    for prompt in track(dict.fromkeys(own), desc="prompts", unit="prompts"):
+        found |= {k for run in under(prompt) for k, keys in enumerate(run.keys) if keys}
+    lacking = ", ".join(one.name for k, one in enumerate(classes) if k not in found)
+    if not found:
+        raise SpecError(
+            f"no prompt of these pictures has any of the words {lacking}; expected some"
+        )
+    if lacking:
+        warnings.warn(f"no prompt of these pictures has the words {lacking}, which are then "
+                      "nowhere", stacklevel=2)  # fmt: skip
+    return lambda row: under(own[row])

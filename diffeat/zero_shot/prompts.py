@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from diffeat.backbones import Backbone
 from diffeat.errors import SpecError
-from diffeat.words.tokens import find_word, prompt_tokens
+from diffeat.words.tokens import find_word, outside, prompt_tokens
 from diffeat.words.vocabulary import ClassWords
 
 ALL_WORDS, ONE_WORD = "{words}", "{word}"
@@ -56,7 +56,8 @@ def runs_of(
 ) -> tuple[WordRun, ...]:
     """What a template means for a model: its prompts, and the classes' tokens in each.
 
-    A class is there with any of its words: name or synonyms.
+    A class is there with any of its words: name or synonyms. The longer word of another class is
+    that class's alone: the "dog" of "hot dog" is no dog where both are asked for.
 
     Args:
         backbone: a model that reads text.
@@ -79,10 +80,14 @@ def runs_of(
                 f"be cut off; shorten it, or take one word at a time: a photo of a {ONE_WORD}"
             )
         keys: list[tuple[int, ...]] = [()] * len(classes)
+        places = [[(word, find_word(text, word)) for word in one.words] for one in classes]
         for k in those:
-            there = [word for word in classes[k].words if find_word(text, word)]
+            others = [span for j, words in enumerate(places) if j != k
+                      for _, spans in words for span in spans]  # fmt: skip
+            there = [word for word, spans in places[k] if outside(spans, others)]
             if not there and missing == "refuse":
-                tokens.of(classes[k].name)  # which says what is wrong
-            keys[k] = tuple(sorted({key for word in there for key in tokens.of(word)}))
+                tokens.of(classes[k].name, longer=others)  # which says what is wrong
+            found_of = {key for word in there for key in tokens.of(word, longer=others)}
+            keys[k] = tuple(sorted(found_of))
         found.append(WordRun(text, tuple(keys), tokens.content))
     return tuple(found)

@@ -29,6 +29,8 @@ HEAT = "heat"
 NORMALISE = ("word", "picture", "none")
 """Heat between 0 and 1: each word by itself, all words together, or as it is."""
 OTSU = "otsu"
+WHOLE = 255
+"""Classes of a mask of bytes, beside the label that does not count."""
 BINS = 256
 """Of the histogram that Otsu's threshold is looked for in."""
 
@@ -110,7 +112,7 @@ class WordMasks:
             raise SpecError(f"{BACKGROUND!r} is one of the words; leave it out, or say "
                             "background=none")  # fmt: skip
         self.names = (BACKGROUND,) * self.background.there + words
-        self.ignore = 255 if len(self.names) <= 255 else 65535
+        self.ignore = 255 if len(self.names) <= WHOLE else 65535
 
     @property
     def classes(self) -> tuple[Any, ...]:
@@ -121,7 +123,7 @@ class WordMasks:
     @property
     def dtype(self) -> np.dtype:
         """Of masks."""
-        return np.dtype(np.uint8 if len(self.names) <= 256 else np.uint16)
+        return np.dtype(np.uint8 if len(self.names) <= WHOLE else np.uint16)
 
     def predict(self, piece: Piece, uncertain: bool = False) -> Iterator[Seen]:
         """Masks of the pictures of a piece, one after another.
@@ -142,6 +144,9 @@ class WordMasks:
             heat: (K', h, w), the words' and then those of the background's words.
             size: (H, W) of the upright picture.
             placement: (4,) of its input; None: it was squashed.
+
+        Returns:
+            Classes; where the picture has none of the words, background, or `ignore` without one.
         """
         best, most, shown = None, None, None
         limits = self._limits(heat, size, placement)
@@ -157,7 +162,8 @@ class WordMasks:
                 better = values > most
                 best, most = np.where(better, k, best), np.where(better, values, most)
         if best is None:  # none of its words is in its prompt
-            return Seen(row, np.zeros(size, self.dtype), np.ones(size, bool))
+            none = 0 if self.background.there else self.ignore
+            return Seen(row, np.full(size, none, self.dtype), np.ones(size, bool))
         return Seen(row, self._labels(best, most, shown).astype(self.dtype), shown)
 
     def _labels(self, best: np.ndarray, most: np.ndarray, shown: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ from probes.on_maps import OnMaps
 class PictureParts(OnMaps, ABC):
     """Parts of each picture on its own: part 3 of one picture has nothing to do with another's.
 
-    Parts are numbered by their size, the largest is 0.
+    Parts are numbered by their size, the largest is 0, equal ones in the order of their first
+    pixels: whatever the order in which they were found.
 
     Attributes: cells_, shapes_: those of `OnMaps`.
     """
@@ -68,10 +69,13 @@ class PictureParts(OnMaps, ABC):
 
 
 def by_size(labels: np.ndarray) -> np.ndarray:
-    """Whole numbers → int64 of the same shape, 0 … the number of parts − 1, the largest first."""
-    _, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    """Whole numbers → int64 of the same shape, 0 … the number of parts − 1, the largest first; of
+    equal ones that which comes first, row by row."""
+    _, first, places, counts = np.unique(
+        labels, return_index=True, return_inverse=True, return_counts=True
+    )
     rank = np.empty(len(counts), np.int64)
-    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+    rank[np.lexsort((first, -counts))] = np.arange(len(counts))
     return rank[places].reshape(np.shape(labels))
 
 

@@ -10,6 +10,9 @@
     distance       (KL(p‖q) + KL(q‖p))/2
     suppression    each pixel goes to the proposal that is the largest there, read bilinearly
 
+In the authors' code a proposal that is gone still counts in the mean of a later one that is near
+it; here it does not.
+
 Source: Tian et al. 2024, "Diffuse, Attend, and Segment", CVPR.
 """
 

@@ -262,6 +262,20 @@ def test_errors(backbone_of, tokenizer_of) -> None:
         prompt_tokens(model_of(), "a cat")
 
 
+def test_a_part_of_a_longer_word_is_none(tokenizer_of) -> None:
+    """Of "fire" and "fire hydrant" each has its own places."""
+    tokenizer, prompt = tokenizer_of("clip"), "a fire hydrant and a fire"
+    tokens = prompt_tokens(model_of(TextReader(tokenizer, LENGTH)), prompt)
+    longer = find_word(prompt, "fire hydrant")
+    alone = tokens.of("fire", longer=longer)
+    assert alone == tokens.of("fire", 1)
+    assert shown(tokenizer, prompt, alone) == "fire"
+    assert tokens.of("fire") == tokens.of("fire", 0) + alone
+    assert tokens.of("fire hydrant", longer=longer) == tokens.of("fire hydrant")
+    with pytest.raises(SpecError, match=r"'hydrant' stands in .* only as a part of longer words"):
+        tokens.of("hydrant", longer=longer)
+
+
 def test_whole_words_and_scripts_without_spaces() -> None:
     assert find_word("cats and a cat", "cat") == [(11, 14)]
     assert find_word("a Fire\n hydrant", "fire hydrant") == [(2, 15)]

@@ -36,12 +36,15 @@ def test_files(tmp_path, name, text):
     [
         ("cat,Cat", "'Cat' is there twice"),
         ("cat,cat", "'cat' is there twice"),
+        ("hot dog,Hot  dog", "'Hot  dog' is there twice"),
+        ("caf\u00e9,cafe\u0301", "is there twice"),
         ({"sofa": ["couch"], "couch": []}, "'couch' is there twice, of 'sofa' and of 'couch'"),
         ({"sofa": ["couch", "Couch"]}, "names a word twice"),
         ("cat,,dog", "empty word"),
         ([], "no class"),
         ([3], "expected words such as"),
         ({"a": "b"}, "expected words such as"),
+        ({"a": None}, "expected words such as"),
     ],
 )
 def test_what_cannot_be_meant(said, told):
@@ -58,3 +61,6 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "n.json").write_text("3")
     with pytest.raises(SpecError, match="expected words"):
         Vocabulary.of(tmp_path / "n.json")
+    (tmp_path / "t.json").write_text('{"cat": [], "dog": [], "cat": ["kitten"]}')
+    with pytest.raises(SpecError, match=r"t\.json: the word 'cat' is there twice"):
+        Vocabulary.of(tmp_path / "t.json")

@@ -313,6 +313,19 @@ def test_a_class_is_there_by_any_of_its_words(backbone_of) -> None:
     assert run.keys == tuple(tuple(word) for word in keys_of(backbone))
 
 
+def test_words_within_words(backbone_of) -> None:
+    """The "cat" of "cat mat" is no cat where both are asked for, and is one where it is not."""
+    backbone, prompt = backbone_of("sd1"), "a cat mat, a cat"
+    (both,) = runs(backbone, prompt, "cat,cat mat")
+    (alone,) = runs(backbone, prompt, "cat")
+    (first, second), phrase = alone.keys[0], both.keys[1]
+    assert both.keys[0] == (second,)
+    assert first in phrase
+    assert second not in phrase
+    with pytest.raises(SpecError, match="only as a part of longer words"):
+        runs(backbone, "a cat mat", "cat,cat mat")
+
+
 def test_refusals(backbone_of, monkeypatch) -> None:
     sd = backbone_of("sd1")
     (run,) = runs(sd)
@@ -326,7 +339,9 @@ def test_refusals(backbone_of, monkeypatch) -> None:
             WordForward(sd, spec_of(blocks), run, HeatOptions(**options))
     with pytest.raises(SpecError, match="leave tile and flip out"):
         WordForward(sd, spec_of(flip=True), run, HeatOptions())
-    for options in ({"weights": "best"}, {"power": 0}, {"grid": (0, 4)}):
+    for options in (
+        {"weights": "best"}, {"power": 0}, {"grid": (0, 4)}, {"guidance": float("nan")},
+    ):  # fmt: skip
         with pytest.raises(SpecError):
             HeatOptions(**options)
     with pytest.raises(SpecError, match="the word 'dog'"):

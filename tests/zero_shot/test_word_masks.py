@@ -97,6 +97,10 @@ def test_a_word_that_was_not_asked_for_is_nowhere() -> None:
     assert set(np.unique(found)) == {0, 1}
     heat[0] = -np.inf
     assert (masks().seen(0, heat, SIZE).values == 0).all()
+    none = masks("none")  # in which a picture of no word is of no class
+    assert (none.seen(0, heat, SIZE).values == none.ignore).all()
+    many = WordMasks(Vocabulary.of([f"w{k}" for k in range(256)]), Background.of("none"))
+    assert many.seen(0, np.full((256, 2, 2), -np.inf), SIZE).values.max() == many.ignore > 255
 
 
 def test_padding_takes_no_part() -> None:

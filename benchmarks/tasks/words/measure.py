@@ -191,8 +191,9 @@ class Run:
     def _masks(self, masks: WordMasks, pieces: Any) -> Iterator[tuple[int, np.ndarray]]:
         shift = 0 if masks.background.there else 1  # the truth always has a background
         for piece in pieces:
-            for seen in masks.predict(piece):
-                yield seen.row, seen.values.astype(np.int64) + shift
+            for seen in masks.predict(piece):  # of none of the words all is background
+                values = seen.values.astype(np.int64)
+                yield seen.row, np.where(values == masks.ignore, 0, values + shift)
 
     def _pictures(self) -> Source:
         found = self.test.targets.pictures()

@@ -59,6 +59,23 @@ class TrueMasks:
             )
         return np.where(known, self.places[np.where(known, labels, 0)], self.ignore)
 
+    def beside(self, seen: Seen) -> np.ndarray | None:
+        """(H, W) int64 as `mask`, for what is said of a picture: what its input does not show does
+        not count.
+
+        Raises:
+            SpecError, SourceError: as `mask`; a mask of another size.
+        """
+        true = self.mask(seen.row)
+        if true is None:
+            return None
+        if true.shape != seen.values.shape:
+            sizes = ("×".join(map(str, one.shape[::-1])) for one in (true, seen.values))
+            name = self.targets.ids[self.rows[seen.row]]
+            raise SpecError("the true mask of {} is {}, the picture {}; expected one label a pixel"
+                            .format(name, *sizes))  # fmt: skip
+        return true if seen.shown.all() else np.where(seen.shown, true, self.ignore)
+
     def group(self, row: int) -> Any:
         """What a picture belongs to, such as a drive."""
         groups = getattr(self.targets, "groups", None)
@@ -130,17 +147,10 @@ class MaskTally:
         Raises:
             SpecError: a true mask of another size.
         """
-        true = self.truth.mask(seen.row)
+        true = self.truth.beside(seen)
         if true is None:
             self.without += 1
             return None
-        if true.shape != seen.values.shape:
-            sizes = ("×".join(map(str, one.shape[::-1])) for one in (true, seen.values))
-            name = self.truth.targets.ids[self.truth.rows[seen.row]]
-            raise SpecError("the true mask of {} is {}, the picture {}; expected one label a pixel"
-                            .format(name, *sizes))  # fmt: skip
-        if not seen.shown.all():
-            true = np.where(seen.shown, true, self.ignore)
         group = self.truth.group(seen.row)
         found = seen.values.astype(np.int64)
         score = self.confusion.update(found, true, group)

@@ -73,3 +73,6 @@ def test_bad_input_is_refused():
 
 def test_parts_are_numbered_by_size():
     np.testing.assert_array_equal(by_size(np.array([[7, 2, 2], [2, 7, 5]])), [[1, 0, 0], [0, 1, 2]])
+    # of one size: in the order of the pixels, whatever they were called
+    for one in ([[3, 1], [1, 3], [2, 2]], [[1, 2], [2, 1], [0, 0]]):
+        np.testing.assert_array_equal(by_size(np.array(one)), [[0, 1], [1, 0], [2, 2]])
