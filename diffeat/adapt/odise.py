@@ -25,6 +25,7 @@ from diffeat.extraction import Plan
 from diffeat.specs import ExtractSpec
 from diffeat.targets.dense import DenseTargets
 from diffeat.vision.joint import JointModel
+from diffeat.words.templates import PHOTO, templates_of
 from diffeat.words.vocabulary import Vocabulary
 from probes.objectives import CROSS_ENTROPY
 from probes.open_vocabulary.fusion import (
@@ -45,8 +46,6 @@ BLOCKS = (
     "odise:vae-decoder.2", "odise:vae-decoder.5",
 )  # fmt: skip
 """The published tensors."""
-TEMPLATES = ("a photo of a {}.",)
-"""Texts that a word is put into, unless others are told."""
 POOLING = ("pixels", "sites")
 OBJECTIVE = replace(CROSS_ENTROPY, name="mask classification")
 """Cross-entropy of the classes of masks; an epoch is judged by their accuracy."""
@@ -85,7 +84,7 @@ class ODISE:
         time_offset: whether the embedding of t is moved too.
         void: "no object" is learned as a class more; needs proposals.
         query_width: numbers of the proposals' queries, which are read too; None: they are not.
-        templates: texts with {} where a word goes.
+        templates: see `templates_of`.
         epochs: at most, each through all pictures.
         batch_size: pictures of a step.
         learning_rate: of Adam.
@@ -128,7 +127,7 @@ class ODISE:
         time_offset: bool = True,
         void: bool = False,
         query_width: int | None = None,
-        templates: Sequence[str] = TEMPLATES,
+        templates: str | Sequence[str] = PHOTO,
         epochs: int = 5,
         batch_size: int = 1,
         learning_rate: float = 1e-4,
@@ -296,9 +295,10 @@ class ODISE:
         Source of the format: `diffeat.adapt.saved_networks`.
         """
         self._check_trained()
-        settings = {name: getattr(self, name) for name in SETTINGS}
         words = [one.words for one in self.vocabulary_.classes]
-        said = saved.SavedNetwork(*saved.models_of(self.backbone, self.clip), words, settings)
+        said = saved.SavedNetwork(
+            *saved.models_of(self.backbone, self.clip), words, self._settings()
+        )  # fmt: skip
         return saved.write_network(path, FORMAT, said, self.module_.state_dict())
 
     @classmethod
@@ -322,6 +322,11 @@ class ODISE:
             raise SpecError(f"{path}: damaged ({error}); train it again") from error
         found.module_.eval()
         return found
+
+    def _settings(self) -> dict[str, Any]:
+        """What a trained model is, in plain values."""
+        said = {name: getattr(self, name) for name in SETTINGS}
+        return said | {"templates": list(templates_of(self.templates))}
 
     # --- what is trained, and on what -----------------------------------------------------
 
@@ -409,5 +414,5 @@ class ODISE:
             "words": [list(one.words) for one in self.vocabulary_.classes],
             "masks": [one.fingerprint for one in sets],
             "pictures": [one.pictures().content() for one in sets],
-            "settings": {name: getattr(self, name) for name in SETTINGS},
+            "settings": self._settings(),
         }  # fmt: skip

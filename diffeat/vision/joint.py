@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,13 +16,15 @@ from diffeat.backbones.devices import pick_device
 from diffeat.backbones.locate import read_json
 from diffeat.backbones.request import parse_name
 from diffeat.backbones.weights import _no_progress_bars
-from diffeat.errors import ModelError, SpecError
+from diffeat.errors import ModelError
 from diffeat.hashing import files_fingerprint, fingerprint
-from diffeat.vision.clip import FILES, _folder
-from diffeat.vision.network import build_random, weights_hash
+from diffeat.vision.network import build_random, fetching, weights_hash
+from diffeat.words.templates import PLAIN, templates_of, texts_of
 
 PARTS = ("text_model", "vision_model", "text_projection", "visual_projection")
 """What such a model of transformers has to have."""
+FILES = ("*.json", "*.txt", "*.safetensors")
+"""What is fetched of a repository; nothing of it is executed, and no pickle is read."""
 AT_ONCE = 64
 """Texts of one forward."""
 
@@ -126,20 +129,21 @@ class JointModel:
         return found.float().transpose(1, 2).unflatten(2, self.grid)
 
     @torch.no_grad()
-    def words(self, words: Sequence[str], templates: Sequence[str] = ("{}",)) -> torch.Tensor:
+    def words(
+        self, words: Sequence[str], templates: str | Path | Iterable[str] = PLAIN
+    ) -> torch.Tensor:
         """(W, E) of words: means of the unit embeddings of their templates, of unit length.
 
         Args:
             words: W.
-            templates: texts with {} where a word goes.
+            templates: see `templates_of`.
 
         Raises:
             SpecError: a text that is longer than the model reads, templates without {}.
         """
-        if not templates or not all("{}" in one for one in templates):
-            raise SpecError(f"templates {list(templates)}; expected texts with {{}} for the word")
-        each = [template.replace("{}", word) for word in words for template in templates]
-        found = F.normalize(self.texts(each), dim=1).unflatten(0, (len(words), len(templates)))
+        templates = templates_of(templates)
+        each = self.texts(texts_of(words, templates))
+        found = F.normalize(each, dim=1).unflatten(0, (len(words), len(templates)))
         return F.normalize(found.mean(1), dim=1)
 
     @torch.no_grad()
@@ -157,11 +161,32 @@ class JointModel:
             found.append(self.model.text_projection(said).float())
         return torch.cat(found)
 
-    def _given(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.to(self.device).float()
+    @property
+    def grey(self) -> np.ndarray:
+        """(3,) uint8 mean of the pictures that it was trained on."""
+        return np.round(255 * self._mean.flatten().cpu().numpy()).astype(np.uint8)
+
+    def squashed(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 3, side, side) in [0, 1] of pictures (n, 3, H, W), whatever their shape."""
         if tuple(x.shape[2:]) != (self.side, self.side):
             x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True)
-        return (x.clamp(0, 1) - self._mean) / self._std
+        return x.clamp(0, 1)
+
+    def _given(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.squashed(x.to(self.device).float()) - self._mean) / self._std
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ModelError(f"CLIP {name!r}: no such folder; expected one of transformers, or a hub "
+                         "id such as 'openai/clip-vit-large-patch14-336'")  # fmt: skip
+    from huggingface_hub import snapshot_download
+
+    with fetching(name, "the path of its folder"):
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
 
 
 def _loaded(folder: Path, seed: int | None) -> tuple[Any, Any, Any]:

@@ -314,7 +314,7 @@ class TestRefusals:
             ({"divisor": 6}, "divisor=6; expected a multiple"),
             ({"learning_rate": 0}, "learning_rate=0"),
             ({"blocks": ("odise:99",)}, "odise:99"),
-            ({"templates": ("a photo",)}, "expected texts with {}"),
+            ({"templates": ("a photo",)}, "expected texts with one {}"),
         ],
     )
     def test_settings(self, backbone_of, clip, targets, fields, message):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffeat.errors import ModelError
-from diffeat.vision.clip import ClipNamer
+from diffeat.errors import ModelError, SpecError
+from diffeat.vision.clip import AT_ONCE, ClipNamer
+from diffeat.vision.joint import JointModel
 from diffeat.words.vocabulary import Vocabulary
 from tests.mask2former import save_clip, save_mask2former
 
@@ -55,5 +56,31 @@ class TestClip:
     def test_refusals(self, data):
         with pytest.raises(ModelError, match="no such folder"):
             ClipNamer("nowhere", Vocabulary.of("cat"), ["{}"])
-        with pytest.raises(ModelError, match="is a 'mask2former', no CLIP"):
+        with pytest.raises(ModelError, match="expected a CLIP"):
             ClipNamer(str(data / "m2f"), Vocabulary.of("cat"), ["{}"])
+        with pytest.raises(SpecError, match="tokens"):  # nothing is cut in silence
+            ClipNamer(str(data / "clip"), Vocabulary.of("cat " * 40), ["{}"])
+
+    @torch.no_grad()
+    def test_long_masks_are_seen_whole(self, data):
+        """Squashed to the input by Pillow's bicubic, as near as 8 bits are; many at a time."""
+        import transformers as hf
+        from PIL import Image
+
+        rng = np.random.default_rng(3)
+        picture = rng.integers(0, 256, (5, 60, 3), np.uint8).repeat(8, 0)
+        masks = np.zeros((AT_ONCE + 3, 40, 60), bool)
+        for k, mask in enumerate(masks):
+            mask[10:22, k : k + 41] = True
+        words = Vocabulary.of("cat,dog")
+        namer = ClipNamer(JointModel.load(data / "clip", "cpu"), words, ["{}"])
+        found = namer.scores(picture, masks)
+        model = hf.CLIPModel.from_pretrained(data / "clip").eval()
+        tokenizer = hf.CLIPTokenizer.from_pretrained(data / "clip")
+        processor = hf.AutoImageProcessor.from_pretrained(data / "clip")
+        texts = tokenizer(["cat", "dog"], return_tensors="pt", padding=True)
+        for k in (0, AT_ONCE + 2):
+            crop = Image.fromarray(picture[10:22, k : k + 41]).resize((28, 28), Image.BICUBIC)
+            pixels = processor(images=crop, return_tensors="pt").pixel_values
+            wanted = model(pixel_values=pixels, **texts).logits_per_image[0].double().softmax(0)
+            np.testing.assert_allclose(found[k], wanted, atol=2e-3)
