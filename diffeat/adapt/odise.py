@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffeat.adapt import saved_networks as saved
 from diffeat.adapt.captioner import captioner_for
 from diffeat.adapt.learning import learn
-from diffeat.adapt.odise_data import NamedPictures, Proposing, classes_in, masks_of
-from diffeat.adapt.odise_named import NamedMasks, picture_of
+from diffeat.adapt.named_classes import classes_in, picture_of
+from diffeat.adapt.odise_data import NamedPictures, Proposing, masks_of
+from diffeat.adapt.odise_named import NamedMasks
 from diffeat.adapt.odise_network import ODISENetwork, Pyramid
-from diffeat.adapt.odise_saved import read_odise, write_odise
 from diffeat.adapt.odise_tiles import DIVISOR, LONGEST, SEED, SHORT, Frame
 from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError
@@ -49,6 +50,8 @@ TEMPLATES = ("a photo of a {}.",)
 POOLING = ("pixels", "sites")
 OBJECTIVE = replace(CROSS_ENTROPY, name="mask classification")
 """Cross-entropy of the classes of masks; an epoch is judged by their accuracy."""
+FORMAT = "diffeat-odise-2"
+"""What files of trained models call themselves."""
 SETTINGS = (
     "blocks", "t", "short", "longest", "divisor", "tile", "strides", "channels", "width",
     "pooling", "time_offset", "void", "query_width", "templates", "random_state",
@@ -299,13 +302,13 @@ class ODISE:
         Args:
             path: ends in .safetensors.
 
-        Source of the format: `diffeat.adapt.odise_saved`.
+        Source of the format: `diffeat.adapt.saved_networks`.
         """
         self._check_trained()
         settings = {name: getattr(self, name) for name in SETTINGS}
         words = [one.words for one in self.vocabulary_.classes]
-        tensors = self.module_.state_dict()
-        return write_odise(path, self.backbone, self.clip, words, settings, tensors)
+        said = saved.SavedNetwork(*saved.models_of(self.backbone, self.clip), words, settings)
+        return saved.write_network(path, FORMAT, said, self.module_.state_dict())
 
     @classmethod
     def load(cls, path: str | Path, backbone: Backbone, clip: JointModel) -> ODISE:
@@ -314,11 +317,15 @@ class ODISE:
         Raises:
             SpecError: no such file, damaged, or of another denoiser, text encoder or CLIP.
         """
-        words, settings, tensors = read_odise(path, backbone, clip)
+        path = Path(path)
+        said = saved.read_said(path, FORMAT, "a trained ODISE")
+        said.check(path, *saved.models_of(backbone, clip))
+        tensors = saved.read_weights(path)
         try:
-            lists = {k: tuple(v) for k, v in settings.items() if isinstance(v, list)}
-            vocabulary = Vocabulary.of({one[0]: list(one[1:]) for one in words})
-            found = cls(backbone, clip, vocabulary, **{**settings, **lists})
+            found, vocabulary = (
+                cls(backbone, clip, said.vocabulary, **said.arguments),
+                said.vocabulary,
+            )
             found._check(None, None)
             found.vocabulary_, found.module_ = vocabulary, found._built(vocabulary)
             found.module_.load_state_dict(tensors)

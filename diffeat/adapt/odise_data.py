@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diffeat.adapt.named_classes import classes_in
 from diffeat.adapt.odise_network import MaskedPicture
 from diffeat.adapt.odise_tiles import Frame, Size
-from diffeat.errors import SourceError, SpecError, nearest
+from diffeat.errors import SourceError, SpecError
 from diffeat.targets.dense import DenseTargets
 from diffeat.words.vocabulary import Vocabulary
 from probes.batches import Batch
@@ -177,22 +178,3 @@ def masks_of(proposals: Any, size: Size) -> tuple[torch.Tensor, torch.Tensor | N
 def sites_of(masks: torch.Tensor, stride: int) -> Size:
     """(h, w) of a map of a stride over the frame of (Q, H, W) masks."""
     return masks.shape[1] // stride, masks.shape[2] // stride
-
-
-def classes_in(targets: DenseTargets, vocabulary: Vocabulary) -> dict[int, int]:
-    """Class index of the targets → of the vocabulary, by any of its words.
-
-    Raises:
-        SpecError: depth, or a class that is no word.
-    """
-    if targets.kind != "masks":
-        raise SpecError(f"{targets.name} is {targets.kind}; expected masks of classes")
-    owner = {word.casefold(): k for word, k in zip(vocabulary.words, vocabulary.owners,
-                                                   strict=True)}  # fmt: skip
-    for name in targets.classes:
-        if name.casefold() not in owner:
-            raise SpecError(
-                f"{targets.name} has the class {name!r}, which is no word of {vocabulary.source}"
-                f"{nearest(name, vocabulary.words)}; expected all of {', '.join(targets.classes)}"
-            )
-    return {k: owner[name.casefold()] for k, name in enumerate(targets.classes)}

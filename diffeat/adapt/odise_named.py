@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from probes.open_vocabulary.fusion import with_nothing
 
@@ -39,10 +37,3 @@ class NamedMasks:
     def class_scores(self) -> np.ndarray:
         """(Q, K) for merging: with the chance that there is something; 0 of what is not valid."""
         return self.scores * ((1 - self.nothing) * self.valid)[:, None]
-
-
-def picture_of(picture: Any) -> Image.Image:
-    """An RGB picture of PIL, from one, or from (H, W, 3) uint8."""
-    if not isinstance(picture, Image.Image):
-        picture = Image.fromarray(np.asarray(picture, np.uint8))
-    return picture.convert("RGB")

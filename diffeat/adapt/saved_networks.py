@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError
-from diffeat.extraction.learned_prompts import SHOWN
+from diffeat.extraction.learned_prompts import SHOWN, Identity
+from diffeat.vision.joint import JointModel
+from diffeat.words.vocabulary import Vocabulary
 from probes.tensor_files import Tensors, parse_json, read_tensors, read_texts, write_tensors
 
 
@@ -30,14 +33,23 @@ class SavedNetwork:
         names: what a model is for → what the user called it.
         words: of each class of the training.
         settings: plain values of the estimator.
-        about: further plain values.
     """
 
     models: Mapping[str, str | None]
     names: Mapping[str, str]
     words: Sequence[Sequence[str]]
     settings: Mapping[str, Any]
-    about: Mapping[str, Any]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes of the training."""
+        return Vocabulary.of({one[0]: list(one[1:]) for one in self.words})
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The settings, lists as tuples."""
+        return {name: tuple(value) if isinstance(value, list) else value
+                for name, value in self.settings.items()}  # fmt: skip
 
     def check(self, path: Path, models: Mapping[str, str | None], names: Mapping[str, str]) -> None:
         """SpecError that names every model that is another one.
@@ -53,6 +65,23 @@ class SavedNetwork:
         if wrong:
             raise SpecError(f"{path}: it was trained with {'; with '.join(wrong)}; load the models "
                             "that it is for, or train it again")  # fmt: skip
+
+
+def models_of(
+    backbone: Backbone, clip: JointModel | None = None
+) -> tuple[dict[str, str | None], dict[str, str]]:
+    """What a trained network goes with, and what the user called it, by what it is.
+
+    Returns:
+        Hashes and names of "denoiser" and "text encoder", and of a CLIP.
+    """
+    here = Identity.of(backbone)
+    models = {"denoiser": here.denoiser, "text encoder": here.text_encoder}
+    names = dict.fromkeys(models, backbone.name)
+    if clip is None:
+        return models, names
+    theirs = {"CLIP": clip.weights, "CLIP's tokenizer and preprocessing": clip.text_files}
+    return {**models, **theirs}, {**names, **dict.fromkeys(theirs, clip.name)}
 
 
 def write_network(
@@ -101,7 +130,10 @@ def read_said(path: str | Path, kind: str, what: str) -> SavedNetwork:
         texts = read_texts(path)
         if texts.get("format") != kind:
             raise SpecError(f"{path}: format {texts.get('format')!r:.40}; expected {kind}")
-        return SavedNetwork(**parse_json(texts["said"]))
+        said = SavedNetwork(**parse_json(texts["said"]))
+        return replace(said, models=dict(said.models), names=dict(said.names),
+                       words=[list(one) for one in said.words],
+                       settings=dict(said.settings))  # fmt: skip
     except (KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, SpecError):
             raise

@@ -13,15 +13,19 @@ from torch import nn
 
 from diffeat.adapt.forward import frozen, trainable_copy
 from diffeat.adapt.learning import learn
-from diffeat.adapt.odise_data import classes_in
-from diffeat.adapt.odise_named import picture_of
-from diffeat.adapt.saved_networks import SavedNetwork, read_said, read_weights, write_network
-from diffeat.adapt.vpd_data import PixelTargets, fitted
+from diffeat.adapt.named_classes import classes_in, picture_of
+from diffeat.adapt.saved_networks import (
+    SavedNetwork,
+    models_of,
+    read_said,
+    read_weights,
+    write_network,
+)
+from diffeat.adapt.vpd_data import PixelTargets, fitted, shown_of
 from diffeat.adapt.vpd_network import ClassForward, VPDNetwork
 from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
-from diffeat.extraction.learned_prompts import Identity
 from diffeat.specs import ExtractSpec
 from diffeat.targets.dense import DenseTargets
 from diffeat.words.embeddings import class_embeddings
@@ -48,10 +52,11 @@ PUBLISHED_ATTENTION = {"segmentation": ATTENTION, "depth": ()}
 """What stands beside the maps, task by task: VPD's code for depth leaves cross-attention out."""
 FORMAT = "diffeat-vpd-1"
 """What files of trained models call themselves."""
-IGNORE = 255
+IGNORE = -1
+"""Label of pixels that do not count; 255 may be a class."""
 SETTINGS = (
-    "task", "blocks", "attention", "t", "size", "fit", "templates", "finetune", "width", "dropout",
-    "filters", "last", "max_depth", "random_state",
+    "task", "blocks", "attention", "t", "size", "fit_by", "templates", "finetune", "width",
+    "dropout", "filters", "last", "max_depth", "random_state",
 )  # fmt: skip
 """What a saved model says of itself."""
 LEAST = 1e-3
@@ -65,7 +70,8 @@ class VPD:
     is neither sampled nor scaled, as published.
 
     Args:
-        backbone: from `diffeat.load`, reads one text by a CLIP, best in float32.
+        backbone: from `diffeat.load`, reads one text by a CLIP; in float32 where it is fine-tuned,
+            and best so else.
         vocabulary: K classes (see `Vocabulary.of`): those that are told apart; of depth, words
             that pictures may show, such as kinds of rooms.
         task: "segmentation" (feature pyramid, cross-entropy) or "depth" (VPD's head, scale-
@@ -75,7 +81,7 @@ class VPD:
             stands beside the maps of that grid; None: as published, `PUBLISHED_ATTENTION`.
         t: what the network is told.
         size: (H, W) in pixels; None: the model's own.
-        fit: how pictures are brought to it; see `ExtractSpec`.
+        fit_by: how pictures are brought to it; `fit` of `ExtractSpec`.
         templates: see `templates_of`.
         finetune: whether a copy of the denoiser is trained, as published, or it stays frozen.
         backbone_learning_rate: of that copy.
@@ -115,7 +121,7 @@ class VPD:
         attention: tuple[str, ...] | None = None,
         t: int | float | str = 1,
         size: tuple[int, int] | int | None = None,
-        fit: str = "squash",
+        fit_by: str = "squash",
         templates: str | Iterable[str] = "imagenet-80",
         finetune: bool = False,
         backbone_learning_rate: float = 1e-5,
@@ -134,7 +140,7 @@ class VPD:
     ):
         self.backbone, self.vocabulary, self.task = backbone, vocabulary, task
         self.blocks, self.attention, self.t = blocks, attention, t
-        self.size, self.fit_by, self.templates = size, fit, templates
+        self.size, self.fit_by, self.templates = size, fit_by, templates
         self.finetune, self.backbone_learning_rate = finetune, backbone_learning_rate
         self.width, self.dropout, self.filters, self.last = width, dropout, filters, last
         self.max_depth, self.epochs, self.batch_size = max_depth, epochs, batch_size
@@ -158,10 +164,12 @@ class VPD:
             NumericsError: the loss is nan or inf.
         """
         self._check(validation)
+        self._check_precision()
         self.vocabulary_ = Vocabulary.of(self.vocabulary)
         seed, device = self.random_state, self.backbone.device
         with Randomness(seed, seed, device) as randomness:
-            module, objective = self._built(), self._objective()
+            classes = class_embeddings(self.backbone, self.vocabulary_, self.templates)
+            module, objective = self._built(classes), self._objective()
             data = self._data(module, targets)
             held = None if validation is None else self._data(module, validation)
             tuned = module.denoiser is not None
@@ -201,25 +209,33 @@ class VPD:
             raise SpecError("depth has no classes; call predict")
         return torch.cat([strip.softmax(0) for _, strip in self._strips(picture)], 1).numpy()
 
+    def shown(self, picture: Any) -> np.ndarray:
+        """(H, W) bool: which pixels of a picture the network is shown; what is said of others, such
+        as those beyond a crop, goes on from these."""
+        picture = picture_of(picture)
+        spec = self._trained()._forward.plan.spec
+        return shown_of((picture.height, picture.width), spec)
+
     def score(self, targets: DenseTargets) -> float:
         """Mean intersection over union in [0, 1], at the pictures' own sizes; of depth minus the
-        mean absolute relative error."""
+        mean absolute relative error, of pictures of which some is known. What the network is not
+        shown does not count."""
         module = self._trained()
         data = self._data(module, targets)
         masks = self.task == "segmentation"
         tally = Confusion(self.vocabulary_.names, IGNORE) if masks else DepthErrors()
         found = self.predict(data.source.load(row) for row in range(len(data)))
         for row, said in enumerate(found):
-            tally.update(said, data.truth(row))
-        return tally.mean_iou() if masks else -tally.compute()["abs_rel"]
+            truth = data.shown_truth(row)
+            if masks or np.isfinite(truth).any():
+                tally.update(said, truth)
+        return tally.mean_iou() if masks else -tally.compute()["abs rel"]
 
     def save(self, path: str | Path) -> Path:
         """Write what was trained, for `load`: adapter, head, and a denoiser that was fine-tuned."""
         module = self._trained()
         words = [one.words for one in self.vocabulary_.classes]
-        said = SavedNetwork(
-            models_of(self.backbone), _names(self.backbone), words, self._settings(), {}
-        )  # fmt: skip
+        said = SavedNetwork(*models_of(self.backbone), words, self._settings())
         return write_network(path, FORMAT, said, module.state_dict())
 
     @property
@@ -236,15 +252,14 @@ class VPD:
         """
         path = Path(path)
         said = read_said(path, FORMAT, "a trained VPD")
-        said.check(path, models_of(backbone), _names(backbone))
+        said.check(path, *models_of(backbone))
+        tensors = read_weights(path)
         try:
-            lists = {k: tuple(v) for k, v in said.settings.items() if isinstance(v, list)}
-            vocabulary = Vocabulary.of({one[0]: list(one[1:]) for one in said.words})
-            found = cls(backbone, vocabulary, **{**said.settings, **lists})
+            found = cls(backbone, said.vocabulary, **said.arguments)
             found._check(None)
-            found.vocabulary_ = vocabulary
-            found.module_ = found._built()
-            found.module_.load_state_dict(read_weights(path))
+            found.vocabulary_ = said.vocabulary
+            found.module_ = found._built(tensors["classes"])
+            found.module_.load_state_dict(tensors)
         except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
             raise SpecError(f"{path}: damaged ({error}); train it again") from error
         found.module_.eval()
@@ -259,20 +274,17 @@ class VPD:
     def _settings(self) -> dict[str, Any]:
         """What a trained model is, in plain values; what was left open, worked out."""
         said = {name: getattr(self, name) for name in SETTINGS}
-        return said | {"fit": self.fit_by, "attention": list(self._attention),
+        return said | {"attention": list(self._attention),
                        "templates": list(templates_of(self.templates))}  # fmt: skip
 
-    def _built(self) -> VPDNetwork:
-        """The network at its start."""
+    def _built(self, classes: torch.Tensor) -> VPDNetwork:
+        """The network at its start, of (K, D) embeddings of the classes."""
         backbone = trainable_copy(self.backbone) if self.finetune else self.backbone
-        classes = class_embeddings(self.backbone, self.vocabulary_, self.templates)
         spec = ExtractSpec(
             (self.t,), (*self.blocks, *self._attention), size=self.size, fit=self.fit_by,
             noise="none", latent="mean", scale_latent=False, dtype="float32",
         )  # fmt: skip
         forward = ClassForward(Plan(backbone, spec, len(self.vocabulary_)))
-        if not forward.features:
-            raise SpecError(f"blocks {', '.join(self.blocks)} have no map; expected maps")
         head = self._head(forward)
         if self.finetune:
             backbone.denoiser.requires_grad_(True)
@@ -327,12 +339,27 @@ class VPD:
 
     # --- checks ---------------------------------------------------------------------------
 
+    def _check_precision(self) -> None:
+        dtype = self.backbone.dtype
+        if self.finetune and dtype != torch.float32:
+            raise SpecError(
+                f"{self.backbone.name} is in {str(dtype).removeprefix('torch.')}, in which steps "
+                "of training are rounded away; load it with dtype='float32', or leave finetune out"
+            )
+
     def _check(self, validation: DenseTargets | None) -> None:
         if self.task not in TASKS:
             raise SpecError(f"task={self.task!r}; expected {' or '.join(TASKS)}")
+        for name in ("blocks", "attention"):
+            if isinstance(getattr(self, name), str):
+                raise SpecError(f"{name}={getattr(self, name)!r}; expected several, as a tuple")
         for name in ("epochs", "batch_size", "width", "last"):
             if not getattr(self, name) >= 1:
                 raise SpecError(f"{name}={getattr(self, name)}; expected at least 1")
+        if not 0 <= self.dropout < 1:
+            raise SpecError(f"dropout={self.dropout}; expected a share in [0, 1)")
+        if not all(one >= 1 for one in self.filters):
+            raise SpecError(f"filters={self.filters}; expected numbers of channels, at least 1")
         for name in ("learning_rate", "backbone_learning_rate"):
             if not getattr(self, name) > 0:
                 raise SpecError(f"{name}={getattr(self, name)}; expected a number above 0")
@@ -348,20 +375,13 @@ class VPD:
 
     def _about(self, targets: DenseTargets, validation: DenseTargets | None) -> dict[str, Any]:
         """What a checkpoint has to agree with, beside weights and rates."""
+        if self.checkpoint is None:  # hashes take their time
+            return {}
+        sets = [one for one in (targets, validation) if one is not None]
         return {
             **self._settings(),
             "words": [list(one.words) for one in self.vocabulary_.classes],
             "backbone_learning_rate": self.backbone_learning_rate,
-            "models": models_of(self.backbone), "data": targets.fingerprint,
-            "validation": None if validation is None else validation.fingerprint,
+            "models": models_of(self.backbone)[0], "data": [one.fingerprint for one in sets],
+            "pictures": [one.pictures().content() for one in sets],
         }  # fmt: skip
-
-
-def models_of(backbone: Backbone) -> dict[str, str | None]:
-    """What a trained VPD goes with: hashes by what they are of."""
-    here = Identity.of(backbone)
-    return {"denoiser": here.denoiser, "text encoder": here.text_encoder}
-
-
-def _names(backbone: Backbone) -> dict[str, str]:
-    return {"denoiser": backbone.name, "text encoder": backbone.name}

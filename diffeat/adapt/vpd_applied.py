@@ -1,4 +1,4 @@
-"""A trained VPD over pictures, as dense heads are: masks of each picture's own size."""
+"""A trained VPD over pictures, as dense heads are: masks or depth of each picture's own size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from diffeat.adapt.vpd import IGNORE, VPD
-from diffeat.errors import PictureError, SpecError
+from diffeat.errors import PictureError
 from diffeat.images import Source
 from diffeat.search.applied import Piece
 from diffeat.search.dense.applied import Seen
@@ -19,25 +19,21 @@ PICTURE = ("picture", 0.0)
 
 
 class AppliedVPD:
-    """What writes and counts masks is given; see `diffeat.search.dense.applied.AppliedDense`.
+    """What writes and counts masks or depth is given; see `diffeat.search.dense.applied`.
 
     Args:
-        vpd: trained for segmentation.
+        vpd: trained.
 
     Attributes:
-        kind, names, ignore, palette, dtype, most_uncertain: as there.
-
-    Raises:
-        SpecError: it gives depth.
+        kind, names, ignore, palette, dtype, most_uncertain: as of `AppliedDense`.
     """
 
-    kind, ignore, palette = "masks", IGNORE, None
+    ignore, palette = IGNORE, None
 
     def __init__(self, vpd: VPD):
-        if vpd.task != "segmentation":
-            raise SpecError("this VPD gives depth; in Python: VPD.load(path, backbone).predict("
-                            "pictures)")  # fmt: skip
-        self.vpd, self.head, self.names = vpd, vpd, vpd.vocabulary_.names
+        masks = vpd.task == "segmentation"
+        self.vpd, self.head, self.kind = vpd, vpd, "masks" if masks else "depth"
+        self.names = vpd.vocabulary_.names if masks else ()
 
     @property
     def dtype(self) -> np.dtype:
@@ -51,14 +47,17 @@ class AppliedVPD:
         """What every pixel of the pictures of a piece shows.
 
         Args:
-            uncertain: also 1 − the largest share of a class.
+            uncertain: of masks, also 1 − the largest share of a class.
         """
         for picture, row in zip(piece.arrays[PICTURE], piece.rows.tolist(), strict=True):
-            shares = torch.from_numpy(self.vpd.predict_proba(picture))
-            top, labels = shares.max(0)
-            shown = np.ones(labels.shape, bool)
-            doubt = (1 - top).numpy() if uncertain else None
-            yield Seen(row, labels.numpy().astype(self.dtype), shown, doubt)
+            shown, doubt = self.vpd.shown(picture), None
+            if self.kind == "depth":
+                (values,) = self.vpd.predict([picture])
+            else:
+                top, labels = torch.from_numpy(self.vpd.predict_proba(picture)).max(0)
+                values = labels.numpy().astype(self.dtype)
+                doubt = (1 - top).numpy() if uncertain else None
+            yield Seen(row, values, shown, doubt)
 
 
 def pieces_of_source(source: Source, on_error: str = "fail") -> Iterator[Piece]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diffeat.coords import Size, fit_numbers
 from diffeat.errors import SourceError, SpecError
 from diffeat.images.decode import fit_and_place
 from diffeat.specs import ExtractSpec
@@ -23,6 +24,13 @@ def fitted(picture: Image.Image, spec: ExtractSpec) -> tuple[np.ndarray, Maps]:
         picture.convert("RGB"), spec.size, spec.fit, spec.resample
     )
     return pixels, Maps({}, size, tuple(spec.size), placement)
+
+
+def shown_of(size: Size, spec: ExtractSpec) -> np.ndarray:
+    """(H, W) bool: which pixels of a picture of `size` its input shows."""
+    frame = Maps({}, size, tuple(spec.size), fit_numbers(size, spec.size, spec.fit))
+    across, down = frame.shown()
+    return down[:, None] & across
 
 
 class PixelTargets:
@@ -83,8 +91,18 @@ class PixelTargets:
                 f"{self.targets.name}: what is known of {self.targets.ids[row]!r} is "
                 f"{truth.shape}, its picture {frame.size} (H, W); expected the same size"
             )
-        unknown = np.nan if self.class_of is None else self.ignore
-        return pixels, over_input(truth, frame, self.grid, unknown)
+        return pixels, over_input(truth, frame, self.grid, self.unknown)
+
+    @property
+    def unknown(self) -> float:
+        """What stands where nothing is known."""
+        return np.nan if self.class_of is None else self.ignore
+
+    def shown_truth(self, row: int) -> np.ndarray:
+        """As `truth`, where the input shows the picture; unknown elsewhere, such as beyond a
+        crop."""
+        truth = self.truth(row)
+        return np.where(shown_of(truth.shape, self.spec), truth, self.unknown).astype(truth.dtype)
 
     def truth(self, row: int) -> np.ndarray:
         """(H, W) of a picture's own pixels: int64 classes as they are said here, or metres."""

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from diffeat.errors import SpecError
 from diffeat.extraction import Forward, Plan
 from diffeat.extraction.learned_prompts import STATES
 from probes.dense.pyramid import GridNet
@@ -55,9 +56,13 @@ class ClassForward:
         features: names of the maps that are taken as they are.
         attention: grid (h, w) → names of the cross-attention that is averaged there.
         shapes: (C, h, w) of what `__call__` gives.
+
+    Raises:
+        SpecError: no maps, tensors of text, attention that is none of the picture's to the classes.
     """
 
     def __init__(self, plan: Plan):
+        _check_tensors(plan)
         self.forward, self.plan = Forward(plan), plan
         self.features = [block.name for block in plan.blocks if not block.is_attention]
         self.attention: dict[tuple[int, int], list[str]] = {}
@@ -89,6 +94,18 @@ class ClassForward:
         ]
 
 
+def _check_tensors(plan: Plan) -> None:
+    if not any(block.has_grid and not block.is_attention for block in plan.blocks):
+        raise SpecError("no block has a map; expected some, such as vpd:1")
+    if odd := [one.name for one in plan.blocks if one.is_text]:
+        raise SpecError(f"blocks {', '.join(odd)} have no map; expected maps")
+    for block in plan.blocks:
+        if block.is_attention and (block.queries, block.keys) != ("image", "text"):
+            raise SpecError(f"{block.name} is attention of the {block.queries} to the "
+                            f"{block.keys}; expected that of the picture to the classes "
+                            "(:cross.map)")  # fmt: skip
+
+
 class VPDNetwork(nn.Module):
     """Adapter, denoiser and head as one module: (n, 3, H, W) uint8 → scores or metres.
 
@@ -110,6 +127,14 @@ class VPDNetwork(nn.Module):
         self.adapter = TextAdapter(classes.shape[1])
         self.head, self.denoiser = head, denoiser
         self._forward = forward_of
+
+    def train(self, mode: bool = True) -> VPDNetwork:
+        """As any module; the denoiser's own dropout stays off, so that its maps are those that
+        are seen later."""
+        super().train(mode)
+        if self.denoiser is not None:
+            self.denoiser.eval()
+        return self
 
     @property
     def context(self) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ def refuse_for_depth(head: Path, estimator: Any, what: str, values: dict[str, An
         raise click.UsageError(f"{head} holds a {type(estimator).__name__}, which tells classes "
                                "of pixels apart; apply it with: "
                                f"diffeat segment {what} --head {head} -o masks/")  # fmt: skip
+    refuse_of_classes(values)
+
+
+def refuse_of_classes(values: dict[str, Any]) -> None:
+    """UsageError for options of heads that say something of whole pictures."""
     if wrong := [option for name, option in OF_CLASSES.items() if values.get(name)]:
         raise click.UsageError(f"{wrong[0]} is not for depth; -o depth/ writes maps")
 
@@ -49,32 +55,55 @@ def predict_depth(
 ) -> None:  # fmt: skip
     """Write a depth map for each picture, and a table of them."""
     from diffeat.cli.applying import from_file, from_pictures, is_file
-    from diffeat.cli.dense import DenseRun, dense_folder, say_clipped
-    from diffeat.cli.options import print_json
     from diffeat.errors import PictureError
     from diffeat.search.dense.applied import AppliedDense
+    from probes.saved import digest
 
-    if output is not None and output.suffix.lower() == ".csv":
-        folder, table = None, output
-    else:
-        folder, table = output, output and output / "pictures.csv"
-    applied, values = AppliedDense(estimator, note), {**values, "output": folder}
+    applied = AppliedDense(estimator, note)
+    made_by = {"head": type(estimator).__name__, "digest": digest(estimator)}
     try:
         with ExitStack() as stack:
             take = from_file if is_file(what) else from_pictures
             made, opened, count, pieces = take(stack, what, note, values)
             applied.input_size = made.spec.size
-            ids = list(opened.ids[:count])
-            written = folder and dense_folder(
-                applied, ids, values, what, {"the pictures": what},
-                overlay=True, format=values["format_"] or "png",
-            )  # fmt: skip
-            run = DenseRun(applied, ids, written, faults=values["on_error"] == "skip")
-            run.run(count, pieces, table, "depth")
+            run = written(applied, opened.ids[:count], pieces, what, output, values, made_by)
     except PictureError as error:
         raise click.ClickException(f"{error}; or leave such out with --on-error skip") from error
-    run.warn_of_skipped(what, count)
-    say_clipped(written)
+    say(run, head, what, output, as_json)
+
+
+def written(
+    applied: Any, ids: Sequence[str], pieces: Any, what: str, output: Path | None,
+    values: dict[str, Any], made_by: dict[str, Any],
+) -> Any:  # fmt: skip
+    """The run that wrote maps and table.
+
+    Args:
+        applied: as `AppliedDense`.
+        made_by: what the folder says of what made the files.
+    """
+    from diffeat.cli.dense import DenseRun, begun_folder, say_clipped
+
+    if output is not None and output.suffix.lower() == ".csv":
+        folder, table = None, output
+    else:
+        folder, table = output, output and output / "pictures.csv"
+    maps = folder and begun_folder(
+        applied, list(ids), {**values, "output": folder}, what, {"the pictures": what}, made_by,
+        overlay=True, format=values["format_"] or "png",
+    )  # fmt: skip
+    run = DenseRun(applied, list(ids), maps, faults=values["on_error"] == "skip")
+    run.run(len(ids), pieces, table, "depth")
+    run.warn_of_skipped(what, len(ids))
+    say_clipped(maps)
+    return run
+
+
+def say(run: Any, head: Path, what: str, output: Path | None, as_json: bool) -> None:
+    """What was written, for people or as JSON."""
+    from diffeat.cli.options import print_json
+
+    count = len(run.ids)
     facts = {"head": str(head), "of": what, "output": output and str(output),
              "predicts": "depth", **run.facts(count)}  # fmt: skip
     if as_json:

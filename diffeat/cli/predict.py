@@ -36,6 +36,7 @@ from diffeat.cli.options import (
     workers_option,
 )
 from diffeat.cli.outputs import OutputPath, command
+from diffeat.cli.segment_vpd import is_vpd, predict_by_vpd
 from diffeat.cli.shown import gathered, show, shown_options
 from diffeat.errors import PictureError
 
@@ -73,6 +74,7 @@ def predict(head, what, output, every, as_json, **values) -> None:
     diffeat predict HEAD.safetensors FEATURES.h5 -o P.csv   features that are stored
     diffeat predict HEAD.safetensors PICTURES -o P.csv      straight from the pictures
     diffeat predict DEPTH.safetensors PICTURES -o depth/    a depth map each, of its own size
+    diffeat predict VPD.safetensors PICTURES -o depth/      the same by a VPD of depth
 
     A file must hold the head's features: the same model, every field of the spec, its blocks and
     t; else it is refused, field by field. Of PICTURES the head's model extracts them now, batch by
@@ -87,6 +89,8 @@ def predict(head, what, output, every, as_json, **values) -> None:
     from diffeat.search.kept import load_head
 
     choice = target_choice(values)
+    if is_vpd(head):
+        return predict_by_vpd(head, what, output, as_json, {**values, "every": every})
     estimator, note = load_head(head, device_of(values["device"]))
     why = check_targets(str(head), note.told, values["allow_conditioned"])
     depth = {name: values.pop(name) for name in ("format_", "overwrite")}

@@ -147,15 +147,15 @@ class TestFiles:
     def test_damaged_files(self, trained, clip, backbone_of, tmp_path):
         path = trained.save(tmp_path / "o.safetensors")
         tensors, texts = read_tensors(path), read_texts(path)
-        said = json.loads(texts["odise"])
+        said = json.loads(texts["said"])
         given = backbone_of("sd1"), clip
         for change in ({"words": [[]]}, {"settings": {**said["settings"], "channels": 12}},
                        {"settings": {"epochs": "many"}}, {"models": 3}):  # fmt: skip
-            write_tensors(path, tensors, {**texts, "odise": json.dumps({**said, **change})})
+            write_tensors(path, tensors, {**texts, "said": json.dumps({**said, **change})})
             with pytest.raises(SpecError):
                 ODISE.load(path, *given)
         write_tensors(path, tensors, {"format": "other"})
-        with pytest.raises(SpecError, match="format 'other'; expected diffeat-odise-1"):
+        with pytest.raises(SpecError, match="format 'other'; expected diffeat-odise-2"):
             ODISE.load(path, *given)
         pickled = tmp_path / "o.pt"
         torch.save(tensors, pickled)

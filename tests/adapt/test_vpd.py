@@ -15,8 +15,10 @@ from diffeat.adapt.vpd_network import GAMMA
 from diffeat.cli import cli
 from diffeat.errors import SpecError
 from diffeat.extraction import extract
+from diffeat.extraction.learned_prompts import STATES
 from diffeat.specs import ExtractSpec
 from diffeat.targets.dense import open_dense
+from diffeat.words.vocabulary import Vocabulary
 from probes.objectives import Objective
 from probes.training import validate
 from tests.adapt.named_masks import WORDS, draw
@@ -115,7 +117,7 @@ class TestTraining:
             model(backbone_of("sd1"), {"cat": [], "dog": [], "sky": []}, epochs=2,
                   checkpoint=tmp_path).fit(few, some)  # fmt: skip
 
-    def test_depth(self, backbone_of, root):
+    def test_depth(self, backbone_of, root, diffeat):
         folder = root / "depth"
         (folder / "images").mkdir(parents=True)
         (folder / "depth").mkdir()
@@ -135,6 +137,57 @@ class TestTraining:
         assert 0 < found.min() < found.max() < 6
         known = targets.target(0)
         assert np.abs(found - known).mean() / known.mean() < 1
+        errors = [np.mean(np.abs(one - targets.target(k)) / targets.target(k)) for k, one in
+                  enumerate(vpd.predict(targets.pictures().load(k) for k in range(4)))]  # fmt: skip
+        assert vpd.score(targets) == pytest.approx(-np.mean(errors), rel=1e-5)
+        path = vpd.save(root / "depth.safetensors")
+        name, pictures = backbone_of("sd1").request.name, folder / "images"
+        how = "--device", "cpu", "--model-dtype", "float32"
+        answer = diffeat("predict", path, pictures, "-o", root / "maps", "--model", name,
+                         "--format", "npz", "--json", *how)  # fmt: skip
+        assert answer.code == 0, answer.err
+        assert json.loads(answer.out)["predicted"] == 4
+        with np.load(root / "maps" / "0.npz") as file:
+            np.testing.assert_array_equal(file["depth"], found)
+        refused = diffeat("segment", name, pictures, "--head", path, "-o", root / "m", *how)
+        assert refused.code == 2
+        assert "which gives depth; apply it with: diffeat predict" in refused.err
+
+    def test_a_tuned_copy_runs_without_its_own_dropout(self, backbone_of):
+        vpd = model(backbone_of("sd1"), finetune=True)
+        vpd.vocabulary_ = Vocabulary.of(WORDS)
+        module = vpd._built(torch.zeros(3, backbone_of("sd1").embedding_shapes[STATES][-1]))
+        module.train()
+        assert module.head.training
+        assert not any(one.training for one in module.denoiser.modules())
+
+    def test_more_classes_than_255(self, backbone_of, targets):
+        """Class 255 is one, and no hole."""
+        names = ["sky", "dog", *(f"word {k}" for k in range(253)), "cat", "more"]
+        assert names.index("cat") == 255
+        few = targets.take([0, 1])
+        vpd = model(backbone_of("sd1"), names, templates="plain", epochs=1).fit(few)
+        labels = vpd._data(vpd.module_, few).truth(0)
+        np.testing.assert_array_equal(labels, np.array([255, 1, 0])[few.target(0)])
+        assert 0 <= vpd.score(few) <= 1
+
+
+class TestShown:
+    def test_what_a_crop_leaves_out_does_not_count(self, backbone_of, targets, root):
+        wide = draw(root / "wide", 2, 7, size=(24, 60))
+        vpd = model(backbone_of("sd1"), epochs=1, fit_by="crop").fit(wide)
+        shown = vpd.shown(wide.pictures().load(0))
+        assert shown.shape == (24, 60)
+        assert shown[:, 18:42].all()  # the middle square
+        assert not shown[:, :18].any()
+        assert not shown[:, 42:].any()
+        found = [one[:, 18:42] for one in vpd.predict(wide.pictures().load(k) for k in (0, 1))]
+        truth = [np.asarray(wide.target(k))[:, 18:42] for k in (0, 1)]
+        a, b = np.concatenate(found).ravel(), np.concatenate(truth).ravel()
+        overlaps = [((a == k) & (b == k)).sum() / ((a == k) | (b == k)).sum() for k in np.unique(b)]
+        assert vpd.score(wide) == pytest.approx(np.mean(overlaps))
+        squashed = model(backbone_of("sd1"), epochs=1).fit(targets.take([0]))
+        assert squashed.shown(wide.pictures().load(0)).all()
 
 
 class TestWhatItIsTold:
@@ -229,6 +282,27 @@ class TestKept:
         assert refused.code == 2
         assert "takes pictures and no features" in refused.err
 
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ((), "nothing would come of it"),
+            (("--json", "--overlay"), "--overlay is for -o"),
+            (("--json", "--batch-size", "2"), "leave --batch-size out"),
+        ],
+    )
+    def test_segment_refuses(self, trained, diffeat, backbone_of, root, options, told):
+        path = trained.save(root / "r.safetensors")
+        name, pictures = backbone_of("sd1").request.name, root / "train" / "images"
+        refused = diffeat("segment", name, pictures, "--head", path, *options)
+        assert refused.code == 2
+        assert told in refused.err
+
+    def test_predict_says_who_gives_masks(self, trained, diffeat, root):
+        path = trained.save(root / "p.safetensors")
+        refused = diffeat("predict", path, root / "train" / "images")
+        assert refused.code == 2
+        assert f"--head {path} -o masks/" in refused.err
+
 
 @pytest.mark.parametrize(
     ("more", "told"),
@@ -240,12 +314,31 @@ class TestKept:
         ({"patience": 2}, "needs validation"),
         ({"words": "cat,cat,dog,sky"}, "there twice"),
         ({"words": "cat,dog"}, "no word of"),
-        ({"blocks": ("down.0.attn.0:cross.map",), "attention": ()}, "no map"),
+        ({"blocks": ("down.0.attn.0:cross.map",), "attention": ()}, "no block has a map"),
+        ({"blocks": ("vpd:1", "down.0.attn.0:cross.k")}, "have no map"),
+        ({"blocks": "vpd:1"}, "as a tuple"),
+        ({"attention": ("up.*.attn.*:self.map",)}, "attention of the image to the image"),
+        ({"dropout": 1}, "dropout=1"),
+        ({"filters": (8, 0)}, "filters="),
     ],
 )
 def test_what_cannot_be_meant(backbone_of, targets, more, told):
     with pytest.raises(SpecError, match=told):
         model(backbone_of("sd1"), **more).fit(targets.take([0]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_applied_and_trained_on_but_not_tuned(
+    folder_of, backbone_of, targets, trained, root, dtype
+):
+    half = diffeat.load(str(folder_of("sd1")), device="cpu", dtype=dtype)
+    with pytest.raises(SpecError, match="rounded away"):
+        model(half, finetune=True).fit(targets)
+    again = VPD.load(trained.save(root / f"{dtype}.safetensors"), half)
+    picture = targets.pictures().load(0)
+    here, there = again.predict_proba(picture), trained.predict_proba(picture)
+    assert 0 < np.abs(here - there).max() < 0.1
+    assert np.isfinite(model(half, epochs=1).fit(targets.take([0])).history_[0]["loss"])
 
 
 def test_a_model_without_text(targets):

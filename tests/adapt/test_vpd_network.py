@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from diffeat.adapt import VPD
 from diffeat.adapt.vpd import ATTENTION
+from diffeat.words.embeddings import class_embeddings
 from diffeat.words.vocabulary import Vocabulary
 
 WORDS = "cat,dog,at"
@@ -21,7 +22,7 @@ def built(backbone, **more):
     """At its start."""
     vpd = VPD(backbone, WORDS, blocks=(MAP,), size=32, templates="plain", **more)
     vpd.vocabulary_ = Vocabulary.of(WORDS)
-    return vpd._built()
+    return vpd._built(class_embeddings(backbone, WORDS, "plain"))
 
 
 @pytest.fixture

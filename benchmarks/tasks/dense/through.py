@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+import diffeat
 from benchmarks.searching import inner_split
 from benchmarks.tasks.dense.file import DenseBenchmark, System
 from benchmarks.tasks.dense.sets import Sets
@@ -15,7 +16,7 @@ from diffeat.errors import SpecError
 
 HEAD = "vpd"
 """Name of such a head in a benchmark file."""
-OF_SPEC = {"size": "size", "fit": "fit"}
+OF_SPEC = {"size": "size", "fit": "fit_by"}
 """Field of the extraction → argument of VPD that says the same."""
 
 
@@ -57,8 +58,9 @@ def trained(
     held = inner_split([sets.train.groups[int(k)] for k in rows])
     fields = {argument: row.fields[name] for name, argument in OF_SPEC.items()
               if name in row.fields}  # fmt: skip
+    backbone = diffeat.load(row.name, device, "float32", denoiser=row.denoiser)
     found = VPD(
-        row.load(device), words, task="depth" if depth else "segmentation", random_state=seed,
+        backbone, words, task="depth" if depth else "segmentation", random_state=seed,
         progress=False, **{**fields, **_arguments(system)},
     )  # fmt: skip
     return found.fit(sets.train.take(rows[~held]), sets.train.take(rows[held]) if held.any()
