@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from diffeat.cli.segment import WAYS
@@ -14,6 +16,7 @@ def refused(diffeat, *options: object) -> str:
     answer = diffeat("segment", "model", "pictures", *options, "-o", "masks")
     assert answer.code == 2, answer
     assert not answer.out
+    assert not Path("masks").exists()
     return " ".join(answer.err.split())
 
 
@@ -47,6 +50,10 @@ def test_none_of_them(diffeat) -> None:
 )
 def test_several_of_them(diffeat, options, named) -> None:
     assert f"{named}; expected one" in refused(diffeat, *options)
+
+
+def test_a_way_that_there_is_not(diffeat) -> None:
+    assert "'difcut' is not one of" in refused(diffeat, "--parts", "difcut")
 
 
 @pytest.mark.parametrize(

@@ -171,10 +171,17 @@ def test_painted_pictures_go_over_no_others(place, diffeat, tmp_path) -> None:
     refused = diffeat(*ask)
     assert (refused.code, "images is in use" in refused.err) == (2, True), refused.err
     assert (out / "images" / "00000.png").read_bytes() == b"mine"
+    elsewhere = tmp_path / "none"
+    for more, match in {("-b", "up.1"): "no map of attention", ("--ensemble", 2): "once"}.items():
+        answer = diffeat(*ask[:-1], elsewhere, *more)
+        assert (answer.code, match in answer.err) == (2, True), answer.err
+        assert not elsewhere.exists()
     for more in (("--overwrite",), ()):  # then it is its own
         assert diffeat(*ask, *more).code == 0
         assert labels(out / "images" / "00000.png").shape == (32, 32, 3)
     assert sorted(one.name for one in out.iterdir()) == ["images", "masks", "prompts.csv"]
+    other = diffeat(*ask, "--seed", 3)
+    assert "another run made (spec.seed: 0 → 3);" in other.err  # and nothing that is the same
 
 
 REFUSED = [
@@ -192,6 +199,8 @@ REFUSED = [
     (("sd1", "p", "--words", "cat", "--noise", "generation"), "of its own; leave"),
     (("sd1", "--words", "cat", "--noise", "generation"), "--limit N"),
     (("sd1", "p", "--words", "cat", "--guidance", "2"), "is for --noise generation"),
+    (("sd1", "p", "--words", "cat", "--heads", "7"), "has 2 heads"),
+    (("sd1", "p", "--words", "cat", "-b", "up.1.attn.0:cross.map.h7"), "no such head"),
     (("sd1", "p", "--head", "h", "--background", "otsu"), "is for --words"),
 ]  # fmt: skip
 

@@ -80,10 +80,14 @@ class Asked:
     @classmethod
     def of(cls, what: str, pictures: str | None, values: dict[str, Any]) -> Asked:
         """Everything checked that needs no weights."""
+        from diffeat.cli.applying import is_file
         from diffeat.words.vocabulary import Vocabulary
         from diffeat.zero_shot.heat import HeatOptions
         from diffeat.zero_shot.word_masks import Background, WordMasks
 
+        if is_file(what):
+            raise click.UsageError(f"{what} holds features, which no words were read with; "
+                                   "expected diffeat segment MODEL PICTURES --words …")  # fmt: skip
         spec = _spec(values)
         _check(what, pictures, values, spec)
         vocabulary = Vocabulary.of(values["words"])
@@ -169,11 +173,6 @@ def _spec(values: dict[str, Any]) -> Any:
 
 def _check(what: str, pictures: str | None, values: dict[str, Any], spec: Any) -> None:
     """UsageError for options that do not go together."""
-    from diffeat.cli.applying import is_file
-
-    if is_file(what):
-        raise click.UsageError(f"{what} holds features, which no words were read with; expected "
-                               "diffeat segment MODEL PICTURES --words …")  # fmt: skip
     paints = spec.noise == "generation"
     if paints and pictures:
         raise click.UsageError("--noise generation paints pictures of its own; leave "
@@ -188,6 +187,9 @@ def _check(what: str, pictures: str | None, values: dict[str, Any], spec: Any) -
         if not values["output"] or not values["limit"]:
             raise click.UsageError("--noise generation needs -o made/ and --limit N, the number of "
                                    "pictures")  # fmt: skip
+        if spec.ensemble != 1:
+            raise click.UsageError("--noise generation paints each picture once; leave --ensemble "
+                                   "out")  # fmt: skip
         if spec.captions is not None or "{class}" in spec.prompt or "{category}" in spec.prompt:
             raise click.UsageError("--noise generation takes one --prompt, with {words} or {word}")
     if values["guidance"] is not None and not paints:
@@ -313,15 +315,19 @@ def _tell(asked: Asked, work: Any, count: int, tally: Any) -> None:
 
 def _painted(asked: Asked) -> None:
     """Pictures that the model paints, and their masks."""
-    from diffeat.zero_shot.painted import name_of
+    from diffeat.zero_shot.painted import name_of, runs_by_picture
 
     output, count = asked.values["output"], asked.values["limit"]
+    classes, words = asked.masks.classes, len(asked.masks.vocabulary)
+    runs = runs_by_picture(asked.backbone, classes, asked.spec.prompt, count, words)
+    heat = asked.heat()
+    asked.masks.input_size = heat.forward(runs[0]).plan.size  # where blocks are looked for
     _check_images(output, asked.values["overwrite"])
     ids, kept = [name_of(k) for k in range(count)], {}
     folder = _folder(asked, output / MASKS, ids, asked.model)
     load = lambda row: kept[row].pixels  # noqa: E731
     work = _work(asked, ids, folder, load, None)
-    pieces = _drawn(asked, _paint(asked, count, kept), folder, load)
+    pieces = _drawn(asked, _paint(output, heat, runs, kept), folder, load)
     work.run(count, pieces, asked.values["csv_path"], "paint")
     _tell(asked, work, count, None)
 
@@ -337,20 +343,16 @@ def _check_images(output: Path, overwrite: bool) -> None:
                         "painted; name another folder, or say --overwrite")  # fmt: skip
 
 
-def _paint(asked: Asked, count: int, kept: dict[int, Any]) -> Iterator[Any]:
+def _paint(output: Path, heat: Any, runs: Any, kept: dict[int, Any]) -> Iterator[Any]:
     """Pieces of one painted picture each, which is written first; `kept` holds the last."""
     import numpy as np
 
     from diffeat.cli.applying import written_table
     from diffeat.search.applied import Piece
     from diffeat.search.dense.written import write_picture
-    from diffeat.zero_shot.painted import paint, runs_by_picture
+    from diffeat.zero_shot.painted import paint
     from diffeat.zero_shot.word_masks import HEAT
 
-    output, heat = asked.values["output"], asked.heat()
-    words = len(asked.masks.vocabulary)
-    runs = runs_by_picture(asked.backbone, asked.masks.classes, asked.spec.prompt, count, words)
-    asked.masks.input_size = heat.forward(runs[0]).plan.size
     with written_table(output / PROMPTS, ["id", "prompt"]) as add:
         for row, one in enumerate(paint(heat, runs)):
             write_picture(one.pixels, output / IMAGES / f"{one.id}.png")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import diffeat.companions  # noqa: F401 - before anything imports `probes`
-from diffeat.errors import NumericsError, PictureError, SourceError, SpecError
+from diffeat.errors import DiffeatError, NumericsError, PictureError, SourceError, SpecError
 from diffeat.search.applied import Piece
 from diffeat.search.dense.applied import Seen
 from diffeat.search.dense.compared import TrueMasks, bind_truth, truth_of
@@ -160,6 +160,8 @@ def _told(make: Callable[[], Any]) -> Any:
     """What `probes` says of bad features, as an error of ours."""
     try:
         return make()
+    except DiffeatError:  # of the pictures
+        raise
     except ValueError as error:
         raise SpecError(str(error)) from error
 

@@ -26,17 +26,20 @@ def pixels_of(
 
     Args:
         maps: of the picture. keys: cells, in order.
-        pixels: wanted of all pictures; fewer where `NUMBERS` does not hold their features.
+        pixels: wanted of all pictures; fewer where `NUMBERS` does not hold their features. Of more
+            pictures than that each gives its one with a chance of pixels / pictures.
         pictures: how many pictures there are.
         rng: draws the pixels.
 
     Returns:
-        (n, C) float32 features; (n, 2) int64 row, column.
+        (n, C) float32 features; (n, 2) int64 row, column. n may be 0.
     """
     column = Column(maps, keys)
     most = min(pixels, max(1, NUMBERS // column.channels))
     shown = np.argwhere(column.shown())
     kept = shown[np.sort(rng.permutation(len(shown))[: -(-most // pictures)])]
+    if most < pictures and rng.random() * pictures >= most:
+        kept = kept[:0]
     return column.at(kept).numpy(), kept
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from benchmarks.catalogue import benchmark_names, open_benchmark
@@ -101,6 +104,29 @@ def test_the_mean_mask_is_scored_as_itself(run, data, monkeypatch):
     wanted = jaccard_score(truth, said, average="macro")
     rows = {row["label"]: row["scores"] for row in run[1]["rows"]}
     assert rows["where"]["set, matched on train"]["value"] == pytest.approx(wanted, abs=0.08)
+
+
+def test_labels_of_test_pictures_choose_and_name_nothing(run, data, tmp_path, monkeypatch):
+    """Turned round, they change what is scored, and neither what was chosen nor the parts; names
+    that training pictures gave are right where they were wrong."""
+    shutil.copytree(data, tmp_path / "data")
+    monkeypatch.setenv("DIFFEAT_DATA", str(tmp_path / "data"))
+    for name in open_dense("horses:val").ids:
+        path = tmp_path / "data/horses/mask" / f"{Path(name).stem}.png"
+        Image.fromarray(1 - np.asarray(Image.open(path))).save(path)
+    some = tuple(one for one in SYSTEMS if one.name in ("cut", "clusters", "one"))
+    turned = run_benchmark(small(systems=some), tmp_path / "run", "cpu")["rows"]
+    rows = {row["label"]: row for row in run[1]["rows"]}
+    for row in turned:
+        before = rows[row["label"]]
+        for name in ("tried", "chosen", "parts"):
+            assert row[name] == before[name]
+    named = "set, matched on train"
+    right = [one["scores"][named]["pixel accuracy"] for one in (turned[1], rows["clusters"])]
+    assert sum(right) == pytest.approx(1)
+    assert turned[1]["scores"]["set, one-to-one"]["value"] == pytest.approx(
+        rows["clusters"]["scores"]["set, one-to-one"]["value"]
+    )
 
 
 def test_gains_are_differences_and_are_said(run):

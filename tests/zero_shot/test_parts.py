@@ -141,6 +141,21 @@ def test_a_folder_of_another_run_is_not_written_over(place, tmp_path):
         assert "holds what another run made" in str(done.exception)
 
 
+@pytest.mark.parametrize("way", ["kmeans", "diffcut"])
+def test_a_picture_that_cannot_be_read(way, place, tmp_path):
+    (tmp_path / "p").mkdir()
+    Image.fromarray(toy(0)[0]).save(tmp_path / "p/0.png")
+    (tmp_path / "p/1.png").write_bytes(b"no picture")
+    ask = ("segment", MODEL, tmp_path / "p", "--parts", way, "--size", 32, "--json")
+    assert "leave such out with --on-error skip" in run(*ask, code=1)
+    out = run(*ask, "--on-error", "skip", "--csv", tmp_path / "p.csv")
+    assert list(json.loads(out[out.index("{") : out.rindex("}") + 1])["skipped"]) == ["1.png"]
+    with open(tmp_path / "p.csv") as file:
+        good, bad = csv.DictReader(file)
+    assert (int(good["parts"]) > 0, good["error"], bad["parts"]) == (True, "", "")
+    assert "not a picture" in bad["error"]
+
+
 def test_parts_of_told_features_are_not_scored(tmp_path):
     """Pictures in folders of their class, a model that is told it, true masks."""
     build("dit", tmp_path / "dit")

@@ -20,7 +20,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -240,11 +240,19 @@ def check_free(folder: Path, note: Path, made_by: Mapping[str, Any]) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SpecError(f"{note} is not of this command ({error!r}); name another folder, or say "
                         "--overwrite") from error  # fmt: skip
-    differ = [f"{name}: {maker.get(name)} → {value}" for name, value in made_by.items()
-              if maker.get(name) != value]  # fmt: skip
-    if differ:
+    if differ := list(_differences(maker, made_by)):
         raise SpecError(f"{folder} holds what another run made ({'; '.join(differ)}); name another "
                         "folder, or say --overwrite")  # fmt: skip
+
+
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any], of: str = "") -> Iterator[str]:
+    """Fields that are not what they were, those of tables each on its own."""
+    for name, value in now.items():
+        before = was.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            yield from _differences(before, value, f"{of}{name}.")
+        elif before != value:
+            yield f"{of}{name}: {before} → {value}"
 
 
 def save_mask(labels: np.ndarray, path: Path, colours: np.ndarray) -> None:
