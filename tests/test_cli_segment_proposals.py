@@ -127,6 +127,19 @@ def test_a_folder_in_use(diffeat, place, tmp_path):
     other = diffeat(*asked)
     assert (other.code, "holds what another run made (stuff: [2] → []" in other.err) == (2, True)
     assert diffeat(*asked, "--overwrite").code == 0
+    other = diffeat(*asked, "--object-threshold", 0.5)
+    assert (other.code, "thresholds" in other.err) == (2, True)
+
+
+def test_what_was_written_before_an_error_is_named(diffeat, place, tmp_path):
+    shutil.copytree(place / "coco", tmp_path / "coco")
+    (tmp_path / "coco/val/000000000002.jpg").write_bytes(b"none")
+    found = diffeat("segment", tmp_path / "coco/val", "--proposals", place / "m2f", *OPTIONS, "-o",
+                    tmp_path / "o")  # fmt: skip
+    assert found.code == 1
+    there = json.loads((tmp_path / "o/panoptic.json").read_text())["annotations"]
+    files = sorted(one.name for one in (tmp_path / "o/panoptic").iterdir())
+    assert [one["file_name"] for one in there] == files == ["000000000000.png", "000000000001.png"]
 
 
 def test_broken_pictures_and_truth(diffeat, place, tmp_path):

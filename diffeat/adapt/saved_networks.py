@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,14 @@ class SavedNetwork:
         names: what a model is for → what the user called it.
         words: of each class of the training.
         settings: plain values of the estimator.
+        about: further plain values, such as the pictures that it was fitted on.
     """
 
     models: Mapping[str, str | None]
     names: Mapping[str, str]
     words: Sequence[Sequence[str]]
     settings: Mapping[str, Any]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -133,7 +135,7 @@ def read_said(path: str | Path, kind: str, what: str) -> SavedNetwork:
         said = SavedNetwork(**parse_json(texts["said"]))
         return replace(said, models=dict(said.models), names=dict(said.names),
                        words=[[str(word) for word in one] for one in said.words],
-                       settings=dict(said.settings))  # fmt: skip
+                       settings=dict(said.settings), about=dict(said.about))  # fmt: skip
     except (KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, SpecError):
             raise

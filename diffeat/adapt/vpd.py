@@ -26,6 +26,8 @@ from diffeat.adapt.vpd_network import ClassForward, VPDNetwork
 from diffeat.backbones.base import Backbone
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
+from diffeat.images import Source
+from diffeat.search.fitted_on import Known, known_among, noted, read_note
 from diffeat.specs import ExtractSpec
 from diffeat.targets.dense import DenseTargets
 from diffeat.words.embeddings import class_embeddings
@@ -104,6 +106,8 @@ class VPD:
         start_: the validation numbers before the first step.
         history_: the learning curve (see `probes.training.train`).
         best_epoch_: the epoch, from 1, whose weights were kept.
+        fitted_on_: a note of all pictures that it was trained on, or its epoch was chosen on; see
+            `diffeat.search.fitted_on`.
 
     Source: Zhao et al. 2023, "Unleashing Text-to-Image Diffusion Models for Visual Perception"
     (VPD), and its code. Adam at one rate in place of AdamW with warm-up, pictures without crops or
@@ -183,7 +187,14 @@ class VPD:
                     name="VPD", unit="picture",
                 )  # fmt: skip
         self.module_ = module
+        sets = [one for one in (targets, validation) if one is not None]
+        self.fitted_on_ = noted(np.concatenate([one.pictures().digests() for one in sets]))
         return self
+
+    def known_among(self, pictures: Source) -> Known:
+        """How many of these pictures it was trained on, or its epoch was chosen on."""
+        self._trained()
+        return known_among(read_note(self.fitted_on_), pictures.digests())
 
     def predict(self, pictures: Iterable[Any]) -> Iterator[np.ndarray]:
         """What every pixel shows.
@@ -235,7 +246,8 @@ class VPD:
         """Write what was trained, for `load`: adapter, head, and a denoiser that was fine-tuned."""
         module = self._trained()
         words = [one.words for one in self.vocabulary_.classes]
-        said = SavedNetwork(*models_of(self.backbone), words, self._settings())
+        noted = {"fitted_on": self.fitted_on_}
+        said = SavedNetwork(*models_of(self.backbone), words, self._settings(), noted)
         return write_network(path, FORMAT, said, module.state_dict())
 
     @property
@@ -257,10 +269,13 @@ class VPD:
         try:
             found = cls(backbone, said.vocabulary, **said.arguments)
             found._check(None)
-            found.vocabulary_ = said.vocabulary
+            found.vocabulary_, found.fitted_on_ = said.vocabulary, said.about["fitted_on"]
+            read_note(found.fitted_on_)
             found.module_ = found._built(tensors["classes"])
             found.module_.load_state_dict(tensors)
-        except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+        except (LookupError, TypeError, RuntimeError, AttributeError, ValueError) as error:
+            if isinstance(error, SpecError):
+                raise
             raise SpecError(f"{path}: damaged ({error}); train it again") from error
         found.module_.eval()
         return found

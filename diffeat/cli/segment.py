@@ -115,6 +115,8 @@ def segment(what, pictures, **values) -> None:
     )  # fmt: skip
     runs = {"head": of_head, "words": segment_words.run, "parts": segment_parts.run,
             "proposals": segment_proposals.run}  # fmt: skip
+    if way == "head":
+        segment_proposals.refuse_odise(values["head"])
     runs[way](what, pictures, values)
 
 

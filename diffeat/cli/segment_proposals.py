@@ -34,6 +34,16 @@ def proposals_options(command: Callable) -> Callable:
     return command
 
 
+def refuse_odise(head: Any) -> None:
+    """UsageError for a kept ODISE, which names masks and makes none."""
+    from diffeat.adapt.odise import FORMAT
+    from diffeat.adapt.saved_networks import kind_of
+
+    if kind_of(head) == FORMAT:
+        raise click.UsageError(f"{head} holds an ODISE, which names masks that others propose; add "
+                               "--proposals MASK2FORMER --clip CLIP")  # fmt: skip
+
+
 def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
     """Segments of pictures, by the proposals and their own classes."""
     from diffeat.cli.dense import refuse_nothing
@@ -115,34 +125,32 @@ class _Run:
                                                     "area"]) as add,
             counted(len(self.source), desc="segment", unit="pictures") as bar,
         ):  # fmt: skip
-            for row, name in enumerate(self.source.ids):
-                try:
-                    add(self._one(row))
-                except PictureError as error:
-                    if self.values["on_error"] != "skip":
-                        raise click.ClickException(
-                            f"{error}; or leave such out with --on-error skip"
-                        ) from error
-                    self.skipped[name] = error.reason
-                    warn(str(error))
-                bar.update(1)
-        if self.folder is not None:
-            self.folder.finish()
+            try:
+                for row, name in enumerate(self.source.ids):
+                    try:
+                        add(self._one(row))
+                    except PictureError as error:
+                        if self.values["on_error"] != "skip":
+                            raise click.ClickException(
+                                f"{error}; or leave such out with --on-error skip"
+                            ) from error
+                        self.skipped[name] = error.reason
+                        warn(str(error))
+                    bar.update(1)
+            finally:  # what lies there is named, also when something ends it
+                if self.folder is not None:
+                    self.folder.finish()
 
     def _one(self, row: int) -> list[list[Any]]:
         import numpy as np
 
-        from probes.open_vocabulary.merging import THRESHOLDS, panoptic, probabilities
+        from probes.open_vocabulary.merging import panoptic, probabilities
 
         picture = np.asarray(self.source.load(row).convert("RGB"))
         found = self.model.propose(picture)
         scores, nothing = self.names(picture, found)
-        usual = THRESHOLDS["odise" if self.values["clip"] else "mask2former"]
-        asked = {"object_mask_threshold": self.values["object_threshold"],
-                 "overlap_threshold": self.values["overlap_threshold"]}  # fmt: skip
         merged = panoptic(
-            scores, probabilities(found.masks), self.things, void=nothing,
-            **usual | {name: value for name, value in asked.items() if value is not None},
+            scores, probabilities(found.masks), self.things, void=nothing, **self.thresholds
         )  # fmt: skip
         file = ""
         if self.folder is not None:
@@ -159,6 +167,16 @@ class _Run:
             rows.append([self.source.ids[row], file, one["id"], name, f"{one['score']:.6g}",
                          one["area"]])  # fmt: skip
         return rows or [[self.source.ids[row], file, "", "", "", ""]]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Of `panoptic`: those that were asked for, else the published ones."""
+        from probes.open_vocabulary.merging import THRESHOLDS
+
+        usual = THRESHOLDS["odise" if self.values["clip"] else "mask2former"]
+        asked = {"object_mask_threshold": self.values["object_threshold"],
+                 "overlap_threshold": self.values["overlap_threshold"]}  # fmt: skip
+        return {**usual, **{name: one for name, one in asked.items() if one is not None}}
 
     @staticmethod
     def _own(picture: Any, found: Any) -> tuple[Any, Any]:
@@ -217,7 +235,8 @@ class _Run:
         made_by = {"proposals": self.model.name, "weights": self.model.fingerprint,
                    "classes": list(names), "clip": self.values["clip"],
                    "head": self.values["head"] and str(self.values["head"]),
-                   "stuff": sorted(set(range(len(names))) - self.things)}  # fmt: skip
+                   "stuff": sorted(set(range(len(names))) - self.things),
+                   "thresholds": self.thresholds}  # fmt: skip
         found = SegmentFolder(
             output, self.source.ids, names, self.things,
             draw if self.values["overlay"] else None, made_by, self.what,

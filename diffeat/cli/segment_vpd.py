@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from diffeat.cli.ending import warn
 from diffeat.cli.options import model_fields, open_pictures, print_json
 
 
@@ -47,8 +48,14 @@ def run(what: str, pictures: str | None, values: dict[str, Any]) -> None:
         work.run(len(source), pieces_of_source(source, values["on_error"]), values["csv_path"],
                  "segment")  # fmt: skip
     work.warn_of_skipped(given, len(source))
+    known = applied.vpd.known_among(source)
+    if known.count and tally is not None:
+        which = "a sample of" if known.sampled else "these"
+        warn(f"the VPD was trained on {known.count:,} of {which} {known.compared:,} pictures, or "
+             "its epoch was chosen on them, so no score of them is a test")  # fmt: skip
     paths = {name: values[name] and str(values[name]) for name in ("output", "csv_path")}
-    facts = {"head": str(head), "of": given, **paths, **work.facts(len(source))}
+    facts = {"head": str(head), "of": given, **paths, **work.facts(len(source)),
+             "fitted_on_these": bool(known.count), "fitted_on": known._asdict()}  # fmt: skip
     if values["as_json"]:
         print_json(facts)
     else:

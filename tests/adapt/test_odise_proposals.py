@@ -125,6 +125,8 @@ def test_on_the_command_line(place, odise, diffeat, tmp_path):
         assert {one["class"] for one in written[row].segments} <= allowed
         assert bool(written[row].segments) == bool(kept.any())
     assert "--head and --clip" in diffeat(*asked, "--json").err
+    bare = diffeat(*asked[:5], "--json")
+    assert (bare.code, "holds an ODISE, which names masks" in bare.err) == (2, True)
     alone = diffeat(*asked[:1], *asked[2:], "--clip", place / "clip", "--json")
     assert (alone.code, "MODEL PICTURES --head" in alone.err) == (2, True)
 

@@ -253,6 +253,14 @@ class TestKept:
         again.module_.denoiser.load_state_dict(backbone.denoiser.state_dict())
         assert np.abs(again.predict_proba(picture) - said).max() > 1e-4  # it is what is looked at
 
+    def test_it_knows_its_pictures(self, trained, backbone_of, targets, held, root):
+        again = VPD.load(trained.save(root / "k.safetensors"), backbone_of("sd1"))
+        other = draw(root / "other", 3, 9)
+        for one in (trained, again):
+            assert one.known_among(targets.pictures()).count == 10
+            assert one.known_among(held.pictures()).count == 6
+            assert one.known_among(other.pictures()).count == 0
+
     def test_another_model_is_refused_by_name(self, trained, backbone_of, root):
         path = trained.save(root / "w.safetensors")
         with pytest.raises(SpecError, match="trained with the denoiser of"):
@@ -275,6 +283,8 @@ class TestKept:
         said = json.loads(answer.out)
         assert said["predicted"] == 10
         assert said["scores"]["mIoU"] == pytest.approx(trained.score(targets))
+        assert said["fitted_on"] == {"count": 10, "compared": 10, "sampled": False}
+        assert "no score of them is a test" in answer.err
         first = targets.ids[0]
         mask = np.array(Image.open(out / f"{first.removesuffix('.png')}.png"))
         np.testing.assert_array_equal(mask, next(trained.predict([targets.pictures().load(0)])))

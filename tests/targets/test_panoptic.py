@@ -193,6 +193,8 @@ class TestOfMasks:
             (0, 33), (1, 6), (1, 4), (2, 6)]  # fmt: skip
         coco(tmp_path / "coco")
         assert open_segments(f"{tmp_path}/coco:val2017").classes == ("cat", "dog", "sky", "grass")
+        with pytest.raises(SpecError, match="its JSON says which classes are things"):
+            open_segments(f"{tmp_path}/coco:val2017", ["cat"])
 
     def test_refusals(self, masks):
         with pytest.raises(SpecError, match="thing 'cow' is no class; expected some of ground"):

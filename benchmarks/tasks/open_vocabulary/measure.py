@@ -81,6 +81,7 @@ class Run:
     test: PanopticTargets
     rows: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    _models: dict[str, Mask2Former] = field(init=False, default_factory=dict)
 
     def everything(self) -> dict[str, Any]:
         """All rows, one after the other."""
@@ -137,9 +138,12 @@ class Run:
         return self._true if kind == "truth" else _whole
 
     def _model(self, kind: str) -> Mask2Former:
+        """Each is loaded once: it gives masks, and names by its own classes."""
         name = located(self.benchmark.proposals)
         more = f"@random:{self.benchmark.seed}" if kind == "random" else ""
-        return Mask2Former(name + more, self.place.device)
+        if kind not in self._models:
+            self._models[kind] = Mask2Former(name + more, self.place.device)
+        return self._models[kind]
 
     def _true(self, row: int, picture: np.ndarray) -> Proposals:
         ids, segments = self.test.segmented(row)

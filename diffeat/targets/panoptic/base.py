@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -185,12 +185,12 @@ class MaskSegments(PanopticTargets):
             else:
                 pieces, count = own.astype(np.int32), 1
             areas = np.bincount(pieces.ravel(), minlength=count + 1)
-            for piece in range(1, count + 1):
-                if areas[piece] < self.smallest:
-                    continue
+            named = np.zeros(count + 1, np.int32)
+            for piece in (1 + np.flatnonzero(areas[1:] >= self.smallest)).tolist():
                 segments.append({"id": len(segments) + 1, "class": label, "crowd": False,
                                  "area": int(areas[piece])})  # fmt: skip
-                ids[pieces == piece] = len(segments)
+                named[piece] = len(segments)
+            ids += named[pieces]  # a class at a time: the others' pixels are 0 here
         return Segmented(ids, segments)
 
     @property
@@ -199,7 +199,7 @@ class MaskSegments(PanopticTargets):
         return fingerprint(self.masks.fingerprint, about)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> MaskSegments:
-        return MaskSegments(self.masks.take(rows), self.things, self.smallest, self.corners)
+        return replace(self, masks=self.masks.take(rows))
 
 
 def panoptic_of_masks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffeat.errors import SpecError
 from diffeat.targets.dense import open_dense
 from diffeat.targets.panoptic.base import PanopticTargets, panoptic_of_masks
 from diffeat.targets.panoptic.coco import open_panoptic
@@ -32,9 +33,12 @@ def open_segments(
 
     Raises:
         SourceError: nothing is there, or files of another form.
-        SpecError: things that are no classes.
+        SpecError: things that are no classes, or of a layout that says itself which they are.
     """
     text = str(name)
     if not text.startswith(MASKS):
+        if things is not None:
+            raise SpecError(f"{name}: its JSON says which classes are things; leave things out, or "
+                            f"name {MASKS}NAME")  # fmt: skip
         return open_panoptic(name)
     return panoptic_of_masks(open_dense(text.removeprefix(MASKS)), things, smallest=smallest)
