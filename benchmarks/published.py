@@ -35,6 +35,27 @@ class Notes:
             if not one["beside"] and one["value"] is not None
         ]
 
+    def column(
+        self, heading: Sequence[str], rows: Sequence[Sequence[str]], name: str = "paper %"
+    ) -> tuple[list[str], list[list[str]]]:
+        """A table with a last column of papers, or without one where they say nothing.
+
+        Args:
+            heading: without that column.
+            rows: with it: what `beside` says of each. Figures beside none of them follow.
+            name: of the column.
+        """
+        others = [[f"*{what}*", *[""] * (len(heading) - 1), figure] for what, figure in self.rows()]
+        rows = [[*row] for row in (*rows, *others)]
+        if not any(row[-1] for row in rows):
+            return [*heading], [row[:-1] for row in rows]
+        return [*heading, name], rows
+
+    def ending(self, result: dict[str, Any]) -> Iterator[Text]:
+        """What a report ends with: what was left out, then the set-ups of papers."""
+        yield from map(Text, left_out(result))
+        yield from self.sections()
+
     def sections(self) -> Iterator[Text]:
         for number, one in enumerate(self.published, start=1):
             yield Text(f"[{number}] {published_line(one)}")

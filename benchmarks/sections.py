@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -74,6 +74,17 @@ class Beside:
 
 
 Section = Table | Text | Picture | Beside
+
+
+def printed(sections: Iterable[Section], texts: bool = False) -> list[str]:
+    """Lines of the tables, each below its text; and of the paragraphs, if they are wanted."""
+    lines = []
+    for section in sections:
+        if isinstance(section, Table):
+            lines += ["", section.text, "", *padded_lines(section)]
+        elif texts and isinstance(section, Text):
+            lines += ["", section.text]
+    return lines
 
 
 def table_lines(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.published import Notes, left_out
-from benchmarks.sections import Picture, Section, Table, Text, padded_lines
+from benchmarks.published import Notes
+from benchmarks.sections import Picture, Section, Table, printed
 from diffeat.noise import format_t
 
 WAYS = {
@@ -19,11 +19,7 @@ WAYS = {
 
 def summary(result: dict[str, Any]) -> str:
     """Both tables."""
-    lines = [set_up(result)]
-    for section in sections(result):
-        if isinstance(section, Table):
-            lines += ["", section.text, "", *padded_lines(section)]
-    return "\n".join(lines)
+    return "\n".join([set_up(result), *printed(sections(result))])
 
 
 def set_up(result: dict[str, Any]) -> str:
@@ -47,9 +43,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
     for way, text in WAYS.items():
         yield _table(result["rows"], way, text, notes)
     yield Picture("ARI of clusters by cell, on the pictures that are reported")
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def _table(rows: list[dict[str, Any]], way: str, text: str, notes: Notes) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.published import Notes, left_out
+from benchmarks.published import Notes
 from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text, padded_lines
 from benchmarks.tasks.matching.tables import cells_text
 from diffeat.noise import format_t
@@ -84,9 +84,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
         yield table
     yield Beside([_heat(stored, result) for stored in result["surfaces"]])
     yield Picture(f"{_first(result)} on the pictures that choose, by block and t")
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def _counts(result: dict[str, Any]) -> list[int]:
@@ -108,10 +106,7 @@ def _label_table(result: dict[str, Any], notes: Notes) -> Table:
             score = _of(row, count)
             line.append("" if score is None else _value(result, score["numbers"][0], 0))
         rows.append([*line, notes.beside(row["published"])])
-    rows += [[f"*{what}*", *[""] * (len(heading) - 1), figure] for what, figure in notes.rows()]
-    heading.append("paper")
-    if not any(row[-1] for row in rows):
-        heading, rows = heading[:-1], [row[:-1] for row in rows]
+    heading, rows = notes.column(heading, rows, "paper")
     test = result["sets"]["test"]
     text = f"{_first(result)}{_unit(result)} on {test['name']}, by labelled pictures:"
     return Table(heading, rows, text, f"{_first(result)} by labels")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.published import Notes, left_out
-from benchmarks.sections import Section, Table, Text, padded_lines
+from benchmarks.published import Notes
+from benchmarks.sections import Section, Table, padded_lines
 from benchmarks.tasks.classification.tables import percent
 
 
@@ -35,9 +35,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
     """The table, what was left out, papers."""
     notes = Notes(result["benchmark"]["published"])
     yield _table(result, notes)
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def _table(result: dict[str, Any], notes: Notes) -> Table:
@@ -46,10 +44,7 @@ def _table(result: dict[str, Any], notes: Notes) -> Table:
     for row in result["rows"]:
         line = [row["label"], *(_value(one) for one in row["scores"])]
         rows.append([*line, notes.beside(row["published"]) if row.get("published") else ""])
-    rows += [[f"*{what}*", *[""] * (len(heading) - 1), figure] for what, figure in notes.rows()]
-    heading.append("paper %")
-    if not any(row[-1] for row in rows):
-        heading, rows = heading[:-1], [row[:-1] for row in rows]
+    heading, rows = notes.column(heading, rows)
     return Table(heading, rows, f"{result['benchmark']['test']}:", result["benchmark"]["test"])
 
 

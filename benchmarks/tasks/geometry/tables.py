@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.published import Notes, left_out
+from benchmarks.published import Notes
 from benchmarks.sections import Beside, Picture, Section, Table, Text, padded_lines
 from benchmarks.tasks.classification.tables import percent
 from benchmarks.tasks.matching.tables import cells_text, heat
@@ -78,9 +78,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
         yield Text(SIFT_OF_SURFACES)
     yield Beside([heat(stored, result, stored["measure"]["name"]) for stored in result["surfaces"]])
     yield Picture("validation by block and t")
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def _tables(result: dict[str, Any], notes: Notes) -> Iterator[Table]:

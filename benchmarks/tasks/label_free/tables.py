@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.published import Notes, left_out
-from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text, padded_lines
+from benchmarks.published import Notes
+from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text, printed
 from diffeat.noise import format_t
 
 NAMES = {
@@ -21,13 +21,7 @@ WITHOUT = ("t", "depth", "channels", "sites")
 
 def summary(result: dict[str, Any]) -> str:
     """The correlations, and what the numbers would choose."""
-    lines = []
-    for section in sections(result, cells=False):
-        if isinstance(section, Text):
-            lines += ["", section.text]
-        if isinstance(section, Table):
-            lines += ["", section.text, "", *padded_lines(section)]
-    return "\n".join(lines)
+    return "\n".join(printed(sections(result, cells=False), texts=True))
 
 
 def set_up(result: dict[str, Any]) -> str:
@@ -65,9 +59,7 @@ def sections(result: dict[str, Any], cells: bool = True) -> Iterator[Section]:
     yield Beside([_heat(row) for row in trained])
     for row in trained if cells else ():
         yield _cells_table(row)
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def plain_line(rows: list[dict[str, Any]]) -> str:

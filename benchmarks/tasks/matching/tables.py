@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.published import Notes, left_out
+from benchmarks.published import Notes
 from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text, padded_lines
 from diffeat.noise import format_t
 
@@ -64,9 +64,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
         [heat(stored, result, f"PCK@{_alphas(result)[0]:g}") for stored in result["surfaces"]]
     )
     yield Picture("PCK on the pairs that choose, by block and t")
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def above_lines(result: dict[str, Any], name: str) -> list[str]:
@@ -115,10 +113,7 @@ def _table(result: dict[str, Any], name: str, notes: Notes) -> Table:
                  for what in ("point", "pair") for alpha in alphas]  # fmt: skip
         beside = row.get("published", "")
         rows.append([*line, notes.beside(beside) if beside else ""])
-    rows += [[f"*{what}*", *[""] * (len(heading) - 1), figure] for what, figure in notes.rows()]
-    heading.append("paper %")
-    if not any(row[-1] for row in rows):
-        heading, rows = heading[:-1], [row[:-1] for row in rows]
+    heading, rows = notes.column(heading, rows)
     text = f"{name}, {about['pairs']:,} pairs, {about['groups']:,} groups:"
     return Table(heading, rows, text, name)
 

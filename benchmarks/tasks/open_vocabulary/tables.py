@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.published import Notes, left_out
-from benchmarks.sections import Section, Table, Text, padded_lines
+from benchmarks.published import Notes
+from benchmarks.sections import Section, Table, padded_lines
 from benchmarks.tasks.classification.tables import percent
 
 ORDER = ("PQ", "SQ", "RQ", "PQ of things", "PQ of stuff", "AP", "mIoU")
@@ -35,9 +35,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
     """The table, what was left out, papers."""
     notes = Notes(result["benchmark"]["published"])
     yield _table(result, notes)
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def _table(result: dict[str, Any], notes: Notes) -> Table:
@@ -50,10 +48,7 @@ def _table(result: dict[str, Any], notes: Notes) -> Table:
         of = {one["name"]: one for one in row["scores"]}
         line = [row["label"], *(_value(of.get(name)) for name in names)]
         rows.append([*line, _difference(of["PQ"].get("beside")), notes.beside(row["label"])])
-    rows += [[f"*{what}*", *[""] * (len(heading) - 1), figure] for what, figure in notes.rows()]
-    heading.append("paper %")
-    if not any(row[-1] for row in rows):
-        heading, rows = heading[:-1], [row[:-1] for row in rows]
+    heading, rows = notes.column(heading, rows)
     return Table(heading, rows, f"{result['benchmark']['test']}:", result["benchmark"]["test"])
 
 

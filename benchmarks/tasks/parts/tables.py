@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.published import Notes, left_out
-from benchmarks.sections import Picture, Section, Table, Text, padded_lines
+from benchmarks.published import Notes
+from benchmarks.sections import Picture, Section, Table, Text, printed
 from diffeat.noise import format_t
 
 NAMES = {
@@ -22,13 +22,7 @@ FLOORS = ("floor", "pixels", "twin", "vision")
 
 def summary(result: dict[str, Any]) -> str:
     """All tables, and what is said of them."""
-    lines = []
-    for section in sections(result):
-        if isinstance(section, Table):
-            lines += ["", section.text, "", *padded_lines(section)]
-        elif isinstance(section, Text):
-            lines += ["", section.text]
-    return "\n".join(lines)
+    return "\n".join(printed(sections(result), texts=True))
 
 
 def set_up(result: dict[str, Any]) -> str:
@@ -58,9 +52,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
         yield Text(plain_line(result, lead))
     yield _classes(result)
     yield Picture("mIoU of all rows, and by how much they differ from the leading one")
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def _leads(result: dict[str, Any]) -> list[str]:

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.published import Notes, left_out
-from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text, padded_lines
+from benchmarks.published import Notes
+from benchmarks.sections import Beside, Heat, Picture, Section, Table, Text, printed
 from diffeat.noise import format_t
 
 
 def summary(result: dict[str, Any]) -> str:
     """Both tables of every model."""
-    lines = []
-    for section in sections(result):
-        if isinstance(section, Text):
-            lines += ["", section.text]
-        if isinstance(section, Table):
-            lines += ["", section.text, "", *padded_lines(section)]
-    return "\n".join(lines)
+    return "\n".join(printed(sections(result), texts=True))
 
 
 def set_up(result: dict[str, Any]) -> str:
@@ -57,9 +51,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
                for score in task["scores"])  # fmt: skip
     yield Beside([_heat(one, max(most, 1e-9)) for one in result["matrices"]])
     yield Picture("What is lost where another task chose the cell")
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def plain_line(one: dict[str, Any]) -> str:

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.published import Notes, left_out
-from benchmarks.sections import Picture, Section, Table, Text, padded_lines
+from benchmarks.published import Notes
+from benchmarks.sections import Picture, Section, Table, printed
 from benchmarks.tasks.matching.tables import cells_text
 
 
 def summary(result: dict[str, Any]) -> str:
     """All tables."""
-    lines = []
-    for section in sections(result):
-        if isinstance(section, Table):
-            lines += ["", section.text, "", *padded_lines(section)]
-    return "\n".join(lines)
+    return "\n".join(printed(sections(result)))
 
 
 def set_up(result: dict[str, Any]) -> str:
@@ -51,9 +47,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
                 f"{result['lead']} minus other rows, points of accuracy on the same test pictures:",
                 "What the first row gains")  # fmt: skip
     yield Picture("Validation accuracy on clean pictures, by block and t")
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def _shown(name: str) -> str:

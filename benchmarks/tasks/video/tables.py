@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.published import Notes, left_out
+from benchmarks.published import Notes
 from benchmarks.sections import Beside, Picture, Section, Table, Text, padded_lines
 from benchmarks.tasks.classification.tables import percent
 from benchmarks.tasks.matching.tables import cells_text, heat, sides_text
@@ -68,9 +68,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
     yield Beside([heat(stored, result, f"{first}, mean of all clips")
                   for stored in result["surfaces"]])  # fmt: skip
     yield Picture(f"{first} over all clips, by block and t")
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def above_lines(result: dict[str, Any]) -> list[str]:
@@ -95,10 +93,7 @@ def _table(result: dict[str, Any], notes: Notes) -> Table:
         line += [percent(row["selected"]) if row["selected"] is not None else ""] * chosen
         line += [_value(one, place == 0) for place, one in enumerate(row["scores"])]
         rows.append([*line, notes.beside(row["published"]) if row.get("published") else ""])
-    rows += [[f"*{what}*", *[""] * (len(heading) - 1), figure] for what, figure in notes.rows()]
-    heading.append("paper %")
-    if not any(row[-1] for row in rows):
-        heading, rows = heading[:-1], [row[:-1] for row in rows]
+    heading, rows = notes.column(heading, rows)
     return Table(heading, rows, f"{result['clips_name']}, all clips:", result["clips_name"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.published import Notes, left_out
+from benchmarks.published import Notes
 from benchmarks.sections import Section, Table, Text, padded_lines
 from benchmarks.tasks.classification.tables import percent
 
@@ -34,9 +34,7 @@ def sections(result: dict[str, Any]) -> Iterator[Section]:
     for row in result["rows"]:
         if row["told"]:
             yield Text(f"*{row['label']}*: {row['told']}.")
-    for line in left_out(result):
-        yield Text(line)
-    yield from notes.sections()
+    yield from notes.ending(result)
 
 
 def _table(result: dict[str, Any], notes: Notes) -> Table:
@@ -51,10 +49,7 @@ def _table(result: dict[str, Any], notes: Notes) -> Table:
         rows.append([row["label"] + "*" * bool(row["told"]), text, _gain(row.get("beside")),
                      "" if behind is None else percent(behind), percent(row["pixel accuracy"]),
                      notes.beside(row["label"])])  # fmt: skip
-    rows += [[f"*{what}*", *[""] * (len(heading) - 1), figure] for what, figure in notes.rows()]
-    heading.append("paper %")
-    if not any(row[-1] for row in rows):
-        heading, rows = heading[:-1], [row[:-1] for row in rows]
+    heading, rows = notes.column(heading, rows)
     name = result["benchmark"]["test"]
     return Table(heading, rows, f"{name}:", name)
 
