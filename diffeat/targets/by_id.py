@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from diffeat.errors import SourceError
 from diffeat.images.walk import is_picture, nfc
 
 DEEPEST = 8
@@ -65,6 +66,23 @@ def match_ids(ids: Sequence[str], keys: Sequence[str]) -> RowsById:
     used = set(rows.tolist())
     unused = tuple(row for row in range(len(keys)) if row not in used)
     return RowsById(rows, unused, ambiguous, int((rows >= 0).sum()) - exact)
+
+
+def rows_of_all(ids: Sequence[str], keys: Sequence[str], name: str) -> np.ndarray:
+    """(N,) int64 row of every picture, as `match_ids` finds them.
+
+    Args:
+        name: of the targets, for the error.
+
+    Raises:
+        SourceError: pictures of which nothing is known.
+    """
+    rows = match_ids(ids, keys).rows
+    if (rows < 0).any():
+        lacking = [ids[k] for k in np.flatnonzero(rows < 0)]
+        raise SourceError(f"{name}: nothing is known of {len(lacking)} of {len(ids)} pictures "
+                          f"({', '.join(lacking[:3])}); leave them out")  # fmt: skip
+    return rows
 
 
 def _exact(ids: Sequence[str], keys: Sequence[str]) -> np.ndarray:

@@ -22,8 +22,7 @@ from benchmarks.searching import (
 )
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.clusters.file import PIXELS, ClusterBenchmark
-from benchmarks.tasks.matching.models import models_of, stores_of
-from diffeat.conditioned import conditioned
+from benchmarks.tasks.matching.models import about_features, models_of, stores_of
 from diffeat.errors import SpecError
 from diffeat.hashing import unit_interval
 from diffeat.images import Source
@@ -85,10 +84,7 @@ class Run:
         pictures = Pictures((self.source,))
         for row, backbone in models_of(self.benchmark, self.place, self.missing):
             with stores_of(row, backbone, pictures, self.place) as (store,):
-                self.about[row.label] = {
-                    "model": {**store.model, "name": row.label}, "spec": store.spec.to_dict(),
-                    "told": conditioned(store.spec),
-                }  # fmt: skip
+                self.about[row.label] = about_features(row, store)
                 cells = {(b, t): store[b, t] for b in store.blocks for t in store.timesteps}
                 self._row(row.label, row.kind, cells)
         if self.benchmark.pixels:

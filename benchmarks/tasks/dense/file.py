@@ -143,9 +143,7 @@ class DenseBenchmark(MeasuredBenchmark):
                             "share in (0, 1), and two pictures at least")  # fmt: skip
 
     def _check_names(self, where: str, names: list[str]) -> None:
-        known = {one.shown for one in self.models} | {f"{one.shown}@random" for one in self.models}
-        known |= {name.partition("@")[0].rpartition(":")[2] for name in self.vision}
-        known |= {PIXELS, POSITION}
+        known = self.sources | {PIXELS, POSITION}
         for one in self.systems:
             if lost := [name for name in one.of if name not in known]:
                 raise SpecError(f"{where}: system {one.name!r} is of {lost[0]!r}; expected "

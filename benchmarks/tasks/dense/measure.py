@@ -28,9 +28,8 @@ from benchmarks.tasks.dense.sets import Draws, Sets
 from benchmarks.tasks.dense.shown import places_shown, write_sheet
 from benchmarks.tasks.dense.systems import Given, head_of, learnt
 from benchmarks.tasks.dense.through import HEAD, predictions, trained
-from benchmarks.tasks.matching.models import Row, models_of, stores_of
+from benchmarks.tasks.matching.models import Row, about_features, models_of, stores_of
 from benchmarks.tasks.mixing.systems import chosen_cells
-from diffeat.conditioned import conditioned
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.progress import say
@@ -109,10 +108,7 @@ class Run:
             stores = self.stack.enter_context(stores_of(row, backbone, pictures, self.place))
             self.bounds[row.label], self.kinds[row.label] = self.sets.bound(stores), row.kind
             self.models[row.label] = row
-            self.about[row.label] = {
-                "model": {**stores[0].model, "name": row.label}, "spec": stores[0].spec.to_dict(),
-                "told": conditioned(stores[0].spec),
-            }  # fmt: skip
+            self.about[row.label] = about_features(row, stores[0])
         self.any = next(iter(self.bounds.values()))
         self.draws = Draws.of(self.any, len(self.sets.train), self.benchmark.draws)
         self.codes, drawn = codes_of(self.sets.test.groups)

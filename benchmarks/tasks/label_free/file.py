@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.files import Benchmark
+from benchmarks.tasks.regret.file import CELLS, check_task
 from diffeat.errors import SpecError
 from diffeat.specs import ExtractSpec
-
-KINDS = ("classification", "segmentation", "depth", "matching")
-CELLS = {"timesteps", "blocks"}
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class FreeTask:
 
     Attributes:
         name: for tables.
-        kind: one of `KINDS`.
+        kind: one of `benchmarks.tasks.regret.file.KINDS`.
         model: what `diffeat.load` takes, or a folder below those of the data sets. A model that is
             not there is left out, and the report says so.
         train: pictures with labels, a set with masks or depth, or pairs. Part of it is trained on,
@@ -43,14 +41,7 @@ class FreeTask:
 
     def __post_init__(self) -> None:
         where = f"task {self.name!r}"
-        if self.kind not in KINDS:
-            raise SpecError(f"{where}: kind = {self.kind!r}; expected one of {', '.join(KINDS)}")
-        if both := CELLS & set(self.extract):
-            raise SpecError(f"{where}: extract has {', '.join(sorted(both))}; expected these in "
-                            "[extract], for all tasks")  # fmt: skip
-        if len(self.frame) not in (0, 2) or not 0 < self.held < 1:
-            raise SpecError(f"{where}: frame = {list(self.frame)}, held = {self.held}; expected H "
-                            "and W, or none, and a share in (0, 1)")  # fmt: skip
+        check_task(where, self.kind, self.extract, self.frame, self.held)
 
     @property
     def label(self) -> str:

@@ -26,9 +26,8 @@ from benchmarks.searching import (
 )
 from benchmarks.tasks.dense.sets import KINDS, Draws, limited
 from benchmarks.tasks.label_free.file import FreeTask
-from benchmarks.tasks.matching.sets import opened, touched
+from benchmarks.tasks.matching.sets import few, opened, touched
 from diffeat.errors import SpecError
-from diffeat.hashing import unit_interval
 from diffeat.images import Source
 from diffeat.store import FeatureStore
 from diffeat.targets.dense import open_dense
@@ -96,12 +95,3 @@ class Asked:
         part = np.full(len(bound.groups), LEFT_OUT)
         part[order] = np.where(chooses, VALIDATION, TRAIN)
         return DENSE_JUDGES[bound.kind](bound, part, "ridge", source=source)
-
-
-def few(pairs: Any, limit: int | None) -> Any:
-    """At most so many pairs, those with the smallest hash of their two ids."""
-    if limit is None or limit >= len(pairs):
-        return pairs
-    names = zip(pairs.source, pairs.target, strict=True)
-    chance = [unit_interval("limit", *both) for both in names]
-    return pairs.take(np.sort(np.argsort(chance, kind="stable")[:limit]))

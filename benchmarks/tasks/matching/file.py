@@ -74,6 +74,13 @@ class MeasuredBenchmark(Benchmark):
         """Rows that published figures may stand beside."""
         return tuple(one.shown for one in self.models)
 
+    @property
+    def sources(self) -> set[str]:
+        """Labels of models, of their twins with random weights, and of vision models."""
+        models = {one.shown for one in self.models}
+        vision = {name.partition("@")[0].rpartition(":")[2] for name in self.vision}
+        return models | {f"{name}@random" for name in models} | vision
+
     def check_specs(self) -> None:
         """SpecError, before anything is computed, for what no model can be asked."""
         for one in self.models:

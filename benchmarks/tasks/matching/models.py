@@ -12,6 +12,7 @@ from benchmarks.features import Pictures, feature_files
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.matching.file import MeasuredBenchmark
 from diffeat.backbones import Backbone
+from diffeat.conditioned import conditioned
 from diffeat.errors import ModelError
 from diffeat.images.datasets import data_roots
 from diffeat.progress import say
@@ -95,6 +96,12 @@ def models_of(
     if not found:
         raise ModelError(f"benchmark {benchmark.name}: none of its models is on this machine: "
                          f"{'; '.join(missing.values())}")  # fmt: skip
+
+
+def about_features(row: Row, store: FeatureStore) -> dict[str, Any]:
+    """Model, spec, and what the features were told, for the JSON; not where the model lay."""
+    return {"model": {**store.model, "name": row.label}, "spec": store.spec.to_dict(),
+            "told": conditioned(store.spec)}  # fmt: skip
 
 
 def located(name: str) -> str:

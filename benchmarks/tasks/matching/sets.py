@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from benchmarks.features import Pictures
 from benchmarks.searching import TRAIN, VALIDATION, split_pairs
 from benchmarks.tasks.matching.file import MatchingBenchmark
 from diffeat.errors import SpecError
+from diffeat.hashing import unit_interval
 from diffeat.images import Source
 from diffeat.images.datasets import data_roots
 from diffeat.targets.pairs import PairTargets, PointPairs, open_pairs
@@ -108,3 +110,12 @@ def joined(first: PairTargets, second: PairTargets) -> PointPairs:
     source, target, groups, categories = both
     name = f"{first.name} and {second.name}"
     return PointPairs(name, source, target, truths, first.pictures, groups, categories)
+
+
+def few(pairs: Any, limit: int | None) -> Any:
+    """At most so many pairs, those with the smallest hash of their two ids."""
+    if limit is None or limit >= len(pairs):
+        return pairs
+    names = zip(pairs.source, pairs.target, strict=True)
+    chance = [unit_interval("limit", *both) for both in names]
+    return pairs.take(np.sort(np.argsort(chance, kind="stable")[:limit]))

@@ -87,8 +87,7 @@ class MixingBenchmark(MatchingBenchmark):
                             "select, and leave single out")  # fmt: skip
         if [one.name for one in self.systems if one.choose] and not self.select:
             raise SpecError(f"{where}: a choice needs pairs to choose by; give select")
-        known = {one.shown for one in self.models} | {f"{one.shown}@random" for one in self.models}
-        known |= {name.partition("@")[0].rpartition(":")[2] for name in self.vision} | {"pixels"}
+        known = self.sources | {"pixels"}
         for one in self.systems:
             if lost := [name for name in one.of if name not in known]:
                 raise SpecError(f"{where}: system {one.name!r} is of {lost[0]!r}; expected "

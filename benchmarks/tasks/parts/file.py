@@ -80,9 +80,7 @@ class PartsBenchmark(MeasuredBenchmark):
         check_names(where, names)
         if self.train == self.test:
             raise SpecError(f"{where}: train and test are both {self.train!r}; expected two sets")
-        known = {one.shown for one in self.models} | {f"{one.shown}@random" for one in self.models}
-        known |= {name.partition("@")[0].rpartition(":")[2] for name in self.vision}
-        known |= {PIXELS, POSITION}
+        known = self.sources | {PIXELS, POSITION}
         for one in self.systems:
             if one.of not in known:
                 raise SpecError(f"{where}: system {one.name!r} is of {one.of!r}; expected "

@@ -17,10 +17,9 @@ from benchmarks.searching import BoundDense, Journal, few_classes
 from benchmarks.tasks.base import Place
 from benchmarks.tasks.dense.floors import floor_cells
 from benchmarks.tasks.dense.sets import Sets, limited
-from benchmarks.tasks.matching.models import models_of, stores_of
+from benchmarks.tasks.matching.models import about_features, models_of, stores_of
 from benchmarks.tasks.parts.file import PIXELS, POSITION, SHARED, PartsBenchmark, System
 from benchmarks.tasks.parts.tables import write_dots
-from diffeat.conditioned import conditioned
 from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.progress import say
@@ -89,10 +88,7 @@ class Run:
         for row, backbone in models_of(self.benchmark, self.place, self.missing):
             stores = self.stack.enter_context(stores_of(row, backbone, pictures, self.place))
             self.bounds[row.label], self.kinds[row.label] = self.sets.bound(stores), row.kind
-            self.about[row.label] = {
-                "model": {**stores[0].model, "name": row.label}, "spec": stores[0].spec.to_dict(),
-                "told": conditioned(stores[0].spec),
-            }  # fmt: skip
+            self.about[row.label] = about_features(row, stores[0])
         self.any = next(iter(self.bounds.values()))
         rows = []
         for system in self.benchmark.systems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,21 @@ from diffeat.errors import SpecError
 from diffeat.specs import ExtractSpec
 
 KINDS = ("classification", "segmentation", "depth", "matching")
+"""What one of several tasks can be."""
 CELLS = {"timesteps", "blocks"}
+"""Fields of an extraction that all tasks share."""
+
+
+def check_task(where: str, kind: str, extract: Mapping[str, Any], frame: Any, held: float) -> None:
+    """SpecError for what one of several tasks, which share their cells, cannot mean."""
+    if kind not in KINDS:
+        raise SpecError(f"{where}: kind = {kind!r}; expected one of {', '.join(KINDS)}")
+    if both := CELLS & set(extract):
+        raise SpecError(f"{where}: extract has {', '.join(sorted(both))}; expected these in "
+                        "[extract], for all tasks")  # fmt: skip
+    if len(frame) not in (0, 2) or not 0 < held < 1:
+        raise SpecError(f"{where}: frame = {list(frame)}, held = {held}; expected H and W, or "
+                        "none, and a share in (0, 1)")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,16 +56,9 @@ class OneTask:
 
     def __post_init__(self) -> None:
         where = f"task {self.name!r}"
-        if self.kind not in KINDS:
-            raise SpecError(f"{where}: kind = {self.kind!r}; expected one of {', '.join(KINDS)}")
+        check_task(where, self.kind, self.extract, self.frame, self.held)
         if self.train == self.test:
             raise SpecError(f"{where}: train and test are both {self.train!r}; expected two sets")
-        if both := CELLS & set(self.extract):
-            raise SpecError(f"{where}: extract has {', '.join(sorted(both))}; expected these in "
-                            "[extract], for all tasks")  # fmt: skip
-        if len(self.frame) not in (0, 2) or not 0 < self.held < 1:
-            raise SpecError(f"{where}: frame = {list(self.frame)}, held = {self.held}; expected H "
-                            "and W, or none, and a share in (0, 1)")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,9 @@ from benchmarks.searching import (
     task_of,
 )
 from benchmarks.tasks.dense.sets import Draws, Sets, limited
-from benchmarks.tasks.matching.sets import joined, names_in, opened, touched
+from benchmarks.tasks.matching.sets import few, joined, names_in, opened, touched
 from benchmarks.tasks.regret.file import OneTask
 from diffeat.errors import SpecError
-from diffeat.hashing import unit_interval
 from diffeat.store import FeatureStore
 
 
@@ -56,7 +55,7 @@ class Asked:
             return cls(task, _labelled(task))
         if task.kind == "matching":
             chooses, report = (
-                _few(opened(name), limit)
+                few(opened(name), limit)
                 for name, limit in ((task.train, task.train_limit), (task.test, task.test_limit))
             )
             if both := names_in(chooses) & names_in(report):
@@ -91,12 +90,3 @@ def _labelled(task: OneTask) -> Pictures:
     limits = (task.train_limit, task.test_limit)
     return Pictures(tuple(one.limit(limit) if limit else one
                           for one, limit in zip(found, limits, strict=True)))  # fmt: skip
-
-
-def _few(targets: Any, limit: int | None) -> Any:
-    """At most so many pairs, those with the smallest hash of their two ids."""
-    if limit is None or limit >= len(targets):
-        return targets
-    names = zip(targets.source, targets.target, strict=True)
-    chance = [unit_interval("limit", *both) for both in names]
-    return targets.take(np.sort(np.argsort(chance, kind="stable")[:limit]))

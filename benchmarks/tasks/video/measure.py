@@ -12,13 +12,12 @@ import numpy as np
 from benchmarks.features import Pictures
 from benchmarks.searching import CellKey, Journal, clip_cells, draw_cells, frame_rows
 from benchmarks.tasks.base import Place
-from benchmarks.tasks.matching.models import Row, models_of, stores_of
+from benchmarks.tasks.matching.models import Row, about_features, models_of, stores_of
 from benchmarks.tasks.rows import PATCH, patch_cells
 from benchmarks.tasks.video.counted import Counted, Measures, stacked
 from benchmarks.tasks.video.file import VideoBenchmark
 from benchmarks.tasks.video.scored import Counts, by_features, measures_of, unmoved
 from diffeat.backbones import Backbone
-from diffeat.conditioned import conditioned
 from diffeat.errors import SpecError
 from diffeat.extraction import Plan
 from diffeat.hashing import fingerprint
@@ -109,8 +108,7 @@ class Run:
         with stores_of(row, backbone, self.pictures, self.place) as (store,):
             rows = {clip.name: frame_rows(store, clip.frames) for clip in self.targets.clips}
             whole = clip_cells(store, np.arange(len(store.ids)))
-            about = {"model": {**store.model, "name": row.label},  # not where it lay
-                     "spec": store.spec.to_dict(), "told": conditioned(store.spec)}  # fmt: skip
+            about = about_features(row, store)
             with self.place.stages(f"labels carried by {row.label}"):
                 made_of = Path(store.path).name  # which hashes model, spec and pictures
                 self.cells[row.label] = {

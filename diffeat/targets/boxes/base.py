@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffeat.errors import SourceError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source
 from diffeat.images.digests import digest_of_bytes
-from diffeat.targets.by_id import match_ids
+from diffeat.targets.by_id import rows_of_all
 
 if TYPE_CHECKING:
     from diffeat.targets.dense import DenseTargets
@@ -67,12 +66,7 @@ class BoxTargets:
         Raises:
             SourceError: pictures of which nothing is known.
         """
-        rows = match_ids(ids, self.ids).rows
-        if (rows < 0).any():
-            lacking = [ids[k] for k in np.flatnonzero(rows < 0)]
-            raise SourceError(f"{self.name}: nothing is known of {len(lacking)} of {len(ids)} "
-                              f"pictures ({', '.join(lacking[:3])}); leave them out")  # fmt: skip
-        return self.take(rows)
+        return self.take(rows_of_all(ids, self.ids, self.name))
 
     @cached_property
     def fingerprint(self) -> str:

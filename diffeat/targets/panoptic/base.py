@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffeat.coords import Size
-from diffeat.errors import SourceError, SpecError
+from diffeat.errors import SpecError
 from diffeat.hashing import fingerprint
 from diffeat.images import Source
-from diffeat.targets.by_id import match_ids
+from diffeat.targets.by_id import rows_of_all
 from diffeat.targets.dense import DenseTargets
 
 IGNORE = 255
@@ -89,12 +89,7 @@ class PanopticTargets(ABC):
         Raises:
             SourceError: pictures of which nothing is known.
         """
-        rows = match_ids(ids, self.ids).rows
-        if (rows < 0).any():
-            lacking = [ids[k] for k in np.flatnonzero(rows < 0)]
-            raise SourceError(f"{self.name}: nothing is known of {len(lacking)} of {len(ids)} "
-                              f"pictures ({', '.join(lacking[:3])}); leave them out")  # fmt: skip
-        return self.take(rows)
+        return self.take(rows_of_all(ids, self.ids, self.name))
 
     @property
     def ignore(self) -> int:
